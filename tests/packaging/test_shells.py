@@ -1,0 +1,101 @@
+"""Every launcher says what it would do, from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [*sorted((ROOT / "shells").glob("*.sh")), ROOT / ".ci" / "run"]
+
+
+def run(script: Path, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(script), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_launchers_are_there() -> None:
+    assert {script.stem for script in SCRIPTS} >= {"setup", "demo", "test", "eval", "pretrain", "finetune", "run"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_dry_run_prints_and_does_nothing(script: Path, tmp_path: Path) -> None:
+    done = run(script, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "+ " in done.stdout or "is up to date" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_are_passed_on(tmp_path: Path) -> None:
+    done = run(ROOT / "shells" / "finetune.sh", "my recipe", "--dry-run", "a=1", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1].endswith("/bin/ullava train my recipe a=1")
+    done = run(ROOT / "shells" / "pretrain.sh", "r", "--dry-run", cwd=tmp_path, NPROC="2")
+    assert done.stdout.splitlines()[-1].endswith("torchrun --standalone --nproc-per-node=2 -m ullava train r")
+
+
+def test_test_script_runs_every_check(tmp_path: Path) -> None:
+    lines = run(ROOT / "shells" / "test.sh", "--dry-run", "-k", "some", cwd=tmp_path).stdout
+    for part in ("ruff check .", "mypy", "lint-imports", "pytest -n 2 -k some"):
+        assert part in lines
+
+
+def test_an_unknown_option_of_the_set_up_is_refused(tmp_path: Path) -> None:
+    done = run(ROOT / "shells" / "setup.sh", "--dryrun", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--dryrun" in done.stderr
+
+
+def _copy_of_the_set_up(tmp_path: Path) -> Path:
+    (tmp_path / "shells").mkdir()
+    for name in ("shells/setup.sh", "requirements.txt", "pyproject.toml", "setup.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    script = tmp_path / "shells" / "setup.sh"
+    script.chmod(0o755)
+    return script
+
+
+def test_a_bare_machine_gets_an_environment_first(tmp_path: Path) -> None:
+    done = run(_copy_of_the_set_up(tmp_path), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commands = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert len(commands) == 3
+    assert "-m venv" in commands[0]
+    assert "torch==" in commands[1] and "-r requirements.txt" in commands[1]
+    assert "--no-deps" in commands[2] and "--editable ." in commands[2]
+
+
+def test_without_a_python_that_is_new_enough_the_set_up_says_so(tmp_path: Path) -> None:
+    script = _copy_of_the_set_up(tmp_path)
+    old = tmp_path / "bin"
+    old.mkdir()
+    for name in ("python3", "python", "python3.11", "python3.12", "python3.13"):
+        (old / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n')
+        (old / name).chmod(0o755)
+    done = run(script, "--dry-run", cwd=tmp_path, PATH=f"{old}:{os.environ['PATH']}", PYTHON="")
+    assert done.returncode == 2
+    assert "Python 3.11 or newer" in done.stderr
+    assert "Python 3.8.1" in done.stderr
+
+
+def test_a_finished_set_up_is_not_repeated(tmp_path: Path) -> None:
+    script = _copy_of_the_set_up(tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "ullava"):
+        (tmp_path / ".venv" / "bin" / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    first = run(script, cwd=tmp_path)
+    assert "is ready" in first.stdout
+    again = run(script, cwd=tmp_path)
+    assert again.stdout == ".venv is up to date\n"
+    (tmp_path / "requirements.txt").write_text("# changed\n")
+    assert "is ready" in run(script, cwd=tmp_path).stdout

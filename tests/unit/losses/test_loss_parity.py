@@ -1,0 +1,94 @@
+"""Our terms against numbers that the original u-LLaVA gave (skipped where ../shared is not there)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ullava import losses
+
+
+@pytest.fixture(scope="module")
+def case(shared_dir: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    folder = shared_dir / "parity" / "ullava" / "losses"
+    return json.loads((folder / "case.json").read_text()), load_file(folder / "tensors.safetensors")
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_mask_terms(case):
+    expected, tensors = case
+    for entry in expected["mask_losses"]:
+        logits, targets = tensors[f"{entry['name']}.logits"], tensors[f"{entry['name']}.targets"]
+        bce, dice = losses.mask_losses([logits], [targets])
+        assert (bce.item(), dice.item()) == (near(entry["bce"]), near(entry["dice"])), entry["name"]
+        assert losses.mask_losses([logits], [targets], num_masks=7)[1].item() == near(entry["dice_num_masks_7"])
+        assert losses.bce_per_mask(logits, targets).tolist() == near(entry["bce_each"])
+        assert losses.dice_per_mask(logits, targets).tolist() == near(entry["dice_each"])
+        # Masks are united here, so that no pixel counts twice.
+        assert losses.mask_losses([logits], [targets > 0])[0].item() == near(entry["intended"]["bce"]), entry["name"]
+
+
+def test_gradient_of_mask_terms(case):
+    expected, tensors = case
+    for entry in expected["mask_losses"]:
+        if not entry["n"]:
+            continue
+        logits = tensors[f"{entry['name']}.logits"].clone().requires_grad_()
+        sum(losses.mask_losses([logits], [tensors[f"{entry['name']}.targets"]])).backward()
+        assert logits.grad.norm().item() == near(entry["gradient_norm_of_bce_plus_dice"]), entry["name"]
+
+
+def test_box_terms(case):
+    expected, tensors = case
+    for entry in expected["box_losses"]:
+        predicted, target = tensors[f"{entry['name']}.pred"], tensors[f"{entry['name']}.target"]
+        count = entry["num_boxes"]
+        assert losses.l1_loss(predicted, target, num_boxes=count).item() == near(entry["l1"]), entry["name"]
+        intended = entry["intended"]
+        assert losses.l1_loss(predicted, target).item() == near(intended["l1_mean_over_boxes"]), entry["name"]
+        if isinstance(entry["giou"], dict):
+            with pytest.raises(ValueError, match="corners swapped"):
+                losses.giou_loss(predicted, target)
+            continue
+        if "giou_with_corners_sorted" in intended:
+            assert losses.giou_loss(predicted, target).item() == near(intended["giou_with_corners_sorted"]), entry[
+                "name"
+            ]
+        # Each box its own picture: only the swapped predictions of the original remain, not its second division.
+        pictures = torch.arange(len(predicted))
+        original = losses.giou_loss(predicted, target, pictures, divide_twice=True, num_boxes=count)
+        assert original.item() == near(entry["giou"]), entry["name"]
+
+
+def test_whole_loss_with_double_division(case):
+    expected, tensors = case
+    for entry in expected["whole_loss"]:
+        name, pictures = entry["name"], range(len(entry["counts"]))
+        parts = {
+            key: [tensors[f"agg.{name}.{key}.{picture}"] for picture in pictures]
+            for key in ("pred_masks", "gt_masks", "pred_boxes", "gt_boxes")
+        }
+        bce, dice = losses.mask_losses(parts["pred_masks"], parts["gt_masks"])
+        boxes = torch.cat(parts["pred_boxes"]), torch.cat(parts["gt_boxes"])
+        image_of_box = torch.repeat_interleave(torch.arange(len(entry["counts"])), torch.tensor(entry["counts"]))
+        l1 = losses.l1_loss(*boxes, image_of_box, divide_twice=True)
+        giou = losses.giou_loss(*boxes, image_of_box, divide_twice=True)
+        terms = entry["original_terms_unweighted"]
+        assert [term.item() for term in (bce, dice, l1, giou)] == near(
+            [terms[k] for k in ("bce", "dice", "l1", "giou")]
+        )
+        assert losses.l1_loss(*boxes).item() == near(entry["intended_box_terms"]["l1"]), name
+        for weights, original in (("weights", "original"), ("other_weights", "original_with_other_weights")):
+            ce, mask, box = (entry[weights][key] for key in ("ce_weight", "bce_weight", "l1_weight"))
+            total = ce * entry["language_model_loss"] + mask * bce + entry[weights]["dice_weight"] * dice
+            total = total + box * l1 + entry[weights]["iou_weight"] * giou
+            assert total.item() == near(entry[original]["loss"]), name

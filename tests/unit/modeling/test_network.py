@@ -1,0 +1,253 @@
+"""The network as a whole: any mixture in a batch, batch = single, generation = training, save and load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+
+from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from ullava.data.collate import Collator
+from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.structures import Sample, Turn
+
+TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
+
+
+def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> dict[str, Any]:
+    examples = [
+        processor.encode(sample, [picture(number) for _ in sample.images], prompt_only=prompt_only)
+        for number, sample in enumerate(samples)
+    ]
+    return Collator(processor.tokenizer.pad_token_id, processor.sam_side, side)(examples)  # type: ignore[arg-type]
+
+
+def inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    targets = ("boxes_xyxy_head", "original_sizes")
+    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in targets}
+
+
+def prompts(processor: Any, samples: list[Sample]) -> dict[str, Any]:
+    batch = inputs(collate(processor, samples, prompt_only=True, side="left"))
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+class Script(LogitsProcessor):
+    """Makes the model say given tokens, so that grounding is tested without training."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+        self.start: int | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.start = input_ids.shape[1] if self.start is None else self.start
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self.tokens[input_ids.shape[1] - self.start]] = 0.0
+        return forced
+
+
+def test_any_mixture_in_one_batch(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    samples = [grounded_sample("a", 2), TEXT_ONLY, grounded_sample("b", 1)]
+    batch = collate(processor, samples)
+    output = model(**inputs(batch))
+    assert output.seg.row.tolist() == [0, 0, 2] and output.seg.image.tolist() == [0, 0, 1]
+    assert output.loc.boxes_xyxy_head.shape == (3, 4)
+    assert len(output.targets) == int((batch["labels"] != -100).sum())
+    assert output.logits.shape == (len(output.targets), len(processor.tokenizer))
+    assert bool((output.loc.boxes_xyxy_head[:, 2:] >= output.loc.boxes_xyxy_head[:, :2]).all())
+
+
+def test_batch_equals_single(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    samples = [grounded_sample("a", 3), TEXT_ONLY, grounded_sample("b", 1)]
+    examples = [
+        processor.encode(sample, [picture(number) for _ in sample.images]) for number, sample in enumerate(samples)
+    ]
+    collator = Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    together = model(**inputs(collator(examples)))
+    at_token = at_mask = 0
+    for row, example in enumerate(examples):
+        alone = model(**inputs(collator([example])))
+        size = len(alone.targets)
+        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        at_token += size
+        count = len(alone.seg.row)
+        masks = together.seg.mask_logits_lowres[at_mask : at_mask + count]
+        torch.testing.assert_close(masks, alone.seg.mask_logits_lowres, rtol=1e-4, atol=1e-5)
+        assert (together.seg.row[at_mask : at_mask + count] == row).all()
+        at_mask += count
+
+
+def test_generation_reads_the_states_that_training_reads(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    ids = processor.token_ids
+    sample = grounded_sample("a", 1)
+    trained = collate(processor, [sample])
+    spoken = trained["labels"][0][trained["labels"][0] != -100].tolist()
+    prompt = prompts(processor, [sample])
+    result = model.generate_grounded(
+        prompt, max_new_tokens=len(spoken), logits_processor=LogitsProcessorList([Script(spoken)])
+    )
+    output = model(**inputs(trained))
+    assert result.new_ids[0].tolist() == spoken and ids["seg_id"] in spoken
+    torch.testing.assert_close(
+        result.seg.mask_logits_lowres, output.seg.mask_logits_lowres.detach(), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(
+        result.loc.boxes_xyxy_head, output.loc.boxes_xyxy_head.detach(), rtol=1e-3, atol=1e-4
+    )
+    assert 0.0 <= float(result.loc.token_probability[0]) <= 1.0
+
+
+@pytest.mark.parametrize("head_state", ["predicting", "token"])
+def test_batched_generation_equals_single(head_state: str) -> None:
+    model, processor = build_small((f"head_state={head_state}",))
+    ids = processor.token_ids
+    samples = [grounded_sample("a", 1), TEXT_ONLY, grounded_sample("a-much-longer-name", 1)]
+    samples[2] = Sample("c", "test", "res", samples[2].images, (Turn("<image>Please point out the thing.", ""),))
+    script = [5, ids["seg_id"], ids["loc_id"], 7, ids["seg_id"], 11]
+
+    def run(rows: list[Sample], numbers: list[int]) -> Any:
+        examples = [
+            processor.encode(row, [picture(number) for _ in row.images], prompt_only=True)
+            for row, number in zip(rows, numbers, strict=True)
+        ]
+        batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")(examples))
+        return model.generate_grounded(
+            batch, max_new_tokens=len(script), logits_processor=LogitsProcessorList([Script(script)])
+        )
+
+    together = run(samples, [0, 1, 2])
+    assert together.seg.row.tolist() == [0, 0, 2, 2], "a row without a picture grounds nothing"
+    for row in (0, 2):
+        alone = run([samples[row]], [row])
+        place = together.seg.row == row
+        torch.testing.assert_close(
+            together.seg.mask_logits_lowres[place], alone.seg.mask_logits_lowres, rtol=1e-3, atol=1e-4
+        )
+        torch.testing.assert_close(
+            together.loc.boxes_xyxy_head[together.loc.row == row], alone.loc.boxes_xyxy_head, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_free_generation_is_the_same_in_a_batch(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    samples = [grounded_sample("a"), TEXT_ONLY]
+    together = model.generate(**prompts(processor, samples), max_new_tokens=8, do_sample=False)[:, -8:]
+    for number, sample in enumerate(samples):
+        image = [picture(number) for _ in sample.images]
+        example = processor.encode(sample, image, prompt_only=True)
+        batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")([example]))
+        batch.pop("labels")
+        alone = model.generate(**batch, max_new_tokens=8, do_sample=False)
+        assert alone[0, -8:].tolist() == together[number].tolist()
+
+
+def test_pictures_are_encoded_once_however_many_questions(
+    small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = small
+    seen = {"tower": 0, "sam": 0}
+    real_encode, real_sam = model.vision.encode, model.mask_head.embed_images
+
+    def count_tower(views: Any, force: Any = None) -> Any:
+        seen["tower"] += len(views["base"])
+        return real_encode(views, force)
+
+    def count_sam(pixels: Any, sizes: Any) -> Any:
+        seen["sam"] += len(pixels)
+        return real_sam(pixels, sizes)
+
+    monkeypatch.setattr(model.vision, "encode", count_tower)
+    monkeypatch.setattr(model.mask_head, "embed_images", count_sam)
+    one = grounded_sample("a")
+    rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
+    batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")(rows))
+    seg = processor.token_ids["seg_id"]
+    model.generate_grounded(batch, max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)]))
+    assert seen == {"tower": 1, "sam": 1}
+
+
+def test_idle_parts_stay_in_the_graph() -> None:
+    model, processor = build_small()
+    model.train()
+    output = model(**inputs(collate(processor, [TEXT_ONLY])))
+    (output.logits.float().mean() + output.idle).backward()
+    assert float(output.idle) == 0.0
+    for part in (model.vision, model.box_head, model.mask_head.projector, model.mask_head.sam.mask_decoder):
+        assert all(parameter.grad is not None for parameter in part.parameters())
+
+
+def test_bf16_is_finite(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    batch = inputs(collate(processor, [grounded_sample("a", 2), TEXT_ONLY]))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**batch)
+    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+    assert output.loc.boxes_xyxy_head.dtype == torch.float32
+
+
+def test_save_and_load_give_the_same_model(small: tuple[Any, Any], tmp_path: Path) -> None:
+    from ullava.modeling.auto import load_folder
+
+    model, processor = small
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, processor_again = load_folder(tmp_path, torch.float32)
+    assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), type(model))
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), type(processor))
+    assert processor_again.chat_template == processor.chat_template
+    assert (tmp_path / "chat_template.jinja").is_file()
+    batch = inputs(collate(processor_again, [grounded_sample("a", 2)]))
+    torch.testing.assert_close(again(**batch).seg.mask_logits_lowres, model(**batch).seg.mask_logits_lowres)
+
+
+def test_missing_and_unexpected_weights_are_all_named(small: tuple[Any, Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from ullava.modeling.auto import load_folder
+
+    small[0].save_pretrained(tmp_path)
+    small[1].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("box_head.decoder.0.bias")
+    weights["box_head.decoder.9.bias"] = torch.zeros(3)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError) as caught:
+        load_folder(tmp_path, torch.float32)
+    assert any("missing weight box_head.decoder.0.bias" in line for line in caught.value.problems)
+    assert any("unexpected weight box_head.decoder.9.bias" in line for line in caught.value.problems)
+
+
+def test_pickled_weights_are_refused(small: tuple[Any, Any], tmp_path: Path) -> None:
+    from ullava.modeling.auto import load_folder
+
+    small[0].config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
+    with pytest.raises(WeightsError, match="ullava convert checkpoint"):
+        load_folder(tmp_path, torch.float32)
+
+
+def test_beams_are_refused(small: tuple[Any, Any]) -> None:
+    with pytest.raises(UserError, match="num_beams"):
+        small[0].generate_grounded({}, num_beams=4)
+
+
+def test_misspelt_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_hiden_layers: unknown key; did you mean 'num_hidden_layers'"):
+        build_small(("language.config={model_type: llama, num_hiden_layers: 2}",))
+    with pytest.raises(ConfigError, match="model_type: unknown 'lama'"):
+        build_small(("language.config={model_type: lama}",))
+    with pytest.raises(UserError, match="hidden_layer 7"):
+        build_small(("vision.hidden_layer=7",))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "phi3"])
+def test_any_causal_language_model_is_a_core(model_type: str) -> None:
+    model, processor = build_small((f"language.config.model_type={model_type}",))
+    output = model(**inputs(collate(processor, [grounded_sample("a", 1)])))
+    assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.logits).all()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ullava.structures import Answer, Region
+from ullava.text.answers import grounded_answer, no_target_answer, split_objects
+from ullava.text.tokens import LOC, SEG
+
+MASK = np.ones((2, 2), dtype=bool)
+BOX = (0.0, 0.0, 2.0, 2.0)
+
+
+def test_answer_and_reading_back_agree() -> None:
+    regions = [Region("Red circle", MASK, BOX), Region("star", MASK, None), Region("heart", None, BOX)]
+    text = grounded_answer(regions, "It is the largest.")
+    found = split_objects(text)
+    assert [item.phrase for item in found] == ["red circle", "star", "heart"]
+    assert [item.seg_ordinal for item in found] == [0, 1, None]
+    assert [item.loc_ordinal for item in found] == [0, None, 1]
+    assert text[slice(*found[0].span)] == "Mask [SEG]; Location [LOC]; [tag]red circle[/tag]"
+    assert text[slice(*found[2].span)] == "Location [LOC]; [tag]heart[/tag]"
+    assert text.endswith("It is the largest.")
+
+
+def test_every_region_without_anything_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither mask nor box"):
+        grounded_answer([Region("ghost")])
+    with pytest.raises(ValueError, match="no_target_answer"):
+        grounded_answer([])
+
+
+def test_no_target_holds_no_grounding_token() -> None:
+    text = no_target_answer("the red star ")
+    assert text == "No such object: the red star."
+    assert split_objects(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "ordinals"),
+    [
+        (f"It is {SEG}.", [(0, None)]),
+        (f"{SEG}{SEG}", [(0, None), (1, None)]),
+        (f"{LOC} {SEG} [tag]a[/tag] {SEG}", [(0, 0), (1, None)]),
+        ("[tag]a word without a place[/tag]", []),
+        (f"{SEG} [tag]never closed", [(0, None)]),
+    ],
+)
+def test_free_forms_are_read(text: str, ordinals: list[tuple[int | None, int | None]]) -> None:
+    assert [(item.seg_ordinal, item.loc_ordinal) for item in split_objects(text)] == ordinals
+
+
+def test_plain_text_has_only_words() -> None:
+    answer = Answer(grounded_answer([Region("star", MASK, BOX)], "It is big."))
+    assert answer.plain_text == "Sure. star. It is big."

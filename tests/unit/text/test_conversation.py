@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ullava.structures import Turn
+from ullava.text.conversation import CHAT_TEMPLATES, question_content, to_messages
+
+TURNS = (Turn("<image>What is it?", "A cup."), Turn("Sure?", "Yes."))
+
+
+def render(name: str, turns: tuple[Turn, ...], prompt_only: bool = False, system: str = "") -> tuple[str, list[str]]:
+    rendered, spans = render_jinja_template(
+        conversations=[to_messages(turns, system, prompt_only)],
+        chat_template=CHAT_TEMPLATES[name],
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=prompt_only,
+        eos_token="</s>",
+        bos_token="<s>",
+    )
+    return rendered[0], [rendered[0][begin:end] for begin, end in spans[0]]
+
+
+@pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
+def test_supervised_words_are_the_answers_and_their_end(name: str) -> None:
+    _, supervised = render(name, TURNS)
+    assert [words.removesuffix("</s>").removesuffix("<|im_end|>").strip() for words in supervised] == ["A cup.", "Yes."]
+    assert all(words.endswith(("</s>", "<|im_end|>")) for words in supervised)
+
+
+@pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
+def test_the_prompt_is_the_beginning_of_the_training_text(name: str) -> None:
+    whole, _ = render(name, TURNS, system="Be brief.")
+    prompt, _ = render(name, TURNS, prompt_only=True, system="Be brief.")
+    assert whole.startswith(prompt)
+    assert "Yes." not in prompt and "Be brief." in prompt
+
+
+def test_vicuna_wording() -> None:
+    whole, _ = render("vicuna_v1", TURNS)
+    block = "<img_beg><image_patch></img_end>\n"
+    assert whole == f"<s>USER: {block}What is it? ASSISTANT: A cup.</s> USER: Sure? ASSISTANT: Yes.</s>"
+
+
+def test_pictures_keep_their_places() -> None:
+    parts: list[dict[str, Any]] = question_content("<image>Left one, <image> right one?")
+    assert [part["type"] for part in parts] == ["image", "text", "image", "text"]
+    assert parts[1]["text"] == "Left one," and parts[3]["text"] == "right one?"

@@ -1,0 +1,1 @@
+"""``ullava bench``: fixed synthetic work through the real readers, processor, model and metrics, timed."""

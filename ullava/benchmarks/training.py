@@ -1,0 +1,72 @@
+"""How long a training step takes: forward, criterion and backward of stage ``ground``, without optimiser."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import torch
+
+from ullava.benchmarks.networks import Network
+from ullava.benchmarks.timing import Figure, measure
+from ullava.benchmarks.workload import EXPRESSIONS, Workload
+from ullava.config.schema import LossConfig
+from ullava.data.collate import Collator
+from ullava.data.encode import EncodedMixture
+from ullava.training.batches import network_inputs, targets_of
+from ullava.training.objective import GroundingObjective
+from ullava.training.stages import apply_stage
+
+BATCH = 4
+STEPS = 2
+
+
+def bench_training(network: Network, workload: Workload, *, repeats: int) -> list[Figure]:
+    """Time steps of ``BATCH`` pictures with three questions each, masks judged at picture size."""
+    model, processor = network.model, network.processor
+    plan = apply_stage(model, "ground", quality_trains=False)
+    model.train()
+    plan.hold_frozen()
+    dataset = EncodedMixture(workload.mixture(), processor)
+    collate = Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    batches = [
+        _on(collate([dataset[i] for i in range(k, k + BATCH)]), model.device) for k in range(0, STEPS * BATCH, BATCH)
+    ]
+    objective = GroundingObjective(LossConfig(), processor.sam_side)
+
+    def steps() -> float:
+        for batch in batches:
+            model.zero_grad(set_to_none=True)
+            output = model(**network_inputs(batch))
+            objective(output, targets_of(batch)).total.backward()
+        _wait(model.device)
+        return len(batches)
+
+    figure = measure(
+        f"step, forward and backward, SAM {processor.sam_side}",
+        "step",
+        steps,
+        repeats=repeats,
+        batch=BATCH,
+        expressions=EXPRESSIONS,
+        tokens=int(batches[0]["input_ids"].shape[1]),
+        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        optimiser="none",
+        frozen="tower, SAM image and prompt encoder, SAM quality head",
+        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    )
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return [figure]
+
+
+def _on(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    moved["mask_targets"] = [mask.to(device) for mask in batch["mask_targets"]]
+    return moved
+
+
+def _wait(device: torch.device) -> None:
+    """An accelerator works behind our back; time stops only when it is through."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,60 @@
+"""``ullava bench``: how fast data, training, evaluation and generation are, on fixed work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+HELP = "measure the speed of data, training, evaluation or generation"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ullava bench``."""
+    parser.add_argument("what", choices=("data", "train", "eval", "generate"), help="what to measure")
+    parser.add_argument("--preset", choices=("peer", "tiny"), default="peer", help="network sizes (default peer)")
+    parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--repeats", type=_positive, default=5, help="passes, of which the median counts (default 5)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default cpu)")
+    parser.add_argument("--sam-sides", type=_positive, nargs="+", metavar="S", help="SAM sizes (default: the preset's)")
+    parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
+    parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from ullava.errors import UserError
+
+    if args.annotations is not None and args.what != "data":
+        raise UserError("--annotations belongs to 'ullava bench data'")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(args.threads)
+    if args.annotations is not None:
+        from ullava.data.store_bench import measure_store
+
+        print(json.dumps(measure_store(args.annotations), indent=1))
+        return 0
+    from ullava.benchmarks.run import run_benchmark
+    from ullava.benchmarks.timing import table
+
+    report, figures = run_benchmark(
+        args.what,
+        preset=args.preset,
+        threads=args.threads,
+        repeats=args.repeats,
+        device=args.device,
+        sam_sides=args.sam_sides,
+    )
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print(table(figures))
+        print(f"{report['preset']}, {report['threads']} thread(s), {report['device']}: {report['processor']}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

@@ -1,0 +1,185 @@
+"""``ullava check``: validates YAML, and for a recipe also what it needs: model, datasets, words, data, counts.
+
+Needs neither weights nor an accelerator, and reads a few samples of each dataset, not all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ullava import resources
+from ullava.cli.recipes import entry_problems, name_problems, sections
+from ullava.config.load import load_config, place
+from ullava.config.recipes import config_class
+from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
+from ullava.errors import ConfigError, UserError
+
+HELP = "validate YAML files; for a recipe also its model, datasets and data"
+
+SAMPLES_READ = 8
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ullava check``."""
+    parser.add_argument("recipe", nargs="?", help="name or path of a YAML; without it, every YAML that ullava knows")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found to be right; raise UserError with a line for each thing that is not."""
+    if args.recipe is not None:
+        path = resources.find("configs", args.recipe) if "/" not in args.recipe else _path(args.recipe)
+        for line in check_recipe(path, args.overrides):
+            print(line)
+        return 0
+    checked = check_all()
+    print(", ".join(f"{count} {kind}" for kind, count in checked.items()) + ": all valid")
+    return 0
+
+
+def check_all() -> dict[str, int]:
+    """Validate every model, dataset and config there is, without their data; return how many of each.
+
+    Raises:
+        UserError: with every problem of every file.
+    """
+    problems: list[str] = []
+    counts: dict[str, int] = {}
+    for kind in resources.KINDS:
+        names = resources.names(kind)
+        counts[kind] = len(names)
+        for name in names:
+            path = resources.find(kind, f"{name}.yaml" if kind == "configs" else name)
+            problems.extend(_problems_of(check_file, path))
+    for path in sorted((resources.folder("datasets") / "templates").glob("*.json")):
+        problems.extend(_problems_of(_check_template, path))
+    if problems:
+        raise UserError(problems)
+    return counts
+
+
+def check_file(path: Path, overrides: list[str] | None = None) -> object:
+    """Validate one YAML file and the names in it; return what was read (None for the settings of a launcher).
+
+    Raises:
+        UserError: with every problem.
+    """
+    cls = config_class(path)
+    if cls is None:
+        _check_launcher(path)
+        return None
+    config = load_config(cls, path, overrides or [])
+    problems: list[str] = []
+    if isinstance(config, ModelConfig):
+        problems.extend(_problems_of(_check_model, config, path))
+    elif isinstance(config, DatasetConfig):
+        problems.extend(_problems_of(_check_descriptor, config, path))
+    else:
+        problems.extend(name_problems(config, path))
+    if problems:
+        raise UserError(problems)
+    return config
+
+
+def check_recipe(path: Path, overrides: list[str]) -> list[str]:
+    """Validate a recipe (or any other YAML) and its data; return lines that say what was found.
+
+    Raises:
+        UserError: with every problem.
+    """
+    config = check_file(path, overrides)
+    lines = [f"{path}: valid"]
+    problems: list[str] = []
+    if isinstance(config, TrainRecipe | EvalRecipe):
+        for section, entries in sections(config).items():
+            for name, entry in entries.items():
+                where = place(path, f"{section}.{name}")
+                try:
+                    lines.append(f"{section}.{name}: {_check_data(name, entry, Path(config.data_root))}")
+                except UserError as error:
+                    problems.extend(f"{where}: {section}.{name}: {problem}" for problem in error.problems)
+    if problems:
+        raise UserError(problems)
+    return lines
+
+
+def _path(name: str) -> Path:
+    """Return the YAML file that a path means: of a config, a model or a dataset."""
+    path = Path(name)
+    if path.is_dir():
+        for main in ("model.yaml", "dataset.yaml"):
+            if (path / main).is_file():
+                return path / main
+    return resources.find("configs", name)
+
+
+def _problems_of(check: Callable[..., object], *arguments: object) -> list[str]:
+    try:
+        check(*arguments)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
+    """Open a dataset, count it, read a few of its samples; return what was found in words."""
+    from ullava.data.build import build_dataset
+    from ullava.data.descriptor import locate
+    from ullava.data.store import AnnotationStore, Kind
+
+    located = locate(entry.dataset or name, entry, data_root)
+    dataset = build_dataset(entry.dataset or name, entry, data_root)
+    kind: Kind = "coco" if located.config.layout == "coco_instances" else "records"
+    found = len(AnnotationStore.open(located.annotations, kind))
+    expected = located.config.splits[located.split].count
+    problems: list[str] = []
+    if expected is not None and found != expected:
+        problems.append(f"{located.annotations}: {found} records, {expected} expected in split {located.split}")
+    for index in sorted({len(dataset) * i // SAMPLES_READ for i in range(SAMPLES_READ)}):
+        try:
+            samples = dataset.queries(index)
+        except UserError as error:
+            problems.extend(error.problems)
+            continue
+        for image in sorted({image for sample in samples for image in sample.images}):
+            if not image.is_file():
+                problems.append(f"{image}: no such picture ({dataset.sources(index)})")
+    if problems:
+        raise UserError(problems)
+    return f"{found} records in {located.annotations}, {len(dataset)} samples"
+
+
+def _check_model(config: ModelConfig, path: Path) -> None:
+    if config.weights is not None and not (path.parent / config.weights).is_dir():
+        raise ConfigError(f"{place(path, 'weights')}: weights: no folder {path.parent / config.weights}")
+
+
+def _check_descriptor(config: DatasetConfig, path: Path) -> None:
+    from ullava.data.descriptor import load_descriptor
+
+    load_descriptor(str(path))
+    problems = [] if config.splits else [f"{place(path, 'splits')}: splits: names no split"]
+    for split in config.splits:
+        problems.extend(entry_problems(str(path), DatasetEntry(split=split)))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_launcher(path: Path) -> None:
+    from ullava.config import nodes
+
+    problems: list[str] = []
+    nodes.parse(nodes.read_file(path), str(path), problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_template(path: Path) -> None:
+    import json
+
+    from ullava.data.templates import PHRASE_MARKER, Templates
+
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    Templates.load(path, with_phrase=any(PHRASE_MARKER in text for text in texts if isinstance(text, str)))

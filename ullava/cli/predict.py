@@ -1,0 +1,98 @@
+"""``ullava predict``: ask a model about a picture, several pictures, or a file of questions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ullava.errors import UserError
+
+HELP = "ask a model about pictures: words, masks and boxes"
+DEFAULT_OUT = Path("runs/predict")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name or a folder (default: tiny)")
+    parser.add_argument(
+        "--image", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
+        help="a picture; several of them are asked the same prompt, each on its own",
+    )  # fmt: skip
+    parser.add_argument("--video", metavar="FILE", help="not possible yet")
+    parser.add_argument("--prompt", metavar="TEXT", help="the question")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE.jsonl",
+        help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line',
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help=f"where the files go (default: {DEFAULT_OUT}; with --json: nowhere)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    parser.add_argument("--max-new-tokens", type=_positive, default=96, metavar="N", help="default: 96")
+    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer and write; every input is checked before the model is loaded."""
+    _check_choice(args)
+    from ullava.inference.batch import answer_all, answer_one, check_pictures, one_prompt, read_questions
+    from ullava.inference.export import check_folder
+    from ullava.inference.load import load, weights_folder
+
+    folder: Path | None = args.out if args.out is not None or args.json else DEFAULT_OUT
+    if folder is not None:
+        check_folder(folder)
+    weights_folder(args.model)
+    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt)
+    check_pictures(questions)
+    predictor = load(args.model, device=args.device)
+    settings = {"model": args.model, "max_new_tokens": args.max_new_tokens}
+    show = _print_json if args.json else _print_words
+    if args.prompts is None and len(questions) == 1:
+        show(answer_one(predictor, questions[0], folder, settings))
+        written = "answer.json" + (" and overlay.png" if questions[0].images else "")
+    else:
+        answer_all(predictor, questions, folder, settings, args.batch_size, show)
+        written = "answers.jsonl and overlays"
+    if folder is not None and not args.json:
+        print(f"\nwritten: {written} in {folder}")
+    return 0
+
+
+def _check_choice(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other or lead nowhere."""
+    if args.video is not None:
+        raise UserError("--video: questions about videos are not possible in this version; take a frame with --image")
+    if args.prompts is not None and (args.image or args.prompt is not None):
+        raise UserError("--prompts brings its own pictures and prompts; leave --image and --prompt out")
+    if args.prompts is None and args.prompt is None:
+        raise UserError("nothing to ask: give --prompt TEXT (with --image FILE), or --prompts FILE.jsonl")
+
+
+def _positive(text: str) -> int:
+    """Read a whole number above zero."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, not '{text}'")
+    return int(text)
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json.dumps(record, ensure_ascii=False), flush=True)
+
+
+def _print_words(record: dict[str, Any]) -> None:
+    """Print an answer for a person: the words, then one line for each object."""
+    from tqdm import tqdm
+
+    lines = [f"{record['id']}: {record['plain_text']}" + ("" if record["finished"] else " ... (cut off)")]
+    for number, item in enumerate(record["objects"], start=1):
+        box = item["box_xyxy_px"]
+        place = "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box)
+        picture = f", picture {item['image'] + 1}" if len(record["images"]) > 1 else ""
+        mask = "" if item["mask"] is None else ", mask"
+        lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{picture}")
+    tqdm.write("\n".join(lines))

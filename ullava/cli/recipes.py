@@ -1,0 +1,74 @@
+"""Reading a recipe for a command: its YAML, and that the model, datasets, splits and templates it names exist.
+
+Done before anything heavy is imported, so that a misspelt name is told at once, with its file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ullava import resources
+from ullava.config.load import load_config, place
+from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
+from ullava.errors import ConfigError, UserError
+
+R = TypeVar("R", TrainRecipe, EvalRecipe)
+
+
+def read_recipe(cls: type[R], name: str, overrides: Sequence[str] = ()) -> tuple[R, Path]:
+    """Return the recipe called ``name`` (a name of ``ullava list configs`` or a path) and its file.
+
+    Raises:
+        UserError: with every problem of the file, the overrides, or the names in it.
+    """
+    path = resources.find("configs", name)
+    recipe = load_config(cls, path, overrides)
+    problems = name_problems(recipe, path)
+    if problems:
+        raise ConfigError(problems)
+    return recipe, path
+
+
+def sections(recipe: TrainRecipe | EvalRecipe) -> dict[str, Mapping[str, DatasetEntry]]:
+    """Return the tables of datasets of a recipe by the key that they stand under."""
+    found: dict[str, Mapping[str, DatasetEntry]] = {"dataset": recipe.dataset}
+    if isinstance(recipe, TrainRecipe):
+        found["eval_dataset"] = recipe.eval_dataset
+    return found
+
+
+def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path) -> list[str]:
+    """Return one line for each name in ``recipe`` (read from ``path``) that means nothing."""
+    problems: list[str] = []
+    if not Path(recipe.model).is_dir():
+        try:
+            resources.find("models", recipe.model)
+        except UserError as error:
+            problems.extend(f"{place(path, 'model')}: model: {problem}" for problem in error.problems)
+    for section, entries in sections(recipe).items():
+        if not entries and section == "dataset":
+            problems.append(f"{place(path, section)}: {section}: names no dataset")
+        if {entry.weight is None for entry in entries.values()} == {True, False}:
+            problems.append(f"{place(path, section)}: {section}: either all entries have a weight or none")
+        for name, entry in entries.items():
+            key = f"{section}.{name}"
+            problems.extend(f"{place(path, key)}: {key}: {problem}" for problem in entry_problems(name, entry))
+    return problems
+
+
+def entry_problems(name: str, entry: DatasetEntry) -> list[str]:
+    """Return what does not fit between an entry, its descriptor and its templates; opens no data."""
+    from ullava.data.build import PHRASELESS_LAYOUTS
+    from ullava.data.descriptor import locate
+    from ullava.data.templates import find_templates
+
+    dataset = entry.dataset or name
+    try:
+        located = locate(dataset, entry, Path("."))
+        if located.template is not None:
+            find_templates(located.template, with_phrase=located.config.layout not in PHRASELESS_LAYOUTS)
+    except UserError as error:
+        return [problem.removeprefix(f"dataset {dataset}: ") for problem in error.problems]
+    return []

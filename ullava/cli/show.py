@@ -1,0 +1,56 @@
+"""``ullava show``: where a model, dataset or config is, and all that its YAML says, defaults included."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ullava import resources
+from ullava.config.load import dump_config, load_config
+from ullava.config.nodes import read_file
+from ullava.config.recipes import config_class
+from ullava.errors import UserError, did_you_mean
+
+HELP = "print where a model, dataset or config is, and its full YAML"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ullava show``."""
+    parser.add_argument("name", help="a name that 'ullava list' prints, or the path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the absolute path as a comment, then the merged YAML."""
+    path = locate(args.name)
+    cls = config_class(path)
+    text = read_file(path) if cls is None else dump_config(load_config(cls, path, args.overrides))
+    print(f"# {path}")
+    print(text, end="")
+    return 0
+
+
+def locate(name: str) -> Path:
+    """Return the YAML file of a model, dataset or config called ``name``.
+
+    Raises:
+        UserError: nothing is called that, or more than one thing.
+    """
+    found: dict[resources.Kind, Path] = {}
+    reasons: list[str] = []
+    for kind in resources.KINDS:
+        try:
+            found[kind] = resources.find(kind, name)
+        except UserError as error:
+            reasons.extend(error.problems)
+    # `tiny` is the model of that name before it is the recipe configs/train/tiny.yaml.
+    exact = {kind: path for kind, path in found.items() if name in resources.names(kind)}
+    paths = sorted(set((exact or found).values()))
+    if len(paths) > 1:
+        raise UserError([f"'{name}' means several things; write one of these paths:", *map(str, paths)])
+    if not paths:
+        ambiguous = [reason for reason in reasons if "could be any of" in reason]
+        known = [other for kind in resources.KINDS for other in resources.names(kind)]
+        stems = [other.rsplit("/", 1)[-1] for other in known]
+        raise UserError(ambiguous or f"no model, dataset or config '{name}'{did_you_mean(name, [*known, *stems])}")
+    return paths[0]

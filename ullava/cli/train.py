@@ -1,0 +1,29 @@
+"""``ullava train RECIPE``: trains a model; one process, torchrun, accelerate or deepspeed alike."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ullava.cli.recipes import read_recipe
+from ullava.config.schema import TrainRecipe
+
+HELP = "train a model as a recipe says"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ullava train``."""
+    parser.add_argument("recipe", help="a recipe of 'ullava list configs', or the path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the recipe")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/<name of the recipe>)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the run folder is described in ullava.training.folder."""
+    recipe, path = read_recipe(TrainRecipe, args.recipe, args.overrides)
+    out = args.out or Path("runs") / path.stem
+    from ullava.training.run import train
+
+    train(recipe, recipe_path=path, out=out, resume=args.resume)
+    return 0

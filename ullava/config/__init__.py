@@ -1,0 +1,1 @@
+"""YAML files as strict dataclasses: ``schema`` holds the fields, ``load`` reads files into them. No torch here."""

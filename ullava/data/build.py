@@ -1,0 +1,84 @@
+"""From the names in a recipe to datasets and mixtures. The one table of readers is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ullava.config.schema import DatasetEntry
+from ullava.data.descriptor import locate
+from ullava.data.mixture import Mixture
+from ullava.data.readers.base import Origin, Reader, TaskDataset
+from ullava.data.readers.coco_instances import CocoInstancesReader
+from ullava.data.readers.label_png import LabelPngReader
+from ullava.data.readers.llava_json import LlavaJsonReader
+from ullava.data.readers.refer import GroupReferReader, ReferReader
+from ullava.data.readers.regions import RegionsReader
+from ullava.data.readers.salient_png import SalientPngReader
+from ullava.data.store import AnnotationStore, Kind
+from ullava.data.templates import find_templates
+from ullava.errors import DataError, UserError
+
+READERS: dict[str, type[Reader]] = {
+    "refer": ReferReader,
+    "grefer": GroupReferReader,
+    "label_png": LabelPngReader,
+    "coco_instances": CocoInstancesReader,
+    "salient_png": SalientPngReader,
+    "llava_json": LlavaJsonReader,
+    "regions": RegionsReader,
+}
+PHRASELESS_LAYOUTS = ("salient_png", "llava_json")
+
+
+def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> TaskDataset:
+    """Open one split of one dataset. The first time, its annotations are converted (see ``ullava.data.store``).
+
+    Raises ConfigError for an entry that does not fit its descriptor, DataError for annotations that are missing, not
+    JSON, or empty. Single wrong records are found when they are read.
+    """
+    located = locate(dataset_id, entry, data_root)
+    layout = located.config.layout
+    kind: Kind = "coco" if layout == "coco_instances" else "records"
+    store = AnnotationStore.open(located.annotations, kind)
+    if not len(store):
+        raise DataError(f"{located.annotations}: holds no records")
+    if not located.image_root.is_dir():
+        raise DataError(f"{located.image_root}: no such folder of pictures (dataset {dataset_id})")
+    templates = None
+    if located.template is not None:
+        templates = find_templates(located.template, with_phrase=layout not in PHRASELESS_LAYOUTS)
+    origin = Origin(
+        id=located.id,
+        split=located.split,
+        task=located.task,
+        store=store,
+        image_root=located.image_root,
+        templates=templates,
+        turns=entry.turns,
+        by_image=entry.group == "image",
+        limit=entry.limit,
+        classes=frozenset(name.lower() for name in located.config.classes),
+        label_offset=located.config.label_offset,
+        ignore_label=located.config.ignore_label,
+    )
+    return READERS[layout](origin)
+
+
+def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:
+    """Open every entry; raises one error with the problems of all of them."""
+    datasets: list[TaskDataset] = []
+    problems: list[str] = []
+    for name, entry in entries.items():
+        try:
+            datasets.append(build_dataset(entry.dataset or name, entry, data_root))
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DataError(problems)
+    return datasets
+
+
+def build_mixture(entries: Mapping[str, DatasetEntry], data_root: Path, seed: int) -> Mixture:
+    """Open every entry and mix them; see ``ullava.data.mixture``."""
+    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed)

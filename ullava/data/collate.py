@@ -1,0 +1,90 @@
+"""Rows -> batch. Pictures stay uint8 and travel once however many rows ask about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ullava.data.encode import BadSample
+from ullava.errors import SampleError
+
+IGNORE_LABEL = -100
+
+
+class Collator:
+    """Make a batch of examples; see UllavaForConditionalGeneration for the keys that the network reads.
+
+    Beside them: ``mask_targets`` (list over ``[SEG]`` of uint8 [H, W]; equal masks share one tensor),
+    ``boxes_xyxy_head`` [K, 4], ``original_sizes`` [I, 2] (H, W), ``bad_samples`` and ``names``.
+    """
+
+    def __init__(self, pad_id: int, sam_side: int, padding_side: Literal["left", "right"] = "right") -> None:
+        self.pad_id = pad_id
+        self.sam_side = sam_side
+        self.padding_side = padding_side
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Batch ``rows``; raises SampleError when none of them is usable."""
+        bad = [row for row in rows if isinstance(row, BadSample)]
+        examples = [row for row in rows if not isinstance(row, BadSample)]
+        if not examples:
+            raise SampleError(bad[0].name, f"{bad[0].reason} (and no other sample of this batch is usable)")
+        batch = self._text(examples)
+        batch.update(self._images(examples))
+        masks: dict[int, torch.Tensor] = {}
+        for mask in (mask for example in examples for mask in example.masks):
+            masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
+        batch["mask_targets"] = [masks[id(mask)] for example in examples for mask in example.masks]
+        batch["boxes_xyxy_head"] = torch.from_numpy(np.concatenate([example.boxes_xyxy_head for example in examples]))
+        batch["names"] = [example.name for example in examples]
+        batch["bad_samples"] = bad
+        return batch
+
+    def _text(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        length = max(len(example.input_ids) for example in examples)
+        ids = torch.full((len(examples), length), self.pad_id, dtype=torch.long)
+        labels = torch.full_like(ids, IGNORE_LABEL)
+        mask = torch.zeros_like(ids)
+        for row, example in enumerate(examples):
+            size = len(example.input_ids)
+            place = slice(length - size, length) if self.padding_side == "left" else slice(0, size)
+            ids[row, place] = torch.from_numpy(example.input_ids)
+            labels[row, place] = torch.from_numpy(example.labels)
+            mask[row, place] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def _images(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        distinct: dict[str, Any] = {}
+        for image in (image for example in examples for image in example.images):
+            known = distinct.get(image.key)
+            if known is None or (known.sam_u8 is None and image.sam_u8 is not None):
+                distinct[image.key] = image
+        if not distinct:
+            return {}
+        number = {key: place for place, key in enumerate(distinct)}
+        images = list(distinct.values())
+        index = [number[image.key] for example in examples for image in example.images]
+        batch = {
+            "image_index": torch.tensor(index, dtype=torch.long),
+            "original_sizes": torch.tensor([image.original_hw for image in images], dtype=torch.long),
+        }
+        for name in images[0].views:
+            key = "pixel_values" if name == "base" else f"pixel_values_{name}"
+            batch[key] = torch.from_numpy(np.stack([image.views[name] for image in images]))
+        batch.update(self._sam(images))
+        return batch
+
+    def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        wanted = [image.sam_u8 for image in images if image.sam_u8 is not None]
+        sam_index = torch.full((len(images),), -1, dtype=torch.long)
+        sam_index[[image.sam_u8 is not None for image in images]] = torch.arange(len(wanted))
+        if not wanted:
+            return {"sam_index": sam_index}
+        pixels = torch.zeros(len(wanted), 3, self.sam_side, self.sam_side, dtype=torch.uint8)
+        for row, image in enumerate(wanted):
+            pixels[row, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+        sizes = torch.tensor([image.shape[1:] for image in wanted], dtype=torch.long)
+        return {"sam_index": sam_index, "sam_pixel_values": pixels, "sam_sizes": sizes}

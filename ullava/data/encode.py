@@ -1,0 +1,74 @@
+"""From a position of the mixture to a model-ready row, in the loader's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ullava.data.images import read_image_rgb_u8
+from ullava.errors import DataError, SampleError
+from ullava.structures import ImageArray, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that could not be used; it is counted and named, never replaced."""
+
+    name: str
+    reason: str
+
+
+class Encoder(Protocol):
+    """The part of the processor that this module needs."""
+
+    def encode(self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False) -> Any:
+        """See UllavaProcessor.encode."""
+        ...
+
+
+class Positions(Protocol):
+    """The part of the mixture that this module needs."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, position: int) -> Sample:
+        """The sample at a position: a pure function of seed and position."""
+        ...
+
+
+def read_images(paths: Sequence[Path], sample: str) -> list[ImageArray]:
+    """Decode pictures; an unreadable one is a SampleError of ``sample``."""
+    try:
+        return [read_image_rgb_u8(path) for path in paths]
+    except SampleError:
+        raise
+    except DataError as error:
+        raise SampleError(sample, str(error)) from error
+
+
+def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: str, **options: Any) -> Any:
+    """Encode one sample; what is wrong with it comes back as a BadSample for the main process to count."""
+    try:
+        sample = make()
+        return encoder.encode(sample, read_images(sample.images, sample.name), **options)
+    except SampleError as error:
+        return BadSample(error.sample, error.reason)
+    except DataError as error:
+        return BadSample(fallback_name, str(error))
+
+
+class EncodedMixture:
+    """A map-style dataset over positions of the mixture."""
+
+    def __init__(self, mixture: Positions, encoder: Encoder) -> None:
+        self.mixture = mixture
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, position: int) -> Any:
+        """Example, or BadSample."""
+        return encode_or_bad(lambda: self.mixture.sample(position), self.encoder, f"position {position}")

@@ -1,0 +1,156 @@
+"""What all readers share: where records come from, how questions are chosen, what a sample is called."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ullava.data.readers.record import Record
+from ullava.data.store import AnnotationStore
+from ullava.data.templates import Templates
+from ullava.structures import Region, Sample, Task, Turn
+from ullava.text.answers import grounded_answer, no_target_answer
+from ullava.text.tokens import IMAGE_MARKER
+
+
+class TaskDataset(Protocol):
+    """One split of one dataset, seen as samples for training and as queries for evaluation."""
+
+    id: str
+    split: str
+    task: Task
+
+    def __len__(self) -> int:
+        """Return the number of samples: annotations, or pictures where annotations are grouped by picture."""
+        ...
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return a training sample: some turns, drawn templates. Raises SampleError."""
+        ...
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return one single-turn sample for each question of this index, worded by the first template."""
+        ...
+
+    def sources(self, index: int) -> str:
+        """Return file, line and record number of what the index is made of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """All that a reader has to know. ``turns``: questions per training sample at most, 0 for all of them.
+
+    ``classes``: the names that may occur (empty: any). A class of number c is stored in a label picture as
+    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class.
+    """
+
+    id: str
+    split: str
+    task: Task
+    store: AnnotationStore
+    image_root: Path
+    templates: Templates | None = None
+    turns: int = 3
+    by_image: bool = False
+    limit: int | None = None
+    classes: frozenset[str] = field(default_factory=frozenset)
+    label_offset: int = 0
+    ignore_label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question that could be put about a picture: the words in it, the answer's regions, what metrics need."""
+
+    phrase: str
+    regions: tuple[Region, ...]
+    truth: Mapping[str, Any]
+    closing: str = ""
+    absent: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The answer in words; ``absent`` names a thing that is not in the picture."""
+        return no_target_answer(self.absent) if self.absent else grounded_answer(self.regions, self.closing)
+
+
+class Reader(ABC):
+    """Base of the readers: indices, names and records. ``origin.limit`` keeps the first records only."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.id = origin.id
+        self.split = origin.split
+        self.task: Task = origin.task
+        self._count = len(origin.store) if origin.limit is None else min(origin.limit, len(origin.store))
+
+    def __len__(self) -> int:
+        """Return the number of records in use."""
+        return self._count
+
+    @abstractmethod
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return a training sample; see TaskDataset."""
+
+    @abstractmethod
+    def queries(self, index: int) -> list[Sample]:
+        """Return evaluation queries; see TaskDataset."""
+
+    def sources(self, index: int) -> str:
+        """Return ``file:line: record n``."""
+        return self.origin.store.where(index)
+
+    def name(self, index: int) -> str:
+        """Return the sample's name, ``dataset/split/index``."""
+        return f"{self.id}/{self.split}/{index}"
+
+    def record(self, number: int, sample: str) -> Record:
+        """Read record ``number``; ``sample`` is the name that its errors carry."""
+        return Record(self.origin.store.record(number), sample, partial(self.origin.store.where, number))
+
+    def image(self, record: Record, key: str = "image_path") -> Path:
+        """Return the picture's path, which has to stay below the folder of the pictures."""
+        name = record.text(key)
+        if name.startswith("/") or ".." in Path(name).parts:
+            record.fail(f"'{key}' has to be a path below the folder of the pictures, not '{name}'")
+        return self.origin.image_root / name
+
+    def templates(self) -> Templates:
+        """Return the question templates; readers that word their own questions never ask."""
+        if self.origin.templates is None:
+            raise ValueError(f"dataset {self.id} was built without templates")
+        return self.origin.templates
+
+
+def draw(rng: np.random.Generator, available: int, turns: int) -> list[int]:
+    """Draw ``turns`` of ``available`` places without replacement, in random order (0: all of them)."""
+    count = available if turns == 0 else min(turns, available)
+    if available == 1:
+        return [0]
+    chosen: list[int] = rng.permutation(available)[:count].tolist()
+    return chosen
+
+
+def training_turns(asks: Sequence[Ask], templates: Templates, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Word the questions with drawn templates; only the first keeps the picture's marker."""
+    turns = []
+    for place, ask in enumerate(asks):
+        question = templates.fill(templates.pick(rng), ask.phrase)
+        if place:
+            question = question.replace(IMAGE_MARKER, "", 1).lstrip()
+        turns.append(Turn(question, ask.answer, ask.regions))
+    return tuple(turns)
+
+
+def query(reader: Reader, name: str, image: Path, ask: Ask) -> Sample:
+    """Word one question with the fixed template of evaluation."""
+    templates = reader.templates()
+    turn = Turn(templates.fill(templates.first, ask.phrase), ask.answer, ask.regions)
+    return Sample(name, reader.id, reader.task, (image,), (turn,), ask.truth)

@@ -1,0 +1,67 @@
+"""COCO's instances file: every instance of a category, from left to right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
+from ullava.data.readers.record import Record, left_to_right
+from ullava.structures import Sample
+
+
+class CocoInstancesReader(Reader):
+    """An index is a picture that has instances; a question asks for all instances of one category in it.
+
+    Crowd regions (``iscrowd: 1``) are nobody's instance: they are no regions of the answer. Queries carry their
+    segmentations, as they were written, in ``truth["crowd"]``, for the metric to ignore.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin)
+        self.categories = {int(number): name for number, name in origin.store.facts["categories"].items()}
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return one picture with up to ``turns`` of its categories."""
+        record = self.record(index, self.name(index))
+        groups = self._groups(record)
+        numbers = list(groups)
+        chosen = [numbers[place] for place in draw(rng, len(numbers), self.origin.turns)]
+        asks = [self._ask(record, number, groups[number]) for number in chosen]
+        height, width = record.size_hw()
+        truth = {"height": height, "width": width, "image_id": record.integer("image_id")}
+        turns = training_turns(asks, self.templates(), rng)
+        return Sample(record.sample, self.id, self.task, (self.image(record),), turns, truth)
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return one query a category; ``truth`` has ``image_id`` and ``category_id``."""
+        record = self.record(index, self.name(index))
+        image = self.image(record)
+        asks = [self._ask(record, number, parts) for number, parts in self._groups(record).items()]
+        return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
+
+    def _groups(self, record: Record) -> dict[int, list[Record]]:
+        """Return the annotations of each category that has at least one instance, by category number."""
+        groups: dict[int, list[Record]] = {}
+        for part in record.parts("annotations"):
+            number = part.integer("category_id")
+            if number not in self.categories:
+                part.fail(f"unknown category_id {number} (annotation {part.integer('id')})")
+            groups.setdefault(number, []).append(part)
+        return {number: groups[number] for number in sorted(groups) if not all(map(_is_crowd, groups[number]))}
+
+    def _ask(self, record: Record, number: int, parts: list[Record]) -> Ask:
+        size, name = record.size_hw(), self.categories[number]
+        regions = left_to_right([part.region(name.lower(), size) for part in parts if not _is_crowd(part)])
+        truth: dict[str, Any] = {"image_id": record.integer("image_id"), "category_id": number, "category": name}
+        truth |= {"height": size[0], "width": size[1]}
+        crowd = [part.field("segmentation") for part in parts if _is_crowd(part)]
+        return Ask(name, regions, truth | ({"crowd": crowd} if crowd else {}))
+
+
+def _is_crowd(part: Record) -> bool:
+    value = part.value.get("iscrowd", 0)
+    if value not in (0, 1):
+        part.fail(f"'iscrowd' has to be 0 or 1, not {value!r}")
+    return bool(value)

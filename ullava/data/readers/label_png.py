@@ -1,0 +1,69 @@
+"""Semantic classes, as in ADE20K and COCO-Stuff: ``{image_path, label_path, classes: [{class, class_id}]}``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ullava.data.images import read_label_png
+from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
+from ullava.data.readers.record import Record
+from ullava.errors import DataError, did_you_mean
+from ullava.geometry import mask_to_box_xyxy_px
+from ullava.structures import Region, Sample
+
+
+class LabelPngReader(Reader):
+    """One question a class; its mask is every pixel of that class, its box is the mask's."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return one picture with up to ``turns`` of its classes."""
+        record = self.record(index, self.name(index))
+        classes, labels = self._classes(record), self._labels(record)
+        asks = [self._ask(record, classes[place], labels) for place in draw(rng, len(classes), self.origin.turns)]
+        height, width = labels.shape
+        truth = {"height": height, "width": width}
+        turns = training_turns(asks, self.templates(), rng)
+        return Sample(record.sample, self.id, self.task, (self.image(record),), turns, truth)
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return one query a class; ``truth`` has ``class``, ``class_id``, and ``ignore_mask`` with an ignore label."""
+        record = self.record(index, self.name(index))
+        image, labels = self.image(record), self._labels(record)
+        asks = [self._ask(record, known, labels) for known in self._classes(record)]
+        return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
+
+    def _classes(self, record: Record) -> list[tuple[str, int]]:
+        classes = [(part.text("class"), part.integer("class_id")) for part in record.parts("classes")]
+        if not classes:
+            record.fail("'classes' is empty: there is nothing to ask")
+        for name, _ in classes:
+            if self.origin.classes and name.lower() not in self.origin.classes:
+                record.fail(f"unknown class '{name}'{did_you_mean(name.lower(), self.origin.classes)}")
+        numbers = [number for _, number in classes]
+        if len(set(numbers)) < len(numbers):
+            record.fail(f"a class_id is there twice: {numbers}")
+        return classes
+
+    def _labels(self, record: Record) -> NDArray[np.int32]:
+        try:
+            labels = read_label_png(self.image(record, "label_path"))
+        except DataError as error:
+            record.fail(str(error))
+        record.check_size(labels.shape, "the label picture")
+        return labels
+
+    def _ask(self, record: Record, known: tuple[str, int], labels: NDArray[np.int32]) -> Ask:
+        name, number = known
+        stored = number - self.origin.label_offset
+        if stored == self.origin.ignore_label:
+            record.fail(f"class '{name}' ({number}) has the number of pixels to ignore")
+        mask = labels == stored
+        box = mask_to_box_xyxy_px(mask)
+        if box is None:
+            record.fail(f"class '{name}' ({number}) has no pixel in {record.text('label_path')}")
+        height, width = mask.shape
+        truth = {"class": name, "class_id": number, "height": height, "width": width}
+        if self.origin.ignore_label is not None:
+            truth["ignore_mask"] = labels == self.origin.ignore_label
+        return Ask(name, (Region(name.lower(), mask, box),), truth)

@@ -1,0 +1,114 @@
+"""Referring expressions: one object a record (``refer``), or a group of objects or none (``grefer``)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
+from ullava.data.readers.record import Record, left_to_right
+from ullava.errors import did_you_mean
+from ullava.structures import Region, Sample
+
+
+class ExpressionReader(Reader):
+    """Records with expressions in ``sentences``. ``by_image``: an index is a picture, its records taken together."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin)
+        self._pictures = origin.store.groups(origin.limit) if origin.by_image else None
+
+    def __len__(self) -> int:
+        """Return the number of records, or of pictures."""
+        return self._count if self._pictures is None else len(self._pictures[1]) - 1
+
+    def sources(self, index: int) -> str:
+        """Return where the record is, or the records of this picture are."""
+        return "; ".join(self.origin.store.where(number) for number in self._numbers(index))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return one picture with up to ``turns`` questions.
+
+        Of one record: different expressions of it. Of a picture: one expression each of different records.
+        """
+        name, numbers = self.name(index), self._numbers(index)
+        if self._pictures is None:
+            record = self.record(numbers[0], name)
+            sentences = record.texts("sentences")
+            places = draw(rng, len(sentences), self.origin.turns)
+            asks = self._asks(record, [sentences[place] for place in places])
+        else:
+            asks = []
+            for place in draw(rng, len(numbers), self.origin.turns):
+                record = self.record(numbers[place], name)
+                sentences = record.texts("sentences")
+                asks += self._asks(record, [sentences[int(rng.integers(len(sentences)))]])
+        image, truth = self.image(record), self._size(record)
+        turns = training_turns(asks, self.templates(), rng)
+        return Sample(name, self.id, self.task, (image,), turns, truth)
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return one query for each expression of the record, or of the picture's records."""
+        name = self.name(index)
+        found: list[tuple[Path, Ask]] = []
+        for number in self._numbers(index):
+            record = self.record(number, name)
+            image = self.image(record)
+            found += [(image, ask) for ask in self._asks(record, record.texts("sentences"))]
+        return [query(self, f"{name}/{place}", image, ask) for place, (image, ask) in enumerate(found)]
+
+    @abstractmethod
+    def _regions(self, record: Record) -> tuple[Region, ...]:
+        """Return what the expressions of the record mean; nothing if it is not in the picture."""
+
+    def _asks(self, record: Record, sentences: list[str]) -> list[Ask]:
+        regions, truth = self._regions(record), self._size(record)
+        return [
+            Ask(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
+            for sentence in sentences
+        ]
+
+    def _category(self, record: Record) -> str:
+        category = record.text("category").lower()
+        if self.origin.classes and category not in self.origin.classes:
+            record.fail(f"unknown category '{category}'{did_you_mean(category, self.origin.classes)}")
+        return category
+
+    def _numbers(self, index: int) -> list[int]:
+        if self._pictures is None:
+            return [index]
+        order, starts = self._pictures
+        numbers: list[int] = order[starts[index] : starts[index + 1]].tolist()
+        return numbers
+
+    @staticmethod
+    def _size(record: Record) -> dict[str, object]:
+        height, width = record.size_hw()
+        return {"height": height, "width": width}
+
+
+class ReferReader(ExpressionReader):
+    """``{image_path, segmentation, category, bbox, sentences, height, width}``: one object, its expressions.
+
+    For the task ``rec`` a record may lack ``segmentation``.
+    """
+
+    def _regions(self, record: Record) -> tuple[Region, ...]:
+        category = self._category(record)
+        return (record.region(category, record.size_hw(), mask_needed=self.task != "rec"),)
+
+
+class GroupReferReader(ExpressionReader):
+    """``{image_path, height, width, sentences, no_target, annotations: [{segmentation, bbox, category}]}``."""
+
+    def _regions(self, record: Record) -> tuple[Region, ...]:
+        parts = record.parts("annotations")
+        no_target = record.flag("no_target", default=not parts)
+        if no_target and parts:
+            record.fail(f"'no_target' is true, but there are {len(parts)} annotations")
+        if not no_target and not parts:
+            record.fail("no annotations, but 'no_target' is not true")
+        size = record.size_hw()
+        return left_to_right([part.region(self._category(part), size, self.task != "rec") for part in parts])

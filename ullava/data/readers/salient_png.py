@@ -1,0 +1,50 @@
+"""The salient object with a reason: ``{image_path, label_path, gpt: {reason, tag}}``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ullava.data.images import read_foreground
+from ullava.data.readers.base import Ask, Reader, query, training_turns
+from ullava.errors import DataError
+from ullava.geometry import mask_to_box_xyxy_px
+from ullava.structures import Region, Sample
+
+UNNAMED = "salient object"
+"""What the object is called where a record has no ``gpt`` (the benchmarks' own test sets)."""
+
+
+class SalientPngReader(Reader):
+    """One question a picture; the answer closes with the reason, where there is one."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return one picture with its one question."""
+        name = self.name(index)
+        image, ask = self._ask(index, name)
+        turns = training_turns([ask], self.templates(), rng)
+        return Sample(name, self.id, self.task, image, turns, ask.truth)
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return the one query of this picture; ``truth`` has ``tag`` and ``reason``."""
+        name = self.name(index)
+        image, ask = self._ask(index, name)
+        return [query(self, f"{name}/0", image[0], ask)]
+
+    def _ask(self, index: int, name: str) -> tuple[tuple[Path], Ask]:
+        record = self.record(index, name)
+        tag, reason = UNNAMED, ""
+        if "gpt" in record.value:
+            words = record.part(record.value["gpt"], "gpt")
+            tag, reason = words.text("tag"), words.text("reason")
+        try:
+            mask = read_foreground(self.image(record, "label_path"))
+        except DataError as error:
+            record.fail(str(error))
+        record.check_size(mask.shape, "the mask")
+        box = mask_to_box_xyxy_px(mask)
+        if box is None:
+            record.fail(f"the mask {record.text('label_path')} has no pixel")
+        truth = {"tag": tag, "reason": reason, "height": mask.shape[0], "width": mask.shape[1]}
+        return (self.image(record),), Ask("", (Region(tag.lower(), mask, box),), truth, closing=reason)

@@ -1,0 +1,172 @@
+"""Writes a drawn world: pictures, label pictures and annotation files, in the formats of the real datasets."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ullava.data.shapes.records import SceneRecords
+from ullava.data.shapes.render import render
+from ullava.data.shapes.scene import sample_scene
+from ullava.data.shapes.vocabulary import SHAPES, SPLITS, VERSION, Split, class_id
+from ullava.errors import DataError, did_you_mean
+
+JPEG_QUALITY = 92
+ANNOTATIONS: tuple[str, ...] = ("res", "gres", "semantic", "salient", "caption", "vqa", "text", "parts")
+"""Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFiles:
+    """What one scene adds to a world: encoded pictures by path, and JSON records by annotation name."""
+
+    pictures: dict[str, bytes]
+    records: dict[str, list[str]]
+
+
+def _encode(suffix: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, image, options)
+    if not done:
+        raise DataError(f"OpenCV could not encode a {suffix} picture of shape {image.shape}")
+    return data.tobytes()
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def draw_scene(index: int, seed: int, split: Split) -> DrawnFiles:
+    """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched."""
+    scene = sample_scene(split, seed, index)
+    drawn = SceneRecords.of(scene, render(scene))
+    picture = drawn.picture
+    bgr = np.ascontiguousarray(picture.image_rgb_u8[..., ::-1])
+    pictures = {
+        drawn.image_path: _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        drawn.label_path: _png(drawn.label_map()),
+    }
+    if scene.salient is not None:
+        pictures[drawn.salient_path] = _png(picture.masks[scene.salient].astype(np.uint8) * 255)
+    values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in ANNOTATIONS}
+    values["coco_images"] = [drawn.coco_image()]
+    values["coco_annotations"] = drawn.coco_annotations()
+    values["scenes"] = drawn.truth()
+    dumps = partial(json.dumps, separators=(",", ":"))
+    return DrawnFiles(pictures, {name: [dumps(record) for record in records] for name, records in values.items()})
+
+
+class _ListFile:
+    """A JSON list written one record at a time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._empty = True
+        file.write("[")
+
+    def add(self, record: str) -> None:
+        """Append one record, already JSON."""
+        self._file.write("\n" if self._empty else ",\n")
+        self._file.write(record)
+        self._empty = False
+
+    def close(self) -> None:
+        """End the list."""
+        self._file.write("\n]\n")
+        self._file.close()
+
+
+@contextmanager
+def _scenes(images: int, seed: int, split: Split, workers: int) -> Iterator[Iterable[DrawnFiles]]:
+    """The drawn scenes in order, from this process or from ``workers`` others."""
+    draw = partial(draw_scene, seed=seed, split=split)
+    if workers <= 1:
+        yield map(draw, range(images))
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield pool.imap(draw, range(images), chunksize=16)
+
+
+def _write_instances(path: Path, images: Path, annotations: Path) -> None:
+    """Join the two lists of a COCO instances file without holding them."""
+    categories = [{"id": class_id(shape), "name": shape, "supercategory": "shape"} for shape in SHAPES]
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"info":{{"description":"drawn shapes","version":"{VERSION}"}},\n"images":')
+        for name, part in (("", images), (',"annotations":', annotations)):
+            file.write(name)
+            with part.open(encoding="utf-8") as lines:
+                shutil.copyfileobj(lines, file)
+            part.unlink()
+        file.write(f',"categories":{json.dumps(categories)}}}\n')
+
+
+def _write_world(folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool) -> None:
+    for name in ("images", "labels", "salient", "annotations"):
+        (folder / name).mkdir(parents=True)
+    notes = folder / "annotations"
+    with ExitStack() as stack:
+        lists: dict[str, _ListFile] = {}
+        for name in (*ANNOTATIONS, "coco_images", "coco_annotations"):
+            lists[name] = _ListFile((notes / f"{name}.json").open("w", encoding="utf-8"))
+            stack.callback(lists[name].close)
+        truth = stack.enter_context((folder / "scenes.jsonl").open("w", encoding="utf-8"))
+        scenes = stack.enter_context(_scenes(images, seed, split, workers))
+        for drawn in tqdm(scenes, total=images, desc=f"draw {split}", unit="img", disable=not progress):
+            for path, data in drawn.pictures.items():
+                (folder / path).write_bytes(data)
+            for name, records in drawn.records.items():
+                for record in records:
+                    if name == "scenes":
+                        truth.write(record + "\n")
+                    else:
+                        lists[name].add(record)
+    _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
+    about = {"world": "shapes", "version": VERSION, "seed": seed, "split": split, "images": images}
+    (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def draw_world(
+    out: Path, images: int, seed: int, split: str = "train", workers: int = 1, progress: bool = True
+) -> Path:
+    """Draw ``images`` scenes of the world (``split``, ``seed``) into the new folder ``out`` and return it.
+
+    The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
+    drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
+    """
+    problems = []
+    if split not in SPLITS:
+        problems.append(f"split '{split}' is not known{did_you_mean(split, SPLITS)}")
+    if images < 1:
+        problems.append(f"images must be 1 or more, not {images}")
+    if seed < 0:
+        problems.append(f"seed must be 0 or more, not {seed}")
+    if workers < 1:
+        problems.append(f"workers must be 1 or more, not {workers}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        problems.append(f"{out}: exists and is not an empty folder; name another folder or remove it")
+    if problems:
+        raise DataError(problems)
+    known: Split = next(name for name in SPLITS if name == split)
+    target = out.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            _write_world(Path(temporary) / "world", images, seed, known, workers, progress)
+            if target.exists():
+                target.rmdir()
+            (Path(temporary) / "world").rename(target)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return out

@@ -1,0 +1,48 @@
+"""The errors that a person can cause and mend. The command line prints them without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """Something the user wrote or supplied is wrong; ``problems`` holds one line for each thing to mend."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(UserError):
+    """A YAML file or a command-line override is not what the schema asks for."""
+
+
+class DataError(UserError):
+    """An annotation file, an image or a dataset folder cannot be used."""
+
+
+class SampleError(DataError):
+    """One sample cannot be used. ``sample`` is its name, so that it can be counted and found again."""
+
+    def __init__(self, sample: str, reason: str) -> None:
+        self.sample = sample
+        self.reason = reason
+        super().__init__(f"{sample}: {reason}")
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
+        """Loader workers send this across a pipe, and the base class pickles another signature."""
+        return type(self), (self.sample, self.reason)
+
+
+class WeightsError(UserError):
+    """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices themselves when few, else ''."""
+    known = sorted(set(choices))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""

@@ -1,0 +1,37 @@
+"""Short answers: the normal form of the answer is one of the accepted ones (``wording.normal_answer``)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
+from ullava.evaluation.metrics.wording import normal_answer
+
+
+class ShortAnswers(Metric):
+    """VQA and text tasks. Rows: ``right``, ``kind`` (of question, may be empty)."""
+
+    def update(self, answer: str, accepted: Iterable[str], kind: str = "") -> Row:
+        """Measure one answer in plain words. Raises ValueError if no answer is accepted."""
+        known = {normal_answer(text) for text in accepted} - {""}
+        if not known:
+            raise ValueError("a question needs at least one accepted answer")
+        return self.add({"right": normal_answer(answer) in known, "kind": kind})
+
+    def compute(self) -> dict[str, float]:
+        """Return ``accuracy``."""
+        figures: dict[str, float] = {}
+        put_mean(figures, "accuracy", column(self.rows, "right"))
+        return figures
+
+    def details(self) -> dict[str, float]:
+        """Return the accuracy of each kind of question, in percent."""
+        kinds: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row["kind"]:
+                kinds[row["kind"]].append(row)
+        figures: dict[str, float] = {}
+        for kind in sorted(kinds):
+            put_mean(figures, kind, column(kinds[kind], "right"))
+        return figures

@@ -1,0 +1,98 @@
+"""Referring segmentation: one expression, one mask.
+
+``cIoU`` (cumulative): sum of intersections over sum of unions. ``gIoU``: mean of the per-expression IoU; where neither
+truth nor answer has a pixel it is 1. ``P@t``: share of expressions whose IoU is above t. An answer without a mask is
+an empty mask everywhere (spec/ullava.md 6; unlike the original it never leaves a sum or a denominator).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
+from ullava.structures import MaskArray
+
+PRECISION_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def overlap(predicted: MaskArray | None, truth: MaskArray | None, ignore: MaskArray | None = None) -> tuple[int, int]:
+    """Return (intersection, union) in pixels of two masks [H, W]; None is a mask without a pixel.
+
+    Pixels of ``ignore`` count nowhere. Raises ValueError for masks of different shape.
+    """
+    shapes = {mask.shape for mask in (predicted, truth, ignore) if mask is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"masks of one picture have different sizes: {sorted(shapes)}")
+    first = _counted(predicted, ignore)
+    second = _counted(truth, ignore)
+    if first is None or second is None:
+        present = first if first is not None else second
+        return 0, 0 if present is None else int(np.count_nonzero(present))
+    return int(np.count_nonzero(first & second)), int(np.count_nonzero(first | second))
+
+
+def _counted(mask: MaskArray | None, ignore: MaskArray | None) -> MaskArray | None:
+    if mask is None or ignore is None:
+        return mask
+    return np.asarray(mask & ~ignore, dtype=np.bool_)
+
+
+def iou_of(intersection: int, union: int) -> float:
+    """Intersection over union; two empty masks agree: 1."""
+    return intersection / union if union else 1.0
+
+
+class ReferringMasks(Metric):
+    """RES. Rows: ``intersection``, ``union`` (pixels), ``iou``."""
+
+    def update(self, predicted: MaskArray | None, truth: MaskArray | None, ignore: MaskArray | None = None) -> Row:
+        """Measure one expression: the united mask of the answer (None: no mask) against the united truth [H, W]."""
+        intersection, union = overlap(predicted, truth, ignore)
+        return self.add({"intersection": intersection, "union": union, "iou": iou_of(intersection, union)})
+
+    def compute(self) -> dict[str, float]:
+        """Return ``cIoU``, ``gIoU`` and ``P@0.5`` … ``P@0.9``."""
+        figures: dict[str, float] = {}
+        put_ratio(figures, "cIoU", column(self.rows, "intersection"), column(self.rows, "union"))
+        ious = column(self.rows, "iou")
+        put_mean(figures, "gIoU", ious)
+        for level in PRECISION_LEVELS:
+            put_mean(figures, f"P@{level}", (iou > level for iou in ious))
+        return figures
+
+
+class GeneralisedReferringMasks(Metric):
+    """GRES: expressions with one, several or no targets (gRefCOCO).
+
+    The IoU of a no-target expression is 1 if the answer has no mask, else 0. ``cIoU`` takes all expressions: a mask
+    where there is nothing adds to the union. ``N-acc``: share of no-target expressions answered without a mask;
+    ``T-acc``: share of the others answered with one. ``P@t`` is over expressions with targets.
+    Rows: ``intersection``, ``union``, ``iou``, ``no_target`` (truth), ``none_found`` (answer).
+    """
+
+    def update(self, predicted: MaskArray | None, truth: MaskArray | None, no_target: bool) -> Row:
+        """Measure one expression; ``predicted`` None means that the answer has no object with a mask."""
+        intersection, union = overlap(predicted, None if no_target else truth)
+        found = predicted is not None
+        iou = float(not found) if no_target else (iou_of(intersection, union) if found else 0.0)
+        return self.add(
+            {
+                "intersection": intersection,
+                "union": union,
+                "iou": iou,
+                "no_target": no_target,
+                "none_found": not found,
+            }
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc`` and ``P@0.5`` … ``P@0.9``."""
+        figures: dict[str, float] = {}
+        put_mean(figures, "gIoU", column(self.rows, "iou"))
+        put_ratio(figures, "cIoU", column(self.rows, "intersection"), column(self.rows, "union"))
+        targets = [row for row in self.rows if not row["no_target"]]
+        put_mean(figures, "N-acc", (row["none_found"] for row in self.rows if row["no_target"]))
+        put_mean(figures, "T-acc", (not row["none_found"] for row in targets))
+        for level in PRECISION_LEVELS:
+            put_mean(figures, f"P@{level}", (row["iou"] > level for row in targets))
+        return figures

@@ -1,0 +1,52 @@
+"""What is asked in which order: the indices of a data set by picture, and picture groups packed into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ullava.data.readers.base import Reader, TaskDataset
+from ullava.structures import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question: the ``number``-th of the ``total`` questions of dataset index ``item``."""
+
+    item: int
+    number: int
+    total: int
+    sample: Sample
+
+
+def picture_groups(dataset: TaskDataset) -> list[list[int]]:
+    """Return the indices that share a picture, in order of the picture's first appearance.
+
+    Wholly determined by the annotations and cheap: no mask is decoded. An index without a picture stands alone.
+    """
+    if not isinstance(dataset, Reader) or dataset.origin.by_image:
+        return [[index] for index in range(len(dataset))]
+    store = dataset.origin.store
+    order, starts = store.groups(dataset.origin.limit)
+    groups: list[list[int]] = []
+    for start, end in zip(starts[:-1], starts[1:], strict=True):
+        members = [int(index) for index in order[start:end]]
+        groups.extend([members] if store.image_name(members[0]) else [[index] for index in members])
+    return groups
+
+
+def pack(groups: Iterable[Sequence[Query]], batch_size: int) -> Iterator[list[Sequence[Query]]]:
+    """Put whole groups together up to ``batch_size`` queries; a larger group comes alone and uncut.
+
+    So the questions about a picture share one batch, and the picture is encoded once, however many they are.
+    """
+    held: list[Sequence[Query]] = []
+    count = 0
+    for group in groups:
+        if held and count + len(group) > batch_size:
+            yield held
+            held, count = [], 0
+        held.append(group)
+        count += len(group)
+    if held:
+        yield held

@@ -1,0 +1,214 @@
+"""One data set through a model: questions by picture, answers in batches, a line for each, figures at the end.
+
+Protocols: ``generate`` (the model answers freely; what it does not say is missed) and ``teacher_forced`` (u-LLaVA's
+own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed, no-target
+questions are always right, and so are answers in words).
+
+The figures are computed from the lines of ``predictions.jsonl`` alone. So a run that was interrupted and one that was
+spread over processes give exactly what an undisturbed run gives.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from ullava.config.schema import EvalRecipe
+from ullava.data.readers.base import TaskDataset
+from ullava.errors import DataError, SampleError
+from ullava.evaluation.ledger import RunFolder
+from ullava.evaluation.plan import Query, pack, picture_groups
+from ullava.evaluation.scoring import SCORERS, Scorer, family_of
+from ullava.inference.export import object_to_json
+from ullava.structures import Answer, Sample
+
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""Name of torch's error; torch itself is not imported here."""
+
+
+class Answerer(Protocol):
+    """What is evaluated: a ``Predictor``, or anything of that shape."""
+
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+        """Answer single-turn samples freely, in order."""
+        ...
+
+    def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Read masks and boxes at the grounding tokens of the given answers."""
+        ...
+
+
+class DatasetRun:
+    """The questions of one data set for one process; ``label`` is the recipe's name for it."""
+
+    def __init__(
+        self, predictor: Answerer, dataset: TaskDataset, label: str, recipe: EvalRecipe, folder: RunFolder
+    ) -> None:
+        self.predictor = predictor
+        self.dataset = dataset
+        self.label = label
+        self.recipe = recipe
+        self.folder = folder
+        self.family = family_of(dataset)
+        self.scorer: Scorer = SCORERS[self.family]()
+        self.bad = 0
+
+    def run(self, done: Mapping[int, set[int]], totals: Mapping[int, int], progress: bool = True) -> int:
+        """Answer what is not done yet and append the lines; return the number of bad samples.
+
+        ``done`` holds the numbers of the stored questions of an index, ``totals`` how many questions it has.
+        Raises DataError when more samples are bad than the recipe's budget allows.
+        """
+        shard = self.folder.shard
+        groups = picture_groups(self.dataset)[shard.rank :: shard.world]
+        left = [group for group in groups if any(len(done.get(i, ())) != totals.get(i, -1) for i in group)]
+        items = sum(map(len, groups))
+        bar = tqdm(
+            total=items,
+            initial=items - sum(map(len, left)),
+            desc=self.label,
+            unit="item",
+            disable=not progress or shard.rank > 0 or not left,
+        )
+        with bar:
+            for batch in pack(self._loaded(left), self.recipe.batch_size):
+                self._answer_batch(batch)
+                bar.update(len({query.item for group in batch for query in group}))
+        return self.bad
+
+    def _loaded(self, groups: Sequence[Sequence[int]]) -> Iterator[list[Query]]:
+        """Yield the questions of each group, read ahead by ``num_workers`` threads."""
+        if self.recipe.num_workers == 0:
+            for group in groups:
+                yield self._keep(self._read(group))
+            return
+        ahead = max(2 * self.recipe.num_workers, self.recipe.batch_size)
+        waiting = iter(groups)
+        with ThreadPoolExecutor(self.recipe.num_workers) as pool:
+            pending: list[Future[list[Query | _Bad]]] = [pool.submit(self._read, g) for g in islice(waiting, ahead)]
+            while pending:
+                loaded = pending.pop(0).result()
+                pending.extend(pool.submit(self._read, group) for group in islice(waiting, 1))
+                yield self._keep(loaded)
+
+    def _read(self, group: Sequence[int]) -> list[Query | _Bad]:
+        found: list[Query | _Bad] = []
+        for item in group:
+            try:
+                samples = self.dataset.queries(item)
+            except DataError as error:
+                found.append(_Bad(item, self._name_of(item, error), _reason(error)))
+                continue
+            found.extend(Query(item, number, len(samples), sample) for number, sample in enumerate(samples))
+        return found
+
+    def _name_of(self, item: int, error: DataError) -> str:
+        return error.sample if isinstance(error, SampleError) else f"{self.dataset.id}/{self.dataset.split}/{item}"
+
+    def _keep(self, found: Iterable[Query | _Bad]) -> list[Query]:
+        """Report what could not be read; return the rest."""
+        queries = []
+        for entry in found:
+            if isinstance(entry, _Bad):
+                self._report(entry)
+            else:
+                queries.append(entry)
+        return queries
+
+    def _answer_batch(self, batch: Sequence[Sequence[Query]]) -> None:
+        queries = [query for group in batch for query in group]
+        answers = self._ask(queries)
+        records = []
+        place = 0
+        for group in batch:
+            answered = []
+            for query, answer in zip(group, answers[place : place + len(group)], strict=True):
+                if isinstance(answer, _Bad):
+                    self._report(answer)
+                else:
+                    answered.append((query, answer))
+            place += len(group)
+            records.extend(self._score(answered))
+        self.folder.append(records)
+
+    def _ask(self, queries: Sequence[Query]) -> list[Answer | _Bad]:
+        """Answer a batch; if a sample of it cannot be used, or memory is short, its halves are asked one by one."""
+        samples = [query.sample for query in queries]
+        try:
+            if self.recipe.protocol == "teacher_forced":
+                return list(self.predictor.teacher_forced(samples))
+            return list(self.predictor.answer_samples(samples, max_new_tokens=self.recipe.max_new_tokens))
+        except DataError as error:
+            if len(queries) == 1:
+                return [_Bad(queries[0].item, samples[0].name, _reason(error))]
+        except RuntimeError as error:
+            if len(queries) == 1 or type(error).__name__ != OUT_OF_MEMORY:
+                raise
+        half = len(queries) // 2
+        return self._ask(queries[:half]) + self._ask(queries[half:])
+
+    def _score(self, answered: Sequence[tuple[Query, Answer]]) -> list[dict[str, Any]]:
+        """Score the answers of one picture and return their records."""
+        try:
+            rows = self.scorer.score_picture([query.sample for query, _ in answered], [a for _, a in answered])
+        except SampleError as error:
+            named = [pair for pair in answered if pair[0].sample.name == error.sample]
+            if not named:
+                raise
+            self._report(_Bad(named[0][0].item, error.sample, error.reason))
+            return self._score([pair for pair in answered if pair[0].sample.name != error.sample])
+        return [self._record(q, a, row) for (q, a), row in zip(answered, rows, strict=True)]
+
+    def _record(self, query: Query, answer: Answer, row: Mapping[str, Any]) -> dict[str, Any]:
+        sample = query.sample
+        return {
+            "id": sample.name,
+            "dataset": self.label,
+            "task": self.family,
+            "item": query.item,
+            "query": query.number,
+            "queries": query.total,
+            "image": str(sample.images[0]) if sample.images else None,
+            "prompt": sample.turns[0].question,
+            "answer": answer.text,
+            "finished": answer.finished,
+            "objects": [object_to_json(thing) for thing in answer.objects],
+            "scores": dict(row),
+        }
+
+    def _report(self, bad: _Bad) -> None:
+        self.bad += 1
+        self.folder.append_bad({"dataset": self.label, "item": bad.item, "sample": bad.sample, "reason": bad.reason})
+        if self.bad > self.recipe.bad_sample_budget:
+            budget = self.recipe.bad_sample_budget
+            raise DataError(
+                f"{bad.sample}: {bad.reason} (bad_sample_budget is {budget}; all are listed in {self.folder.bad})"
+            )
+
+
+class _Bad:
+    """A sample that could not be used."""
+
+    __slots__ = ("item", "sample", "reason")
+
+    def __init__(self, item: int, sample: str, reason: str) -> None:
+        self.item, self.sample, self.reason = item, sample, reason
+
+
+def _reason(error: DataError) -> str:
+    return error.reason if isinstance(error, SampleError) else "; ".join(error.problems)
+
+
+def stored_questions(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[dict[int, set[int]], dict[int, int]]]:
+    """Return for each label which questions of which index are stored, and how many questions each index has."""
+    done: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    totals: dict[str, dict[int, int]] = defaultdict(dict)
+    for record in records:
+        done[record["dataset"]][record["item"]].add(record["query"])
+        totals[record["dataset"]][record["item"]] = record["queries"]
+    return {label: (done[label], totals[label]) for label in done}

@@ -1,0 +1,171 @@
+"""A whole recipe: every data set, one process or several, results in a folder.
+
+``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
+A result may also have ``details`` (figures by class or by kind of question) and ``intervals`` (``bootstrap``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ullava.config.schema import EvalRecipe
+from ullava.data.build import build_datasets
+from ullava.data.descriptor import load_descriptor
+from ullava.data.readers.base import TaskDataset
+from ullava.errors import ConfigError, DataError, UserError
+from ullava.evaluation.identity import dataset_identity, model_identity
+from ullava.evaluation.intervals import bootstrap
+from ullava.evaluation.ledger import RunFolder, Shard, read_lines, write_json
+from ullava.evaluation.protocol import Answerer, DatasetRun, stored_questions
+from ullava.evaluation.scoring import SCORERS, family_of
+
+FORMAT = 1
+"""Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
+
+
+def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True) -> dict[str, Any] | None:
+    """Open the data sets of a recipe, load its model and evaluate; see ``evaluate``.
+
+    Data sets come first, so that a missing file is not found after minutes of loading. Raises UserError.
+    """
+    check_entries(recipe)
+    built = build_datasets(recipe.dataset, Path(recipe.data_root))
+    datasets = dict(zip(recipe.dataset, built, strict=True))
+    from ullava.inference.load import load
+
+    predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype)
+    return evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
+
+
+def evaluate(
+    predictor: Answerer,
+    datasets: Mapping[str, TaskDataset],
+    recipe: EvalRecipe,
+    out_dir: Path,
+    *,
+    shard: Shard | None = None,
+    progress: bool = True,
+) -> dict[str, Any] | None:
+    """Evaluate ``datasets`` (by label) and write ``out_dir``; return what ``metrics.json`` holds.
+
+    Of ``recipe`` the settings are used (protocol, batch size, budget …) and, by label, the entries. Goes on where an
+    earlier run of the same things in the same folder stopped. Processes other than 0 do their share and return None.
+    Raises ConfigError if the folder holds another evaluation, DataError if too many samples are bad.
+    """
+    if recipe.batch_size < 1:
+        raise ConfigError(f"batch_size: must be at least 1, not {recipe.batch_size}")
+    folder = RunFolder(out_dir, shard or Shard())
+    families = {label: family_of(dataset) for label, dataset in datasets.items()}
+    folder.begin(_identity(predictor, datasets, families, recipe))
+    try:
+        stored = stored_questions(folder.records())
+        for label, dataset in datasets.items():
+            done, totals = stored.get(label, ({}, {}))
+            DatasetRun(predictor, dataset, label, recipe, folder).run(done, totals, progress)
+    except UserError as error:
+        folder.finish(error.problems)
+        raise
+    folder.finish()
+    if folder.shard.rank > 0:
+        return None
+    folder.wait_for_others()
+    labels = list(datasets)
+    folder.merge(lambda record: (labels.index(record["dataset"]), record["item"], record["query"]))
+    metrics = _summary(datasets, families, recipe, out_dir)
+    write_json(out_dir / "metrics.json", metrics)
+    return metrics
+
+
+def check_entries(recipe: EvalRecipe) -> None:
+    """Refuse what has no meaning in evaluation, and a split left open. Raises UserError with all problems."""
+    problems: list[str] = []
+    if not recipe.dataset:
+        problems.append("dataset: nothing to evaluate on")
+    for label, entry in recipe.dataset.items():
+        for name in ("portion", "weight"):
+            if getattr(entry, name) is not None:
+                problems.append(
+                    f"dataset.{label}.{name}: means nothing in evaluation ('limit' keeps the first records)"
+                )
+        try:
+            _, config = load_descriptor(entry.dataset or label)
+        except UserError as error:
+            problems.extend(error.problems)
+            continue
+        if entry.split is None and len(config.splits) > 1:
+            problems.append(f"dataset.{label}.split: say which one; known: {', '.join(config.splits)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the device of this process: its own accelerator (``LOCAL_RANK``) where there are several processes."""
+    local = environment.get("LOCAL_RANK")
+    if local is None or device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    return f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else device
+
+
+def _identity(
+    predictor: Answerer, datasets: Mapping[str, TaskDataset], families: Mapping[str, str], recipe: EvalRecipe
+) -> dict[str, Any]:
+    """Return what must not change between an interrupted run and the one that continues it."""
+    data = {}
+    for label, dataset in datasets.items():
+        entry = recipe.dataset.get(label)
+        data[label] = {
+            "dataset": dataset.id,
+            "split": dataset.split,
+            "task": families[label],
+            "annotations": dataset_identity(dataset),
+            "limit": entry.limit if entry else None,
+            "group": entry.group if entry else "item",
+            "template": entry.template if entry else None,
+        }
+    return {
+        "format": FORMAT,
+        "model": {"name": recipe.model, "weights": model_identity(predictor)},
+        "protocol": recipe.protocol,
+        "max_new_tokens": recipe.max_new_tokens,
+        "dtype": recipe.dtype,
+        "data": data,
+    }
+
+
+def _summary(
+    datasets: Mapping[str, TaskDataset], families: Mapping[str, str], recipe: EvalRecipe, out_dir: Path
+) -> dict[str, Any]:
+    """Compute the figures from the merged lines. Raises DataError if more samples are bad than the budget allows."""
+    records: dict[str, list[dict[str, Any]]] = {label: [] for label in datasets}
+    for record in read_lines(out_dir / "predictions.jsonl"):
+        # The masks are not needed any more and would be the bulk of what is held.
+        records[record["dataset"]].append({key: record[key] for key in ("id", "image", "scores")})
+    skipped = dict.fromkeys(datasets, 0)
+    for bad in read_lines(out_dir / "bad_samples.jsonl"):
+        skipped[bad["dataset"]] += 1
+    for label, count in skipped.items():
+        if count > recipe.bad_sample_budget:
+            raise DataError(
+                f"dataset {label}: {count} bad samples, bad_sample_budget is {recipe.bad_sample_budget} "
+                f"(listed in {out_dir / 'bad_samples.jsonl'})"
+            )
+    results = []
+    for label, dataset in datasets.items():
+        kind = SCORERS[families[label]].kind
+        metric = kind(record["scores"] for record in records[label])
+        result: dict[str, Any] = {
+            "dataset": label,
+            "split": dataset.split,
+            "task": families[label],
+            "n": len(metric.rows),
+            "skipped": skipped[label],
+            "metrics": metric.compute(),
+        }
+        extras = {"details": metric.details(), "intervals": bootstrap(records[label], kind, recipe.bootstrap)}
+        results.append(result | {name: value for name, value in extras.items() if value})
+    return {"model": recipe.model, "protocol": recipe.protocol, "results": results}

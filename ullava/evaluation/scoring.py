@@ -1,0 +1,225 @@
+"""From an answer to a row of figures: one scorer for each task family. A scorer sees whole picture groups.
+
+``res``      union of the answer's masks against the union of the true ones
+``gres``     the same with no-target expressions; an answer names nothing if no object of it has a mask
+``rec``      the box of the highest-scoring object that has one
+``salient``  union of the masks
+``semantic`` union of the masks, class by class; the classes of one picture are judged together
+``instance`` each mask with its score
+``caption``  the words, against references and, in drawn scenes, against the scene
+``vqa``, ``text``  the words, against the accepted answers
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from ullava.data.readers.base import TaskDataset
+from ullava.data.readers.refer import GroupReferReader
+from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
+from ullava.evaluation.metrics.answers import ShortAnswers
+from ullava.evaluation.metrics.boxes import ReferringBoxes
+from ullava.evaluation.metrics.captions import Captions
+from ullava.evaluation.metrics.facts import check_facts
+from ullava.evaluation.metrics.instances import InstanceMasks
+from ullava.evaluation.metrics.masks import GeneralisedReferringMasks, ReferringMasks
+from ullava.evaluation.metrics.rows import Metric, Row
+from ullava.evaluation.metrics.salient import SalientMaps
+from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
+from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
+from ullava.structures import Answer, BoxXYXY, MaskArray, Sample
+from ullava.text.tokens import strip_grounding
+
+
+class Scorer(ABC):
+    """Scores the answers of one task family into ``metric``."""
+
+    kind: ClassVar[type[Metric]]
+
+    def __init__(self) -> None:
+        self.metric = self.kind()
+
+    def score_picture(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
+        """Score all answered queries of one picture, in order; one row for each."""
+        return [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+
+    @abstractmethod
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        """Score one query. Raises SampleError if the sample lacks what the metric compares with."""
+
+
+class _Res(Scorer):
+    kind = ReferringMasks
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        metric = cast(ReferringMasks, self.metric)
+        return metric.update(united_mask(answer), true_mask(sample), ignored_pixels(sample))
+
+
+class _Gres(Scorer):
+    kind = GeneralisedReferringMasks
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        metric = cast(GeneralisedReferringMasks, self.metric)
+        if not any(region.mask is not None for region in sample.turns[0].regions):
+            return metric.update(united_mask(answer), None, no_target=True)
+        return metric.update(united_mask(answer), true_mask(sample), no_target=False)
+
+
+class _Rec(Scorer):
+    kind = ReferringBoxes
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        return cast(ReferringBoxes, self.metric).update(best_box(answer), true_box(sample))
+
+
+class _Salient(Scorer):
+    kind = SalientMaps
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        return cast(SalientMaps, self.metric).update(united_mask(answer), true_mask(sample))
+
+
+class _Semantic(Scorer):
+    kind = SemanticMasks
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        return self.score_picture([sample], [answer])[0]
+
+    def score_picture(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
+        classes = [
+            ClassAnswer(
+                name=str(needed(sample, "class")),
+                predicted=united_mask(answer),
+                score=max((thing.score for thing in answer.objects if thing.mask is not None), default=0.0),
+                truth=true_mask(sample),
+            )
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+        ignore = ignored_pixels(samples[0]) if samples else None
+        return cast(SemanticMasks, self.metric).update(classes, ignore)
+
+
+class _Instance(Scorer):
+    kind = InstanceMasks
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        found = [(thing.mask, thing.score) for thing in answer.objects if thing.mask is not None and thing.image == 0]
+        truth = [region.mask for region in sample.turns[0].regions if region.mask is not None]
+        crowds = [_crowd_mask(sample, segmentation) for segmentation in sample.truth.get("crowd", ())]
+        return cast(InstanceMasks, self.metric).update(
+            picture=str(needed(sample, "image_id")),
+            category=str(needed(sample, "category")),
+            predicted=found,
+            truth=[*truth, *crowds],
+            crowd=[False] * len(truth) + [True] * len(crowds),
+        )
+
+
+class _Caption(Scorer):
+    kind = Captions
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        references = sample.truth.get("references") or [sample.turns[0].answer]
+        scene = sample.truth.get("facts")
+        caption = strip_grounding(answer.text)
+        facts = check_facts(caption, scene) if isinstance(scene, Mapping) else None
+        return cast(Captions, self.metric).update(caption, references, facts)
+
+
+class _Words(Scorer):
+    kind = ShortAnswers
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        accepted = sample.truth.get("accepted") or [sample.turns[0].answer]
+        metric = cast(ShortAnswers, self.metric)
+        return metric.update(strip_grounding(answer.text), accepted, str(sample.truth.get("answer_type") or ""))
+
+
+SCORERS: dict[str, type[Scorer]] = {
+    "res": _Res,
+    "gres": _Gres,
+    "rec": _Rec,
+    "salient": _Salient,
+    "semantic": _Semantic,
+    "instance": _Instance,
+    "caption": _Caption,
+    "vqa": _Words,
+    "text": _Words,
+}
+
+
+def family_of(dataset: TaskDataset) -> str:
+    """Return the task family by which a data set is scored: its task, and ``gres`` for expressions of any number.
+
+    Raises ConfigError for a task that nothing scores.
+    """
+    if isinstance(dataset, GroupReferReader) and dataset.task == "res":
+        return "gres"
+    if dataset.task not in SCORERS:
+        raise ConfigError(f"dataset {dataset.id}: unknown task '{dataset.task}'{did_you_mean(dataset.task, SCORERS)}")
+    return dataset.task
+
+
+def united_mask(answer: Answer, image: int = 0) -> MaskArray | None:
+    """Return the union [H, W] of an answer's masks on one picture; None if no object there has a mask."""
+    return _union(thing.mask for thing in answer.objects if thing.image == image)
+
+
+def true_mask(sample: Sample) -> MaskArray:
+    """Return the union [H, W] of the true masks. Raises SampleError if there is none."""
+    united = _union(region.mask for region in sample.turns[0].regions)
+    if united is None:
+        raise SampleError(sample.name, "has no mask to compare with")
+    return united
+
+
+def true_box(sample: Sample) -> BoxXYXY:
+    """Return the box of the only true region (from its mask if it has none of its own).
+
+    Raises SampleError if the sample has no region, or several: an expression for one box names one object.
+    """
+    regions = sample.turns[0].regions
+    if len(regions) != 1:
+        raise SampleError(sample.name, f"task rec needs one target, this query has {len(regions)}")
+    box = regions[0].box_xyxy_px
+    if box is None and regions[0].mask is not None:
+        box = mask_to_box_xyxy_px(regions[0].mask)
+    if box is None:
+        raise SampleError(sample.name, "has no box to compare with")
+    return box
+
+
+def best_box(answer: Answer) -> BoxXYXY | None:
+    """Return the box of the highest-scoring object of the first picture that has a box, or None."""
+    boxed = [thing for thing in answer.objects if thing.box_xyxy_px is not None and thing.image == 0]
+    return max(boxed, key=lambda thing: thing.score).box_xyxy_px if boxed else None
+
+
+def ignored_pixels(sample: Sample) -> MaskArray | None:
+    """Return the pixels [H, W] that the annotation leaves open (``truth["ignore_mask"]``), if it says so."""
+    mask = sample.truth.get("ignore_mask")
+    return None if mask is None else np.asarray(mask, dtype=np.bool_)
+
+
+def needed(sample: Sample, key: str) -> Any:
+    """Return a field of ``truth``. Raises SampleError if it is missing."""
+    if sample.truth.get(key) is None:
+        raise SampleError(sample.name, f"its truth has no '{key}', which the metric needs")
+    return sample.truth[key]
+
+
+def _crowd_mask(sample: Sample, segmentation: Any) -> MaskArray:
+    try:
+        return segmentation_to_mask(segmentation, needed(sample, "height"), needed(sample, "width"))
+    except DataError as error:
+        raise SampleError(sample.name, f"crowd: {error}") from None
+
+
+def _union(masks: Iterable[MaskArray | None]) -> MaskArray | None:
+    present = [mask for mask in masks if mask is not None]
+    return np.asarray(np.logical_or.reduce(present), dtype=np.bool_) if present else None

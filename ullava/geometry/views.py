@@ -1,0 +1,103 @@
+"""Views: where a picture lies in a network's input. The only carrier of coordinates between the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ullava.geometry.boxes import Boxes, as_coordinates
+
+ViewKind = Literal["pad_centre", "pad_br", "stretch", "short_side", "canvas_tile"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("pad_centre", "pad_br", "stretch", "short_side", "canvas_tile")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where the picture lies in one network input: ``x_view = sx * x + ox``, the same for y.
+
+    ``orig_wh`` is the size in pixels after EXIF rotation, ``size_wh`` the size of the view's tensor. The picture's
+    content ends at ``scale * orig + offset``; what the view has beyond that is padding.
+    """
+
+    kind: ViewKind
+    orig_wh: tuple[int, int]
+    scale_xy: tuple[float, float]
+    offset_xy: tuple[float, float]
+    size_wh: tuple[int, int]
+
+    def to_view(self, boxes_xyxy_px: ArrayLike) -> Boxes:
+        """Map boxes [..., 4] (or points [..., 2]) from original pixels to pixels of the view."""
+        boxes = as_coordinates(boxes_xyxy_px)
+        repeats = boxes.shape[-1] // 2
+        mapped: Boxes = boxes * np.tile(self.scale_xy, repeats) + np.tile(self.offset_xy, repeats)
+        return mapped
+
+    def to_orig(self, boxes_xyxy_view: ArrayLike) -> Boxes:
+        """Map boxes [..., 4] (or points [..., 2]) from pixels of the view back to original pixels."""
+        boxes = as_coordinates(boxes_xyxy_view)
+        repeats = boxes.shape[-1] // 2
+        mapped: Boxes = (boxes - np.tile(self.offset_xy, repeats)) / np.tile(self.scale_xy, repeats)
+        return mapped
+
+    def crop(self, left: int, top: int, size_wh: tuple[int, int]) -> View:
+        """Return the view that is left when a window of ``size_wh`` is cut out at ``left``, ``top``."""
+        return replace(self, offset_xy=(self.offset_xy[0] - left, self.offset_xy[1] - top), size_wh=size_wh)
+
+
+def plan_view(
+    kind: ViewKind,
+    orig_wh: tuple[int, int],
+    side: int,
+    *,
+    canvas_wh: tuple[int, int] | None = None,
+    tile_origin_xy: tuple[int, int] = (0, 0),
+) -> View:
+    """Lay a picture of ``orig_wh`` into a network input of ``side`` (spec/siblings.md 5.1).
+
+    ``pad_centre``: scaled to the long side and pasted in the middle of a square, at a whole pixel of the padded
+    original. ``pad_br``: padded right and below (SAM). ``stretch``: squeezed to the square. ``short_side``: the short
+    side becomes ``side``, nothing is padded. ``canvas_tile``: fitted centrally into ``canvas_wh``, of which the tile
+    of ``side`` at ``tile_origin_xy`` is cut.
+
+    Raises:
+        ValueError: a size that is not positive, or ``canvas_tile`` without a canvas (and the reverse).
+    """
+    width, height = orig_wh
+    if min(width, height, side) <= 0:
+        raise ValueError(f"sizes must be positive: picture {width}x{height}, side {side}")
+    if (kind == "canvas_tile") != (canvas_wh is not None):
+        raise ValueError(f"canvas_wh belongs to canvas_tile, and only to it; kind is {kind}")
+    longest = max(width, height)
+    if kind == "pad_centre":
+        scale = side / longest
+        offset = (scale * ((longest - width) // 2), scale * ((longest - height) // 2))
+        return View(kind, orig_wh, (scale, scale), offset, (side, side))
+    if kind == "pad_br":
+        scale = side / longest
+        return View(kind, orig_wh, (scale, scale), (0.0, 0.0), (side, side))
+    if kind == "stretch":
+        return View(kind, orig_wh, (side / width, side / height), (0.0, 0.0), (side, side))
+    if kind == "short_side":
+        scale = side / min(width, height)
+        return View(kind, orig_wh, (scale, scale), (0.0, 0.0), (_round(width * scale), _round(height * scale)))
+    if kind == "canvas_tile" and canvas_wh is not None:
+        scale = min(canvas_wh[0] / width, canvas_wh[1] / height)
+        origin = (
+            float((canvas_wh[0] - _round(width * scale)) // 2 - tile_origin_xy[0]),
+            float((canvas_wh[1] - _round(height * scale)) // 2 - tile_origin_xy[1]),
+        )
+        return View(kind, orig_wh, (scale, scale), origin, (side, side))
+    raise ValueError(f"unknown kind of view {kind!r}; known: {', '.join(VIEW_KINDS)}")
+
+
+def resized_hw(view: View) -> tuple[int, int]:
+    """Return (h, w), the whole-pixel size to which the picture is resized before it is padded or cut."""
+    return _round(view.orig_wh[1] * view.scale_xy[1]), _round(view.orig_wh[0] * view.scale_xy[0])
+
+
+def _round(length: float) -> int:
+    """Round half up, at least one pixel (the rule of SAM's resize)."""
+    return max(1, int(length + 0.5))

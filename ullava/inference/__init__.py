@@ -1,0 +1,1 @@
+"""Answering: load a model, ask questions, draw what it found."""

@@ -1,0 +1,280 @@
+"""Many questions at once: read them, answer them in batches, write as it goes, resume where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from ullava.data.images import read_image_rgb_u8
+from ullava.errors import DataError, UserError, did_you_mean
+from ullava.inference.export import answer_to_json, make_folder, png_bytes, write_whole
+from ullava.inference.overlay import draw_overlay
+from ullava.structures import Answer, Sample, Turn
+from ullava.text.tokens import IMAGE_MARKER
+
+KEYS = ("image", "prompt", "id")
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+class Answerer(Protocol):
+    """What answers: a ``Predictor``, or anything of that shape."""
+
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+        """Answer single-turn samples, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt on its pictures (none: words only). ``id`` is a plain file name."""
+
+    id: str
+    images: tuple[Path, ...]
+    prompt: str
+
+    def sample(self) -> Sample:
+        """Return it as a sample without an answer, an ``<image>`` marker in front for every picture."""
+        marked = self.prompt if IMAGE_MARKER in self.prompt else IMAGE_MARKER * len(self.images) + self.prompt
+        return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),))
+
+
+def one_prompt(images: Sequence[Path], prompt: str) -> list[Question]:
+    """Return ``prompt`` as one question for each picture (or one without a picture), named after the files.
+
+    Raises:
+        UserError: the prompt is empty or a picture is missing or unreadable; one line for each.
+    """
+    problems = _prompt_problems(prompt, min(1, len(images)), "--prompt")
+    questions: list[Question] = []
+    used: set[str] = set()
+    for number, path in enumerate(images, start=1):
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:80] or f"image-{number}"
+        name = stem if stem not in used else f"{stem}-{number}"
+        used.add(name)
+        questions.append(Question(name, (path,), prompt))
+    if not images:
+        questions.append(Question("question", (), prompt))
+    if problems:
+        raise UserError(problems)
+    return questions
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a JSONL file: ``{"image": FILE or [FILES] or null, "prompt": TEXT, "id": NAME}`` on each line.
+
+    ``image`` is relative to the JSONL file's folder; without ``id`` a question is named by its line number. Blank lines
+    are skipped.
+
+    Raises:
+        DataError: every problem at once, as ``file:line: ...``.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    questions: list[Question] = []
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found = _parse_line(line, number, path, problems)
+        if found is None:
+            continue
+        if found.id in seen:
+            problems.append(f"{path}:{number}: id '{found.id}' is already that of line {seen[found.id]}")
+        seen[found.id] = number
+        questions.append(found)
+    if not questions and not problems:
+        problems.append(f"{path}: holds no question")
+    if problems:
+        raise DataError(problems)
+    return questions
+
+
+def check_pictures(questions: Sequence[Question], quiet: bool = False) -> None:
+    """Decode every distinct picture once, so that a broken one is found before the work begins.
+
+    Raises:
+        DataError: one line for each picture that is missing, unreadable, too large or of a format not allowed.
+    """
+    paths = list(dict.fromkeys(path for question in questions for path in question.images))
+    problems: list[str] = []
+    for path in tqdm(paths, desc="checking pictures", unit="picture", disable=quiet or len(paths) < 20, leave=False):
+        try:
+            read_image_rgb_u8(path)
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DataError(problems)
+
+
+def answer_one(
+    predictor: Answerer, question: Question, folder: Path | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Answer one question; with ``folder``, write ``answer.json`` and ``overlay.png`` there. Returns the record.
+
+    ``settings`` holds ``model`` and ``max_new_tokens``; they are part of the record.
+    """
+    answer = predictor.answer_samples([question.sample()], max_new_tokens=settings["max_new_tokens"])[0]
+    record = _record(question, answer, settings)
+    if folder is not None:
+        make_folder(folder)
+        _write_overlays(question, answer, folder, "overlay")
+        write_whole(folder / "answer.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
+
+
+def answer_all(
+    predictor: Answerer,
+    questions: Sequence[Question],
+    folder: Path | None,
+    settings: dict[str, Any],
+    batch_size: int,
+    each: Callable[[dict[str, Any]], None],
+) -> None:
+    """Answer in batches; ``each`` is called with every new record, in order.
+
+    With ``folder``, ``answers.jsonl`` grows under the name ``answers.jsonl.part`` and is renamed at the end;
+    ``overlays/<id>.png`` is written before its line. Questions that a previous run with the same prompts and settings
+    has answered are skipped.
+
+    Raises:
+        UserError: the folder holds answers to other questions or of another model.
+    """
+    done: set[str] = set()
+    if folder is not None:
+        make_folder(folder / "overlays")
+        done = _resume(folder, questions, settings)
+    left = [question for question in questions if question.id not in done]
+    with tqdm(total=len(questions), initial=len(done), desc="answering", unit="question") as bar:
+        for start in range(0, len(left), batch_size):
+            batch = left[start : start + batch_size]
+            answers = predictor.answer_samples(
+                [question.sample() for question in batch], max_new_tokens=settings["max_new_tokens"]
+            )
+            records = [_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
+            if folder is not None:
+                for question, answer in zip(batch, answers, strict=True):
+                    _write_overlays(question, answer, folder / "overlays", question.id)
+                with (folder / "answers.jsonl.part").open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            for record in records:
+                each(record)
+            bar.update(len(batch))
+    if folder is not None and left:
+        os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
+
+
+def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Question | None:
+    """Return the question of one line, or note what is wrong with it and return None."""
+    where = f"{path}:{number}"
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        problems.append(f"{where}: not JSON ({error.msg} at column {error.colno})")
+        return None
+    if not isinstance(value, dict):
+        problems.append(f'{where}: a line must be an object like {{"image": "a.jpg", "prompt": "..."}}')
+        return None
+    before = len(problems)
+    problems += [f"{where}: unknown key '{key}'{did_you_mean(key, KEYS)}" for key in value if key not in KEYS]
+    named = value.get("image")
+    images = [named] if isinstance(named, str) else [] if named is None else named
+    if not isinstance(images, list) or not all(isinstance(item, str) and item for item in images):
+        problems.append(f"{where}: image: expected a file name, a list of file names or null")
+        images = []
+    prompt = value.get("prompt")
+    if "prompt" not in value:
+        problems.append(f"{where}: prompt is missing")
+    elif not isinstance(prompt, str):
+        problems.append(f"{where}: prompt: expected text, not {json.dumps(prompt)[:60]}")
+    else:
+        problems += _prompt_problems(prompt, len(images), f"{where}: prompt")
+    name = value.get("id", f"{number:06d}")
+    if isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
+        problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
+    if len(problems) > before:
+        return None
+    return Question(str(name), tuple(path.parent / item for item in images), str(prompt))
+
+
+def _prompt_problems(prompt: str, images: int, where: str) -> list[str]:
+    """Say what is wrong with a prompt for so many pictures."""
+    if not prompt.replace(IMAGE_MARKER, "").strip():
+        return [f"{where}: is empty"]
+    markers = prompt.count(IMAGE_MARKER)
+    if markers not in (0, images):
+        return [f"{where}: has {markers} {IMAGE_MARKER} markers for {images} pictures (give none, or one for each)"]
+    return []
+
+
+def _record(question: Question, answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON record of one answer."""
+    asked = {"id": question.id, "images": [str(path) for path in question.images], "prompt": question.prompt}
+    return {**asked, **settings, **answer_to_json(answer)}
+
+
+def _write_overlays(question: Question, answer: Answer, folder: Path, stem: str) -> None:
+    """Write ``<stem>.png`` for the first picture, ``<stem>-2.png`` for the second, and so on."""
+    for number, path in enumerate(question.images):
+        shown = [item for item in answer.objects if item.image == number]
+        name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"
+        write_whole(folder / name, png_bytes(draw_overlay(read_image_rgb_u8(path), shown)))
+
+
+def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any]) -> set[str]:
+    """Return the ids answered before, after checking that they were the same questions.
+
+    A finished ``answers.jsonl`` that lacks some questions becomes the ``.part`` file again; a line cut off by a kill is
+    dropped.
+    """
+    part, final = folder / "answers.jsonl.part", folder / "answers.jsonl"
+    source = part if part.exists() else final
+    if not source.exists():
+        return set()
+    asked = {question.id: _record(question, Answer(""), settings) for question in questions}
+    same = ("images", "prompt", *settings)
+    done: set[str] = set()
+    whole = 0
+    for number, (line, end) in enumerate(_whole_lines(source), start=1):
+        whole = end
+        try:
+            record = json.loads(line)
+            known = asked.get(record["id"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
+        if known is None or any(record.get(key) != known[key] for key in same):
+            raise UserError(
+                f"{source}:{number}: answers another question, or is of another model or setting; give another --out"
+            )
+        done.add(record["id"])
+    if len(done) < len(questions):
+        if source == final:
+            os.replace(final, part)
+        os.truncate(part, whole)
+    elif source == part:
+        os.truncate(part, whole)
+        os.replace(part, final)
+    return done
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield each line that ends in a newline, with the byte offset behind it."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            end += len(line)
+            if line.endswith(b"\n"):
+                yield line, end

@@ -1,0 +1,105 @@
+"""Answers as JSON, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ullava.errors import UserError
+from ullava.geometry import rle_encode
+from ullava.structures import Answer, GroundedObject, ImageArray
+from ullava.text.tokens import strip_grounding
+
+
+def object_to_json(item: GroundedObject) -> dict[str, Any]:
+    """Return one grounded object as JSON values.
+
+    ``span``: characters of the answer's ``text``; ``image``: which picture of the question, from 0; ``box_xyxy_px``:
+    [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size": [H, W],
+    "counts": str}`` of the original picture, or null; scores in [0, 1].
+    """
+    return {
+        "phrase": item.phrase,
+        "span": list(item.span),
+        "image": item.image,
+        "score": _rounded(item.score),
+        "mask_score": _rounded(item.mask_score),
+        "box_score": _rounded(item.box_score),
+        "box_xyxy_px": None if item.box_xyxy_px is None else [round(float(value), 2) for value in item.box_xyxy_px],
+        "mask": None if item.mask is None else rle_encode(item.mask),
+    }
+
+
+def answer_to_json(answer: Answer) -> dict[str, Any]:
+    """Return an answer as JSON values; ``text`` holds the special tokens too, ``plain_text`` only the words."""
+    return {
+        "text": answer.text,
+        "plain_text": strip_grounding(answer.text),
+        "finished": answer.finished,
+        "new_tokens": answer.new_tokens,
+        "objects": [object_to_json(item) for item in answer.objects],
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that ``folder`` is, or can become, a folder to write into; creates nothing.
+
+    Raises:
+        UserError: a file is in the way, or there is no permission.
+    """
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{folder}: {'is' if nearest == folder.absolute() else 'lies below'} a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: no permission to write there")
+
+
+def make_folder(folder: Path) -> Path:
+    """Create ``folder`` with its parents if need be and return it.
+
+    Raises:
+        UserError: as ``check_folder``, or the system refuses.
+    """
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
+    return folder
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write ``path`` under a temporary name in its folder, then rename: readers see the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` as indented JSON, whole or not at all. NaN is refused (it is not JSON)."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def png_bytes(image_rgb_u8: ImageArray) -> bytes:
+    """Return a picture [H, W, 3] as a PNG file."""
+    import cv2
+
+    done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    if not done:
+        raise ValueError(f"a picture of shape {list(image_rgb_u8.shape)} cannot be written as PNG")
+    return bytes(data)
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(float(score), 4)

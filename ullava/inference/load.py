@@ -1,0 +1,57 @@
+"""``ullava.load``: a name or a folder -> a Predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ullava.config.load import load_config
+from ullava.config.schema import ModelConfig
+from ullava.errors import UserError
+from ullava.resources import find
+
+if TYPE_CHECKING:
+    from ullava.inference.predictor import Predictor
+
+
+def weights_folder(model: str | Path) -> Path:
+    """Folder with ``config.json`` for a name below models/, a model.yaml, or such a folder itself.
+
+    Raises UserError when the model has no weights of its own (it must be trained or converted first).
+    """
+    path = Path(model)
+    if (path / "config.json").is_file():
+        return path
+    if path.is_dir() and (path / "model.yaml").is_file():
+        path = path / "model.yaml"
+    elif path.is_dir():
+        raise UserError(f"{path}: neither config.json nor model.yaml in this folder")
+    else:
+        path = find("models", str(model))
+    config = load_config(ModelConfig, path)
+    if config.weights is None:
+        raise UserError(
+            f"{path}: this model has no weights of its own ('weights' is not set): train or convert it first"
+        )
+    folder = path.parent / config.weights
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path}: weights: no saved model in {folder}")
+    return folder
+
+
+def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Predictor:
+    """Load a model for inference.
+
+    ``device``: ``auto`` (an accelerator if there is one), ``cpu``, ``cuda``, ``cuda:1`` …; ``dtype``: ``auto`` is
+    bfloat16 on an accelerator and float32 on a CPU.
+    """
+    folder = weights_folder(model)
+    import torch
+
+    from ullava.inference.predictor import Predictor, pick_device, pick_dtype
+    from ullava.modeling.auto import load_folder
+
+    place = pick_device(device)
+    loaded, processor = load_folder(folder, pick_dtype(dtype, place))
+    torch.manual_seed(0)
+    return Predictor(loaded.to(place), processor, name=str(model))

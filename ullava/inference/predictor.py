@@ -1,0 +1,160 @@
+"""Questions in, answers in the frame of the original picture out. Batched; one path with training up to the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ullava.data.collate import Collator
+from ullava.data.encode import read_images
+from ullava.errors import UserError, did_you_mean
+from ullava.modeling.examples import Example
+from ullava.modeling.outputs import LocOutput, SegOutput
+from ullava.modeling.processing import UllavaProcessor, question_sample
+from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.structures import Answer, ImageArray, Sample
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+ImageLike = str | Path | Image.Image | ImageArray
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` or a torch device name; UserError if torch does not know it or cannot reach it."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto``: bfloat16 on an accelerator, float32 on a CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype '{name}'{did_you_mean(name, DTYPES)}")
+    return DTYPES[name]
+
+
+class Predictor:
+    """A loaded model that answers. ``name`` is how reports call it."""
+
+    def __init__(self, model: UllavaForConditionalGeneration, processor: UllavaProcessor, name: str = "model") -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        pad_id = processor.tokenizer.pad_token_id
+        self._prompts = Collator(pad_id, processor.sam_side, padding_side="left")
+        self._dialogues = Collator(pad_id, processor.sam_side, padding_side="right")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
+    # ------------------------------------------------------------ questions
+    def answer(
+        self, image: ImageLike | Sequence[ImageLike] | None, prompt: str, *, max_new_tokens: int = 128
+    ) -> Answer:
+        """Answer one question about one picture, several, or none.
+
+        ``image``: path, PIL picture or uint8 [H, W, 3]. The pictures come first unless ``prompt`` marks their places
+        with ``<image>``. Raises UserError for an unreadable picture or an empty question.
+        """
+        if not prompt.strip():
+            raise UserError("the question is empty")
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        given: list[Any] = [] if image is None else list(image) if several else [image]
+        paths = [
+            Path(item) if isinstance(item, str | Path) else Path(f"picture-{place}") for place, item in enumerate(given)
+        ]
+        pictures = [_to_array(item) for item in given]
+        example = self.processor.encode(question_sample(prompt, paths), pictures, prompt_only=True)
+        return self.answer_examples([example], max_new_tokens=max_new_tokens)[0]
+
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int = 128) -> list[Answer]:
+        """Answer the last question of each sample in one batch; equal pictures are encoded once."""
+        return self.answer_examples(self._encode(samples, prompt_only=True), max_new_tokens=max_new_tokens)
+
+    def _encode(self, samples: Sequence[Sample], prompt_only: bool) -> list[Example]:
+        decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
+        for sample in samples:
+            if sample.images not in decoded:
+                decoded[sample.images] = read_images(sample.images, sample.name)
+        return [self.processor.encode(s, decoded[s.images], prompt_only=prompt_only) for s in samples]
+
+    @torch.inference_mode()
+    def answer_examples(self, examples: Sequence[Example], *, max_new_tokens: int = 128) -> list[Answer]:
+        """Answer rows that were encoded with ``prompt_only``. Greedy decoding."""
+        batch = self._to_device(self._prompts(examples))
+        result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
+        return self._answers(examples, texts, result.seg, result.loc)
+
+    @torch.inference_mode()
+    def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
+        examples = self._encode(samples, prompt_only=False)
+        batch = self._to_device(self._dialogues(examples))
+        output = self.model(**batch)
+        texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
+        return self._answers(examples, texts, output.seg, output.loc)
+
+    # ------------------------------------------------------------ back to pictures
+    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.to(self.device, non_blocking=True)
+            for key, value in batch.items()
+            if isinstance(value, torch.Tensor) and key not in ("boxes_xyxy_head", "original_sizes")
+        }
+
+    def _answers(
+        self,
+        examples: Sequence[Example],
+        texts: Sequence[tuple[str, bool, int]],
+        seg: SegOutput,
+        loc: LocOutput,
+    ) -> list[Answer]:
+        masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
+        logits = seg.mask_logits_lowres.float().cpu()
+        for place, (row, score) in enumerate(zip(seg.row.tolist(), seg.iou_scores.float().tolist(), strict=True)):
+            masks[row].append((logits[place], score))
+        boxes: list[list[tuple[np.ndarray, float]]] = [[] for _ in examples]
+        corners = loc.boxes_xyxy_head.double().cpu().numpy()
+        for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.token_probability.tolist(), strict=True)):
+            boxes[row].append((corners[place], score))
+        return [
+            self.processor.to_answer(
+                text,
+                original_hw=[image.original_hw for image in example.images],
+                masks=masks[row],
+                boxes=boxes[row],
+                finished=finished,
+                new_tokens=new_tokens,
+            )
+            for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
+        ]
+
+
+def _to_array(image: ImageLike) -> ImageArray:
+    if isinstance(image, str | Path):
+        return read_images([Path(image)], str(image))[0]
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UserError(f"a picture is uint8 [H, W, 3], not {array.dtype} {list(array.shape)}")
+    return array

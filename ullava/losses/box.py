@@ -1,0 +1,99 @@
+"""The box terms of u-LLaVA (spec/ullava.md 2.5): L1 and GIoU, summed over the boxes of a batch and divided once.
+
+u-LLaVA divides twice: the boxes of each picture by their number, and the sum over pictures by the total again, so
+that the same error counts the less the more boxes a picture has. It also gives a prediction with swapped corners no
+GIoU loss at all. Both are defects; ``divide_twice=True`` reproduces the pair for comparing with its numbers.
+Boxes are xyxy in any one frame that is common to prediction and target.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COUNT_EPSILON = 1e-8
+AREA_EPSILON = 1e-7
+
+
+def paired_iou_giou(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (IoU [n], generalised IoU [n]) of box i of ``boxes_a`` [n, 4] with box i of ``boxes_b`` [n, 4].
+
+    Both must have their corners in order. GIoU lies in (-1, 1] and stays informative where boxes do not meet.
+    """
+    a, b = boxes_a.float(), boxes_b.float()
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    intersection = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
+    iou = intersection / union.clamp(min=AREA_EPSILON)
+    return iou, iou - (hull - union) / hull.clamp(min=AREA_EPSILON)
+
+
+def sorted_corners(boxes_xyxy: Tensor) -> Tensor:
+    """Return boxes [n, 4] with left <= right and top <= bottom."""
+    first, second = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+
+
+def l1_loss(
+    predicted: Tensor,
+    target: Tensor,
+    image_of_box: Tensor | None = None,
+    *,
+    divide_twice: bool = False,
+    num_boxes: Tensor | float | None = None,
+) -> Tensor:
+    """Return the absolute error, summed over the four coordinates and averaged over the boxes: a float32 scalar.
+
+    Args:
+        predicted: [n, 4] xyxy.
+        target: [n, 4] xyxy of the same frame.
+        image_of_box: [n] number of the picture each box belongs to; needed for ``divide_twice`` only.
+        divide_twice: divide as u-LLaVA does (see above).
+        num_boxes: divide by this instead of by n (gradient accumulation, several processes).
+
+    No box gives 0, which still carries a (zero) gradient.
+    """
+    _check_boxes(predicted, target)
+    each = (predicted.float() - target.float()).abs().sum(1)
+    return _reduce(each, image_of_box, divide_twice, num_boxes)
+
+
+def giou_loss(
+    predicted: Tensor,
+    target: Tensor,
+    image_of_box: Tensor | None = None,
+    *,
+    divide_twice: bool = False,
+    num_boxes: Tensor | float | None = None,
+) -> Tensor:
+    """Return 1 - GIoU averaged over the boxes: a float32 scalar. Arguments as in ``l1_loss``.
+
+    A prediction with swapped corners is judged with its corners in order, so that it learns; with ``divide_twice`` it
+    gets no loss, as in u-LLaVA.
+
+    Raises:
+        ValueError: a target whose corners are not in order.
+    """
+    _check_boxes(predicted, target)
+    if bool((target[:, 2:] < target[:, :2]).any()):
+        raise ValueError("a target box has its corners swapped")
+    each = 1 - paired_iou_giou(sorted_corners(predicted), target)[1]
+    if divide_twice:
+        each = each * (predicted[:, 2:] >= predicted[:, :2]).all(1)
+    return _reduce(each, image_of_box, divide_twice, num_boxes)
+
+
+def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool, num_boxes: Tensor | float | None) -> Tensor:
+    """Sum the losses [n] of the boxes, or u-LLaVA's means of each picture, and divide by the number of boxes."""
+    if divide_twice:
+        if image_of_box is None:
+            raise ValueError("divide_twice needs image_of_box")
+        _, picture, boxes_of_picture = torch.unique(image_of_box, return_inverse=True, return_counts=True)
+        each = each / (boxes_of_picture[picture] + COUNT_EPSILON)
+    return each.sum() / ((each.shape[0] if num_boxes is None else num_boxes) + COUNT_EPSILON)
+
+
+def _check_boxes(predicted: Tensor, target: Tensor) -> None:
+    if predicted.shape != target.shape or predicted.ndim != 2 or predicted.shape[1] != 4:
+        raise ValueError(f"boxes {tuple(predicted.shape)} and targets {tuple(target.shape)} must both be [n, 4]")

@@ -1,0 +1,49 @@
+"""Registration with the Auto classes and strict loading of saved folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from ullava.errors import UserError, WeightsError
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.ullava import UllavaForConditionalGeneration
+
+
+def register() -> None:
+    """Make ``AutoModelForImageTextToText.from_pretrained`` and its siblings know our classes; may be called again."""
+    AutoConfig.register(UllavaConfig.model_type, UllavaConfig, exist_ok=True)
+    AutoModelForImageTextToText.register(UllavaConfig, UllavaForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(UllavaConfig, UllavaProcessor, exist_ok=True)
+
+
+def load_folder(folder: Path, dtype: torch.dtype) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Load a folder written by ``save_pretrained``; safetensors only.
+
+    Raises UserError when the folder is no model of ours, WeightsError listing every missing, unexpected or mis-shaped key.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json, so this is not a saved model")
+    if not any(folder.glob("*.safetensors")):
+        pickled = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt"))]
+        hint = f" ({', '.join(pickled)} may run code when read: use 'ullava convert checkpoint')" if pickled else ""
+        raise WeightsError(f"{folder}: no safetensors weights{hint}")
+    config = AutoConfig.from_pretrained(str(folder))
+    if not isinstance(config, UllavaConfig):
+        raise UserError(f"{folder}: a model of type '{config.model_type}', not '{UllavaConfig.model_type}'")
+    model, info = UllavaForConditionalGeneration.from_pretrained(
+        str(folder), dtype=dtype, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
+    )
+    problems = [f"{folder}: missing weight {key}" for key in sorted(info["missing_keys"])]
+    problems += [f"{folder}: unexpected weight {key}" for key in sorted(info["unexpected_keys"])]
+    problems += [f"{folder}: weight of another shape {entry}" for entry in sorted(map(str, info["mismatched_keys"]))]
+    if problems:
+        raise WeightsError(problems)
+    processor = UllavaProcessor.from_pretrained(str(folder))
+    return model.eval(), processor
+
+
+register()

@@ -1,0 +1,173 @@
+"""Builds a model afresh from ``model.yaml``, from pretrained parts or from sizes, together with its processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedConfig,
+    SamConfig,
+    SamModel,
+)
+
+from ullava.config.schema import ModelConfig, PartConfig
+from ullava.errors import ConfigError, UserError, did_you_mean
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.text.conversation import CHAT_TEMPLATES
+from ullava.text.tokens import add_special_tokens, special_token_ids
+
+
+def build_model(
+    config: ModelConfig, folder: Path, *, attention: str = "sdpa"
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Build model and processor. Relative paths of ``config`` start at ``folder`` (that of model.yaml).
+
+    Parts with a ``path`` carry their pretrained weights; everything else is initialised at random (seed it before).
+    ``attention`` is the kernel of every part, by transformers' name.
+    """
+    tokenizer = load_tokenizer(config, folder)
+    model_config = to_model_config(config, folder, tokenizer)
+    set_attention(model_config, attention)
+    model = UllavaForConditionalGeneration(model_config)
+    _load_parts(model, config, folder, len(tokenizer))
+    generation = model.generation_config
+    generation.eos_token_id = tokenizer.eos_token_id
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
+    return model, build_processor(config, model_config, tokenizer)
+
+
+def set_attention(config: UllavaConfig, attention: str) -> None:
+    """Choose the attention kernel of every part; SAM's decoder has a config of its own two levels down."""
+    for part in (config, config.text_config, config.vision_config, config.sam_config):
+        part._attn_implementation = attention
+    for part in (config.sam_config.vision_config, config.sam_config.mask_decoder_config):
+        part._attn_implementation = attention
+
+
+def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
+    """The tokenizer of ``config.tokenizer`` with our special tokens added."""
+    path = folder / config.tokenizer
+    if not path.exists():
+        raise ConfigError(f"{folder / 'model.yaml'}: tokenizer: no such folder: {path}")
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    if tokenizer.eos_token is None:
+        raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
+    add_special_tokens(tokenizer)
+    return tokenizer
+
+
+def build_processor(config: ModelConfig, model_config: UllavaConfig, tokenizer: Any) -> UllavaProcessor:
+    """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
+    return UllavaProcessor(
+        tokenizer=tokenizer,
+        strategy=model_config.strategy,
+        image_side=model_config.vision_config.image_size,
+        patch=model_config.vision_config.patch_size,
+        aspect=model_config.aspect,
+        sam_side=model_config.sam_side,
+        box_frame=model_config.box_frame,
+        mask_score=model_config.mask_score,
+        system=config.text.system,
+        max_length=config.text.max_length,
+        chat_template=CHAT_TEMPLATES[config.text.template],
+    )
+
+
+def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> UllavaConfig:
+    """``model.yaml`` and the tokenizer -> UllavaConfig."""
+    where = folder / "model.yaml"
+    text = _part_config(config.language, folder, f"{where}: language", None)
+    if not config.language.path:
+        text.vocab_size = len(tokenizer)
+    text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    text.bos_token_id = tokenizer.bos_token_id
+    return UllavaConfig(
+        text_config=text,
+        vision_config=_part_config(config.vision.tower, folder, f"{where}: vision.tower", CLIPVisionConfig),
+        sam_config=_part_config(config.mask.sam, folder, f"{where}: mask.sam", SamConfig),
+        strategy=config.vision.strategy,
+        hidden_layer=config.vision.hidden_layer,
+        projector=config.vision.projector,
+        aspect=config.vision.aspect,
+        head_state=config.head_state,
+        mask_score=config.mask.score,
+        box_width=config.box.width,
+        box_frame=config.box.frame,
+        box_sigmoid=config.box.sigmoid,
+        max_text_length=config.text.max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        **special_token_ids(tokenizer),
+    )
+
+
+def _part_config(
+    part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None
+) -> PreTrainedConfig:
+    if part.path:
+        path = folder / part.path
+        if not path.exists():
+            raise ConfigError(f"{where}.path: no such file or folder: {path}")
+        return (kind or AutoConfig).from_pretrained(str(path))
+    table = dict(part.config)
+    if kind is None:
+        name = table.pop("model_type", None)
+        if name not in CONFIG_MAPPING:
+            raise ConfigError(f"{where}.config.model_type: unknown '{name}'{did_you_mean(str(name), CONFIG_MAPPING)}")
+        kind = CONFIG_MAPPING[name]
+    _refuse_unknown(table, kind, f"{where}.config")
+    return kind(**table)
+
+
+def _refuse_unknown(table: dict[str, Any], kind: type[PreTrainedConfig], where: str) -> None:
+    """Hugging Face configs keep any key they are given; a misspelt one must not pass."""
+    known = set(kind().to_dict()) | {"dtype", "attn_implementation"}
+    problems = [f"{where}.{key}: unknown key{did_you_mean(key, known)}" for key in table if key not in known]
+    for key, value in table.items():
+        nested = getattr(kind(), key, None)
+        if isinstance(value, dict) and isinstance(nested, PreTrainedConfig):
+            inner = set(nested.to_dict())
+            problems += [f"{where}.{key}.{k}: unknown key{did_you_mean(k, inner)}" for k in value if k not in inner]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _load_parts(
+    model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int
+) -> None:
+    """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
+    if config.language.path:
+        language = AutoModelForCausalLM.from_pretrained(str(folder / config.language.path))
+        model.language_model.load_state_dict(language.state_dict(), strict=True, assign=True)
+        if vocabulary > model.config.text_config.vocab_size:
+            _grow_vocabulary(model, vocabulary)
+    if config.vision.tower.path:
+        tower = CLIPVisionModel.from_pretrained(str(folder / config.vision.tower.path))
+        model.vision.tower.load_state_dict(tower.state_dict(), strict=True, assign=True)
+    if config.mask.sam.path:
+        sam = SamModel.from_pretrained(str(folder / config.mask.sam.path))
+        model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+    model.tie_weights()
+
+
+def _grow_vocabulary(model: UllavaForConditionalGeneration, vocabulary: int) -> None:
+    """Add rows for new tokens, each the mean of the old rows (spec/ullava.md 1.6), in and out."""
+    language = model.language_model
+    old = language.get_input_embeddings().weight.shape[0]
+    language.resize_token_embeddings(vocabulary, mean_resizing=False)
+    with torch.no_grad():
+        for table in {language.get_input_embeddings(), language.get_output_embeddings()}:
+            table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)
+    model.config.text_config.vocab_size = vocabulary

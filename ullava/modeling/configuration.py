@@ -1,0 +1,97 @@
+"""``UllavaConfig``: everything that a saved model needs to be built again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, CLIPVisionConfig, PreTrainedConfig, SamConfig
+
+
+def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    table = dict(value or {"model_type": "llama"})
+    return CONFIG_MAPPING[table.pop("model_type")](**table)
+
+
+class UllavaConfig(PreTrainedConfig):
+    """Sizes and choices of one model.
+
+    ``text_config`` may be any causal LM of transformers, ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM's.
+    ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
+    ``token`` the one at it. ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
+    fields come from the tokenizer (``ullava.text.tokens``) and are never constants.
+    """
+
+    model_type = "ullava"
+    sub_configs = {"text_config": PreTrainedConfig, "vision_config": CLIPVisionConfig, "sam_config": SamConfig}
+    is_composition = True
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
+        vision_config: dict[str, Any] | CLIPVisionConfig | None = None,
+        sam_config: dict[str, Any] | SamConfig | None = None,
+        strategy: str = "clip_mlp",
+        hidden_layer: int = -2,
+        projector: str = "mlp2x",
+        aspect: str = "pad",
+        head_state: str = "predicting",
+        mask_score: str = "iou_head",
+        box_width: int = 256,
+        box_frame: str = "norm",
+        box_sigmoid: bool = True,
+        image_patch_id: int | None = None,
+        image_start_id: int | None = None,
+        image_end_id: int | None = None,
+        video_patch_id: int | None = None,
+        video_start_id: int | None = None,
+        video_end_id: int | None = None,
+        seg_id: int | None = None,
+        loc_id: int | None = None,
+        tag_start_id: int | None = None,
+        tag_end_id: int | None = None,
+        max_text_length: int = 512,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = _text_config(text_config)
+        self.vision_config = (
+            vision_config if isinstance(vision_config, CLIPVisionConfig) else CLIPVisionConfig(**(vision_config or {}))
+        )
+        self.sam_config = sam_config if isinstance(sam_config, SamConfig) else SamConfig(**(sam_config or {}))
+        self.strategy = strategy
+        self.hidden_layer = hidden_layer
+        self.projector = projector
+        self.aspect = aspect
+        self.head_state = head_state
+        self.mask_score = mask_score
+        self.box_width = box_width
+        self.box_frame = box_frame
+        self.box_sigmoid = box_sigmoid
+        self.image_patch_id = image_patch_id
+        self.image_start_id = image_start_id
+        self.image_end_id = image_end_id
+        self.video_patch_id = video_patch_id
+        self.video_start_id = video_start_id
+        self.video_end_id = video_end_id
+        self.seg_id = seg_id
+        self.loc_id = loc_id
+        self.tag_start_id = tag_start_id
+        self.tag_end_id = tag_end_id
+        self.max_text_length = max_text_length
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
+        super().__init__(**kwargs)
+
+    @property
+    def sam_side(self) -> int:
+        """Side S of the square that SAM sees, in pixels."""
+        return int(self.sam_config.vision_config.image_size)
+
+    @property
+    def prompt_width(self) -> int:
+        """Width of SAM's prompt tokens (256 in the released ones)."""
+        return int(self.sam_config.prompt_encoder_config.hidden_size)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """The language model's config; generation and caches size themselves by it."""
+        return self.text_config

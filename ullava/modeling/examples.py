@@ -1,0 +1,44 @@
+"""What the processor makes of a sample, before batching: NumPy only, so that it crosses worker pipes cheaply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ullava.geometry import View
+from ullava.structures import MaskArray
+
+
+@dataclass(frozen=True, slots=True)
+class ImageExample:
+    """One picture as the network wants it. ``key`` tells equal pictures of a batch; ``sam_u8`` is None if not needed.
+
+    ``views``: uint8 [3, h, w] by name. ``sam_u8``: uint8 [3, h, w], resized to the long side S, not padded.
+    """
+
+    key: str
+    original_hw: tuple[int, int]
+    views: Mapping[str, NDArray[np.uint8]]
+    geometry: Mapping[str, View]
+    sam_u8: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a batch.
+
+    ``input_ids``, ``labels`` [L] with visual placeholders in full; ``masks`` bool [H, W] for each ``[SEG]`` in order
+    (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame for each ``[LOC]``.
+    """
+
+    name: str
+    dataset: str
+    task: str
+    input_ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    images: tuple[ImageExample, ...]
+    masks: tuple[MaskArray, ...]
+    boxes_xyxy_head: NDArray[np.float32]

@@ -1,0 +1,77 @@
+"""``[SEG]`` state -> SAM prompt token -> SAM mask decoder (spec/ullava.md 2.2-2.3), on transformers' SamModel parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import SamConfig, SamModel
+
+from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8
+
+
+def two_layer_projector(width_in: int, width_out: int) -> nn.Sequential:
+    """Linear, ReLU, Linear: the projector between the language model and a head."""
+    return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, width_out))
+
+
+class MaskHead(nn.Module):
+    """Holds the whole SAM; the projected state is its only sparse prompt, without positional or type embedding."""
+
+    def __init__(self, config: SamConfig, width_in: int) -> None:
+        super().__init__()
+        self.side = int(config.vision_config.image_size)
+        self.projector = two_layer_projector(width_in, config.prompt_encoder_config.hidden_size)
+        self.sam = SamModel(config)
+
+    def embed_images(self, sam_pixel_values: torch.Tensor, sam_sizes: torch.Tensor) -> torch.Tensor:
+        """Run the image encoder: uint8 [I, 3, S, S] with content of [I, 2] (h, w) at the top left -> [I, C, S/p, S/p].
+
+        Padding becomes zero *after* normalisation, as in SAM. Without trainable weights in it, no graph is kept.
+        """
+        encoder = self.sam.vision_encoder
+        pixels = normalise_u8(sam_pixel_values, SAM_MEAN, SAM_STD, encoder.patch_embed.projection.weight.dtype)
+        ys = torch.arange(self.side, device=pixels.device)
+        inside_h = ys[None, :] < sam_sizes[:, :1]
+        inside_w = ys[None, :] < sam_sizes[:, 1:]
+        pixels = pixels * (inside_h[:, None, :, None] & inside_w[:, None, None, :])
+        trainable = any(parameter.requires_grad for parameter in encoder.parameters())
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            return encoder(pixels).last_hidden_state
+
+    def decode(
+        self, states: torch.Tensor, image_embeddings: torch.Tensor, image_of_state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p], SAM's quality [K]."""
+        sam = self.sam
+        sparse = self.projector(states)[:, None, None, :]
+        embeddings = image_embeddings[image_of_state]
+        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(embeddings)
+        positions = sam.get_image_wide_positional_embeddings().to(embeddings.dtype)
+        masks, quality = sam.mask_decoder(
+            image_embeddings=embeddings,
+            image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return masks[:, 0, 0], quality[:, 0, 0]
+
+
+def upscale_mask_logits(
+    mask_logits_lowres: torch.Tensor, *, side: int, resized_hw: Sequence[int], original_hw: Sequence[int]
+) -> torch.Tensor:
+    """Logits [K, h, w] of SAM's low plane -> fp32 [K, H, W] of the original picture.
+
+    Bilinear to the S x S square, padding cut off, bilinear to the original (SAM's own post-processing). Always fp32.
+    """
+    planes = mask_logits_lowres.float()[:, None]
+    if planes.shape[-1] != side:
+        planes = functional.interpolate(planes, (side, side), mode="bilinear", align_corners=False)
+    planes = planes[..., : int(resized_hw[0]), : int(resized_hw[1])]
+    size = (int(original_hw[0]), int(original_hw[1]))
+    if planes.shape[-2:] != size:
+        planes = functional.interpolate(planes, size, mode="bilinear", align_corners=False)
+    return planes[:, 0]

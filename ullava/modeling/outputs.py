@@ -1,0 +1,63 @@
+"""What the network returns. No loss in here: the criterion judges, the processor maps back to pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass
+class SegOutput(ModelOutput):
+    """Masks of a batch in reading order of their ``[SEG]``.
+
+    ``mask_logits_lowres`` [K, h, w] on SAM's low plane; ``iou_scores`` [K], SAM's own quality prediction; ``row`` [K]
+    of the text batch; ``image`` [K], which distinct picture of the batch; ``token_probability`` [K] of the ``[SEG]``.
+    """
+
+    mask_logits_lowres: torch.Tensor | None = None
+    iou_scores: torch.Tensor | None = None
+    row: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    token_probability: torch.Tensor | None = None
+
+
+@dataclass
+class LocOutput(ModelOutput):
+    """Boxes of a batch in reading order of their ``[LOC]``: xyxy [K, 4] in the head's frame, and as in SegOutput."""
+
+    boxes_xyxy_head: torch.Tensor | None = None
+    row: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    token_probability: torch.Tensor | None = None
+
+
+@dataclass
+class UllavaOutput(ModelOutput):
+    """Output of ``forward``.
+
+    ``logits``: [B, L, V]; with labels only the rows that predict a supervised token, [n, V], next to ``targets`` [n].
+    ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
+    ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
+    ``aux``: the vision strategy's own loss terms by name.
+    """
+
+    logits: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    input_ids: torch.Tensor | None = None
+    seg: SegOutput | None = None
+    loc: LocOutput | None = None
+    idle: torch.Tensor | None = None
+    aux: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class GroundedGeneration(ModelOutput):
+    """Output of ``generate_grounded``: new ids [B, T] (padded after the end) and what their states ground."""
+
+    new_ids: torch.Tensor | None = None
+    seg: SegOutput | None = None
+    loc: LocOutput | None = None

@@ -1,0 +1,75 @@
+"""From an original picture to a view's pixels, and from uint8 pixels to what a tower reads.
+
+Pictures cross worker pipes as uint8 and are normalised on the model's device. Resizing uses torch's uint8 antialiased
+kernels: bit-equal to Pillow's bilinear, within one grey level of its bicubic (tests/unit/modeling/test_pixels.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from ullava.geometry import View, resized_hw
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+"""Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale."""
+
+
+def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    """Antialiased resize of uint8 [H, W, 3] to [height, width, 3]; ``mode`` bilinear or bicubic."""
+    if image_rgb_u8.shape[:2] == (height, width):
+        return image_rgb_u8
+    source = image_rgb_u8 if image_rgb_u8.flags.writeable else image_rgb_u8.copy()
+    planes = torch.from_numpy(source).permute(2, 0, 1)[None]
+    resized = functional.interpolate(planes, (height, width), mode=mode, antialias=True, align_corners=False)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill: int) -> NDArray[np.uint8]:
+    """Pixels of ``view`` as uint8 [3, h, w]; what the picture does not cover is ``fill``.
+
+    ``pad_centre`` pads before resizing, as the published preprocessing does, so that the edge blends alike.
+    """
+    width, height = view.size_wh
+    if view.kind == "pad_centre":
+        image_rgb_u8 = _pad_centre(image_rgb_u8, fill)
+    new_height, new_width = (height, width) if view.kind in ("pad_centre", "stretch") else resized_hw(view)
+    resized = resize_u8(image_rgb_u8, new_height, new_width, mode)
+    if view.kind == "short_side":
+        left, top = (round(-offset) for offset in view.offset_xy)
+        resized = resized[top : top + height, left : left + width]
+    if resized.shape[:2] == (height, width):
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+    canvas = np.full((3, height, width), fill, dtype=np.uint8)
+    canvas[:, : resized.shape[0], : resized.shape[1]] = resized.transpose(2, 0, 1)
+    return canvas
+
+
+def _pad_centre(image_rgb_u8: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
+    height, width = image_rgb_u8.shape[:2]
+    side = max(height, width)
+    if height == width:
+        return image_rgb_u8
+    square = np.full((side, side, 3), fill, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image_rgb_u8
+    return square
+
+
+def normalise_u8(
+    pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> torch.Tensor:
+    """uint8 [I, 3, h, w] -> (x / 255 - mean) / std in ``dtype``; a float tensor is taken as normalised already."""
+    if pixels.dtype != torch.uint8:
+        return pixels.to(dtype)
+    spread = torch.tensor(std, device=pixels.device)
+    scale = 1.0 / (255.0 * spread)
+    shift = torch.tensor(mean, device=pixels.device) / spread
+    return (pixels.float() * scale[None, :, None, None] - shift[None, :, None, None]).to(dtype)

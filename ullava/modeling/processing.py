@@ -1,0 +1,263 @@
+"""``UllavaProcessor``: samples -> model inputs, and generated ids -> answers in the frame of the original picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ullava.errors import SampleError
+from ullava.geometry import plan_view, resized_hw
+from ullava.modeling.examples import Example, ImageExample
+from ullava.modeling.heads.box import from_head_frame, to_head_frame
+from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.modeling.pixels import resize_u8
+from ullava.modeling.splice import IGNORE_LABEL
+from ullava.modeling.strategies import build_preprocessor
+from ullava.structures import Answer, GroundedObject, ImageArray, Sample, Turn
+from ullava.text.answers import split_objects
+from ullava.text.conversation import to_messages
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, IMAGE_PATCH, LOC, SEG, special_token_ids
+
+
+class UllavaProcessor(ProcessorMixin):
+    """Everything around the network that must be the same in training and inference.
+
+    ``image_side``/``patch``/``aspect``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the box head
+    speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included.
+    """
+
+    attributes = ["tokenizer"]
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        strategy: str = "clip_mlp",
+        image_side: int = 224,
+        patch: int = 14,
+        aspect: str = "pad",
+        sam_side: int = 1024,
+        box_frame: str = "norm",
+        mask_score: str = "iou_head",
+        system: str = "",
+        max_length: int = 512,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.strategy = strategy
+        self.image_side = image_side
+        self.patch = patch
+        self.aspect = aspect
+        self.sam_side = sam_side
+        self.box_frame = box_frame
+        self.mask_score = mask_score
+        self.system = system
+        self.max_length = max_length
+        super().__init__(tokenizer, chat_template=chat_template, **kwargs)
+        self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect)
+        self.token_ids = special_token_ids(tokenizer)
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is saved: the arguments, without the parts made of them."""
+        table = super().to_dict(*args, **kwargs)
+        return {key: value for key, value in table.items() if key not in ("vision", "token_ids")}
+
+    # ------------------------------------------------------------ samples -> examples
+    def encode(self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False) -> Example:
+        """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
+
+        With ``prompt_only`` the last answer is left out (the row ends where the model speaks) and nothing is supervised.
+        Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a mask
+        of another size than its picture; special tokens in a question; a row longer than ``max_length``.
+        """
+        _check_words(sample, len(images))
+        grounded = any(turn.regions for turn in sample.turns) or prompt_only
+        examples = tuple(
+            self._image_example(str(path), image, with_sam=grounded)
+            for path, image in zip(sample.images, images, strict=True)
+        )
+        ids, labels = self._tokenise(sample, prompt_only)
+        masks, boxes_px = _targets(sample, images, prompt_only)
+        frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
+        boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
+        self._check_counts(sample, labels, len(masks), len(boxes), prompt_only)
+        return Example(
+            name=sample.name,
+            dataset=sample.dataset,
+            task=sample.task,
+            input_ids=ids,
+            labels=labels,
+            images=examples,
+            masks=masks,
+            boxes_xyxy_head=boxes.astype(np.float32),
+        )
+
+    def _image_example(self, key: str, image_rgb_u8: ImageArray, with_sam: bool) -> ImageExample:
+        inputs = self.vision.preprocess(image_rgb_u8)
+        height, width = image_rgb_u8.shape[:2]
+        sam = None
+        if with_sam:
+            new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
+            sam = np.ascontiguousarray(resize_u8(image_rgb_u8, new_h, new_w, "bilinear").transpose(2, 0, 1))
+        return ImageExample(key, (height, width), inputs.views, inputs.geometry, sam)
+
+    def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        messages = to_messages(sample.turns, self.system, prompt_only)
+        rendered, spans = render_jinja_template(
+            conversations=[messages],
+            chat_template=self.chat_template,
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=prompt_only,
+            **self.tokenizer.special_tokens_map,
+        )
+        coded = self.tokenizer(rendered[0], add_special_tokens=False, return_offsets_mapping=True)
+        ids = np.asarray(coded["input_ids"], dtype=np.int64)
+        labels = np.full_like(ids, IGNORE_LABEL)
+        if not prompt_only:
+            starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+            for begin, stop in spans[0]:
+                inside = (ends > begin) & (starts < stop)
+                labels[inside] = ids[inside]
+        return self._expand(sample, ids, labels)
+
+    def _expand(
+        self, sample: Sample, ids: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Write every visual placeholder in full where the strategy knows its count (static mode)."""
+        patch_id = self.token_ids["image_patch_id"]
+        count = self.vision.num_tokens
+        repeats = np.where(ids == patch_id, count, 1)
+        ids, labels = ids.repeat(repeats), labels.repeat(repeats)
+        if len(ids) > self.max_length:
+            raise SampleError(sample.name, f"{len(ids)} tokens, more than max_length {self.max_length}; nothing is cut")
+        return ids, labels
+
+    def _check_counts(
+        self, sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, prompt_only: bool
+    ) -> None:
+        if prompt_only:
+            return
+        if (labels != IGNORE_LABEL).sum() == 0:
+            raise SampleError(sample.name, "no supervised token: every answer is empty")
+        for token, key, targets, what in ((SEG, "seg_id", masks, "masks"), (LOC, "loc_id", boxes, "boxes")):
+            found = int((labels == self.token_ids[key]).sum())
+            if found != targets:
+                raise SampleError(sample.name, f"{found} {token} in the answers, {targets} {what} in the annotation")
+
+    # ------------------------------------------------------------ ids -> answers
+    def decode_text(self, new_ids: Sequence[int]) -> tuple[str, bool, int]:
+        """New ids of one row -> text up to the end token, whether it ended by itself, number of new tokens."""
+        ids = [int(token) for token in new_ids]
+        end = self.tokenizer.eos_token_id
+        finished = end in ids
+        ids = ids[: ids.index(end)] if finished else [token for token in ids if token != self.tokenizer.pad_token_id]
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text.strip(), finished, len(ids) + int(finished)
+
+    def to_answer(
+        self,
+        text: str,
+        *,
+        original_hw: Sequence[tuple[int, int]],
+        masks: Sequence[tuple[torch.Tensor, float]],
+        boxes: Sequence[tuple[NDArray[np.float64], float]],
+        finished: bool = True,
+        new_tokens: int = 0,
+    ) -> Answer:
+        """Join an answer's words with its masks and boxes, and map both back to the original picture.
+
+        ``masks``: (logits [h, w] of SAM's low plane, score) for each ``[SEG]`` in order; ``boxes``: (xyxy [4] in the
+        head's frame, score) for each ``[LOC]``. They speak of the last of the pictures ``original_hw`` [(H, W)].
+        """
+        objects: list[GroundedObject] = []
+        for found in split_objects(text):
+            mask, mask_score = self._mask_of(found.seg_ordinal, masks, original_hw)
+            box, box_score = self._box_of(found.loc_ordinal, boxes, original_hw)
+            score = mask_score if mask_score is not None else box_score
+            if score is None:
+                continue
+            if mask is None and box is None:
+                continue
+            objects.append(
+                GroundedObject(
+                    phrase=found.phrase,
+                    span=found.span,
+                    mask=mask,
+                    box_xyxy_px=box,
+                    score=score,
+                    mask_score=mask_score,
+                    box_score=box_score,
+                    image=max(len(original_hw) - 1, 0),
+                )
+            )
+        return Answer(text=text, objects=tuple(objects), finished=finished, new_tokens=new_tokens)
+
+    def _mask_of(
+        self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]
+    ) -> tuple[NDArray[np.bool_] | None, float | None]:
+        if ordinal is None or ordinal >= len(masks) or not original_hw:
+            return None, None
+        logits, score = masks[ordinal]
+        height, width = original_hw[-1]
+        full = upscale_mask_logits(
+            logits[None],
+            side=self.sam_side,
+            resized_hw=resized_hw(plan_view("pad_br", (width, height), self.sam_side)),
+            original_hw=(height, width),
+        )[0]
+        mask = (full > 0).cpu().numpy()
+        if self.mask_score == "mean_probability":
+            score = float(full[full > 0].sigmoid().mean()) if mask.any() else 0.0
+        return mask, float(min(max(score, 0.0), 1.0))
+
+    def _box_of(
+        self,
+        ordinal: int | None,
+        boxes: Sequence[tuple[NDArray[np.float64], float]],
+        original_hw: Sequence[tuple[int, int]],
+    ) -> tuple[tuple[float, float, float, float] | None, float | None]:
+        if ordinal is None or ordinal >= len(boxes) or not original_hw:
+            return None, None
+        corners, score = boxes[ordinal]
+        height, width = original_hw[-1]
+        x0, y0, x1, y1 = from_head_frame(np.asarray(corners, dtype=np.float64), (width, height), self.box_frame)
+        return (float(x0), float(y0), float(x1), float(y1)), float(min(max(score, 0.0), 1.0))
+
+
+def question_sample(question: str, images: Sequence[Path], name: str = "question") -> Sample:
+    """A sample for a free question: the pictures come first unless the question marks their places with ``<image>``."""
+    marked = question if IMAGE_MARKER in question else IMAGE_MARKER * len(images) + question
+    return Sample(name, "", "res" if images else "text", tuple(images), (Turn(marked, ""),))
+
+
+def _check_words(sample: Sample, num_images: int) -> None:
+    markers = sum(turn.question.count(IMAGE_MARKER) for turn in sample.turns)
+    if markers != num_images or num_images != len(sample.images):
+        raise SampleError(sample.name, f"{markers} {IMAGE_MARKER} markers, {num_images} pictures")
+    if not sample.turns:
+        raise SampleError(sample.name, "no question")
+    for turn in sample.turns:
+        for token in GROUNDING_TOKENS:
+            if token in turn.question or (token in turn.answer and token == IMAGE_PATCH):
+                raise SampleError(sample.name, f"the question holds the special token {token}")
+
+
+def _targets(
+    sample: Sample, images: Sequence[ImageArray], prompt_only: bool
+) -> tuple[tuple[NDArray[np.bool_], ...], list[tuple[float, float, float, float]]]:
+    if prompt_only:
+        return (), []
+    regions = [region for turn in sample.turns for region in turn.regions]
+    masks = tuple(region.mask for region in regions if region.mask is not None)
+    for mask in masks:
+        if not images or mask.shape != images[-1].shape[:2]:
+            size = f"{images[-1].shape[1]}x{images[-1].shape[0]}" if images else "missing"
+            raise SampleError(sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on a picture that is {size}")
+    return masks, [region.box_xyxy_px for region in regions if region.box_xyxy_px is not None]

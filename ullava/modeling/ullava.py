@@ -1,0 +1,275 @@
+"""``UllavaForConditionalGeneration``: encode pictures, splice, language model, read the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+
+from ullava.errors import UserError
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.box import BoxHead
+from ullava.modeling.heads.mask import MaskHead
+from ullava.modeling.outputs import GroundedGeneration, LocOutput, SegOutput, UllavaOutput
+from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
+from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, expand_markers, scatter_visual_tokens
+from ullava.modeling.strategies import build_strategy
+from ullava.modeling.vision.strategy import VisionOutput
+
+Batch = Mapping[str, Any]
+
+
+class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Text, masks and boxes from pictures and words.
+
+    ``forward`` is the same in training and evaluation; ``generate`` is GenerationMixin's, with pictures encoded once
+    before it starts; ``generate_grounded`` adds masks and boxes from the states of that same pass.
+
+    Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
+    ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
+    text is; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
+    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``labels`` [B, L].
+    """
+
+    config_class = UllavaConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: UllavaConfig) -> None:
+        super().__init__(config)
+        width = int(config.text_config.hidden_size)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.vision = build_strategy(config, width)
+        self.mask_head = MaskHead(config.sam_config, width)
+        self.box_head = BoxHead(width, width=config.box_width, sigmoid=config.box_sigmoid)
+        self.post_init()
+        # SAM ties two of its embeddings; post_init looks for ties one level down only, SAM lies two levels down.
+        self.all_tied_weights_keys.update(self.get_expanded_tied_weights_keys(all_submodels=True))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    # ------------------------------------------------------------ parts
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's input embedding."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language head."""
+        return self.language_model.get_output_embeddings()
+
+    def encode_images(self, batch: Batch) -> VisionOutput:
+        """Run the vision strategy once on the distinct pictures; the counts are per picture."""
+        prefix = "pixel_values_"
+        views = {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
+        return self.vision.encode({"base": batch["pixel_values"], **views})
+
+    def _splice(self, text: ExpandedText, batch: Batch, left_pad: bool) -> tuple[ExpandedText, torch.Tensor, Any]:
+        """Return expanded text, input embeddings [B, L', D] and the VisionOutput (None without pictures)."""
+        if batch.get("pixel_values") is None or len(batch["pixel_values"]) == 0:
+            if bool((text.input_ids == self.config.image_patch_id).any()):
+                raise UserError("the text holds visual placeholders, the batch no pictures")
+            return text, self.get_input_embeddings()(text.input_ids), None
+        visual = self.encode_images(batch)
+        index = batch["image_index"].tolist()
+        pieces = visual.tokens.split(list(visual.counts))
+        text = expand_markers(
+            text,
+            [visual.counts[image] for image in index],
+            patch_id=self.config.image_patch_id,
+            pad_id=self.config.pad_token_id or 0,
+            left_pad=left_pad,
+        )
+        tokens = torch.cat([pieces[image] for image in index]) if index else visual.tokens[:0]
+        embeddings = self.get_input_embeddings()(text.input_ids)
+        return text, scatter_visual_tokens(embeddings, text.input_ids, tokens, self.config.image_patch_id), visual
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Language head with the scaling that some causal LMs apply after it."""
+        config = self.config.text_config
+        logits = self.get_output_embeddings()(hidden)
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            logits = logits * scale
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:
+            logits = logits / divisor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    # ------------------------------------------------------------ one pass
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **batch: Any,
+    ) -> UllavaOutput:
+        """See the class for the batch; with ``labels`` the heads are read wherever a grounded token is supervised."""
+        visual = None
+        if inputs_embeds is None:
+            text = ExpandedText(input_ids, attention_mask, labels)
+            text, inputs_embeds, visual = self._splice(text, batch, left_pad=False)
+            input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
+        result = self.language_model.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache if labels is None else False,
+        )
+        hidden = result.last_hidden_state
+        output = UllavaOutput(
+            past_key_values=result.past_key_values,
+            hidden_states=(hidden,) if output_hidden_states else None,
+            input_ids=input_ids,
+            aux=dict(visual.aux) if visual is not None else None,
+        )
+        if labels is None:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            output.logits = self._logits(hidden[:, kept])
+            return output
+        supervised = labels[:, 1:] != IGNORE_LABEL
+        output.logits = self._logits(hidden[:, :-1][supervised])
+        output.targets = labels[:, 1:][supervised]
+        self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, batch)
+        if self.training:
+            output.idle = self._idle(visual is None, output)
+        return output
+
+    def _read_into(
+        self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, batch: Batch
+    ) -> None:
+        """Fill ``output.seg`` and ``output.loc`` from states aligned with ``tokens`` [B, L]."""
+        items = item_of_position(input_ids, self.config.image_start_id)
+        if items.shape != tokens.shape:  # generation: every new token speaks of the row's last picture
+            items = items[:, -1:].expand(-1, tokens.shape[1])
+        seg = read_heads(aligned, tokens, items, self.config.seg_id)
+        loc = read_heads(aligned, tokens, items, self.config.loc_id)
+        output.seg = self._decode_masks(seg, batch)
+        output.loc = LocOutput(
+            boxes_xyxy_head=self.box_head(loc.states),
+            row=loc.row,
+            image=self._image_of(loc, batch),
+            token_probability=self._probability(loc.states, self.config.loc_id),
+        )
+
+    @staticmethod
+    def _image_of(found: TokenStates, batch: Batch) -> torch.Tensor:
+        """Item numbers -> distinct pictures of the batch; -1 (a token in a text-only row) stays -1."""
+        index = batch.get("image_index")
+        if index is None or len(index) == 0:
+            return torch.full_like(found.item, -1)
+        return torch.where(found.item >= 0, index[found.item.clamp(min=0)], found.item)
+
+    def _probability(self, states: torch.Tensor, token_id: int) -> torch.Tensor:
+        """Probability [K] that the language head gave the token; a score, so no gradient runs through it."""
+        with torch.no_grad():
+            return self._logits(states.detach()).float().softmax(dim=-1)[:, token_id]
+
+    def _decode_masks(self, seg: TokenStates, batch: Batch) -> SegOutput:
+        """Decode the masks of tokens that have a picture with a SAM view; SAM's encoder runs once for each picture."""
+        image = self._image_of(seg, batch)
+        sam_index = batch.get("sam_index")
+        sam_row = (
+            torch.where(image >= 0, sam_index[image.clamp(min=0)], image)
+            if sam_index is not None and len(sam_index)
+            else torch.full_like(image, -1)
+        )
+        if len(sam_row) and bool((sam_row < 0).any()):
+            keep = sam_row >= 0
+            seg = TokenStates(seg.states[keep], seg.row[keep], seg.item[keep])
+            image, sam_row = image[keep], sam_row[keep]
+        if len(sam_row) == 0:
+            plane = self.config.sam_config.prompt_encoder_config.image_embedding_size * 4
+            masks, quality = seg.states.new_zeros(0, plane, plane), seg.states.new_zeros(0)
+        else:
+            used, place = sam_row.unique(return_inverse=True)
+            masks, quality = self.mask_head.decode(seg.states, self._sam_embeddings(batch, used), place)
+        return SegOutput(
+            mask_logits_lowres=masks,
+            iou_scores=quality,
+            row=seg.row,
+            image=image,
+            token_probability=self._probability(seg.states, self.config.seg_id),
+        )
+
+    def _sam_embeddings(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+        if batch.get("sam_embeddings") is not None:
+            return batch["sam_embeddings"][rows]
+        return self.mask_head.embed_images(batch["sam_pixel_values"][rows], batch["sam_sizes"][rows])
+
+    def _idle(self, no_pictures: bool, output: UllavaOutput) -> torch.Tensor:
+        zero = output.logits.new_zeros(())
+        if no_pictures:
+            zero = zero + self.vision.encode_dummy()
+        unused = [self.mask_head] if len(output.seg.row) == 0 else []
+        unused += [self.box_head] if len(output.loc.row) == 0 else []
+        for module in unused:
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    zero = zero + parameter.sum() * 0.0
+        return zero
+
+    # ------------------------------------------------------------ generation
+    @torch.no_grad()
+    def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """GenerationMixin's ``generate`` with KV cache on text whose pictures were encoded once; left-padded rows.
+
+        Returned sequences hold the expanded prompt ids followed by the new ones.
+        """
+        if kwargs.get("inputs_embeds") is not None:
+            return super().generate(input_ids=input_ids, **kwargs)
+        mask = kwargs.pop("attention_mask", None)
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in _BATCH_KEYS or key.startswith("pixel_values")}
+        text, embeddings, _ = self._splice(ExpandedText(input_ids, mask, None), batch, left_pad=True)
+        return super().generate(
+            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
+        )
+
+    @torch.no_grad()
+    def generate_grounded(self, batch: Batch, **generation: Any) -> GroundedGeneration:
+        """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt."""
+        if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
+            raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
+                            "num_return_sequences at 1")  # fmt: skip
+        inputs = {key: value for key, value in batch.items() if key in _TEXT_KEYS or key in _BATCH_KEYS
+                  or key.startswith("pixel_values")}  # fmt: skip
+        result = self.generate(
+            **inputs, return_dict_in_generate=True, output_hidden_states=True, use_cache=True, **generation
+        )
+        steps = torch.stack([states[-1][:, -1] for states in result.hidden_states], dim=1)
+        new_ids = result.sequences[:, -steps.shape[1] :]
+        prompt_ids = result.sequences[:, : -steps.shape[1]]
+        tokens = new_ids
+        if self.config.head_state == "token":  # the state at a token is the next step's; the last token has none
+            steps = torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)
+            tokens = torch.cat([new_ids[:, :-1], torch.full_like(new_ids[:, -1:], IGNORE_LABEL)], dim=1)
+        grounded = GroundedGeneration(new_ids=new_ids)
+        self._read_into(grounded, steps, tokens, prompt_ids, batch)
+        return grounded
+
+
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
+_BATCH_KEYS = frozenset({"image_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"})

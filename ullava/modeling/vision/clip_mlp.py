@@ -1,0 +1,94 @@
+"""Plain front-end of u-LLaVA and LLaVA: one square view, CLIP patch states of one layer, a projector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from ullava.errors import UserError
+from ullava.geometry import ViewKind, plan_view
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
+from ullava.modeling.vision.strategy import TokenCount, VisionInputs, VisionOutput
+
+ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
+"""``aspect`` in model.yaml -> kind of view."""
+
+PAD_COLOUR = 255  # white, as u-LLaVA pads
+VIEW = "base"
+
+
+class ClipMlpPreprocessor:
+    """Square view of side R; every picture gives (R / patch)^2 tokens."""
+
+    view_names = (VIEW,)
+
+    def __init__(self, side: int, patch: int, aspect: str) -> None:
+        self.side = side
+        self.aspect = aspect
+        self.num_tokens = (side // patch) ** 2
+
+    def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
+        """Bicubic resize into the square; see VisionPreprocessor."""
+        height, width = image_rgb_u8.shape[:2]
+        view = plan_view(ASPECTS[self.aspect], (width, height), self.side)
+        if self.aspect == "crop":
+            left, top = ((length - self.side) // 2 for length in view.size_wh)
+            view = view.crop(left, top, (self.side, self.side))
+        pixels = render_view(image_rgb_u8, view, mode="bicubic", fill=PAD_COLOUR)
+        return VisionInputs({VIEW: pixels}, {VIEW: view}, TokenCount(self.num_tokens, self.num_tokens))
+
+
+def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:
+    """``linear``: one layer; ``mlp2x``: two with an exact GELU between (spec/ullava.md 1.3)."""
+    if kind == "linear":
+        return nn.Linear(width_in, width_out)
+    return nn.Sequential(nn.Linear(width_in, width_out), nn.GELU(), nn.Linear(width_out, width_out))
+
+
+class ClipMlp(nn.Module):
+    """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
+
+    def __init__(self, config: CLIPVisionConfig, *, hidden_layer: int, projector: str, width_out: int) -> None:
+        super().__init__()
+        if not -config.num_hidden_layers - 1 <= hidden_layer <= config.num_hidden_layers:
+            raise UserError(f"vision.hidden_layer {hidden_layer}: the tower has {config.num_hidden_layers} layers")
+        self.hidden_layer = hidden_layer
+        self.tower = CLIPVisionModel(config)
+        self.projector = build_projector(projector, config.hidden_size, width_out)
+
+    def encode(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
+        """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
+        if force:
+            raise UserError(f"vision strategy clip_mlp takes no override, but was given {', '.join(sorted(force))}")
+        pixels = normalise_u8(views[VIEW], CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
+        trainable = any(parameter.requires_grad for parameter in self.tower.parameters())
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            states = self._patch_states(pixels)
+        tokens = self.projector(states)
+        return VisionOutput(tokens.flatten(0, 1), (tokens.shape[1],) * tokens.shape[0])
+
+    def _patch_states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Run only the layers that lead to ``hidden_layer``; [I, 3, R, R] -> [I, P, width]."""
+        tower = self.tower
+        states = tower.pre_layrnorm(tower.embeddings(pixels))
+        depth = self.hidden_layer % (len(tower.encoder.layers) + 1)
+        for layer in tower.encoder.layers[:depth]:
+            output = layer(states, attention_mask=None)
+            states = output if isinstance(output, torch.Tensor) else output[0]
+        return states[:, 1:]
+
+    def encode_dummy(self) -> torch.Tensor:
+        """See VisionStrategy."""
+        return sum(parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad) + torch.zeros(
+            (), device=self.tower.device
+        )
+
+    def frozen_eval_modules(self) -> list[nn.Module]:
+        """The CLIP tower."""
+        return [self.tower]

@@ -1,0 +1,106 @@
+"""What ``ullava convert`` does: foreign or pickled weights in, a folder of safetensors and a report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from ullava.config.schema import ModelConfig
+from ullava.errors import UserError
+from ullava.modeling.build import build_model
+from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
+from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam
+from ullava.modeling.weights.strict import load_strict
+
+REPORT = "conversion.json"
+OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")
+"""Tables that older libraries saved and newer ones compute; a checkpoint may hold them, a model does not need them."""
+
+
+def convert_checkpoint(source: Path, config: ModelConfig, model_folder: Path, out: Path) -> Path:
+    """Put a state dict in our own layout into the model of ``model.yaml`` and save that for ``ullava.load``.
+
+    Args:
+        source: ``.pth``, ``.bin`` or ``.safetensors`` file, or a folder with an index.
+        config: the model; relative paths in it start at ``model_folder``.
+        out: folder to make; must not hold anything yet.
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or any key is missing, unexpected or mis-shaped.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        model, processor = build_model(config, model_folder)
+        load_strict(model, read_pickled_or_safe(source), OLD_BUFFERS)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return {"kind": "checkpoint", "model": config.name, "parameters": model.num_parameters()}
+
+    return _write_folder(out, source, write)
+
+
+def convert_sam_file(source: Path, out: Path, decoder_heads: int = DECODER_HEADS) -> Path:
+    """Turn Meta's segment-anything file into a ``SamModel`` folder, to be named as ``mask.sam.path`` in a model.yaml.
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or is not a whole SAM.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        model = convert_sam(read_pickled_or_safe(source), decoder_heads)
+        model.save_pretrained(folder)
+        vision = model.config.vision_config
+        sizes = {key: getattr(vision, key) for key in ("image_size", "hidden_size", "num_hidden_layers", "window_size")}
+        return {"kind": "sam", "parameters": model.num_parameters(), **sizes}
+
+    return _write_folder(out, source, write)
+
+
+def _write_folder(out: Path, source: Path, write: Callable[[Path], dict[str, Any]]) -> Path:
+    inputs = [
+        {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in weight_files(source)
+    ]
+    with new_folder(out) as folder:
+        report = write(folder)
+        report["inputs"] = inputs
+        report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return out
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``out`` that becomes ``out`` at the end, or vanishes if something goes wrong.
+
+    Raises:
+        UserError: ``out`` holds something already, or its place cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; name a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(out)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

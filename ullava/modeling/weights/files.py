@@ -1,0 +1,130 @@
+"""Reading weights from disk. Safetensors only; pickles are opened nowhere but in ``ullava convert``."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ullava.errors import WeightsError
+
+SAFE_INDEX = "model.safetensors.index.json"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
+WRAPPERS = ("state_dict", "model", "module")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read name -> tensor (on the CPU) from a ``.safetensors`` file or a folder of them (single or with an index).
+
+    Raises:
+        WeightsError: nothing there, a damaged or incomplete set of files, or pickled weights.
+    """
+    files = weight_files(path)
+    pickled = [file for file in files if file.suffix in PICKLED_SUFFIXES]
+    if pickled:
+        raise WeightsError(
+            f"{pickled[0]}: pickled weights can run code when they are opened; "
+            "turn them into safetensors once with `ullava convert checkpoint`"
+        )
+    return _merge({file: _read_safetensors(file) for file in files})
+
+
+def read_pickled_or_safe(path: Path) -> dict[str, Tensor]:
+    """Read like ``read_state_dict``, and also ``.pth`` / ``.bin`` files that hold nothing but tensors.
+
+    A pickle is opened with PyTorch's restricted reader. One that needs any other class or function is refused; there
+    is no second, unrestricted attempt. A state dict may be wrapped in a dict under ``state_dict``, ``model`` or
+    ``module``.
+
+    Raises:
+        WeightsError: as ``read_state_dict``, or a pickle that is not plain tensors.
+    """
+    parts = {}
+    for file in weight_files(path):
+        parts[file] = _read_pickled(file) if file.suffix in PICKLED_SUFFIXES else _read_safetensors(file)
+    return _merge(parts)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the weight files at ``path``: itself, the single file of a folder, or the shards that its index names.
+
+    Raises:
+        WeightsError: no such path, no weights in the folder, a broken index, or shards missing.
+    """
+    if path.is_file():
+        if path.suffix not in (".safetensors", *PICKLED_SUFFIXES):
+            raise WeightsError(f"{path}: not a weight file; known endings: .safetensors {' '.join(PICKLED_SUFFIXES)}")
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such file or folder")
+    for single, index in (("model.safetensors", SAFE_INDEX), ("pytorch_model.bin", PICKLED_INDEX)):
+        if (path / single).is_file():
+            return [path / single]
+        if (path / index).is_file():
+            return _shards(path / index)
+    raise WeightsError(f"{path}: no model.safetensors and no {SAFE_INDEX} in this folder")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not an index of shards (a JSON object with weight_map)") from error
+    foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if foreign:
+        raise WeightsError([f"{index}: shard {name!r} is not a file of the same folder" for name in foreign])
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent:
+        raise WeightsError([f"{index}: shard {name} is not there" for name in absent])
+    return [index.parent / name for name in names]
+
+
+def _merge(parts: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    problems = []
+    for file, tensors in parts.items():
+        problems += [f"{file}: {name} is in another shard too" for name in tensors if name in merged]
+        merged.update(tensors)
+    if problems:
+        raise WeightsError(problems)
+    return merged
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file}: cannot be read as safetensors: {error}") from error
+
+
+def _read_pickled(file: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{file}: refused, opening it would need to run code: {_first_line(error)}") from error
+    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{file}: cannot be read: {_first_line(error)}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{file}: holds {type(content).__name__}, not a dict of tensors")
+    foreign = [name for name, tensor in content.items() if not isinstance(tensor, Tensor) or not isinstance(name, str)]
+    if foreign:
+        raise WeightsError([f"{file}: {name!r} is not a tensor" for name in foreign])
+    return dict(content)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a library's message, which may run over many."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

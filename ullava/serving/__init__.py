@@ -1,0 +1,1 @@
+"""What a person looks at: the demo and its report. May import everything up to ``ullava.evaluation``."""

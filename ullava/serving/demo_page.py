@@ -1,0 +1,226 @@
+"""From the answers of a demo to its report: which questions are shown, and how each one is put."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ullava.data.images import read_image_rgb_u8
+from ullava.geometry import mask_iou
+from ullava.inference.overlay import draw_overlay
+from ullava.serving.demo_run import Asked, DemoRun
+from ullava.serving.report import Card, Picture, Report, Section, Table, Verdict
+from ullava.structures import GroundedObject, MaskArray, Region
+from ullava.text.tokens import IMAGE_MARKER, strip_grounding
+
+_TEXT_PX = 26
+_RIGHT, _NEAR = 0.75, 0.5
+
+_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("ordinal", re.compile(r"\b(first|second|third|fourth|fifth|sixth)\b.* from the\b")),
+    ("relation", re.compile(r"\b(left of|right of|above|over|below|under|nearest|closest)\b")),
+    ("extreme", re.compile(r"\b(\w+most|highest|lowest|largest|biggest|smallest)\b")),
+    ("position", re.compile(r"\b(on the (left|right)|at the (top|bottom)|in the (middle|[\w-]+ corner))\b")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One section: its data set, its words, the figures that the table shows, and what makes questions differ."""
+
+    dataset: str
+    title: str
+    text: str
+    figures: tuple[tuple[str, str], ...]
+    kind: Callable[[Asked], str]
+
+
+def expression_kind(words: str) -> str:
+    """Say what an expression of the drawn world leans on: ordinal, relation, extreme, position or attributes."""
+    return next((name for name, pattern in _KINDS if pattern.search(words.lower())), "attributes")
+
+
+def _number_of_targets(asked: Asked) -> str:
+    count = len(asked.sample.turns[0].regions)
+    return "no target" if count == 0 else "one target" if count == 1 else "several targets"
+
+
+def _answer_type(asked: Asked) -> str:
+    return str(asked.sample.truth.get("answer_type") or "")
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        "shapes_res",
+        "Referring expressions",
+        "One expression, one object, by attributes, relation, order, extreme or position: its mask and its box.",
+        (("res", "cIoU"), ("res", "P@0.5"), ("rec", "Acc@0.5")),
+        lambda asked: expression_kind(str(asked.sample.truth.get("expression", ""))),
+    ),
+    Topic(
+        "shapes_gres",
+        "Several objects, or none",
+        "An expression may mean several objects, or something that is not there: then the answer has to say so.",
+        (("gres", "gIoU"), ("gres", "N-acc"), ("gres", "T-acc")),
+        _number_of_targets,
+    ),
+    Topic(
+        "shapes_salient",
+        "What stands out",
+        "The object that stands out, and why.",
+        (("salient", "mIoU"), ("salient", "maxF"), ("salient", "MAE")),
+        lambda asked: "",
+    ),
+    Topic(
+        "shapes_semantic",
+        "All pixels of a class",
+        "One mask for everything of a class.",
+        (("semantic", "mIoU"),),
+        lambda asked: "",
+    ),
+    Topic(
+        "shapes_instances",
+        "Every object of a class",
+        "One mask and box for each, from left to right.",
+        (("instance", "AP"), ("instance", "AP50")),
+        _number_of_targets,
+    ),
+    Topic(
+        "shapes_parts", "Parts", "The core or the rim of an object.", (("res", "cIoU"), ("res", "P@0.5")), lambda a: ""
+    ),
+    Topic(
+        "shapes_caption",
+        "Captions",
+        "What the picture shows. Right: every colour, shape, size and number that is named is true.",
+        (("caption", "facts"), ("caption", "CIDEr"), ("caption", "BLEU-4")),
+        lambda asked: "",
+    ),
+    Topic(
+        "shapes_vqa",
+        "Questions about the picture",
+        "Short answers.",
+        (("vqa", "accuracy"),),
+        _answer_type,
+    ),
+    Topic("shapes_text", "Questions without a picture", "Small sums and words.", (("text", "accuracy"),), _answer_type),
+)
+
+
+def build_report(run: DemoRun, lead: str, facts: Sequence[tuple[str, str]], card_text: str) -> Report:
+    """Lay out the report of a demo. Pictures are read here, so the drawn worlds must still be there.
+
+    Shown of each task: for each kind of question and split the first one about a picture not shown yet, then the worst
+    answer of all; nothing is picked by hand. ``card_text`` is the model's card.
+    """
+    sections = []
+    for topic in TOPICS:
+        mine = [asked for asked in run.asked if asked.dataset == topic.dataset]
+        if mine:
+            sections.append(Section(topic.title, topic.text, tuple(_cards(mine, topic))))
+    return Report("ullava demo", lead, tuple(facts), results_table(run), tuple(sections), "The model's card", card_text)
+
+
+def results_table(run: DemoRun) -> Table:
+    """Return the figures of ``TOPICS`` with a column for each split; percent, and the number of questions."""
+    found = {(entry["dataset"], entry["split"], entry["task"]): entry for entry in run.results}
+    splits = list(dict.fromkeys(entry["split"] for entry in run.results))
+    rows = []
+    for topic in TOPICS:
+        for task, figure in topic.figures:
+            entries = [found.get((topic.dataset, split, task)) for split in splits]
+            values = [None if entry is None else entry["metrics"].get(figure) for entry in entries]
+            if any(value is not None for value in values):
+                counts = " + ".join(str(entry["n"]) if entry else "0" for entry in entries)
+                shown = ["-" if value is None else f"{value:.1f}" for value in values]
+                rows.append((topic.title, figure, *shown, counts))
+    return Table(("task", "figure", *splits, "questions"), tuple(rows))
+
+
+def quality(asked: Asked) -> float:
+    """Return how good an answer is, in [0, 1]: the IoU of the united masks, or whether the words are right."""
+    if asked.family in ("vqa", "text", "caption"):
+        return float(bool(asked.row["right"]))
+    shown = _united(item.mask for item in asked.answer.objects)
+    true = _united(region.mask for region in asked.sample.turns[0].regions)
+    if shown is None or true is None:
+        return float(shown is None and true is None)
+    return mask_iou(shown, true)
+
+
+def _united(masks: Iterable[MaskArray | None]) -> MaskArray | None:
+    present = [mask for mask in masks if mask is not None]
+    return np.asarray(np.logical_or.reduce(present), np.bool_) if present else None
+
+
+def _cards(mine: Sequence[Asked], topic: Topic) -> list[Card]:
+    """Return the cards of one section: of each kind and split the first about a new picture, then the worst answer."""
+    groups: dict[tuple[str, bool], list[Asked]] = {}
+    for asked in mine:
+        groups.setdefault((topic.kind(asked), asked.split != "seen"), []).append(asked)
+    chosen: list[Asked] = []
+    for key in sorted(groups):
+        used = {asked.sample.images for asked in chosen}
+        fresh = [asked for asked in groups[key] if asked.sample.images not in used]
+        chosen.append((fresh or groups[key])[0])
+    cards = [_card(asked, ", ".join(filter(None, (asked.split, topic.kind(asked))))) for asked in chosen]
+    worst = min(mine, key=quality)
+    if worst not in chosen and quality(worst) < 1:
+        cards.append(_card(worst, f"{worst.split}, the worst answer of {len(mine)}"))
+    return cards
+
+
+def _card(asked: Asked, note: str) -> Card:
+    """Return one question with its pictures: the model's objects beside the true ones."""
+    turn = asked.sample.turns[0]
+    value = quality(asked)
+    verdict: Verdict = "right" if value >= _RIGHT else "near" if value >= _NEAR else "wrong"
+    answer = strip_grounding(asked.answer.text) + ("" if asked.answer.finished else " ... (cut off)")
+    question = turn.question.replace(IMAGE_MARKER, "").strip()
+    return Card(question, answer, _truth(asked), verdict, _figures(asked, value), note, _pictures(asked))
+
+
+def _truth(asked: Asked) -> str:
+    """Return the truth in words."""
+    turn = asked.sample.turns[0]
+    if asked.family in ("caption", "vqa", "text"):
+        accepted = asked.sample.truth.get("accepted")
+        return " or ".join(accepted) if accepted else turn.answer
+    if not turn.regions:
+        return "no such object"
+    phrases = [region.phrase for region in turn.regions]
+    return phrases[0] if len(phrases) == 1 else f"{len(phrases)} objects: {', '.join(phrases)}"
+
+
+def _figures(asked: Asked, value: float) -> str:
+    """Return what was measured on one answer, in words."""
+    if asked.family in ("caption", "vqa", "text"):
+        return ""
+    if not asked.sample.turns[0].regions:
+        return "" if value == 1 else f"named {len(asked.answer.objects)} objects"
+    parts = [f"mask IoU {value:.2f}"]
+    if "box_iou" in asked.row:
+        parts.append(f"box IoU {asked.row['box_iou']:.2f}")
+    found, wanted = len(asked.answer.objects), len(asked.sample.turns[0].regions)
+    if found != wanted:
+        parts.append(f"{found} objects instead of {wanted}")
+    return ", ".join(parts)
+
+
+def _pictures(asked: Asked) -> tuple[Picture, ...]:
+    if not asked.sample.images:
+        return ()
+    image = read_image_rgb_u8(asked.sample.images[0])
+    if asked.family in ("caption", "vqa"):
+        return (Picture("the picture", draw_overlay(image, [])),)
+    true = [_as_object(region) for region in asked.sample.turns[0].regions]
+    return (
+        Picture("the model's answer", draw_overlay(image, asked.answer.objects, text_px=_TEXT_PX)),
+        Picture("the truth", draw_overlay(image, true, show_scores=False, text_px=_TEXT_PX)),
+    )
+
+
+def _as_object(region: Region) -> GroundedObject:
+    return GroundedObject(region.phrase, (0, 0), region.mask, region.box_xyxy_px, 1.0)

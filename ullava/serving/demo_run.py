@@ -1,0 +1,158 @@
+"""The questions of the demo: draw scenes that training never showed, ask everything about them, measure.
+
+Scenes come from the held-out splits ``seen`` (new scenes of known colour-shape pairs) and ``unseen`` (pairs that
+training never shows). Answers are measured by the code that ``ullava eval`` uses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ullava.config.schema import DatasetEntry
+from ullava.data.build import build_dataset
+from ullava.data.descriptor import locate
+from ullava.data.shapes.write import draw_world
+from ullava.evaluation.metrics.rows import Row
+from ullava.evaluation.scoring import SCORERS, Scorer, family_of
+from ullava.inference.batch import Answerer
+from ullava.structures import Answer, Sample
+
+SPLITS = ("seen", "unseen")
+DATASETS = (
+    "shapes_res",
+    "shapes_gres",
+    "shapes_salient",
+    "shapes_semantic",
+    "shapes_instances",
+    "shapes_parts",
+    "shapes_caption",
+    "shapes_vqa",
+    "shapes_text",
+)
+BATCH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question with its answer and what was measured on it."""
+
+    split: str
+    dataset: str
+    family: str
+    sample: Sample
+    answer: Answer
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRun:
+    """Everything that was asked, the results in the form of ``metrics.json``, and the seconds that answering took."""
+
+    asked: tuple[Asked, ...]
+    results: tuple[dict[str, Any], ...]
+    seconds: float
+
+
+def draw_worlds(folder: Path, images: int, seed: int) -> dict[str, Path]:
+    """Draw ``images`` scenes of each held-out split below ``folder``; returns split -> world."""
+    return {split: draw_world(folder / split, images, seed, split, progress=False) for split in SPLITS}
+
+
+def ask_worlds(predictor: Answerer, worlds: dict[str, Path], max_new_tokens: int = 96) -> DemoRun:
+    """Ask every question of every data set of the drawn ``worlds`` and measure the answers.
+
+    Questions about one picture travel together, so that its picture is encoded once. Raises DataError for a world that
+    cannot be read.
+    """
+    questions = [item for split, world in worlds.items() for item in _questions(split, world)]
+    answers: list[Answer] = []
+    started = time.perf_counter()
+    with tqdm(total=len(questions), desc="answering", unit="question") as bar:
+        for start in range(0, len(questions), BATCH):
+            batch = [sample for _, _, _, sample in questions[start : start + BATCH]]
+            answers += predictor.answer_samples(batch, max_new_tokens=max_new_tokens)
+            bar.update(len(batch))
+    seconds = time.perf_counter() - started
+    asked: list[Asked] = []
+    results: list[dict[str, Any]] = []
+    for split in worlds:
+        for dataset in DATASETS:
+            mine = [
+                (family, sample, answer)
+                for (where, name, family, sample), answer in zip(questions, answers, strict=True)
+                if (where, name) == (split, dataset)
+            ]
+            if mine:
+                _measure(split, dataset, mine, asked, results)
+    return DemoRun(tuple(asked), tuple(results), seconds)
+
+
+def _questions(split: str, world: Path) -> list[tuple[str, str, str, Sample]]:
+    """Return (split, data set, family, query) of a world, ordered by picture."""
+    found: list[tuple[str, str, str, Sample]] = []
+    for name in DATASETS:
+        entry = DatasetEntry()
+        if _holds_nothing(locate(name, entry, world).annotations):
+            continue
+        dataset = build_dataset(name, entry, world)
+        family = family_of(dataset)
+        found += [(split, name, family, sample) for index in range(len(dataset)) for sample in dataset.queries(index)]
+    return sorted(found, key=lambda item: item[3].images)
+
+
+def _holds_nothing(annotations: Path) -> bool:
+    """Whether a drawn list is empty: a few scenes may be without a salient object or without parts."""
+    return not annotations.read_text(encoding="utf-8").strip("[] \n")
+
+
+def _measure(
+    split: str,
+    dataset: str,
+    mine: Sequence[tuple[str, Sample, Answer]],
+    asked: list[Asked],
+    results: list[dict[str, Any]],
+) -> None:
+    """Score one data set of one split; adds to ``asked`` and ``results``. Boxes of single targets are scored as REC."""
+    family = mine[0][0]
+    scorers: dict[str, Scorer] = {family: SCORERS[family]()}
+    if dataset == "shapes_res":
+        scorers["rec"] = SCORERS["rec"]()
+    for group in _by_picture(mine):
+        samples, answers = [sample for _, sample, _ in group], [answer for _, _, answer in group]
+        rows = {name: scorer.score_picture(samples, answers) for name, scorer in scorers.items()}
+        for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+            row = {key: value for name in reversed(list(scorers)) for key, value in rows[name][place].items()}
+            if "rec" in rows:
+                row["box_iou"] = rows["rec"][place]["iou"]
+            asked.append(Asked(split, dataset, family, sample, answer, row))
+    for name, scorer in scorers.items():
+        results.append(
+            {
+                "dataset": dataset,
+                "split": split,
+                "task": name,
+                "n": len(mine),
+                "skipped": 0,
+                "metrics": {key: round(value, 2) for key, value in scorer.metric.compute().items()},
+            }
+        )
+
+
+def _by_picture(
+    mine: Sequence[tuple[str, Sample, Answer]],
+) -> Iterator[list[tuple[str, Sample, Answer]]]:
+    """Yield runs of queries about the same picture."""
+    group: list[tuple[str, Sample, Answer]] = []
+    for item in mine:
+        if group and group[-1][1].images != item[1].images:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -1,0 +1,97 @@
+"""The records that travel between the layers, and the legend of letters, frames and units.
+
+Letters in shape comments: B rows of text, L tokens, D model width, V vocabulary, I distinct pictures of a batch,
+K grounded tokens (``[SEG]`` or ``[LOC]``) of a batch in reading order, N visual tokens, H x W original pixels,
+h x w pixels of a resized view, R side of the square CLIP view, S side of the square SAM view.
+
+Frames in names: ``_px`` original pixels (x right, y down, corner 0,0; boxes are half-open, so a full-image box is
+0, 0, W, H); ``_norm`` the same divided by W and H; ``_padsq`` the centre-padded square, normalised by max(W, H);
+``_lowres`` SAM's low-resolution mask plane; ``_orig`` a mask plane of the original H x W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+BoxXYXY = tuple[float, float, float, float]
+MaskArray = NDArray[np.bool_]
+ImageArray = NDArray[np.uint8]
+
+Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
+Protocol = Literal["generate", "teacher_forced"]
+TASKS: tuple[Task, ...] = ("text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One grounded thing of an answer: what it is called, where it is. Mask is bool [H, W]; None = not given."""
+
+    phrase: str
+    mask: MaskArray | None = None
+    box_xyxy_px: BoxXYXY | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answer.
+
+    The k-th ``[SEG]`` of ``answer`` belongs to the k-th region that has a mask, the k-th ``[LOC]`` to the k-th region
+    that has a box. ``question`` may hold one ``<image>`` marker for each picture, in order.
+    """
+
+    question: str
+    answer: str
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a reader makes of one annotation: pictures by path, turns in words, regions in original pixels.
+
+    ``name`` finds it again (``dataset/split/index``). ``truth`` holds what the metric of the task needs beyond the
+    regions (reference captions, accepted answers, a class id).
+    """
+
+    name: str
+    dataset: str
+    task: Task
+    images: tuple[Path, ...]
+    turns: tuple[Turn, ...]
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedObject:
+    """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it.
+
+    ``mask`` is bool [H, W] of the original picture ``image`` (its place among the question's pictures). ``score`` is
+    the mask's score where there is a mask, else the box's; all scores lie in [0, 1].
+    """
+
+    phrase: str
+    span: tuple[int, int]
+    mask: MaskArray | None
+    box_xyxy_px: BoxXYXY | None
+    score: float
+    mask_score: float | None = None
+    box_score: float | None = None
+    image: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said and the objects it grounded. ``finished``: it ended by itself.
+
+    ``text`` holds the special tokens too; ``ullava.text.tokens.strip_grounding(text)`` gives the words alone.
+    """
+
+    text: str
+    objects: tuple[GroundedObject, ...] = ()
+    finished: bool = True
+    new_tokens: int = 0

@@ -1,0 +1,80 @@
+"""The special tokens, by name; their ids belong to the tokenizer and are written into the model's config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ullava.errors import UserError
+
+PAD = "[PAD]"
+IMAGE_PATCH = "<image_patch>"
+VIDEO_PATCH = "<video_patch>"
+IMAGE_START = "<img_beg>"
+IMAGE_END = "</img_end>"
+VIDEO_START = "<vid_beg>"
+VIDEO_END = "</vid_end>"
+SEG = "[SEG]"
+LOC = "[LOC]"
+TAG_START = "[tag]"
+TAG_END = "[/tag]"
+
+IMAGE_MARKER = "<image>"
+"""Stands for a picture in questions and templates; a word of ours, never a token."""
+
+GROUNDING_TOKENS: tuple[str, ...] = (
+    IMAGE_PATCH,
+    VIDEO_PATCH,
+    IMAGE_START,
+    IMAGE_END,
+    VIDEO_START,
+    VIDEO_END,
+    SEG,
+    LOC,
+    TAG_START,
+    TAG_END,
+)
+"""In the order in which u-LLaVA adds them (both stages), so that ids agree with its released tokenizers."""
+
+_CONFIG_KEYS: Mapping[str, str] = {
+    "image_patch_id": IMAGE_PATCH,
+    "image_start_id": IMAGE_START,
+    "image_end_id": IMAGE_END,
+    "video_patch_id": VIDEO_PATCH,
+    "video_start_id": VIDEO_START,
+    "video_end_id": VIDEO_END,
+    "seg_id": SEG,
+    "loc_id": LOC,
+    "tag_start_id": TAG_START,
+    "tag_end_id": TAG_END,
+}
+
+
+def add_special_tokens(tokenizer: Any) -> int:
+    """Add the tokens that ``tokenizer`` lacks (a pad token too, if it has none); return how many were new."""
+    added = 0
+    if tokenizer.pad_token is None:
+        added += tokenizer.add_special_tokens({"pad_token": PAD})
+    missing = [token for token in GROUNDING_TOKENS if token not in tokenizer.get_vocab()]
+    return added + tokenizer.add_tokens(missing, special_tokens=True)
+
+
+def special_token_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the config's id fields (``seg_id`` …) as this tokenizer numbers them.
+
+    Raises UserError when a token is missing or is not one single id.
+    """
+    vocabulary = tokenizer.get_vocab()
+    absent = [token for token in _CONFIG_KEYS.values() if token not in vocabulary]
+    if absent:
+        raise UserError(f"the tokenizer lacks the special tokens {', '.join(absent)}")
+    return {key: int(vocabulary[token]) for key, token in _CONFIG_KEYS.items()}
+
+
+def strip_grounding(text: str) -> str:
+    """Take the grounding clauses' tokens out of an answer and leave words that read on their own."""
+    text = re.sub(r"\s*\b(?:Mask|Location)\s*(?:\[SEG\]|\[LOC\])\s*;?", "", text)
+    for token in GROUNDING_TOKENS:
+        text = text.replace(token, "")
+    return re.sub(r"\s+([.;,])", r"\1", re.sub(r"\s{2,}", " ", text)).strip()

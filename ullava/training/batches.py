@@ -1,0 +1,46 @@
+"""The trainer's side of a batch: unusable rows set aside, targets told apart from what the network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ullava.data.encode import BadSample
+from ullava.training.objective import Targets
+
+TARGET_KEYS = frozenset({"mask_targets", "boxes_xyxy_head", "original_sizes", "names", "bad_samples"})
+
+
+class TrainingCollator:
+    """Collate the usable rows; a batch without any holds ``bad_samples`` alone (an exception would lose names)."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return the batch of ``rows`` (Example or BadSample each)."""
+        bad = [row for row in rows if isinstance(row, BadSample)]
+        usable = [row for row in rows if not isinstance(row, BadSample)]
+        batch = self.collate(usable) if usable else {}
+        batch["bad_samples"] = bad
+        return batch
+
+
+def is_empty(batch: Mapping[str, Any]) -> bool:
+    """Return whether no row of the batch was usable."""
+    return "input_ids" not in batch
+
+
+def network_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``forward`` reads."""
+    return {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+
+
+def targets_of(batch: Mapping[str, Any]) -> Targets:
+    """Return what the criterion reads, beside the labels that the network hands on."""
+    return Targets(masks=batch["mask_targets"], boxes_xyxy_head=batch["boxes_xyxy_head"])
+
+
+def supervised_tokens(batch: Mapping[str, Any]) -> int:
+    """Count the labels that are judged (the first of a row predicts nothing)."""
+    return int((batch["labels"][:, 1:] != -100).sum())

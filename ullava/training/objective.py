@@ -1,0 +1,158 @@
+"""The criterion: what the model returned and what the batch wants -> named loss terms. The model itself has no loss.
+
+Every term is a mean over its own kind of thing (supervised tokens, masks, boxes). With gradient accumulation or several
+processes the mean is over the whole step (``Counts``), so the gradient does not depend on how a step is cut up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ullava.config.schema import LossConfig
+from ullava.geometry import plan_view, resized_hw
+from ullava.losses import bce_per_mask, dice_per_mask, giou_loss, l1_loss, mask_iou_per_mask, token_cross_entropy
+from ullava.training.planes import covered_lowres, shrink_targets, to_original
+
+TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many things the terms of one optimiser step are means over."""
+
+    tokens: float
+    masks: float
+    boxes: float
+
+    def of(self, term: str) -> float:
+        """Return the count that belongs to a term."""
+        return self.tokens if term == "ce" else self.boxes if term in ("l1", "giou") else self.masks
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """Scalars, float32. Each term is unweighted; ``total`` is their weighted sum, the one to differentiate."""
+
+    ce: torch.Tensor
+    bce: torch.Tensor
+    dice: torch.Tensor
+    l1: torch.Tensor
+    giou: torch.Tensor
+    iou_score: torch.Tensor
+    total: torch.Tensor
+
+    def stacked(self) -> torch.Tensor:
+        """Return the terms in the order of ``TERMS``, detached: [6]."""
+        return torch.stack([getattr(self, name).detach().float() for name in TERMS])
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
+
+    ``masks``: one uint8 or bool [H, W] of the original picture for each ``[SEG]`` (equal ones may be one tensor).
+    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``.
+    """
+
+    masks: Sequence[torch.Tensor]
+    boxes_xyxy_head: torch.Tensor
+
+
+class GroundingObjective:
+    """Callable criterion: ``objective(output, targets)`` -> LossTerms."""
+
+    def __init__(self, weights: LossConfig, sam_side: int) -> None:
+        self.weights = weights
+        self.sam_side = sam_side
+
+    def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
+        """Judge one batch. ``step``: the counts of the whole optimiser step, where that is more than this batch.
+
+        Raises ValueError where the network grounded another number of things than the batch holds.
+        """
+        local = self.counts(output, targets)
+        with torch.autocast(output.logits.device.type, enabled=False):
+            means: dict[str, torch.Tensor] = {"ce": token_cross_entropy(output.logits, output.targets)}
+            means |= self._mask_terms(output.seg, targets)
+            means |= self._box_terms(output.loc, targets)
+        if step is not None:
+            means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
+        total = torch.stack([getattr(self.weights, name) * means[name] for name in TERMS]).sum()
+        if output.idle is not None:
+            total = total + output.idle
+        for term in (output.aux or {}).values():
+            total = total + term * (1.0 if step is None else local.tokens / max(step.tokens, 1.0))
+        return LossTerms(**means, total=total)
+
+    @staticmethod
+    def counts(output: Any, targets: Targets) -> Counts:
+        """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
+        return Counts(output.targets.shape[0], len(targets.masks), targets.boxes_xyxy_head.shape[0])
+
+    def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
+        logits, scores = seg.mask_logits_lowres, seg.iou_scores
+        wanted = len(targets.masks)
+        if logits.shape[0] != wanted:
+            raise ValueError(f"the model made {logits.shape[0]} masks for {wanted} targets")
+        if wanted == 0:
+            nothing = (logits.float().sum() + scores.float().sum()) * 0.0
+            return {"bce": nothing, "dice": nothing, "iou_score": nothing}
+        sums = torch.zeros(3, dtype=torch.float32, device=logits.device)
+        for places, masks in _same_sized(targets.masks, logits.device):
+            plane, truth = self._common_plane(logits[places], masks)
+            sums = sums + torch.stack(
+                [
+                    bce_per_mask(plane, truth).sum(),
+                    dice_per_mask(plane, truth).sum(),
+                    _score_error(scores[places], plane, truth).sum(),
+                ]
+            )
+        bce, dice, score = (sums / wanted).unbind()
+        return {"bce": bce, "dice": dice, "iou_score": score}
+
+    def _common_plane(self, logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bring logits [k, h, w] and targets [k, H, W] to one plane, both float32."""
+        height, width = masks.shape[-2:]
+        covered = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
+        if self.weights.mask_plane == "original":
+            plane = to_original(logits, square=self.sam_side, resized_hw=covered, orig_hw=(height, width))
+            return plane, masks.float()
+        plane = covered_lowres(logits, square=self.sam_side, resized_hw=covered)
+        return plane, shrink_targets(masks, plane.shape[-2], plane.shape[-1])
+
+    def _box_terms(self, loc: Any, targets: Targets) -> dict[str, torch.Tensor]:
+        boxes = loc.boxes_xyxy_head
+        wanted = targets.boxes_xyxy_head.to(boxes.device, torch.float32)
+        if boxes.shape != wanted.shape:
+            raise ValueError(f"the model made {boxes.shape[0]} boxes for {wanted.shape[0]} targets")
+        if boxes.shape[0] == 0:
+            nothing = boxes.float().sum() * 0.0
+            return {"l1": nothing, "giou": nothing}
+        twice = self.weights.box_divide_twice
+        return {
+            "l1": l1_loss(boxes.float(), wanted, loc.image, divide_twice=twice),
+            "giou": giou_loss(boxes.float(), wanted, loc.image, divide_twice=twice),
+        }
+
+
+def _same_sized(
+    masks: Sequence[torch.Tensor], device: torch.device
+) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
+    """Group masks [H, W] of one size: (their places among all, [k, H, W]). Batches of one size are not gathered."""
+    groups: dict[torch.Size, list[int]] = {}
+    for place, mask in enumerate(masks):
+        groups.setdefault(mask.shape, []).append(place)
+    made: list[tuple[torch.Tensor | slice, torch.Tensor]] = []
+    for members in groups.values():
+        places = slice(None) if len(groups) == 1 else torch.tensor(members, device=device)
+        made.append((places, torch.stack([masks[place] for place in members]).to(device)))
+    return made
+
+
+def _score_error(scores: torch.Tensor, plane: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Squared error [k] of the predicted quality against the IoU that the thresholded mask really has."""
+    return (scores.float() - mask_iou_per_mask(plane, truth > 0.5)).square()

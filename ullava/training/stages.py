@@ -1,0 +1,210 @@
+"""Which parameters a stage trains: closed rules by name, printed as a table and asserted.
+
+Every parameter belongs to exactly one part (the first whose prefix fits), and a stage names the parts that train. A
+part that matches nothing, or a parameter that belongs nowhere, is an error rather than a silent default.
+Facts: spec/ullava.md 2.6, with its addendum (ours trains the rows of the special tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Stage = Literal["scratch", "align", "ground"]
+
+ADAPTERS = "LoRA adapters"
+LANGUAGE = "language model"
+TOKEN_ROWS = "special-token rows"
+TOWER = "vision tower"
+PROJECTOR = "vision projector"
+SAM_ENCODER = "SAM image encoder"
+PROMPT_ENCODER = "SAM prompt encoder"
+QUALITY = "SAM quality head"
+DECODER = "SAM mask decoder"
+MASK_PROJECTOR = "mask projector"
+BOX_HEAD = "box head"
+UNREAD = "never read"
+
+PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (LANGUAGE, ("language_model.",)),
+    (TOWER, ("vision.tower.",)),
+    (PROJECTOR, ("vision.",)),
+    (SAM_ENCODER, ("mask_head.sam.vision_encoder.",)),
+    (PROMPT_ENCODER, ("mask_head.sam.prompt_encoder.", "mask_head.sam.shared_image_embedding.")),
+    (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.",)),
+    (DECODER, ("mask_head.sam.mask_decoder.",)),
+    (MASK_PROJECTOR, ("mask_head.projector.",)),
+    (BOX_HEAD, ("box_head.",)),
+)
+
+TRAINS: dict[Stage, tuple[str, ...]] = {
+    "scratch": (
+        LANGUAGE, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD,
+    ),
+    "align": (TOKEN_ROWS, PROJECTOR),
+    "ground": (LANGUAGE, PROJECTOR, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """One line of the table. ``trained`` counts scalars, as ``size`` does; for token rows only their own scalars."""
+
+    part: str
+    tensors: int
+    size: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class TrainablePlan:
+    """What ``apply_stage`` did: the table, the names that train, and the modules that stay in eval mode."""
+
+    stage: Stage
+    rows: tuple[PartRow, ...]
+    trainable: frozenset[str]
+    frozen_modules: tuple[nn.Module, ...]
+
+    def table(self) -> str:
+        """Return the parts with their parameter counts as text."""
+        lines = [f"stage {self.stage}: what trains", f"  {'part':<22}{'tensors':>8}{'parameters':>14}{'trained':>14}"]
+        for row in self.rows:
+            trained = f"{row.trained:,}" if row.trained else "frozen"
+            lines.append(f"  {row.part:<22}{row.tensors:>8}{row.size:>14,}{trained:>14}")
+        tensors, size = sum(row.tensors for row in self.rows), sum(row.size for row in self.rows)
+        lines.append(f"  {'all':<22}{tensors:>8}{size:>14,}{sum(row.trained for row in self.rows):>14,}")
+        return "\n".join(lines)
+
+    def hold_frozen(self) -> None:
+        """Put frozen modules back into eval mode; ``model.train()`` would wake their dropout."""
+        for module in self.frozen_modules:
+            if module.training:
+                module.eval()
+
+
+def apply_stage(model: nn.Module, stage: Stage, *, lora: bool = False, quality_trains: bool = True) -> TrainablePlan:
+    """Set ``requires_grad`` of every parameter as ``stage`` says and check that nothing else trains.
+
+    ``lora``: adapters are attached; the rest of the language model is then frozen but for the special-token rows.
+    ``quality_trains``: the loss has a term for SAM's quality head (otherwise it would only decay).
+
+    Raises ValueError for a parameter that belongs to no part and for a part of the stage that matches nothing.
+    """
+    wanted = set(TRAINS[stage])
+    if lora:
+        wanted = (wanted - {LANGUAGE}) | {ADAPTERS, TOKEN_ROWS}
+    if not quality_trains:
+        wanted.discard(QUALITY)
+    part_of = assign_parts(model)
+    missing = wanted - set(part_of.values()) - {TOKEN_ROWS}
+    if missing:
+        raise ValueError(f"stage {stage}: no parameter of this model belongs to {', '.join(sorted(missing))}")
+    rows_only = _token_row_names(model) if TOKEN_ROWS in wanted and LANGUAGE not in wanted else frozenset()
+    trainable = {name for name, part in part_of.items() if part in wanted} | rows_only
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    token_ids = special_token_ids(model)
+    for name in rows_only:
+        _train_rows_only(model.get_parameter(name), token_ids)
+    rows = _table_rows(model, part_of, trainable, rows_only, len(token_ids))
+    plan = TrainablePlan(stage, rows, frozenset(trainable), tuple(_frozen_modules(model)))
+    assert_plan(model, plan)
+    return plan
+
+
+def assert_plan(model: nn.Module, plan: TrainablePlan) -> None:
+    """Raise ValueError unless exactly the planned parameters require a gradient."""
+    actual = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if actual != plan.trainable:
+        extra, lost = sorted(actual - plan.trainable), sorted(plan.trainable - actual)
+        raise ValueError(f"stage {plan.stage}: should not train {extra[:5]}, should train {lost[:5]}")
+
+
+def assign_parts(model: nn.Module) -> dict[str, str]:
+    """Return the part of every parameter, by name (tied weights once). Raises ValueError for one that fits none."""
+    unread = unread_names(model)
+    parts: dict[str, str] = {}
+    for name, _ in model.named_parameters():
+        if ".lora_" in name:
+            parts[name] = ADAPTERS
+            continue
+        fitting = [part for part, prefixes in PARTS if name.startswith(prefixes)]
+        if not fitting:
+            raise ValueError(f"parameter {name} belongs to no part; add it to ullava.training.stages.PARTS")
+        parts[name] = UNREAD if name in unread else fitting[0]
+    return parts
+
+
+def unread_names(model: nn.Module) -> frozenset[str]:
+    """Return the parameters that no forward pass reads, so that no optimiser and no process group waits for them.
+
+    They are the tower's layers above the chosen hidden state, and SAM's embeddings of points, boxes and mask prompts.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    prompts = "mask_head.sam.prompt_encoder."
+    unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
+    unread |= {name for name in names if name.startswith("vision.tower.post_layernorm.")}
+    config = model.config
+    depth = int(config.vision_config.num_hidden_layers)
+    used = int(config.hidden_layer) % (depth + 1)
+    above = tuple(f"vision.tower.encoder.layers.{layer}." for layer in range(used, depth))
+    return frozenset(unread | {name for name in names if above and name.startswith(above)})
+
+
+def special_token_ids(model: nn.Module) -> tuple[int, ...]:
+    """Return the ids of our own tokens that the tokenizer of this model has, in ascending order."""
+    names = ("image_start_id", "image_end_id", "video_start_id", "video_end_id")
+    names += ("seg_id", "loc_id", "tag_start_id", "tag_end_id")
+    found = {getattr(model.config, name, None) for name in names}
+    return tuple(sorted(number for number in found if number is not None))
+
+
+def _token_row_names(model: nn.Module) -> frozenset[str]:
+    """Return the names of the input embedding and, where it has weights of its own, of the language head."""
+    tables = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in tables)
+
+
+def _train_rows_only(table: nn.Parameter, rows: Sequence[int]) -> None:
+    """Let gradients through to ``rows`` alone; Adam leaves a row whose gradient was always zero untouched."""
+    kept = list(rows)
+
+    def keep(gradient: torch.Tensor) -> torch.Tensor:
+        masked = torch.zeros_like(gradient)
+        masked[kept] = gradient[kept]
+        return masked
+
+    table.register_hook(keep)
+
+
+def _table_rows(
+    model: nn.Module, part_of: dict[str, str], trainable: set[str], rows_only: frozenset[str], token_count: int
+) -> tuple[PartRow, ...]:
+    made: list[PartRow] = []
+    order = [ADAPTERS, TOKEN_ROWS, *(part for part, _ in PARTS), UNREAD]
+    for part in order:
+        names = rows_only if part == TOKEN_ROWS else [n for n, p in part_of.items() if p == part and n not in rows_only]
+        if not names:
+            continue
+        parameters = [(name, model.get_parameter(name)) for name in names]
+        size = sum(parameter.numel() for _, parameter in parameters)
+        if part == TOKEN_ROWS:
+            trained = sum(token_count * parameter.shape[1] for _, parameter in parameters)
+        else:
+            trained = sum(parameter.numel() for name, parameter in parameters if name in trainable)
+        made.append(PartRow(part, len(parameters), size, trained))
+    return tuple(made)
+
+
+def _frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the topmost modules that have parameters, none of which trains."""
+    for child in model.children():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            yield child
+        elif parameters:
+            yield from _frozen_modules(child)

@@ -1,0 +1,298 @@
+"""Hugging Face's Trainer with our criterion, mixture and guards. The loop, the checkpoints and DDP are its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ullava.errors import UserError
+from ullava.training.batches import is_empty, network_inputs, supervised_tokens, targets_of
+from ullava.training.folder import RunFolder, append_json
+from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
+from ullava.training.stages import TrainablePlan
+
+BAD_STEPS_IN_A_ROW = 5
+"""Batches without a finite loss (or gradient) after which a run stops."""
+
+WINDOW_FILE = "loss_window.json"
+Examiner = Callable[[nn.Module, int], dict[str, float]]
+
+
+@dataclass
+class LossWindow:
+    """Loss terms since the last log line, kept on the device so that a step waits for nothing.
+
+    ``sums`` [7]: every term times its count, and the total of every step. ``counts`` [3]: tokens, masks, boxes.
+    """
+
+    sums: torch.Tensor
+    counts: torch.Tensor
+    steps: int = 0
+
+    @classmethod
+    def empty(cls, device: torch.device) -> LossWindow:
+        """Return a window without any step."""
+        return cls(torch.zeros(len(TERMS) + 1, device=device), torch.zeros(3, dtype=torch.float64))
+
+    def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
+        """Add one micro-batch, whose terms were divided by the counts of its ``step``."""
+        weights = [max(step.of(name), 1.0) for name in TERMS] + [1.0]
+        self.sums += torch.cat([terms.stacked(), terms.total.detach().float()[None]]) * self.sums.new_tensor(weights)
+        self.counts += torch.tensor([local.tokens, local.masks, local.boxes], dtype=torch.float64)
+
+    def means(self) -> dict[str, float]:
+        """Return ``loss`` per step and ``loss_<term>`` per thing; terms that had nothing to judge are left out."""
+        tokens, masks, boxes = self.counts.tolist()
+        seen = Counts(tokens, masks, boxes)
+        values = self.sums.tolist()
+        means = {"loss": values[-1] / max(self.steps, 1)}
+        means |= {f"loss_{name}": values[i] / seen.of(name) for i, name in enumerate(TERMS) if seen.of(name) > 0}
+        return means
+
+
+class UllavaTrainer(Trainer):
+    """Trains one model on a mixture.
+
+    ``sampler`` names the positions of each epoch; ``examiner(model, step)`` returns figures by name and runs wherever
+    HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
+    run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
+    without a finite loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        dataset: Dataset[Any],
+        sampler: Sampler[int],
+        collator: Callable[[list[Any]], Mapping[str, Any]],
+        processor: Any,
+        objective: GroundingObjective,
+        plan: TrainablePlan,
+        folder: RunFolder,
+        bad_sample_budget: int = 0,
+        examiner: Examiner | None = None,
+    ) -> None:
+        self.mixture_sampler = sampler
+        self.objective = objective
+        self.plan = plan
+        self.folder = folder
+        self.bad_sample_budget = bad_sample_budget
+        self.examiner = examiner
+        self.bad_samples: set[str] = set()
+        self.skipped_batches = 0
+        self._skipped_in_a_row = 0
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=dataset,
+            eval_dataset={} if examiner is None else {"all": dataset},
+            processing_class=processor,
+            callbacks=[StepBook(self)],
+        )
+        self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
+        self.window = LossWindow.empty(self.args.device)
+
+    # ------------------------------------------------------------ data
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        return self.mixture_sampler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self._note_bad_samples(batch["bad_samples"])
+        if len(batches) == 1 and self.args.world_size == 1:
+            return batches, None
+        usable = [batch for batch in batches if not is_empty(batch)]
+        if self.args.world_size > 1 and len(usable) < len(batches):
+            raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
+        totals = torch.zeros(3, device=device)
+        for batch in usable:
+            masks, boxes = len(batch["mask_targets"]), len(batch["boxes_xyxy_head"])
+            totals += torch.tensor([supervised_tokens(batch), masks, boxes], dtype=torch.float32, device=device)
+        if self.args.world_size > 1:
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        return batches, Counts(*totals.tolist())
+
+    def _note_bad_samples(self, found: Any) -> None:
+        for bad in found:
+            if bad.name in self.bad_samples:
+                continue
+            self.bad_samples.add(bad.name)
+            append_json(self.folder.bad_samples, {"sample": bad.name, "reason": bad.reason})
+        if len(self.bad_samples) > self.bad_sample_budget:
+            named = sorted(self.bad_samples)[:3]
+            raise UserError(
+                f"{len(self.bad_samples)} samples cannot be used, the budget (bad_sample_budget) is "
+                f"{self.bad_sample_budget}: {', '.join(named)}; all are in {self.folder.bad_samples}"
+            )
+
+    # ------------------------------------------------------------ one step
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
+        if is_empty(inputs):
+            return _idle_loss(model)
+        self.plan.hold_frozen()
+        targets = targets_of(inputs)
+        output = model(**network_inputs(inputs))
+        local = self.objective.counts(output, targets)
+        step: Counts = num_items_in_batch if num_items_in_batch is not None else local
+        terms = self.objective(output, targets, step)
+        loss = terms.total
+        if self._finite(loss):
+            self.window.add(terms, step, local)
+            self._skipped_in_a_row = 0
+            # HF divides by the micro-batches of the step and DDP by the processes; our counts have done both.
+            loss = loss * (self.current_gradient_accumulation_steps * self.args.world_size)
+        else:
+            self._skip("loss")
+            loss = _idle_loss(model)
+        return (loss, output) if return_outputs else loss
+
+    def _finite(self, loss: torch.Tensor) -> bool:
+        """Return whether the loss is finite on every process, so that all of them skip together."""
+        flag = torch.isfinite(loss.detach()).float()
+        if self.args.world_size > 1:
+            flag = self.accelerator.reduce(flag, reduction="sum") / self.args.world_size
+        return bool(flag > 0.999)
+
+    def _skip(self, what: str) -> None:
+        self.skipped_batches += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
+            raise UserError(
+                f"the {what} was not finite {self._skipped_in_a_row} times in a row at step {self.state.global_step}; "
+                "lower training.learning_rate, raise training.warmup_steps or train without fp16"
+            )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not math.isfinite(float(norm)):
+            model.zero_grad()
+            self._skip("gradient")
+        return norm
+
+    # ------------------------------------------------------------ logging
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Replace HF's running loss by the window's terms and write the line to train_log.jsonl."""
+        if "loss" in logs:
+            logs.update(self._window_means())
+            if self.skipped_batches:
+                logs["skipped_batches"] = self.skipped_batches
+            if self.bad_samples:
+                logs["bad_samples"] = len(self.bad_samples)
+        if self.is_world_process_zero():
+            line = {"step": self.state.global_step, "epoch": self.state.epoch, **logs}
+            self.folder.append_log({name: _plain(value) for name, value in line.items()})
+        super().log(logs, start_time)
+
+    def _window_means(self) -> dict[str, float]:
+        window = self._reduced_window()
+        self.window = LossWindow.empty(self.args.device)
+        return window.means()
+
+    def _reduced_window(self) -> LossWindow:
+        if self.args.world_size == 1:
+            return self.window
+        sums = self.accelerator.reduce(self.window.sums.clone(), reduction="sum")
+        counts = self.accelerator.reduce(self.window.counts.float().to(self.args.device), reduction="sum")
+        return LossWindow(sums, counts.double().cpu(), self.window.steps)
+
+    # ------------------------------------------------------------ evaluation
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Run the real metrics (ullava.evaluation) without touching the random state of the training."""
+        if self.examiner is None:
+            return {}
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            figures = self.examiner(self.model, self.state.global_step)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ------------------------------------------------------------ checkpoints
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as HF does, and beside it what the next log line has gathered so far."""
+        super().save_model(output_dir, _internal_call=_internal_call)
+        window = self._reduced_window()
+        if _internal_call and output_dir is not None and self.args.should_save:
+            state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
+            state["skipped_batches"] = self.skipped_batches
+            (Path(output_dir) / WINDOW_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    def restore_window(self, checkpoint: Path) -> None:
+        """Take up the gathered terms of ``checkpoint``, so that the first log line of a resumed run is the same."""
+        path = checkpoint / WINDOW_FILE
+        if not path.is_file():
+            return
+        state = json.loads(path.read_text(encoding="utf-8"))
+        self.skipped_batches = int(state["skipped_batches"])
+        self.window = LossWindow.empty(self.args.device)
+        self.window.steps = int(state["steps"])
+        if self.args.process_index == 0:
+            self.window.sums += torch.tensor(state["sums"], device=self.args.device)
+            self.window.counts += torch.tensor(state["counts"], dtype=torch.float64)
+
+    # ------------------------------------------------------------ optimiser
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the matrices and kernels: no norms, biases, embedding tables or learned positions."""
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(LEARNED_POSITIONS)
+        ]
+
+
+LEARNED_POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "class_embedding")
+
+
+class StepBook(TrainerCallback):
+    """Tells the sampler which epoch begins, and the trainer's window that a step is done."""
+
+    def __init__(self, trainer: UllavaTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the sampler's epoch; a resumed run begins inside one."""
+        self.trainer.mixture_sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the step."""
+        self.trainer.window.steps += 1
+
+
+def _idle_loss(model: nn.Module) -> torch.Tensor:
+    """Return a zero that still reaches every trainable parameter (process groups wait for all of them)."""
+    return torch.stack([(parameter * 0.0).sum() for parameter in model.parameters() if parameter.requires_grad]).sum()
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value

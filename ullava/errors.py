@@ -40,9 +40,10 @@ class WeightsError(UserError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices themselves when few, else ''."""
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices if they are few, else ''."""
     known = sorted(set(choices))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    same = [choice for choice in known if choice.casefold() == name.casefold()]
+    near = same or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""

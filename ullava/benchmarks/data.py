@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import time
+from multiprocessing import active_children
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from ullava.benchmarks.networks import Network
-from ullava.benchmarks.timing import Figure, Reading, cpu_seconds, measure
+from ullava.benchmarks.timing import Figure, Reading, cpu_seconds, cpu_seconds_of, measure, surroundings
 from ullava.benchmarks.workload import Workload
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
+from ullava.data.store_bench import measure_store
 
 BATCH = 4
 WORKERS = (1, 2)
@@ -51,26 +52,43 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
         measure(f"collate alone, {side}", "batch", collate_alone, repeats=repeats, batch=BATCH),
     ]
     for workers in WORKERS:
-        readings = tuple(_through_workers(dataset, collate, samples, workers) for _ in range(repeats))
+        readings = _through_workers(dataset, collate, samples, workers, repeats)
         figures.append(
             Figure(f"sample through {workers} loader worker(s), {side}", "sample", readings, {"batch": BATCH})
         )
     return figures
 
 
-def _through_workers(dataset: Any, collate: Collator, samples: int, workers: int) -> Reading:
-    """Read one epoch of ``samples`` samples; wall time from the first batch on, so that starting workers is left out.
+def bench_annotations(records: int, threads: int) -> dict[str, Any]:
+    """Measure what ``records`` annotations cost in memory and time; see ``ullava.data.store_bench``."""
+    report: dict[str, Any] = {"benchmark": "annotations"} | surroundings(threads, repeats=1)
+    figures = measure_store(records)
+    report["results"] = {
+        name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()
+    }
+    return report
 
-    CPU time is that of all processes together and is spread over all samples.
+
+def _through_workers(dataset: Any, collate: Collator, samples: int, workers: int, repeats: int) -> tuple[Reading, ...]:
+    """Read ``samples`` samples ``repeats`` times through workers that have been started and warmed up before.
+
+    CPU time is that of all processes together.
     """
-    loader = DataLoader(dataset, batch_size=BATCH, sampler=range(samples), num_workers=workers, collate_fn=collate)
-    cpu, batches = cpu_seconds(), iter(loader)
-    first = next(batches)["input_ids"].shape[0]
-    start, received = time.perf_counter(), 0
-    for batch in batches:
-        received += batch["input_ids"].shape[0]
-    wall = time.perf_counter() - start
-    del batches, batch
-    gc.collect()  # the workers have to end before their CPU time is known
-    spent = cpu_seconds() - cpu
-    return Reading(spent * received / (received + first), wall, received)
+    loader = DataLoader(
+        dataset,
+        batch_size=BATCH,
+        sampler=range(samples),
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=True,
+    )
+    others = {child.pid for child in active_children()}
+    readings = []
+    for _ in range(1 + repeats):
+        batches = iter(loader)
+        processes = [child.pid for child in active_children() if child.pid not in others and child.pid is not None]
+        cpu, wall = cpu_seconds() + sum(map(cpu_seconds_of, processes)), time.perf_counter()
+        received = sum(len(batch["names"]) for batch in batches)
+        wall = time.perf_counter() - wall
+        readings.append(Reading(cpu_seconds() + sum(map(cpu_seconds_of, processes)) - cpu, wall, received))
+    return tuple(readings[1:])

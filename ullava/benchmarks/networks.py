@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,14 @@ from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextCo
 from ullava.modeling.build import build_model
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.text.tokenizer_training import train_tokenizer
 from ullava.text.tokens import GROUNDING_TOKENS
 
 PRESETS: dict[str, tuple[int, ...]] = {"peer": (256, 1024), "tiny": (64,)}
 """Name -> the sides of SAM's square that are measured."""
 
 PEER_VOCABULARY = 32011
+LEARNED_PIECES = 360
 PEER_SYSTEM = "A person asks about a picture."
 
 
@@ -35,15 +36,18 @@ class Network:
     stated: dict[str, Any]
 
 
-def build_network(preset: str, sam_side: int) -> Network:
-    """Build the network of ``preset`` with random weights from a fixed seed, in eval mode."""
+def build_network(preset: str, sam_side: int, annotations: Path) -> Network:
+    """Build the network of ``preset`` with random weights from a fixed seed, in eval mode.
+
+    The tokenizer of ``peer`` is learned from ``annotations``, those of the workload, and so is fixed as they are.
+    """
     torch.manual_seed(0)
     if preset == "tiny":
         path = resources.find("models", "tiny")
         model, processor = build_model(load_config(ModelConfig, path), path.parent)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            write_padded_tokenizer(Path(folder) / "tokenizer", PEER_VOCABULARY)
+            write_wide_tokenizer(annotations, Path(folder) / "tokenizer")
             model, processor = build_model(peer_config(sam_side), Path(folder))
     return Network(model.eval(), processor, _stated(model))
 
@@ -89,20 +93,15 @@ def peer_config(sam_side: int) -> ModelConfig:
     )
 
 
-def write_padded_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Copy the tokenizer of ``models/tiny`` with pieces added that no text yields, until it has ``vocabulary`` tokens.
-
-    The language head is then as wide as a real one; the grounding tokens come on top and are counted in.
+def write_wide_tokenizer(annotations: Path, folder: Path) -> None:
+    """Write a tokenizer of a few hundred learned pieces and so many that no text yields that the whole is as wide as
+    ``PEER_VOCABULARY``; the grounding tokens, which come on top, are counted in.
     """
-    shutil.copytree(resources.find("models", "tiny").parent / "tokenizer", folder)
+    first = train_tokenizer([annotations], LEARNED_PIECES, folder)
     path = folder / "tokenizer.json"
     table = json.loads(path.read_text(encoding="utf-8"))
-    pieces: dict[str, int] = table["model"]["vocab"]
-    known = {token["content"] for token in table["added_tokens"]}
-    wanted = vocabulary - len(set(GROUNDING_TOKENS) - known - set(pieces))
-    first = max([*pieces.values(), *(token["id"] for token in table["added_tokens"])]) + 1
-    for number in range(first, wanted):
-        pieces[f"<never {number}>"] = number
+    for number in range(first, PEER_VOCABULARY - len(GROUNDING_TOKENS)):
+        table["model"]["vocab"][f"<never {number}>"] = number
     path.write_text(json.dumps(table), encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ def run_benchmark(
     report["networks"] = []
     figures: list[Figure] = []
     for side in sides:
-        network = build_network(preset, side)
+        network = build_network(preset, side, workload.annotations)
         torch.nn.Module.to(network.model, place)
         report["networks"].append(network.stated)
         figures += _figures(name, network, workload, repeats)

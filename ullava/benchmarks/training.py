@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,11 +54,11 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         optimiser="none",
         frozen="tower, SAM image and prompt encoder, SAM quality head",
-        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     )
+    peak_mib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     model.zero_grad(set_to_none=True)
     model.eval()
-    return [figure]
+    return [replace(figure, facts=figure.facts | {"peak_memory_mib": peak_mib})]
 
 
 def _on(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Workload:
         """The path by which recipes would name this data set."""
         return str(self.folder / "dataset.yaml")
 
+    @property
+    def annotations(self) -> Path:
+        """The annotation file."""
+        return self.folder / "annotations.json"
+
     def stated(self) -> dict[str, Any]:
         """What the work consists of, for the output."""
         return {

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
     if args.annotations is not None:
-        from ullava.data.store_bench import measure_store
+        from ullava.benchmarks.data import bench_annotations
 
-        print(json.dumps(measure_store(args.annotations), indent=1))
+        print(json.dumps(bench_annotations(args.annotations, args.threads), indent=1))
         return 0
     from ullava.benchmarks.run import run_benchmark
     from ullava.benchmarks.timing import table

@@ -77,7 +77,7 @@ def check_file(path: Path, overrides: list[str] | None = None) -> object:
     elif isinstance(config, DatasetConfig):
         problems.extend(_problems_of(_check_descriptor, config, path))
     else:
-        problems.extend(name_problems(config, path))
+        problems.extend(name_problems(config, path, overrides or []))
     if problems:
         raise UserError(problems)
     return config

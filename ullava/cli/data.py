@@ -1,16 +1,19 @@
-"""``ullava data``: draw our own world of shapes, or say what a recipe's data yields."""
+"""``ullava data``: draw our own world of shapes, train a tokenizer on it, or say what a recipe's data yields."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "draw the shapes world, or report what a recipe's data yields"
+HELP = "draw the shapes world, train a tokenizer, or report what a recipe's data yields"
+
+SMALLEST_VOCABULARY = 258
+"""256 bytes, padding and the end of an answer."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``draw`` and ``stats``."""
-    commands = parser.add_subparsers(dest="data_command", metavar="{draw,stats}", required=True)
+    """Add the subcommands ``draw``, ``stats`` and ``tokenizer``."""
+    commands = parser.add_subparsers(dest="data_command", metavar="{draw,stats,tokenizer}", required=True)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, required=True, help="how many pictures")
@@ -25,12 +28,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stats = commands.add_parser("stats", help="counts, ratios, lengths and bad samples of a recipe's mixture")
     stats.add_argument("recipe", help="recipe name or path of its YAML")
     stats.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    tokenizer = commands.add_parser("tokenizer", help="train a small tokenizer on the words of a drawn world")
+    tokenizer.add_argument("--world", type=Path, required=True, help="folder that `ullava data draw` made")
+    tokenizer.add_argument("--vocabulary", type=int, default=1024, help="entries, 258 or more (default 1024)")
+    tokenizer.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the subcommand; 0 where it went well."""
     if args.data_command == "draw":
         return _draw(args)
+    if args.data_command == "tokenizer":
+        return _tokenizer(args)
     from ullava.data.stats import run_stats
 
     run_stats(args.recipe, args.overrides)
@@ -42,4 +51,25 @@ def _draw(args: argparse.Namespace) -> int:
 
     out = draw_world(args.out, args.images, args.seed, args.split, workers=args.workers)
     print(f"{out}: {args.images} pictures of the shapes world, split {args.split}, seed {args.seed}")
+    return 0
+
+
+def _tokenizer(args: argparse.Namespace) -> int:
+    from ullava.errors import DataError
+    from ullava.resources import folder
+
+    known = args.world / "annotations"
+    words = [known / f"{name}.json" for name in ("res", "gres", "semantic", "salient", "caption", "vqa", "text")]
+    problems = [f"{path}: no such file; make a world with 'ullava data draw'" for path in words if not path.is_file()]
+    if args.vocabulary < SMALLEST_VOCABULARY:
+        problems.append(f"--vocabulary must be {SMALLEST_VOCABULARY} or more (every byte), not {args.vocabulary}")
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        problems.append(f"{args.out}: exists and is not an empty folder; name another folder or remove it")
+    if problems:
+        raise DataError(problems)
+    from ullava.text.tokenizer_training import train_tokenizer
+
+    templates = sorted((folder("datasets") / "templates").glob("*.json"))
+    size = train_tokenizer([*words, *templates], args.vocabulary, args.out)
+    print(f"{args.out}: a tokenizer of {size} entries, from {len(words) + len(templates)} files")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ullava import resources
-from ullava.config.load import load_config, place
+from ullava.config.load import COMMAND_LINE, load_config, place
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, UserError
 
@@ -25,7 +25,7 @@ def read_recipe(cls: type[R], name: str, overrides: Sequence[str] = ()) -> tuple
     """
     path = resources.find("configs", name)
     recipe = load_config(cls, path, overrides)
-    problems = name_problems(recipe, path)
+    problems = name_problems(recipe, path, overrides)
     if problems:
         raise ConfigError(problems)
     return recipe, path
@@ -39,22 +39,28 @@ def sections(recipe: TrainRecipe | EvalRecipe) -> dict[str, Mapping[str, Dataset
     return found
 
 
-def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path) -> list[str]:
-    """Return one line for each name in ``recipe`` (read from ``path``) that means nothing."""
+def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Return one line for each name in ``recipe`` (read from ``path`` with ``overrides``) that means nothing."""
     problems: list[str] = []
+
+    def where(key: str) -> str:
+        written = [override.partition("=")[0] for override in overrides]
+        by_hand = any(name == key or name.startswith(f"{key}.") for name in written)
+        return f"{COMMAND_LINE if by_hand else place(path, key)}: {key}"
+
     if not Path(recipe.model).is_dir():
         try:
             resources.find("models", recipe.model)
         except UserError as error:
-            problems.extend(f"{place(path, 'model')}: model: {problem}" for problem in error.problems)
+            problems.extend(f"{where('model')}: {problem}" for problem in error.problems)
     for section, entries in sections(recipe).items():
         if not entries and section == "dataset":
-            problems.append(f"{place(path, section)}: {section}: names no dataset")
+            problems.append(f"{where(section)}: names no dataset")
         if {entry.weight is None for entry in entries.values()} == {True, False}:
-            problems.append(f"{place(path, section)}: {section}: either all entries have a weight or none")
+            problems.append(f"{where(section)}: either all entries have a weight or none")
         for name, entry in entries.items():
             key = f"{section}.{name}"
-            problems.extend(f"{place(path, key)}: {key}: {problem}" for problem in entry_problems(name, entry))
+            problems.extend(f"{where(key)}: {problem}" for problem in entry_problems(name, entry))
     return problems
 
 

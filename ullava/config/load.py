@@ -180,6 +180,7 @@ class _Builder:
             inner = f"{dotted}.{key}" if dotted else key
             if key in fields:
                 values[key] = self.build(hints[key], child, inner)
+                self._bound(fields[key].metadata, values[key], child, inner)
             else:
                 self._complain(child, inner, f"unknown key{did_you_mean(key, fields)}")
         for name, field in fields.items():
@@ -193,6 +194,14 @@ class _Builder:
         except ValueError as error:
             # A dataclass may check its own fields together in __post_init__.
             return self._complain(node, dotted, str(error))
+
+    def _bound(self, metadata: Mapping[str, Any], value: Any, node: Node, dotted: str) -> None:
+        """Check a number against the ``at_least`` and ``above`` of its field."""
+        if isinstance(value, int | float):
+            if value < metadata.get("at_least", value):
+                self._complain(node, dotted, f"has to be {metadata['at_least']} or more, not {_shown(node)}")
+            if "above" in metadata and value <= metadata["above"]:
+                self._complain(node, dotted, f"has to be above {metadata['above']}, not {_shown(node)}")
 
     def _union(self, kinds: tuple[Any, ...], node: Node, dotted: str) -> Any:
         if node.value is None and type(None) in kinds:

@@ -2,13 +2,23 @@
 
 A field without a default is required. ``ullava.config.load`` reads YAML into these, strictly. Free-form tables that
 belong to another library (``config`` of a Hugging Face architecture, ``training``) are ``dict`` here and are checked
-by name against that library where it is imported.
+by name against that library where it is imported. ``at_least`` and ``above`` bound a number; the loader checks them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+
+def at_least(smallest: float) -> dict[str, float]:
+    """Return field metadata: a number (where there is one) has to be ``smallest`` or more."""
+    return {"at_least": smallest}
+
+
+def above(bound: float) -> dict[str, float]:
+    """Return field metadata: a number (where there is one) has to be greater than ``bound``."""
+    return {"above": bound}
 
 
 # ---------------------------------------------------------------- models/<name>/model.yaml
@@ -44,7 +54,7 @@ class BoxHeadConfig:
     """``[LOC]`` -> box. ``frame``: what the four numbers mean (``padsq`` is u-LLaVA's). ``sigmoid`` bounds them."""
 
     kind: Literal["regression"] = "regression"
-    width: int = 256
+    width: int = field(default=256, metadata=at_least(1))
     frame: Literal["norm", "padsq"] = "norm"
     sigmoid: bool = True
 
@@ -55,7 +65,7 @@ class TextConfig:
 
     template: Literal["vicuna_v1", "llama2", "simple", "chatml"] = "vicuna_v1"
     system: str = ""
-    max_length: int = 512
+    max_length: int = field(default=512, metadata=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +91,7 @@ class SplitConfig:
 
     annotations: str
     images: str = "."
-    count: int | None = None
+    count: int | None = field(default=None, metadata=at_least(0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,24 +123,24 @@ class DatasetEntry:
     """
 
     dataset: str | None = None
-    portion: float | None = None
-    weight: float | None = None
+    portion: float | None = field(default=None, metadata=above(0))
+    weight: float | None = field(default=None, metadata=above(0))
     split: str | None = None
     template: str | None = None
     data_root: str | None = None
     task: str | None = None
-    turns: int = 3
+    turns: int = field(default=3, metadata=at_least(0))
     group: Literal["item", "image"] = "item"
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
     """Low-rank adapters on the language model (peft)."""
 
-    r: int
-    alpha: int = 16
-    dropout: float = 0.05
+    r: int = field(metadata=at_least(1))
+    alpha: int = field(default=16, metadata=at_least(1))
+    dropout: float = field(default=0.05, metadata=at_least(0))
     target: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
 
 
@@ -138,14 +148,26 @@ class LoraConfig:
 class LossConfig:
     """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5)."""
 
-    ce: float = 1.0
-    bce: float = 2.0
-    dice: float = 0.5
-    l1: float = 1.0
-    giou: float = 1.0
-    iou_score: float = 0.0
+    ce: float = field(default=1.0, metadata=at_least(0))
+    bce: float = field(default=2.0, metadata=at_least(0))
+    dice: float = field(default=0.5, metadata=at_least(0))
+    l1: float = field(default=1.0, metadata=at_least(0))
+    giou: float = field(default=1.0, metadata=at_least(0))
+    iou_score: float = field(default=0.0, metadata=at_least(0))
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """``adamw`` is Hugging Face's (``training.optim``); ``muon`` takes ``training.learning_rate`` for weight matrices.
+
+    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    momentum: float = 0.95
+    adam_share: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,12 +182,13 @@ class TrainRecipe:
     stage: Literal["scratch", "align", "ground"]
     lora: LoraConfig | None = None
     loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data_root: str = "."
     dataset: dict[str, DatasetEntry]
     eval_dataset: dict[str, DatasetEntry] = field(default_factory=dict)
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
-    bad_sample_budget: int = 0
-    max_new_tokens: int = 96
+    bad_sample_budget: int = field(default=0, metadata=at_least(0))
+    max_new_tokens: int = field(default=96, metadata=at_least(1))
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -178,10 +201,10 @@ class EvalRecipe:
     data_root: str = "."
     dataset: dict[str, DatasetEntry]
     protocol: Literal["generate", "teacher_forced"] = "generate"
-    batch_size: int = 32
-    max_new_tokens: int = 96
-    num_workers: int = 0
-    bad_sample_budget: int = 0
+    batch_size: int = field(default=32, metadata=at_least(1))
+    max_new_tokens: int = field(default=96, metadata=at_least(1))
+    num_workers: int = field(default=0, metadata=at_least(0))
+    bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    bootstrap: int = 0
+    bootstrap: int = field(default=0, metadata=at_least(0))

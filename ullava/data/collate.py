@@ -32,7 +32,7 @@ class Collator:
         examples = [row for row in rows if not isinstance(row, BadSample)]
         if not examples:
             raise SampleError(bad[0].name, f"{bad[0].reason} (and no other sample of this batch is usable)")
-        batch = self._text(examples)
+        batch: dict[str, Any] = dict(self._text(examples))
         batch.update(self._images(examples))
         masks: dict[int, torch.Tensor] = {}
         for mask in (mask for example in examples for mask in example.masks):

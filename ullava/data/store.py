@@ -96,10 +96,13 @@ class AnnotationStore:
         The records of picture g are ``order[starts[g]:starts[g + 1]]``; pictures stand in order of first appearance.
         """
         images = self._images.slice(0, len(self) if limit is None else limit)
-        codes = images.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        codes = np.concatenate(
+            [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in images.dictionary_encode().chunks)]
+        )
         order = np.argsort(codes, kind="stable").astype(np.int32)
         counts = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        pa.default_memory_pool().release_unused()
         return order, starts
 
 
@@ -123,6 +126,20 @@ def _takes_files(folder: Path) -> bool:
 
 def convert(source: Path, arrow: Path, kind: Kind = "records") -> None:
     """Stream ``source`` into ``arrow`` (written under another name, then renamed). Older conversions are removed."""
+    try:
+        arrow.parent.mkdir(parents=True, exist_ok=True)
+        _convert_beside(source, arrow, kind)
+        for old in arrow.parent.glob(f"{kind}-*.arrow"):
+            if old != arrow:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        hint = "set ULLAVA_CACHE to a folder with room for it"
+        raise DataError(
+            f"{source}: its converted form cannot be written to {arrow.parent} ({error}); {hint}"
+        ) from error
+
+
+def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:
     size = source.stat().st_size
     unfinished = arrow.with_name(f".{arrow.name}.{uuid.uuid4().hex}")
     bar = tqdm(
@@ -134,21 +151,12 @@ def convert(source: Path, arrow: Path, kind: Kind = "records") -> None:
         mininterval=1,
     )
     try:
-        arrow.parent.mkdir(parents=True, exist_ok=True)
         with bar:
             facts, rows = _rows(source, kind, bar.update)
             _write(unfinished, rows, facts | {"source": source.name, "version": SCHEMA_VERSION})
         os.replace(unfinished, arrow)
-    except OSError as error:
-        hint = "set ULLAVA_CACHE to a folder with room for it"
-        raise DataError(
-            f"{source}: its converted form cannot be written to {arrow.parent} ({error}); {hint}"
-        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
-    for old in arrow.parent.glob(f"{kind}-*.arrow"):
-        if old != arrow:
-            old.unlink(missing_ok=True)
 
 
 def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[dict[str, Any], Iterable[Row]]:

@@ -1,8 +1,8 @@
 """One data set through a model: questions by picture, answers in batches, a line for each, figures at the end.
 
 Protocols: ``generate`` (the model answers freely; what it does not say is missed) and ``teacher_forced`` (u-LLaVA's
-own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed, no-target
-questions are always right, and so are answers in words).
+own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed). What the
+given answer gives away is not reported: ``GIVEN_TASKS`` and ``GIVEN_FIGURES``.
 
 The figures are computed from the lines of ``predictions.jsonl`` alone. So a run that was interrupted and one that was
 spread over processes give exactly what an undisturbed run gives.
@@ -26,6 +26,11 @@ from ullava.evaluation.plan import Query, pack, picture_groups
 from ullava.evaluation.scoring import SCORERS, Scorer, family_of
 from ullava.inference.export import object_to_json
 from ullava.structures import Answer, Sample
+
+GIVEN_TASKS = ("caption", "vqa", "text")
+"""Task families whose answers are words alone: with teacher forcing there is nothing left to measure."""
+GIVEN_FIGURES = ("N-acc", "T-acc")
+"""Figures that say whether the model answered with a mask at all, which a given answer decides."""
 
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Name of torch's error; torch itself is not imported here."""

@@ -1,7 +1,8 @@
 """A whole recipe: every data set, one process or several, results in a folder.
 
 ``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
-A result may also have ``details`` (figures by class or by kind of question) and ``intervals`` (``bootstrap``).
+A result may also have ``details`` (figures by class or by kind of question), ``intervals`` (``bootstrap``) and a
+``note``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ullava.config.schema import EvalRecipe
 from ullava.data.build import build_datasets
@@ -19,8 +20,10 @@ from ullava.errors import ConfigError, DataError, UserError
 from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines, write_json
-from ullava.evaluation.protocol import Answerer, DatasetRun, stored_questions
+from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.scoring import SCORERS, family_of
+
+T = TypeVar("T")
 
 FORMAT = 1
 """Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
@@ -63,6 +66,8 @@ def evaluate(
     try:
         stored = stored_questions(folder.records())
         for label, dataset in datasets.items():
+            if _given(families[label], recipe):
+                continue
             done, totals = stored.get(label, ({}, {}))
             DatasetRun(predictor, dataset, label, recipe, folder).run(done, totals, progress)
     except UserError as error:
@@ -164,8 +169,24 @@ def _summary(
             "task": families[label],
             "n": len(metric.rows),
             "skipped": skipped[label],
-            "metrics": metric.compute(),
+            "metrics": _earned(metric.compute(), recipe),
         }
-        extras = {"details": metric.details(), "intervals": bootstrap(records[label], kind, recipe.bootstrap)}
+        extras = {
+            "details": metric.details(),
+            "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
+            "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",
+        }
         results.append(result | {name: value for name, value in extras.items() if value})
     return {"model": recipe.model, "protocol": recipe.protocol, "results": results}
+
+
+def _given(family: str, recipe: EvalRecipe) -> bool:
+    """Whether the protocol gives away all that the task asks for."""
+    return recipe.protocol == "teacher_forced" and family in GIVEN_TASKS
+
+
+def _earned(figures: dict[str, T], recipe: EvalRecipe) -> dict[str, T]:
+    """Leave out the figures that the protocol gives away."""
+    if recipe.protocol != "teacher_forced":
+        return figures
+    return {name: value for name, value in figures.items() if name not in GIVEN_FIGURES}

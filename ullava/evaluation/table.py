@@ -27,4 +27,10 @@ def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
         spread = f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
         figures.append(f"{name} {value:.2f}{spread}")
     counts = str(result["n"]), str(result["skipped"])
-    return result["dataset"], result["split"], result["task"], *counts, "  ".join(figures) or "nothing to score"
+    return (
+        result["dataset"],
+        result["split"],
+        result["task"],
+        *counts,
+        "  ".join(figures) or result.get("note", "nothing to score"),
+    )

@@ -54,7 +54,8 @@ def draw_overlay(
     _check(image_rgb_u8, objects, scale)
     height, width = image_rgb_u8.shape[:2]
     factor = scale if scale is not None else max(1, -(-READABLE_SIDE // max(height, width)))
-    canvas = cv2.resize(image_rgb_u8, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+    size_wh = (width * factor, height * factor)
+    canvas = np.asarray(cv2.resize(image_rgb_u8, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
     masks = [None if item.mask is None else enlarge_mask(item.mask, factor) for item in objects]
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(objects))]
     stroke = max(2, round(max(canvas.shape[:2]) / 320))

@@ -14,7 +14,6 @@ from ullava.data.collate import Collator
 from ullava.data.encode import read_images
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example
-from ullava.modeling.outputs import LocOutput, SegOutput
 from ullava.modeling.processing import UllavaProcessor, question_sample
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Answer, ImageArray, Sample
@@ -76,8 +75,9 @@ class Predictor:
         """
         if not prompt.strip():
             raise UserError("the question is empty")
-        several = isinstance(image, Sequence) and not isinstance(image, str)
-        given: list[Any] = [] if image is None else list(image) if several else [image]
+        given: list[Any] = [] if image is None else [image]
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            given = list(image)
         paths = [
             Path(item) if isinstance(item, str | Path) else Path(f"picture-{place}") for place, item in enumerate(given)
         ]
@@ -125,8 +125,8 @@ class Predictor:
         self,
         examples: Sequence[Example],
         texts: Sequence[tuple[str, bool, int]],
-        seg: SegOutput,
-        loc: LocOutput,
+        seg: Any,
+        loc: Any,
     ) -> list[Answer]:
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
         logits = seg.mask_logits_lowres.float().cpu()

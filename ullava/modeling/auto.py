@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ullava.errors import UserError, WeightsError
+from ullava.modeling.build import set_attention
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -20,10 +21,13 @@ def register() -> None:
     AutoProcessor.register(UllavaConfig, UllavaProcessor, exist_ok=True)
 
 
-def load_folder(folder: Path, dtype: torch.dtype) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
-    """Load a folder written by ``save_pretrained``; safetensors only.
+def load_folder(
+    folder: Path, dtype: torch.dtype, *, attention: str = "sdpa"
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Load a folder written by ``save_pretrained``; safetensors only. ``attention``: see ``build_model``.
 
-    Raises UserError when the folder is no model of ours, WeightsError listing every missing, unexpected or mis-shaped key.
+    Raises UserError when the folder is no model of ours, WeightsError listing every missing, unexpected or mis-shaped
+    key.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json, so this is not a saved model")
@@ -34,8 +38,14 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[UllavaForConditionalG
     config = AutoConfig.from_pretrained(str(folder))
     if not isinstance(config, UllavaConfig):
         raise UserError(f"{folder}: a model of type '{config.model_type}', not '{UllavaConfig.model_type}'")
+    set_attention(config, attention)
     model, info = UllavaForConditionalGeneration.from_pretrained(
-        str(folder), dtype=dtype, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
+        str(folder),
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
     )
     problems = [f"{folder}: missing weight {key}" for key in sorted(info["missing_keys"])]
     problems += [f"{folder}: unexpected weight {key}" for key in sorted(info["unexpected_keys"])]

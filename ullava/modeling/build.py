@@ -21,6 +21,7 @@ from transformers import (
 from ullava.config.schema import ModelConfig, PartConfig
 from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.positions import start_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES
@@ -39,6 +40,7 @@ def build_model(
     model_config = to_model_config(config, folder, tokenizer)
     set_attention(model_config, attention)
     model = UllavaForConditionalGeneration(model_config)
+    start_positions(model, tower=not config.vision.tower.path, sam=not config.mask.sam.path)
     _load_parts(model, config, folder, len(tokenizer))
     generation = model.generation_config
     generation.eos_token_id = tokenizer.eos_token_id

@@ -17,7 +17,7 @@ def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedC
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
-    ``text_config`` may be any causal LM of transformers, ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM's.
+    ``text_config`` may be any causal LM of transformers; ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants.

@@ -22,14 +22,22 @@ SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale."""
 
 
-def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
-    """Antialiased resize of uint8 [H, W, 3] to [height, width, 3]; ``mode`` bilinear or bicubic."""
+def resize_planes_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    """Antialiased resize of uint8 [H, W, 3] to planes [3, height, width]; ``mode`` bilinear or bicubic.
+
+    Planes are what torch's kernel gives and networks read; going back to interleaved pixels costs more than the resize.
+    """
     if image_rgb_u8.shape[:2] == (height, width):
-        return image_rgb_u8
+        return np.ascontiguousarray(image_rgb_u8.transpose(2, 0, 1))
     source = image_rgb_u8 if image_rgb_u8.flags.writeable else image_rgb_u8.copy()
     planes = torch.from_numpy(source).permute(2, 0, 1)[None]
     resized = functional.interpolate(planes, (height, width), mode=mode, antialias=True, align_corners=False)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(resized[0].numpy())
+
+
+def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    """Antialiased resize of uint8 [H, W, 3] to [height, width, 3]; ``mode`` bilinear or bicubic."""
+    return np.ascontiguousarray(resize_planes_u8(image_rgb_u8, height, width, mode).transpose(1, 2, 0))
 
 
 def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill: int) -> NDArray[np.uint8]:
@@ -41,14 +49,14 @@ def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill:
     if view.kind == "pad_centre":
         image_rgb_u8 = _pad_centre(image_rgb_u8, fill)
     new_height, new_width = (height, width) if view.kind in ("pad_centre", "stretch") else resized_hw(view)
-    resized = resize_u8(image_rgb_u8, new_height, new_width, mode)
+    resized = resize_planes_u8(image_rgb_u8, new_height, new_width, mode)
     if view.kind == "short_side":
         left, top = (round(-offset) for offset in view.offset_xy)
-        resized = resized[top : top + height, left : left + width]
-    if resized.shape[:2] == (height, width):
-        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+        resized = resized[:, top : top + height, left : left + width]
+    if resized.shape[1:] == (height, width):
+        return np.ascontiguousarray(resized)
     canvas = np.full((3, height, width), fill, dtype=np.uint8)
-    canvas[:, : resized.shape[0], : resized.shape[1]] = resized.transpose(2, 0, 1)
+    canvas[:, : resized.shape[1], : resized.shape[2]] = resized
     return canvas
 
 

@@ -17,7 +17,7 @@ from ullava.geometry import plan_view, resized_hw
 from ullava.modeling.examples import Example, ImageExample
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
 from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.modeling.pixels import resize_u8
+from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
 from ullava.structures import Answer, GroundedObject, ImageArray, Sample, Turn
@@ -73,9 +73,9 @@ class UllavaProcessor(ProcessorMixin):
     def encode(self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
-        With ``prompt_only`` the last answer is left out (the row ends where the model speaks) and nothing is supervised.
-        Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a mask
-        of another size than its picture; special tokens in a question; a row longer than ``max_length``.
+        With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
+        Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
+        mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
         _check_words(sample, len(images))
         grounded = any(turn.regions for turn in sample.turns) or prompt_only
@@ -105,7 +105,7 @@ class UllavaProcessor(ProcessorMixin):
         sam = None
         if with_sam:
             new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
-            sam = np.ascontiguousarray(resize_u8(image_rgb_u8, new_h, new_w, "bilinear").transpose(2, 0, 1))
+            sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
         return ImageExample(key, (height, width), inputs.views, inputs.geometry, sam)
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

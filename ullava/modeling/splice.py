@@ -14,10 +14,13 @@ IGNORE_LABEL = -100
 
 @dataclass(frozen=True, slots=True)
 class ExpandedText:
-    """Text after expansion, [B, L']: every visual token has an id of its own, so positions are found by id."""
+    """Text after expansion, [B, L']: every visual token has an id of its own, so positions are found by id.
+
+    Without a mask every position counts (a step of generation may come without one).
+    """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    attention_mask: torch.Tensor | None
     labels: torch.Tensor | None
 
 
@@ -36,7 +39,8 @@ def expand_markers(
         raise UserError(f"{found} visual placeholders for {len(counts)} items with {sum(counts)} visual tokens")
     rows_ids, rows_labels, item = [], [], 0
     for row in range(len(text.input_ids)):
-        keep = text.attention_mask[row].bool()
+        every = torch.ones_like(text.input_ids[row], dtype=torch.bool)
+        keep = every if text.attention_mask is None else text.attention_mask[row].bool()
         ids = text.input_ids[row][keep]
         repeats = torch.ones_like(ids)
         for position in (ids == patch_id).nonzero().flatten().tolist():
@@ -47,8 +51,8 @@ def expand_markers(
             labels = text.labels[row][keep].masked_fill(ids == patch_id, IGNORE_LABEL)
             rows_labels.append(labels.repeat_interleave(repeats))
     ids, mask = _pad_rows(rows_ids, pad_id, left_pad)
-    labels = _pad_rows(rows_labels, IGNORE_LABEL, left_pad)[0] if text.labels is not None else None
-    return ExpandedText(ids, mask, labels)
+    padded = _pad_rows(rows_labels, IGNORE_LABEL, left_pad)[0] if text.labels is not None else None
+    return ExpandedText(ids, mask, padded)
 
 
 def _pad_rows(rows: Sequence[torch.Tensor], fill: int, left_pad: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -128,8 +129,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """See the class for the batch; with ``labels`` the heads are read wherever a grounded token is supervised."""
         visual = None
         if inputs_embeds is None:
-            text = ExpandedText(input_ids, attention_mask, labels)
-            text, inputs_embeds, visual = self._splice(text, batch, left_pad=False)
+            text, inputs_embeds, visual = self._splice(_given(input_ids, attention_mask, labels), batch, left_pad=False)
             input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
         result = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
@@ -149,6 +149,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             output.logits = self._logits(hidden[:, kept])
             return output
+        if input_ids is None:
+            raise UserError("supervision needs input_ids, to know which picture a grounded token speaks of")
         supervised = labels[:, 1:] != IGNORE_LABEL
         output.logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
@@ -219,11 +221,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return batch["sam_embeddings"][rows]
         return self.mask_head.embed_images(batch["sam_pixel_values"][rows], batch["sam_sizes"][rows])
 
-    def _idle(self, no_pictures: bool, output: UllavaOutput) -> torch.Tensor:
+    def _idle(self, no_pictures: bool, output: Any) -> torch.Tensor:
         zero = output.logits.new_zeros(())
         if no_pictures:
             zero = zero + self.vision.encode_dummy()
-        unused = [self.mask_head] if len(output.seg.row) == 0 else []
+        unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
         for module in unused:
             for parameter in module.parameters():
@@ -240,10 +242,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if kwargs.get("inputs_embeds") is not None:
             return super().generate(input_ids=input_ids, **kwargs)
-        mask = kwargs.pop("attention_mask", None)
-        mask = torch.ones_like(input_ids) if mask is None else mask
+        given = _given(input_ids, kwargs.pop("attention_mask", None), None)
+        if given.attention_mask is None:
+            given = replace(given, attention_mask=torch.ones_like(given.input_ids))
         batch = {key: kwargs.pop(key) for key in list(kwargs) if key in _BATCH_KEYS or key.startswith("pixel_values")}
-        text, embeddings, _ = self._splice(ExpandedText(input_ids, mask, None), batch, left_pad=True)
+        text, embeddings, _ = self._splice(given, batch, left_pad=True)
         return super().generate(
             input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
         )
@@ -269,6 +272,15 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         grounded = GroundedGeneration(new_ids=new_ids)
         self._read_into(grounded, steps, tokens, prompt_ids, batch)
         return grounded
+
+
+def _given(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
+) -> ExpandedText:
+    """Gather the text of a batch as it came."""
+    if input_ids is None:
+        raise UserError("the batch holds neither input_ids nor inputs_embeds")
+    return ExpandedText(input_ids, attention_mask, labels)
 
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask"})

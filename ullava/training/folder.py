@@ -40,6 +40,10 @@ class RunFolder:
         self.model = root / "model"
         self.adapter = root / "adapter"
 
+    def evaluation(self, step: int) -> Path:
+        """Return where the evaluation after ``step`` goes."""
+        return self.evaluations / f"step-{step}"
+
     def check(self, *, resume: bool) -> None:
         """Refuse a folder that this run would mix with another: raises UserError. Changes nothing."""
         if self.root.exists() and not self.root.is_dir():
@@ -65,12 +69,15 @@ class RunFolder:
         return found[-1][1] if found else None
 
     def forget_after(self, step: int) -> None:
-        """Drop the log lines and half-written checkpoints beyond ``step``, which a resumed run will make again."""
+        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again."""
         kept = [line for line in self.log_lines() if line["step"] <= step]
         write_text(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
         for path in list(self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []:
             match = _CHECKPOINT.match(path.name)
             if match and int(match.group(1)) > step:
+                shutil.rmtree(path)
+        for path in list(self.evaluations.glob("step-*")):
+            if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)
 
     def append_log(self, line: Mapping[str, Any]) -> None:

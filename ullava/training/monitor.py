@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from ullava.config.schema import TrainRecipe
-from ullava.data.build import build_dataset
+from ullava.config.schema import EvalRecipe, TrainRecipe
+from ullava.data.build import build_datasets
+from ullava.evaluation.ledger import Shard
+from ullava.evaluation.run import check_entries, evaluate
 from ullava.inference.predictor import Predictor
 from ullava.training.folder import RunFolder
 
@@ -18,29 +18,45 @@ class Monitor:
     """``monitor(model, step)`` evaluates every ``eval_dataset`` of the recipe and returns figures by name.
 
     The datasets are opened at once, so that a wrong entry stops the run before it trains. Predictions and metrics of
-    a step go to ``eval/step-N`` of the run folder; ``last_results`` are the rows of metrics.json.
+    a step go to ``eval/step-N`` of the run folder; ``last_results`` are the rows of metrics.json. With several
+    processes each does its share, and the first one alone returns figures.
     """
 
-    def __init__(self, recipe: TrainRecipe, processor: Any, folder: RunFolder) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: TrainRecipe, processor: Any, folder: RunFolder, batch_size: int) -> None:
         self.processor = processor
         self.folder = folder
+        self.settings = EvalRecipe(
+            model=recipe.model,
+            data_root=recipe.data_root,
+            dataset=recipe.eval_dataset,
+            protocol=recipe.eval_protocol,
+            batch_size=batch_size,
+            max_new_tokens=recipe.max_new_tokens,
+            bad_sample_budget=recipe.bad_sample_budget,
+        )
         self.last_step = -1
-        self.last_results: list[Mapping[str, Any]] = []
-        root = Path(recipe.data_root)
-        self.datasets = {name: build_dataset(name, entry, root) for name, entry in recipe.eval_dataset.items()}
+        self.last_results: Sequence[Mapping[str, Any]] = ()
+        check_entries(self.settings)
+        built = build_datasets(recipe.eval_dataset, Path(recipe.data_root))
+        self.datasets = dict(zip(recipe.eval_dataset, built, strict=True))
 
-    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Evaluate ``model``; it is left in eval mode (a training step wakes it)."""
-        from ullava.evaluation.protocol import evaluate_dataset
-
-        predictor = Predictor(model, self.processor, name=f"{self.recipe.model} at step {step}")
-        self.last_results = [evaluate_dataset(predictor, dataset) for dataset in self.datasets.values()]
+    def __call__(self, model: Any, step: int) -> dict[str, float]:
+        """Evaluate ``model`` and leave it in eval mode (a training step wakes it)."""
+        predictor = Predictor(model, self.processor, name=self.settings.model)
+        report = evaluate(
+            predictor,
+            self.datasets,
+            self.settings,
+            self.folder.evaluation(step),
+            shard=Shard.from_environment(),
+            progress=False,
+        )
         self.last_step = step
+        self.last_results = report["results"] if report is not None else ()
         return _figures(self.last_results)
 
 
-def _figures(results: list[Mapping[str, Any]]) -> dict[str, float]:
+def _figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Flatten the rows of metrics.json: ``<dataset>_<metric>``."""
     return {
         f"{row['dataset']}_{name}": float(value)

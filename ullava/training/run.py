@@ -34,7 +34,15 @@ from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 from ullava.training.trainer import UllavaTrainer
 
-FREE_TO_CHANGE = ("training", "eval_dataset", "eval_protocol", "bad_sample_budget", "max_new_tokens", "data_root")
+FREE_TO_CHANGE = (
+    "training",
+    "attention",
+    "eval_dataset",
+    "eval_protocol",
+    "bad_sample_budget",
+    "max_new_tokens",
+    "data_root",
+)
 """What a resumed run may set differently from the run that it continues."""
 
 
@@ -55,12 +63,13 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     set_seed(seed)
     mixture = build_mixture(recipe.dataset, Path(recipe.data_root), seed)
     model, processor = _model(recipe, recipe_path)
+    eval_batch = int(values.get("per_device_eval_batch_size", 32))
+    monitor = Monitor(recipe, processor, folder, eval_batch) if recipe.eval_dataset else None
     adapters = attach_adapters(model.language_model, recipe.lora, str(recipe_path)) if recipe.lora else None
     plan = apply_stage(model, recipe.stage, lora=adapters is not None, quality_trains=recipe.loss.iou_score > 0)
     args = build_training_arguments(
         recipe.training, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
     )
-    monitor = Monitor(recipe, processor, folder) if recipe.eval_dataset else None
     if main:
         print(_mixture_table(mixture))
         print(plan.table())
@@ -75,6 +84,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         objective=GroundingObjective(recipe.loss, processor.sam_side),
         plan=plan,
         folder=folder,
+        optimizer_config=recipe.optimizer,
         bad_sample_budget=recipe.bad_sample_budget,
         examiner=monitor,
     )
@@ -109,8 +119,8 @@ def _model(recipe: TrainRecipe, recipe_path: Path) -> tuple[Any, Any]:
     path = find("models", recipe.model)
     config = load_config(ModelConfig, path)
     if recipe.init == "scratch":
-        return build_model(config, path.parent)
-    model, processor = load_folder(weights_folder(recipe.init), torch.float32)
+        return build_model(config, path.parent, attention=recipe.attention)
+    model, processor = load_folder(weights_folder(recipe.init), torch.float32, attention=recipe.attention)
     wanted = to_model_config(config, path.parent, processor.tokenizer)
     problems = [
         f"{recipe_path}: init: {recipe.init} has {key} {theirs!r}, model {recipe.model} asks for {ours!r}"
@@ -172,7 +182,9 @@ def check_weights(model: Any, checkpoint: Path) -> None:
     if not saved:
         return
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied or name in saved}
+    wanted = {
+        name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied or name in saved
+    }
     wrong = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
     if wrong:
         raise WeightsError(

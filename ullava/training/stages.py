@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -148,7 +148,7 @@ def unread_names(model: nn.Module) -> frozenset[str]:
     prompts = "mask_head.sam.prompt_encoder."
     unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
     unread |= {name for name in names if name.startswith("vision.tower.post_layernorm.")}
-    config = model.config
+    config: Any = model.config
     depth = int(config.vision_config.num_hidden_layers)
     used = int(config.hidden_layer) % (depth + 1)
     above = tuple(f"vision.tower.encoder.layers.{layer}." for layer in range(used, depth))
@@ -157,15 +157,16 @@ def unread_names(model: nn.Module) -> frozenset[str]:
 
 def special_token_ids(model: nn.Module) -> tuple[int, ...]:
     """Return the ids of our own tokens that the tokenizer of this model has, in ascending order."""
-    names = ("image_start_id", "image_end_id", "video_start_id", "video_end_id")
-    names += ("seg_id", "loc_id", "tag_start_id", "tag_end_id")
+    pictures = ("image_start_id", "image_end_id", "video_start_id", "video_end_id")
+    names = (*pictures, "seg_id", "loc_id", "tag_start_id", "tag_end_id")
     found = {getattr(model.config, name, None) for name in names}
     return tuple(sorted(number for number in found if number is not None))
 
 
 def _token_row_names(model: nn.Module) -> frozenset[str]:
     """Return the names of the input embedding and, where it has weights of its own, of the language head."""
-    tables = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    network: Any = model
+    tables = {id(module.weight) for module in (network.get_input_embeddings(), network.get_output_embeddings())}
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in tables)
 
 

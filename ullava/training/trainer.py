@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ullava.config.schema import OptimizerConfig
+from ullava.data.encode import EncodedMixture
+from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.training.batches import is_empty, network_inputs, supervised_tokens, targets_of
 from ullava.training.folder import RunFolder, append_json
+from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
 from ullava.training.stages import TrainablePlan
 
@@ -65,21 +68,25 @@ class UllavaTrainer(Trainer):
     ``sampler`` names the positions of each epoch; ``examiner(model, step)`` returns figures by name and runs wherever
     HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
     run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
-    without a finite loss.
+    without a finite loss. ``optimizer_config``: which optimiser.
     """
+
+    control: TrainerControl
+    optimizer: Any
 
     def __init__(
         self,
         *,
         model: nn.Module,
         args: TrainingArguments,
-        dataset: Dataset[Any],
-        sampler: Sampler[int],
+        dataset: EncodedMixture,
+        sampler: MixtureSampler,
         collator: Callable[[list[Any]], Mapping[str, Any]],
         processor: Any,
         objective: GroundingObjective,
         plan: TrainablePlan,
         folder: RunFolder,
+        optimizer_config: OptimizerConfig,
         bad_sample_budget: int = 0,
         examiner: Examiner | None = None,
     ) -> None:
@@ -87,6 +94,7 @@ class UllavaTrainer(Trainer):
         self.objective = objective
         self.plan = plan
         self.folder = folder
+        self.optimizer_config = optimizer_config
         self.bad_sample_budget = bad_sample_budget
         self.examiner = examiner
         self.bad_samples: set[str] = set()
@@ -105,7 +113,7 @@ class UllavaTrainer(Trainer):
         self.window = LossWindow.empty(self.args.device)
 
     # ------------------------------------------------------------ data
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.mixture_sampler
 
     def get_batch_samples(
@@ -257,6 +265,24 @@ class UllavaTrainer(Trainer):
             self.window.counts += torch.tensor(state["counts"], dtype=torch.float64)
 
     # ------------------------------------------------------------ optimiser
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build what ``optimizer.kind`` of the recipe names."""
+        if self.optimizer is None and self.optimizer_config.kind == "muon":
+            subject = self.model if model is None else model
+            matrices, kernels, rest = split_parameters(subject, self.get_decay_parameter_names(subject))
+            self.optimizer = MuonWithAdam(
+                matrices,
+                kernels,
+                rest,
+                lr=self.args.learning_rate,
+                adam_lr=self.args.learning_rate * self.optimizer_config.adam_share,
+                weight_decay=self.args.weight_decay,
+                momentum=self.optimizer_config.momentum,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+            )
+            return self.optimizer
+        return super().create_optimizer(model)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the matrices and kernels: no norms, biases, embedding tables or learned positions."""
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}

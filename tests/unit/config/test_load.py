@@ -245,6 +245,19 @@ def test_dump_reads_back_equal() -> None:
     assert parse_text(Outer, dump_config(config)) == config
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("batch_size=0", "command line: batch_size: has to be 1 or more, not 0"),
+        ("dataset.a.portion=-0.5", "command line: dataset.a.portion: has to be above 0, not -0.5"),
+        ("dataset.a.weight=0", "command line: dataset.a.weight: has to be above 0, not 0"),
+        ("dataset.a.limit=0", "command line: dataset.a.limit: has to be 1 or more, not 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(override: str, expected: str) -> None:
+    assert problems_of("dataset: {a: {}}", EvalRecipe, (override,)) == [expected]
+
+
 def test_the_real_schemas_read_and_dump() -> None:
     recipe = parse_text(
         TrainRecipe,

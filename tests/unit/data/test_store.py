@@ -31,6 +31,7 @@ def test_many_batches_are_one_sequence(source, monkeypatch):
     monkeypatch.setattr(store, "BATCH_ROWS", 2)
     opened = AnnotationStore.open(source)
     assert [opened.record(index)["n"] for index in range(5)] == [0, 1, 2, 3, 4]
+    assert opened.groups()[0].tolist() == [0, 2, 1, 4, 3]
 
 
 def test_grouping_keeps_the_order_of_first_appearance(source):

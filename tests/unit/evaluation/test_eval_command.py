@@ -30,12 +30,12 @@ def perfect(monkeypatch: pytest.MonkeyPatch) -> Perfect:
 
 def test_a_recipe_from_the_command_line(command: Command, perfect: Perfect, world: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("configs/eval/shapes.yaml", "--model", "any", f"data_root={world}", "--out", str(out))
+    arguments = ("configs/eval/shapes.yaml", "--model", "tiny", f"data_root={world}", "--out", str(out))
     code, shown, errors = command("eval", *arguments)
     assert code == 0, errors
     assert "shapes_instances" in shown and "protocol generate" in shown
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["model"] == "any"
+    assert metrics["model"] == "tiny"
     assert [result["task"] for result in metrics["results"]] == [
         *("res", "rec", "gres", "semantic", "instance", "salient", "caption", "vqa", "text", "res")
     ]

@@ -61,9 +61,15 @@ def test_a_silent_model_misses_everything_but_what_is_not_there(recipe: Make, da
 
 
 def test_teacher_forcing_is_another_protocol(recipe: Make, datasets: Open, tmp_path: Path) -> None:
-    plan = recipe("{shapes_res: {}}", protocol="teacher_forced")
-    metrics = evaluate(Perfect(), datasets(plan), plan, tmp_path, progress=False)
+    plan = recipe("{shapes_res: {}, shapes_gres: {}, shapes_vqa: {}}", protocol="teacher_forced")
+    model = Perfect()
+    metrics = evaluate(model, datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None and metrics["protocol"] == "teacher_forced"
+    found = figures(metrics)
+    assert found["shapes_res"]["cIoU"] == found["shapes_gres"]["cIoU"] == 100.0
+    # What the given answer gives away is no merit of the model.
+    assert "N-acc" not in found["shapes_gres"] and found["shapes_vqa"] == {}
+    assert metrics["results"][2]["note"] and not any("vqa" in name for name in model.asked)
 
 
 def test_predictions_hold_what_the_design_says(recipe: Make, datasets: Open, tmp_path: Path) -> None:

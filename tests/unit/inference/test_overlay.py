@@ -19,10 +19,11 @@ def thing(mask: MaskArray | None, phrase: str = "red circle", box: tuple[float, 
     return GroundedObject(phrase, (0, 4), mask, box, 0.87)  # type: ignore[arg-type]
 
 
-def test_a_small_picture_is_enlarged_and_the_input_is_left_alone() -> None:
-    image = np.full((96, 128, 3), 120, np.uint8)
-    drawn = draw_overlay(image, [thing(disc(96, 128, 40, 60, 15))])
-    assert drawn.shape == (96 * 4, 128 * 4, 3)
+@pytest.mark.parametrize(("height", "width", "factor"), [(96, 128, 4), (480, 640, 1)])
+def test_a_small_picture_is_enlarged_and_the_input_is_left_alone(height: int, width: int, factor: int) -> None:
+    image = np.full((height, width, 3), 120, np.uint8)
+    drawn = draw_overlay(image, [thing(disc(height, width, 40, 60, 15))])
+    assert drawn.shape == (height * factor, width * factor, 3)
     assert drawn.dtype == np.uint8
     assert (image == 120).all()
 

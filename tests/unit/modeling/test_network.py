@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.structures import Sample, Turn

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ullava.structures import Answer, Region
+from ullava.structures import Region
 from ullava.text.answers import grounded_answer, no_target_answer, split_objects
-from ullava.text.tokens import LOC, SEG
+from ullava.text.tokens import LOC, SEG, strip_grounding
 
 MASK = np.ones((2, 2), dtype=bool)
 BOX = (0.0, 0.0, 2.0, 2.0)
@@ -51,5 +51,5 @@ def test_free_forms_are_read(text: str, ordinals: list[tuple[int | None, int | N
 
 
 def test_plain_text_has_only_words() -> None:
-    answer = Answer(grounded_answer([Region("star", MASK, BOX)], "It is big."))
-    assert answer.plain_text == "Sure. star. It is big."
+    text = grounded_answer([Region("star", MASK, BOX)], "It is big.")
+    assert strip_grounding(text) == "Sure. star. It is big."

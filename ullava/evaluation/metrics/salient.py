@@ -123,7 +123,7 @@ def alignment(hits: Curve, alarms: Curve, foreground: int, pixels: int) -> Curve
 
 
 def adaptive_alignment(saliency: Curve, truth: MaskArray) -> float:
-    """Return the enhanced alignment at twice the mean of the map (at most 1)."""
+    """Return the enhanced alignment at twice the mean of the map (at most 1); a map of zeros stays empty."""
     binary = saliency >= min(2 * float(saliency.mean()), 1.0)
     if not saliency.any():
         binary = np.zeros_like(truth)
@@ -195,5 +195,5 @@ def unpack(pairs: list[list[float]]) -> Curve:
 
 def _mean_curve(rows: list[Row], name: str) -> Curve:
     """Return the mean curve [256] of all rows, summed in an order that the rows' order does not change."""
-    curves = np.sort(np.stack([unpack(row[name]) for row in rows]), axis=0)
+    curves = np.sort(unpack([pair for row in rows for pair in row[name]]).reshape(len(rows), LEVELS), axis=0)
     return np.asarray(curves.sum(axis=0) / len(rows))

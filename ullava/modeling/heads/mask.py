@@ -44,7 +44,7 @@ class MaskHead(nn.Module):
     def decode(
         self, states: torch.Tensor, image_embeddings: torch.Tensor, image_of_state: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p], SAM's quality [K]."""
+        """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p] and quality [K]."""
         sam = self.sam
         sparse = self.projector(states)[:, None, None, :]
         embeddings = image_embeddings[image_of_state]

@@ -26,7 +26,7 @@ VIEW = "base"
 class ClipMlpPreprocessor:
     """Square view of side R; every picture gives (R / patch)^2 tokens."""
 
-    view_names = (VIEW,)
+    view_names: tuple[str, ...] = (VIEW,)
 
     def __init__(self, side: int, patch: int, aspect: str) -> None:
         self.side = side

@@ -1,0 +1,156 @@
+"""The criterion: its terms against a slow loop, and what must not change them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ullava.config.schema import LossConfig
+from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.training.batches import network_inputs, targets_of
+from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
+
+SIDE = 64
+WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3)
+
+
+def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]:
+    """An output and targets with pictures of two sizes in alternation."""
+    draw = torch.Generator().manual_seed(seed)
+    sizes = [(SIDE, SIDE) if place % 2 else (48, 40) for place in range(masks)]
+    corners = torch.rand(boxes, 4, generator=draw).mul(0.4)
+    output = SimpleNamespace(
+        logits=torch.randn(7, 11, generator=draw, requires_grad=True),
+        targets=torch.randint(0, 11, (7,), generator=draw),
+        seg=SimpleNamespace(
+            mask_logits_lowres=torch.randn(masks, 16, 16, generator=draw, requires_grad=True),
+            iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
+        ),
+        loc=SimpleNamespace(
+            boxes_xyxy_head=torch.rand(boxes, 4, generator=draw, requires_grad=True),
+            image=torch.tensor([0, 0, 1, 2, 3][:boxes]),
+        ),
+        idle=None,
+        aux=None,
+    )
+    targets = Targets(
+        masks=[(torch.rand(size, generator=draw) > 0.6).to(torch.uint8) for size in sizes],
+        boxes_xyxy_head=torch.cat([corners[:, :2], corners[:, 2:] + 0.5], dim=1),
+    )
+    return output, targets
+
+
+def test_terms_equal_a_slow_loop() -> None:
+    output, targets = judged()
+    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    bce, dice, score = [], [], []
+    for logits, quality, mask in zip(
+        output.seg.mask_logits_lowres, output.seg.iou_scores, targets.masks, strict=True
+    ):
+        height, width = mask.shape
+        longest = max(height, width)
+        resized = (round(height * SIDE / longest), round(width * SIDE / longest))
+        plane = upscale_mask_logits(logits[None], side=SIDE, resized_hw=resized, original_hw=(height, width))[0]
+        truth = mask.float()
+        bce.append(functional.binary_cross_entropy_with_logits(plane, truth))
+        probability = plane.sigmoid()
+        overlap, total = (probability * truth).sum() / 1000, (probability.sum() + truth.sum()) / 1000
+        dice.append(1 - (2 * overlap + 1e-6) / (total + 1e-6))
+        found = plane > 0
+        score.append((quality - (found & mask.bool()).sum() / (found | mask.bool()).sum()) ** 2)
+    assert float(terms.bce) == pytest.approx(float(torch.stack(bce).mean()), rel=1e-4)
+    assert float(terms.dice) == pytest.approx(float(torch.stack(dice).mean()), rel=1e-4)
+    assert float(terms.iou_score) == pytest.approx(float(torch.stack(score).mean()), rel=1e-3)
+    assert float(terms.ce) == pytest.approx(float(functional.cross_entropy(output.logits, output.targets)), rel=1e-5)
+    distance = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1).mean()
+    assert float(terms.l1) == pytest.approx(float(distance), rel=1e-5)
+
+
+def test_total_is_the_weighted_sum() -> None:
+    output, targets = judged()
+    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    expected = sum(getattr(WEIGHTS, name) * float(getattr(terms, name)) for name in TERMS)
+    assert float(terms.total) == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(terms.stacked(), torch.stack([getattr(terms, name).detach() for name in TERMS]))
+
+
+def test_each_gradient_stays_with_its_own_mask() -> None:
+    output, targets = judged(masks=3)
+    objective = GroundingObjective(replace(WEIGHTS, iou_score=0.0), SIDE)
+    before = objective(output, targets)
+    changed = Targets([targets.masks[0], targets.masks[1] ^ 1, targets.masks[2]], targets.boxes_xyxy_head)
+    planes = output.seg.mask_logits_lowres
+    first = torch.autograd.grad(before.total, planes)[0]
+    second = torch.autograd.grad(objective(output, changed).total, planes)[0]
+    assert torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
+    assert not torch.allclose(first[1], second[1])
+
+
+def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
+    output, targets = judged(masks=0, boxes=0)
+    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    assert [float(getattr(terms, name)) for name in TERMS[1:]] == [0.0] * 5
+    terms.total.backward()
+    assert output.seg.mask_logits_lowres.grad is not None
+    assert output.loc.boxes_xyxy_head.grad is not None
+    assert bool(torch.isfinite(terms.total))
+
+
+def test_idle_and_strategy_terms_join_the_total() -> None:
+    output, targets = judged()
+    objective = GroundingObjective(WEIGHTS, SIDE)
+    plain = float(objective(output, targets).total)
+    output.idle, output.aux = torch.zeros((), requires_grad=True) * 1.0, {"router": torch.tensor(0.25)}
+    assert float(objective(output, targets).total) == pytest.approx(plain + 0.25)
+
+
+def test_wrong_counts_are_refused() -> None:
+    output, targets = judged()
+    objective = GroundingObjective(WEIGHTS, SIDE)
+    with pytest.raises(ValueError, match="4 masks for 3 targets"):
+        objective(output, replace(targets, masks=targets.masks[:3]))
+    with pytest.raises(ValueError, match="3 boxes for 2 targets"):
+        objective(output, replace(targets, boxes_xyxy_head=targets.boxes_xyxy_head[:2]))
+
+
+def test_double_division_shrinks_shared_pictures_only() -> None:
+    output, targets = judged()
+    once = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    twice = GroundingObjective(replace(WEIGHTS, box_divide_twice=True), SIDE)(output, targets)
+    each = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1)
+    assert float(once.l1) == pytest.approx(float(each.mean()), rel=1e-5)
+    assert float(twice.l1) == pytest.approx(float((each[0] / 2 + each[1] / 2 + each[2]) / 3), rel=1e-5)
+
+
+def test_low_plane_agrees_on_flat_masks() -> None:
+    output, _ = judged(masks=2, boxes=0)
+    with torch.no_grad():
+        output.seg.mask_logits_lowres.fill_(2.0)
+    targets = Targets([torch.ones(64, 64, dtype=torch.uint8), torch.ones(32, 64, dtype=torch.uint8)], torch.zeros(0, 4))
+    full = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    low = GroundingObjective(replace(WEIGHTS, mask_plane="lowres"), SIDE)(output, targets)
+    assert float(low.bce) == pytest.approx(float(full.bce), rel=1e-5)
+    assert float(low.dice) == pytest.approx(float(full.dice), rel=1e-4)
+
+
+def test_a_step_in_pieces_has_the_loss_of_the_whole(make_model: Any, make_batch: Any) -> None:
+    model, processor = make_model()
+    objective = GroundingObjective(WEIGHTS, processor.sam_side)
+    pieces = [
+        make_batch(processor, "shapes_res", count=1),
+        make_batch(processor, "shapes_text", count=1),
+        make_batch(processor, "shapes_res", count=3, first=1),
+    ]
+    outputs = [model.train()(**network_inputs(piece)) for piece in pieces]
+    local = [objective.counts(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+    step = Counts(*(sum(values) for values in zip(*((c.tokens, c.masks, c.boxes) for c in local), strict=True)))
+    parts = [objective(out, targets_of(piece), step) for out, piece in zip(outputs, pieces, strict=True)]
+    for name in ("ce", "bce", "dice", "l1", "giou"):
+        alone = [objective(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+        weighted = sum(float(getattr(a, name)) * c.of(name) for a, c in zip(alone, local, strict=True)) / step.of(name)
+        assert sum(float(getattr(part, name)) for part in parts) == pytest.approx(weighted, rel=1e-5)

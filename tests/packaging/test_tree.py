@@ -37,7 +37,7 @@ def files(*suffixes: str) -> list[Path]:
         check=False,
     )
     if listed.returncode != 0:
-        pytest.skip("not a git checkout")
+        pytest.skip("not a git checkout", allow_module_level=True)
     found = {ROOT / name for name in listed.stdout.decode().split("\0") if name}
     return sorted(path for path in found if path.is_file() and (not suffixes or path.suffix in suffixes))
 

@@ -13,8 +13,9 @@ from PIL import Image
 from ullava.data.collate import Collator
 from ullava.data.encode import read_images
 from ullava.errors import UserError, did_you_mean
-from ullava.modeling.examples import Example
+from ullava.modeling.examples import Example, ImageExample
 from ullava.modeling.processing import UllavaProcessor, question_sample
+from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Answer, ImageArray, Sample
 
@@ -91,10 +92,17 @@ class Predictor:
 
     def _encode(self, samples: Sequence[Sample], prompt_only: bool) -> list[Example]:
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
+        prepared: dict[tuple[Path, ...], tuple[ImageExample, ...]] = {}
+        rows = []
         for sample in samples:
             if sample.images not in decoded:
                 decoded[sample.images] = read_images(sample.images, sample.name)
-        return [self.processor.encode(s, decoded[s.images], prompt_only=prompt_only) for s in samples]
+            row = self.processor.encode(
+                sample, decoded[sample.images], prompt_only=prompt_only, prepared=prepared.get(sample.images)
+            )
+            prepared[sample.images] = row.images
+            rows.append(row)
+        return rows
 
     @torch.inference_mode()
     def answer_examples(self, examples: Sequence[Example], *, max_new_tokens: int = 128) -> list[Answer]:
@@ -109,6 +117,9 @@ class Predictor:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
         examples = self._encode(samples, prompt_only=False)
         batch = self._to_device(self._dialogues(examples))
+        # The words are given, so only the grounding tokens are looked at.
+        ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
+        batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
         output = self.model(**batch)
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         return self._answers(examples, texts, output.seg, output.loc)

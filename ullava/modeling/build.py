@@ -40,7 +40,7 @@ def build_model(
     model_config = to_model_config(config, folder, tokenizer)
     set_attention(model_config, attention)
     model = UllavaForConditionalGeneration(model_config)
-    start_positions(model, tower=not config.vision.tower.path, sam=not config.mask.sam.path)
+    _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer))
     generation = model.generation_config
     generation.eos_token_id = tokenizer.eos_token_id
@@ -115,9 +115,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
     )
 
 
-def _part_config(
-    part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None
-) -> PreTrainedConfig:
+def _part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
     if part.path:
         path = folder / part.path
         if not path.exists():
@@ -146,9 +144,19 @@ def _refuse_unknown(table: dict[str, Any], kind: type[PreTrainedConfig], where: 
         raise ConfigError(problems)
 
 
-def _load_parts(
-    model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int
-) -> None:
+def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) -> None:
+    """Starting values of parts without pretrained weights, where transformers' own are meant for large models.
+
+    A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it: words
+    then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
+    """
+    start_positions(model, tower=not config.vision.tower.path, sam=not config.mask.sam.path)
+    if not config.language.path and not model.config.text_config.tie_word_embeddings:
+        table: Any = model.get_input_embeddings()
+        torch.nn.init.normal_(table.weight)
+
+
+def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
     if config.language.path:
         language = AutoModelForCausalLM.from_pretrained(str(folder / config.language.path))

@@ -8,8 +8,9 @@ data; models/tiny/README.md). Pretrained towers bring their own tables and are l
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 SAM_SCALE = 0.3
 """SAM adds its table straight to the patch embedding, CLIP normalises the sum; hence the smaller start."""
@@ -32,7 +33,7 @@ def sincos_grid(side: int, width: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def start_positions(model: nn.Module, *, tower: bool, sam: bool) -> None:
+def start_positions(model: Any, *, tower: bool, sam: bool) -> None:
     """Write the tables of ``model``'s CLIP tower and SAM encoder (each if wanted and if its width allows it)."""
     if tower:
         table = model.vision.tower.embeddings.position_embedding.weight

@@ -70,19 +70,30 @@ class UllavaProcessor(ProcessorMixin):
         return {key: value for key, value in table.items() if key not in ("vision", "token_ids")}
 
     # ------------------------------------------------------------ samples -> examples
-    def encode(self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False) -> Example:
+    def encode(
+        self,
+        sample: Sample,
+        images: Sequence[ImageArray],
+        *,
+        prompt_only: bool = False,
+        prepared: Sequence[ImageExample] | None = None,
+    ) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
+        ``prepared``: what an earlier row made of the very same pictures, to be used again where it suffices.
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
         mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
         _check_words(sample, len(images))
         grounded = any(turn.regions for turn in sample.turns) or prompt_only
-        examples = tuple(
-            self._image_example(str(path), image, with_sam=grounded)
-            for path, image in zip(sample.images, images, strict=True)
-        )
+        if prepared is not None and not (grounded and any(picture.sam_u8 is None for picture in prepared)):
+            examples = tuple(prepared)
+        else:
+            examples = tuple(
+                self._image_example(str(path), image, with_sam=grounded)
+                for path, image in zip(sample.images, images, strict=True)
+            )
         ids, labels = self._tokenise(sample, prompt_only)
         masks, boxes_px = _targets(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)

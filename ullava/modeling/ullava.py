@@ -238,8 +238,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """GenerationMixin's ``generate`` with KV cache on text whose pictures were encoded once; left-padded rows.
 
-        Returned sequences hold the expanded prompt ids followed by the new ones.
+        Returned sequences hold the expanded prompt ids followed by the new ones. A model cannot say a picture, so the
+        placeholders of pictures and videos are never generated.
         """
+        placeholders = {self.config.image_patch_id, self.config.video_patch_id} - {None}
+        kwargs["suppress_tokens"] = sorted(placeholders.union(kwargs.get("suppress_tokens") or ()))
         if kwargs.get("inputs_embeds") is not None:
             return super().generate(input_ids=input_ids, **kwargs)
         given = _given(input_ids, kwargs.pop("attention_mask", None), None)

@@ -1,7 +1,9 @@
 """How an answer speaks of grounded things, and how such an answer is read back.
 
-One clause for each thing: ``Mask [SEG]; Location [LOC]; [tag]circle[/tag].`` (the fields and their order are those of
-u-LLaVA's later data, spec/ullava.md 3.1).
+One clause for each thing, its name first: ``[tag]red circle[/tag]: Mask [SEG]; Location [LOC].`` The state that points
+then stands right behind the name, which had to be found in the question or in the picture: training from scratch,
+words of colour reach the mask decoder only so (models/tiny/README.md). u-LLaVA's later data name the thing last
+(spec/ullava.md 3.1); both orders are read.
 """
 
 from __future__ import annotations
@@ -43,8 +45,7 @@ def grounded_answer(regions: Sequence[Region], closing: str = "") -> str:
         fields += [f"Location {LOC}"] if region.box_xyxy_px is not None else []
         if not fields:
             raise ValueError(f"region '{region.phrase}' has neither mask nor box")
-        fields.append(f"{TAG_START}{region.phrase.lower()}{TAG_END}")
-        clauses.append("; ".join(fields) + ".")
+        clauses.append(f"{TAG_START}{region.phrase.lower()}{TAG_END}: {'; '.join(fields)}.")
     return " ".join([*clauses, closing.strip()] if closing.strip() else clauses)
 
 
@@ -54,40 +55,58 @@ def no_target_answer(phrase: str) -> str:
 
 
 def split_objects(text: str) -> list[ObjectSpan]:
-    """Read an answer back: group ``[SEG]``, ``[LOC]`` and tag that follow each other into things.
+    """Read an answer back: group ``[SEG]``, ``[LOC]`` and tag that belong together into things.
 
-    A field that the open thing has already begins the next one; a tag closes the thing. Tags without a grounding token
-    before them name nothing that has a place and are left out.
+    Where the first of all is a tag, tags open things, otherwise they close them. A field that the open thing has
+    already begins the next one. Tags without a grounding token name nothing that has a place and are left out.
     """
+    pieces = list(_PIECE.finditer(text))
+    names_first = bool(pieces) and pieces[0].group(0) not in (SEG, LOC)
     objects: list[ObjectSpan] = []
+    thing = _OpenThing()
+    seen = {SEG: 0, LOC: 0}
+    for match in pieces:
+        token = match.group(0)
+        if token in seen:
+            if thing.has(token):
+                objects += thing.close()
+                thing = _OpenThing()
+            thing.add(token, seen[token], text, match)
+            seen[token] += 1
+        elif names_first:
+            objects += thing.close()
+            thing = _OpenThing(match.group(1).strip(), match.start(), match.end())
+        else:
+            thing.phrase, thing.end = match.group(1).strip(), match.end()
+            objects += thing.close()
+            thing = _OpenThing()
+    return objects + thing.close()
+
+
+@dataclass(slots=True)
+class _OpenThing:
+    """A thing whose clause is still being read."""
+
+    phrase: str = ""
+    start: int | None = None
+    end: int = 0
     seg: int | None = None
     loc: int | None = None
-    seen = {SEG: 0, LOC: 0}
-    start = end = 0
 
-    def close(phrase: str) -> None:
-        if seg is not None or loc is not None:
-            objects.append(ObjectSpan(phrase, (start, end), seg, loc))
+    def has(self, token: str) -> bool:
+        return (self.seg if token == SEG else self.loc) is not None
 
-    for match in _PIECE.finditer(text):
-        token = match.group(0)
-        if token not in seen:
-            if seg is not None or loc is not None:
-                end = match.end()
-            close(match.group(1).strip())
-            seg = loc = None
-            continue
-        if (seg if token == SEG else loc) is not None:
-            close("")
-            seg = loc = None
-        if seg is None and loc is None:
+    def add(self, token: str, ordinal: int, text: str, match: re.Match[str]) -> None:
+        if self.start is None:
             label = _LABEL_BEFORE.search(text[: match.start()])
-            start = label.start() if label else match.start()
-        end = match.end()
+            self.start = label.start() if label else match.start()
+        self.end = match.end()
         if token == SEG:
-            seg = seen[SEG]
+            self.seg = ordinal
         else:
-            loc = seen[LOC]
-        seen[token] += 1
-    close("")
-    return objects
+            self.loc = ordinal
+
+    def close(self) -> list[ObjectSpan]:
+        if self.start is None or (self.seg is None and self.loc is None):
+            return []
+        return [ObjectSpan(self.phrase, (self.start, self.end), self.seg, self.loc)]

@@ -16,11 +16,7 @@ _CONTENT = (
     "{%- macro words(content) -%}"
     "{%- if content is string -%}{{ content }}"
     "{%- else -%}{%- for part in content -%}"
-    "{%- if part['type'] == 'image' -%}"
-    + IMAGE_START
-    + IMAGE_PATCH
-    + IMAGE_END
-    + "{{ '\\n' }}"
+    "{%- if part['type'] == 'image' -%}" + IMAGE_START + IMAGE_PATCH + IMAGE_END + "{{ '\\n' }}"
     "{%- else -%}{{ part['text'] }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"

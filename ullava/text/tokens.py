@@ -74,7 +74,7 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
 
 def strip_grounding(text: str) -> str:
     """Take the grounding clauses' tokens out of an answer and leave words that read on their own."""
-    text = re.sub(r"\s*\b(?:Mask|Location)\s*(?:\[SEG\]|\[LOC\])\s*;?", "", text)
+    text = re.sub(r":?\s*\b(?:Mask|Location)\s*(?:\[SEG\]|\[LOC\])\s*;?", "", text)
     for token in GROUNDING_TOKENS:
         text = text.replace(token, "")
     return re.sub(r"\s+([.;,])", r"\1", re.sub(r"\s{2,}", " ", text)).strip()

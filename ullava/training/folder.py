@@ -1,13 +1,13 @@
 """``runs/<name>/``: what one training run leaves behind, and what a resumed one finds.
 
-    recipe.yaml        the merged recipe, command-line overrides included
-    train_log.jsonl    one line per logging step
-    bad_samples.jsonl  one line per sample that could not be used
-    checkpoints/       checkpoint-N, for --resume
-    eval/step-N/       predictions and metrics of the evaluations on the way
-    metrics.json       the last evaluation
-    curve.png          losses and figures over the steps
-    model/             the weights and the processor, for ``ullava.load``
+recipe.yaml        the merged recipe, command-line overrides included
+train_log.jsonl    one line per logging step
+bad_samples.jsonl  one line per sample that could not be used
+checkpoints/       checkpoint-N, for --resume
+eval/step-N/       predictions and metrics of the evaluations on the way
+metrics.json       the last evaluation
+curve.png          losses and figures over the steps
+model/             the weights and the processor, for ``ullava.load``
 """
 
 from __future__ import annotations

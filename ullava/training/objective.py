@@ -139,9 +139,7 @@ class GroundingObjective:
         }
 
 
-def _same_sized(
-    masks: Sequence[torch.Tensor], device: torch.device
-) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
+def _same_sized(masks: Sequence[torch.Tensor], device: torch.device) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
     """Group masks [H, W] of one size: (their places among all, [k, H, W]). Batches of one size are not gathered."""
     groups: dict[torch.Size, list[int]] = {}
     for place, mask in enumerate(masks):

@@ -39,9 +39,7 @@ def to_original(
         return torch.matmul(rows, torch.matmul(logits, columns.T))
 
 
-def covered_lowres(
-    mask_logits_lowres: torch.Tensor, *, square: int, resized_hw: tuple[int, int]
-) -> torch.Tensor:
+def covered_lowres(mask_logits_lowres: torch.Tensor, *, square: int, resized_hw: tuple[int, int]) -> torch.Tensor:
     """Return the float32 part [k, h', w'] of the low-resolution plane that the picture covers (at least one pixel)."""
     height, width = mask_logits_lowres.shape[-2:]
     rows = max(1, round(height * resized_hw[0] / square))

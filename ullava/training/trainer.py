@@ -264,6 +264,12 @@ class UllavaTrainer(Trainer):
             self.window.sums += torch.tensor(state["sums"], device=self.args.device)
             self.window.counts += torch.tensor(state["counts"], dtype=torch.float64)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Keep still about tied weights, which a checkpoint holds once; the rest was compared by name and shape."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        if load_result.unexpected_keys or set(load_result.missing_keys) - tied:
+            super()._issue_warnings_after_load(load_result)
+
     # ------------------------------------------------------------ optimiser
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build what ``optimizer.kind`` of the recipe names."""
@@ -308,9 +314,7 @@ class StepBook(TrainerCallback):
         """Set the sampler's epoch; a resumed run begins inside one."""
         self.trainer.mixture_sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step."""
         self.trainer.window.steps += 1
 

@@ -103,9 +103,7 @@ def test_sam_file_becomes_a_sam_folder(tmp_path, command, shared_dir):
     prefix = "visual_model."
     state = {k.removeprefix(prefix): v for k, v in read_state_dict(source).items() if k.startswith(prefix)}
     torch.save(state, tmp_path / "sam_vit_x.pth")
-    code, _, _ = command(
-        "convert", "sam", "--from", str(tmp_path / "sam_vit_x.pth"), "--out", str(tmp_path / "sam")
-    )
+    code, _, _ = command("convert", "sam", "--from", str(tmp_path / "sam_vit_x.pth"), "--out", str(tmp_path / "sam"))
     assert code == 0
     model = SamModel.from_pretrained(tmp_path / "sam")
     assert torch.equal(model.mask_decoder.iou_token.weight, state["mask_decoder.iou_token.weight"])

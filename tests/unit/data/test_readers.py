@@ -59,7 +59,7 @@ def test_one_record_is_one_object_with_several_questions(build):
     assert (region.phrase, region.box_xyxy_px) == ("dog", (5, 4, 15, 10))
     np.testing.assert_array_equal(region.mask, MASK)
     assert all(turn.regions[0].mask is region.mask for turn in sample.turns), "decoded once"
-    assert sample.turns[0].answer == "Sure. Mask [SEG]; Location [LOC]; [tag]dog[/tag]."
+    assert sample.turns[0].answer == "Sure. [tag]dog[/tag]: Mask [SEG]; Location [LOC]."
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_comprehension_needs_no_mask(build):
     dataset = build("refer", [refer(segmentation=...)], DatasetEntry(task="rec"))
     sample = dataset.sample(0, rng())
     assert sample.task == "rec" and sample.turns[0].regions[0].mask is None
-    assert sample.turns[0].answer == "Sure. Location [LOC]; [tag]dog[/tag]."
+    assert sample.turns[0].answer == "Sure. [tag]dog[/tag]: Location [LOC]."
 
 
 def test_limit_keeps_the_first_records(build):
@@ -336,10 +336,10 @@ def test_the_salient_object_comes_with_its_reason(build, data_folder):
     gpt = {"reason": "it is bright.", "tag": "Red Dog"}
     record = {"image_path": "a.jpg", "label_path": "m.png", "gpt": gpt}
     sample = build("salient_png", [record]).sample(0, rng())
-    assert sample.turns[0].answer == "Sure. Mask [SEG]; Location [LOC]; [tag]red dog[/tag]. it is bright."
+    assert sample.turns[0].answer == "Sure. [tag]red dog[/tag]: Mask [SEG]; Location [LOC]. it is bright."
     np.testing.assert_array_equal(sample.turns[0].regions[0].mask, MASK)
     query = build("salient_png", [{key: record[key] for key in ("image_path", "label_path")}]).queries(0)[0]
-    assert query.turns[0].answer == "Sure. Mask [SEG]; Location [LOC]; [tag]salient object[/tag]."
+    assert query.turns[0].answer == "Sure. [tag]salient object[/tag]: Mask [SEG]; Location [LOC]."
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 Command = Callable[..., tuple[int, str, str]]
@@ -72,6 +73,27 @@ def test_a_batch_gives_what_single_questions_give(command: Command, random_model
         code, printed, _ = command(*base, *image, "--prompt", row["prompt"], "--json")
         assert code == 0
         assert json.loads(printed)["text"] == together["text"]
+
+
+def test_a_model_that_wants_to_say_a_picture_says_something_else(
+    command: Command, random_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ullava.modeling.ullava import UllavaForConditionalGeneration
+
+    plain = UllavaForConditionalGeneration._logits
+
+    def eager(self: UllavaForConditionalGeneration, hidden: torch.Tensor) -> torch.Tensor:
+        logits = plain(self, hidden)
+        logits[..., self.config.image_patch_id] += 1e4
+        return logits
+
+    monkeypatch.setattr(UllavaForConditionalGeneration, "_logits", eager)
+    code, printed, errors = command(
+        "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "x", "--json",
+        "--max-new-tokens", "4",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "<image_patch>" not in json.loads(printed)["text"]
 
 
 def test_inputs_are_refused_before_anything_is_written(

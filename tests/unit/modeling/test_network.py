@@ -97,9 +97,7 @@ def test_generation_reads_the_states_that_training_reads(small: tuple[Any, Any])
     torch.testing.assert_close(
         result.seg.mask_logits_lowres, output.seg.mask_logits_lowres.detach(), rtol=1e-3, atol=1e-4
     )
-    torch.testing.assert_close(
-        result.loc.boxes_xyxy_head, output.loc.boxes_xyxy_head.detach(), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(result.loc.boxes_xyxy_head, output.loc.boxes_xyxy_head.detach(), rtol=1e-3, atol=1e-4)
     assert 0.0 <= float(result.loc.token_probability[0]) <= 1.0
 
 

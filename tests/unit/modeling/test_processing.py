@@ -76,7 +76,7 @@ def test_ids_become_objects_in_original_pixels(small: tuple[Any, Any]) -> None:
         boxes=[(np.array([14 / 56, 8 / 40, 42 / 56, 24 / 40]), 0.5)],
     )
     found = answer.objects[0]
-    assert found.phrase == "thing" and text[slice(*found.span)].startswith("Mask [SEG]")
+    assert found.phrase == "thing" and text[slice(*found.span)].startswith("[tag]thing[/tag]: Mask [SEG]")
     assert found.box_xyxy_px == pytest.approx((14, 8, 42, 24)) and found.score == 1.0 and found.box_score == 0.5
     assert found.mask is not None and found.mask.shape == (40, 56)
     assert (found.mask & mask).sum() / (found.mask | mask).sum() > 0.85
@@ -95,13 +95,15 @@ def test_text_stops_at_the_end_token(small: tuple[Any, Any]) -> None:
     assert small[1].decode_text(ids)[1] is False
 
 
-@pytest.mark.parametrize(("mode", "resample", "levels"), [("bilinear", 2, 0), ("bicubic", 3, 1)])
+@pytest.mark.parametrize(("mode", "resample", "levels"), [("bilinear", 2, 1), ("bicubic", 3, 2)])
 def test_resizing_agrees_with_pillow(mode: str, resample: int, levels: int) -> None:
     image = picture(3, 120, 160)
     for height, width in ((224, 224), (60, 80), (768, 1024)):
         ours = resize_u8(image, height, width, mode).astype(int)
         theirs = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(resample))).astype(int)
-        assert np.abs(ours - theirs).max() <= levels
+        difference = np.abs(ours - theirs)
+        assert difference.max() <= levels
+        assert (difference > 0).mean() < 0.02
 
 
 def test_views_place_the_picture_where_their_geometry_says() -> None:

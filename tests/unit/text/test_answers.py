@@ -18,8 +18,8 @@ def test_answer_and_reading_back_agree() -> None:
     assert [item.phrase for item in found] == ["red circle", "star", "heart"]
     assert [item.seg_ordinal for item in found] == [0, 1, None]
     assert [item.loc_ordinal for item in found] == [0, None, 1]
-    assert text[slice(*found[0].span)] == "Mask [SEG]; Location [LOC]; [tag]red circle[/tag]"
-    assert text[slice(*found[2].span)] == "Location [LOC]; [tag]heart[/tag]"
+    assert text[slice(*found[0].span)] == "[tag]red circle[/tag]: Mask [SEG]; Location [LOC]"
+    assert text[slice(*found[2].span)] == "[tag]heart[/tag]: Location [LOC]"
     assert text.endswith("It is the largest.")
 
 
@@ -42,6 +42,8 @@ def test_no_target_holds_no_grounding_token() -> None:
         (f"It is {SEG}.", [(0, None)]),
         (f"{SEG}{SEG}", [(0, None), (1, None)]),
         (f"{LOC} {SEG} [tag]a[/tag] {SEG}", [(0, 0), (1, None)]),
+        (f"Mask {SEG}; Location {LOC}; [tag]a[/tag]. Mask {SEG}; [tag]b[/tag].", [(0, 0), (1, None)]),
+        (f"[tag]a[/tag]: {SEG} {SEG} [tag]b[/tag] {LOC}", [(0, None), (1, None), (None, 0)]),
         ("[tag]a word without a place[/tag]", []),
         (f"{SEG} [tag]never closed", [(0, None)]),
     ],

@@ -110,5 +110,3 @@ def make_batch(world: Path) -> Callable[..., dict[str, Any]]:
         return TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side))(rows)
 
     return make
-
-

@@ -49,9 +49,7 @@ def test_terms_equal_a_slow_loop() -> None:
     output, targets = judged()
     terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
     bce, dice, score = [], [], []
-    for logits, quality, mask in zip(
-        output.seg.mask_logits_lowres, output.seg.iou_scores, targets.masks, strict=True
-    ):
+    for logits, quality, mask in zip(output.seg.mask_logits_lowres, output.seg.iou_scores, targets.masks, strict=True):
         height, width = mask.shape
         longest = max(height, width)
         resized = (round(height * SIDE / longest), round(width * SIDE / longest))

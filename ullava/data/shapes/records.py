@@ -120,7 +120,7 @@ class SceneRecords:
                         **self._canvas(),
                         "segmentation": self.segmentation(place),
                         "bbox": self.outlines[place].bbox,
-                        "category": self.scene.things[place].shape,
+                        "category": " ".join(self.scene.things[place].pair),
                         "sentences": [expression.words for expression in expressions],
                         "kinds": [expression.kind for expression in expressions],
                     }
@@ -144,7 +144,7 @@ class SceneRecords:
                     {
                         "segmentation": self.segmentation(place),
                         "bbox": self.outlines[place].bbox,
-                        "category": self.scene.things[place].shape,
+                        "category": " ".join(self.scene.things[place].pair),
                     }
                     for place in sorted(expression.targets, key=lambda place: self.scene.things[place].centre_px)
                 ],

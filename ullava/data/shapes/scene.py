@@ -28,6 +28,9 @@ SMALL_PX = (18.0, 24.0)
 LARGE_PX = (34.0, 44.0)
 SALIENT_PX = (46.0, 56.0)
 SALIENT_SHARE = 0.6
+ALIKE_SHARE = 0.4
+ALIKE_SHARING = 0.65
+LOOSE_SHARING = 0.2
 GAP_PX = 4.0
 LISTED_AT_MOST = 3
 """Scenes of so few objects are captioned by listing all of them."""
@@ -93,18 +96,18 @@ def numpy_rng_of(split: Split, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([VERSION, SPLITS.index(split), seed, index])
 
 
-def _pick_pair(rng: Random, split: Split, earlier: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """A (colour, shape) allowed in ``split``; often shares one with an earlier object, so that words must tell."""
+def _pick_pair(rng: Random, split: Split, earlier: Sequence[tuple[str, str]], sharing: float) -> tuple[str, str]:
+    """A (colour, shape) allowed in ``split``; shares one with an earlier object with probability ``sharing``."""
     if split == "unseen" and (not earlier or rng.random() < 0.35):
         allowed: Sequence[tuple[str, str]] = HELD_OUT_PAIRS
     else:
         allowed = PAIRS if split == "unseen" else KNOWN_PAIRS
-    draw = rng.random()
-    if earlier and draw < 0.65:
+    draw = rng.random() / sharing
+    if earlier and draw < 1.0:
         colour, shape = rng.choice(earlier)
-        if draw < 0.1 and (colour, shape) in allowed:
+        if draw < 0.15 and (colour, shape) in allowed:
             return colour, shape
-        if draw < 0.4:
+        if draw < 0.6:
             allowed = [pair for pair in allowed if pair[1] == shape] or allowed
         else:
             allowed = [pair for pair in allowed if pair[0] == colour] or allowed
@@ -171,12 +174,16 @@ def _draw_thing(
 
 
 def _draw_things(rng: Random, split: Split, count: int, salient: bool, canvas: tuple[int, int]) -> list[Thing]:
-    """Up to ``count`` objects, at least two; the first is the salient one where there is one."""
+    """Up to ``count`` objects, at least two; the first is the salient one where there is one.
+
+    In some scenes most objects are alike in colour or shape, so that only several words together tell them apart.
+    """
+    sharing = ALIKE_SHARING if rng.random() < ALIKE_SHARE else LOOSE_SHARING
     things: list[Thing] = []
     boxes: list[Box] = []
     wanted_large = 0 if salient else sum(rng.random() < 0.5 for _ in range(count))
     for place in range(count):
-        pair = _pick_pair(rng, split, [thing.pair for thing in things])
+        pair = _pick_pair(rng, split, [thing.pair for thing in things], sharing)
         large = place < wanted_large
         sizes = SALIENT_PX if salient and place == 0 else LARGE_PX if large else SMALL_PX
         size = "small" if sizes is SMALL_PX else "large"

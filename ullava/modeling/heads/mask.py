@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import SamConfig, SamModel
 
+from ullava.modeling.heads.sam_decoder import can_fold, decode_folded
+from ullava.modeling.heads.sam_encoder import can_block, encode_blockwise
 from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8
 
 
@@ -39,6 +41,8 @@ class MaskHead(nn.Module):
         pixels = pixels * (inside_h[:, None, :, None] & inside_w[:, None, None, :])
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            if can_block(encoder, pixels):
+                return encode_blockwise(encoder, pixels)
             return encoder(pixels).last_hidden_state
 
     def decode(
@@ -46,15 +50,17 @@ class MaskHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p] and quality [K]."""
         sam = self.sam
-        sparse = self.projector(states)[:, None, None, :]
+        prompts = self.projector(states)
+        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        positions = sam.get_image_wide_positional_embeddings().to(image_embeddings.dtype)
+        if can_fold(sam.mask_decoder, prompts):
+            return decode_folded(sam.mask_decoder, prompts, image_embeddings + dense, positions[0], image_of_state)
         embeddings = image_embeddings[image_of_state]
-        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(embeddings)
-        positions = sam.get_image_wide_positional_embeddings().to(embeddings.dtype)
         masks, quality = sam.mask_decoder(
             image_embeddings=embeddings,
             image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
+            sparse_prompt_embeddings=prompts[:, None, None, :],
+            dense_prompt_embeddings=dense.expand_as(embeddings),
             multimask_output=False,
         )
         return masks[:, 0, 0], quality[:, 0, 0]

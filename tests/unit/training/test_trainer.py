@@ -1,0 +1,198 @@
+"""Guards, counting and logging of the trainer, on a few steps of a very small model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
+from ullava.data.build import build_mixture
+from ullava.data.collate import Collator
+from ullava.data.encode import BadSample, EncodedMixture
+from ullava.data.mixture import MixtureSampler
+from ullava.errors import UserError
+from ullava.training.arguments import build_training_arguments
+from ullava.training.batches import TrainingCollator, is_empty
+from ullava.training.folder import RunFolder
+from ullava.training.objective import Counts, GroundingObjective, LossTerms
+from ullava.training.stages import apply_stage
+from ullava.training.trainer import BAD_STEPS_IN_A_ROW, LossWindow, UllavaTrainer
+
+TRAINING = {"use_cpu": True, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "seed": 1}
+TRAINING |= {"save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-3}
+
+
+class Spoilt(EncodedMixture):
+    """Every ``every``-th position cannot be used."""
+
+    every = 2
+
+    def __getitem__(self, position: int) -> Any:
+        bad = BadSample(f"sample {position}", "torn") if position % self.every == 0 else None
+        return bad or super().__getitem__(position)
+
+
+class Exploding(GroundingObjective):
+    """The loss is not a number in the steps ``when``."""
+
+    when: Callable[[int], bool] = staticmethod(lambda call: False)
+    calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> LossTerms:
+        terms = super().__call__(*args, **kwargs)
+        self.calls += 1
+        if type(self).when(self.calls):
+            return LossTerms(**{**{n: getattr(terms, n) for n in terms.__slots__}, "total": terms.total * torch.nan})
+        return terms
+
+
+@pytest.fixture
+def make_trainer(make_model: Any, world: Path, tmp_path: Path) -> Callable[..., UllavaTrainer]:
+    """A function that builds a trainer; keyword arguments replace parts, others are TrainingArguments."""
+
+    def make(**options: Any) -> UllavaTrainer:
+        model, processor = make_model()
+        mixture = build_mixture({"shapes_res": DatasetEntry(turns=1)}, world, 0)
+        folder = RunFolder(tmp_path / "run")
+        folder.prepare("")
+        dataset = options.pop("dataset", EncodedMixture)
+        objective = options.pop("objective", GroundingObjective)
+        budget = options.pop("budget", 0)
+        args = build_training_arguments(
+            {**TRAINING, **options}, recipe=Path("recipe.yaml"), folder=folder.checkpoints, evaluates=False
+        )
+        return UllavaTrainer(
+            model=model,
+            args=args,
+            dataset=dataset(mixture, processor),
+            sampler=MixtureSampler(mixture),
+            collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side)),
+            processor=processor,
+            objective=objective(LossConfig(), processor.sam_side),
+            plan=apply_stage(model, "scratch", quality_trains=False),
+            folder=folder,
+            optimizer_config=OptimizerConfig(),
+            bad_sample_budget=budget,
+        )
+
+    return make
+
+
+def lines(trainer: UllavaTrainer) -> list[dict[str, Any]]:
+    return [line for line in trainer.folder.log_lines() if "loss" in line]
+
+
+def test_terms_are_logged_every_step(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    logged = lines(trainer)
+    assert [line["step"] for line in logged] == [1, 2, 3]
+    weights = LossConfig()
+    for line in logged:
+        total = sum(getattr(weights, name) * line[f"loss_{name}"] for name in ("ce", "bce", "dice", "l1", "giou"))
+        assert line["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_accumulated_steps_log_and_learn_like_one_batch(make_trainer: Any) -> None:
+    whole = make_trainer(per_device_train_batch_size=4)
+    whole.train()
+    once = lines(whole)
+    whole.folder.train_log.unlink()
+    pieces = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    pieces.train()
+    for one, four in zip(once, lines(pieces), strict=True):
+        assert four["loss"] == pytest.approx(one["loss"], rel=2e-4)
+        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-3)
+
+
+def test_bad_samples_stop_a_run_without_a_budget(make_trainer: Any) -> None:
+    trainer = make_trainer(dataset=Spoilt)
+    with pytest.raises(UserError, match="1 samples cannot be used, the budget .* is 0: sample 0"):
+        trainer.train()
+    assert json.loads(trainer.folder.bad_samples.read_text()) == {"sample": "sample 0", "reason": "torn"}
+
+
+def test_bad_samples_within_the_budget_are_counted_once(make_trainer: Any) -> None:
+    trainer = make_trainer(dataset=Spoilt, budget=3)
+    trainer.train()
+    named = [json.loads(line)["sample"] for line in trainer.folder.bad_samples.read_text().splitlines()]
+    assert named == ["sample 0", "sample 2", "sample 4"]
+    assert lines(trainer)[-1]["bad_samples"] == 3
+
+
+def test_a_batch_without_any_usable_sample_trains_nothing(make_trainer: Any) -> None:
+    trainer = make_trainer(dataset=type("AllBad", (Spoilt,), {"every": 1}), budget=6, max_steps=1, weight_decay=0.0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_batch_of_bad_samples_keeps_their_names() -> None:
+    batch = TrainingCollator(lambda rows: {})([BadSample("a", "torn"), BadSample("b", "torn")])
+    assert is_empty(batch) and [bad.name for bad in batch["bad_samples"]] == ["a", "b"]
+
+
+def test_a_loss_that_is_no_number_is_skipped_and_counted(make_trainer: Any) -> None:
+    explode = type("Once", (Exploding,), {"when": staticmethod(lambda call: call == 2)})
+    trainer = make_trainer(objective=explode)
+    trainer.train()
+    assert trainer.skipped_batches == 1
+    assert lines(trainer)[-1]["skipped_batches"] == 1
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
+
+
+def test_five_in_a_row_stop_the_run(make_trainer: Any) -> None:
+    explode = type("Always", (Exploding,), {"when": staticmethod(lambda call: call > 1)})
+    trainer = make_trainer(objective=explode, max_steps=20)
+    with pytest.raises(UserError, match="loss was not finite 5 times in a row at step 5"):
+        trainer.train()
+    assert trainer.skipped_batches == BAD_STEPS_IN_A_ROW
+
+
+def test_norms_biases_and_tables_do_not_decay(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in decayed
+    assert "box_head.decoder.0.weight" in decayed
+    for name in (
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.layers.0.input_layernorm.weight",
+        "box_head.decoder.0.bias",
+        "mask_head.sam.mask_decoder.mask_tokens.weight",
+        "mask_head.sam.vision_encoder.pos_embed",
+        "vision.tower.embeddings.class_embedding",
+        "vision.tower.embeddings.position_embedding.weight",
+    ):
+        assert name in dict(trainer.model.named_parameters()) and name not in decayed
+
+
+def test_window_averages_over_things_not_steps() -> None:
+    window = LossWindow.empty(torch.device("cpu"))
+    for ce, masks, bce in ((2.0, 0.0, 0.0), (4.0, 3.0, 0.5), (6.0, 1.0, 0.9)):
+        one = {name: torch.tensor(0.0) for name in ("dice", "l1", "giou", "iou_score")}
+        local = Counts(10.0, masks, 0.0)
+        terms = LossTerms(ce=torch.tensor(ce), bce=torch.tensor(bce), total=torch.tensor(ce + bce), **one)
+        window.add(terms, local, local)
+        window.steps += 1
+    means = window.means()
+    assert means["loss_ce"] == pytest.approx(4.0)
+    assert means["loss_bce"] == pytest.approx((3 * 0.5 + 0.9) / 4)
+    assert means["loss"] == pytest.approx((2.0 + 4.5 + 6.9) / 3)
+    assert "loss_l1" not in means
+
+
+def test_bf16_on_a_cpu_computes_in_bf16_and_keeps_float32_weights(make_trainer: Any) -> None:
+    trainer = make_trainer(bf16=True, max_steps=1)
+    seen: dict[str, torch.dtype] = {}
+    layer = trainer.model.language_model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda part, inputs, output: seen.update(product=output.dtype))
+    inner = trainer.objective._mask_terms
+    trainer.objective._mask_terms = lambda *args: seen.update(mask=inner(*args)["bce"].dtype) or inner(*args)
+    trainer.train()
+    assert seen == {"product": torch.bfloat16, "mask": torch.float32}
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}

@@ -1,0 +1,145 @@
+"""SAM's mask decoder on few prompt tokens, with the projections of the picture folded away: for CPUs.
+
+The stock decoder projects all N positions of the picture to queries, keys and values in every attention, although only
+T = 6 tokens meet them. A score is ``(Wq t) . (Wk x) = (Wk' Wq t) . x``, so the tokens are brought to the width
+of the picture; and sums over the picture are projected after they are taken. Transposed convolutions of stride 2 are
+one product for each position. Same weights, same result up to rounding (tests/unit/modeling/test_sam_speed.py), a
+third of the time and memory, forward and backward.
+
+Letters: k states of a chunk, T tokens, N = g x g positions, C width, H heads of d.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
+
+CHUNK_NUMBERS = 1 << 20
+"""How many numbers [k, N, C] a chunk of states may hold: what stays in a processor's cache."""
+
+
+def can_fold(decoder: SamMaskDecoder, states: Tensor) -> bool:
+    """Whether ``decode_folded`` should be used: float32 on a CPU, with weights that are whole (not those of ZeRO-3).
+
+    Biases that drop out of the softmax get no gradient here, and several processes that train must all have one.
+    """
+    weight = decoder.iou_token.weight
+    plain = states.device.type == "cpu" and states.dtype == weight.dtype == torch.float32
+    alone = not torch.is_grad_enabled() or not torch.distributed.is_initialized()
+    return plain and alone and not torch.is_autocast_enabled("cpu") and not hasattr(weight, "ds_id")
+
+
+def decode_folded(
+    decoder: SamMaskDecoder, prompts: Tensor, image_embeddings: Tensor, positions: Tensor, image_of_prompt: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Decode one mask for each prompt token.
+
+    Args:
+        decoder: the stock module, of which only the weights are used.
+        prompts: [K, C], the only sparse prompt of each mask.
+        image_embeddings: [I, C, g, g], dense prompt added.
+        positions: [C, g, g], the picture's positional embedding.
+        image_of_prompt: [K], numbers below I.
+
+    Returns:
+        Mask logits [K, 4g, 4g] and SAM's quality prediction [K].
+    """
+    if len(prompts) == 0:
+        side = 4 * image_embeddings.shape[-1]
+        return prompts.new_zeros(0, side, side), prompts.new_zeros(0)
+    pictures = image_embeddings.flatten(2).transpose(1, 2).contiguous()
+    places = positions.flatten(1).T.contiguous()
+    chunk = max(1, CHUNK_NUMBERS // pictures[0].numel())
+    made = [
+        _decode_chunk(decoder, prompts[start : start + chunk], pictures[image_of_prompt[start : start + chunk]], places)
+        for start in range(0, len(prompts), chunk)
+    ]
+    return torch.cat([masks for masks, _ in made]), torch.cat([quality for _, quality in made])
+
+
+def _decode_chunk(decoder: SamMaskDecoder, prompts: Tensor, picture: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """[k, C] on [k, N, C] with positions [N, C] -> masks [k, 4g, 4g], quality [k]."""
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    first = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts[:, None]], dim=1)
+    tokens, placed = first, picture + places
+    for layer in decoder.transformer.layers:
+        if layer.skip_first_layer_pe:
+            tokens = _among_tokens(layer.self_attn, tokens, tokens)
+        else:
+            tokens = tokens + _among_tokens(layer.self_attn, tokens + first, tokens)
+        tokens = layer.layer_norm1(tokens)
+        tokens = tokens + _from_picture(layer.cross_attn_token_to_image, tokens + first, placed, picture)
+        tokens = layer.layer_norm2(tokens)
+        tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
+        picture = _to_picture(layer.cross_attn_image_to_token, picture, placed, tokens + first, tokens)
+        picture = layer.layer_norm4(picture)
+        placed = picture + places
+    tokens = tokens + _from_picture(decoder.transformer.final_attn_token_to_image, tokens + first, placed, picture)
+    tokens = decoder.transformer.layer_norm_final_attn(tokens)
+    quality = decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+    mask_weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
+    return _draw(decoder, picture, mask_weights), quality
+
+
+def _among_tokens(attention: SamAttention, query: Tensor, value: Tensor) -> Tensor:
+    """Attention among the tokens themselves, [k, T, C]; the stock module has one more dimension."""
+    result: Tensor = attention(query=query[:, None], key=query[:, None], value=value[:, None])[0][:, 0]
+    return result
+
+
+def _by_head(attention: SamAttention, tensor: Tensor) -> Tensor:
+    """[..., H d] -> [..., H, d]."""
+    return tensor.unflatten(-1, (attention.num_attention_heads, -1))
+
+
+def _from_picture(attention: SamAttention, query: Tensor, placed: Tensor, picture: Tensor) -> Tensor:
+    """Tokens [k, T, C] attend to positions: scores with ``placed``, sums of ``picture``, both [k, N, C].
+
+    The bias of the keys adds the same to all scores of a token and so drops out.
+    """
+    heads = attention.num_attention_heads
+    token = _by_head(attention, attention.q_proj(query)) * attention.scaling
+    weight_k = attention.k_proj.weight.unflatten(0, (heads, -1))
+    weight_v = attention.v_proj.weight.unflatten(0, (heads, -1))
+    widened = torch.einsum("kthd,hdc->khtc", token, weight_k).flatten(1, 2)
+    shares = torch.softmax(widened @ placed.transpose(1, 2), dim=-1)
+    sums = (shares @ picture).unflatten(1, (heads, -1))
+    values = torch.einsum("khtc,hdc->kthd", sums, weight_v) + _by_head(attention, attention.v_proj.bias)
+    result: Tensor = attention.out_proj(values.flatten(2))
+    return result
+
+
+def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Positions attend to the tokens [k, T, C]; return ``picture`` plus what they gathered, [k, N, C]."""
+    heads = attention.num_attention_heads
+    key = _by_head(attention, attention.k_proj(keys)) * attention.scaling
+    value = _by_head(attention, attention.v_proj(values))
+    weight_q = attention.q_proj.weight.unflatten(0, (heads, -1))
+    weight_out = attention.out_proj.weight.unflatten(1, (heads, -1))
+    widened = torch.einsum("kthd,hdc->khtc", key, weight_q).flatten(1, 2)
+    offsets = torch.einsum("kthd,hd->kht", key, _by_head(attention, attention.q_proj.bias)).flatten(1)
+    scores = torch.baddbmm(offsets[:, :, None], widened, placed.transpose(1, 2))
+    shares = torch.softmax(scores.unflatten(1, (heads, -1)), dim=2).flatten(1, 2)
+    gathered = torch.einsum("kthd,chd->khtc", value, weight_out).flatten(1, 2)
+    return torch.baddbmm(picture + attention.out_proj.bias, shares.transpose(1, 2), gathered)
+
+
+def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor) -> Tensor:
+    """Refine [k, N, C] twice by 2 x 2 and weigh the channels with ``mask_weights`` [k, C / 8]: [k, 4g, 4g]."""
+    grid = round(picture.shape[1] ** 0.5)
+    finer = _split_positions(picture, decoder.upscale_conv1)
+    norm = decoder.upscale_layer_norm
+    finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+    finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))
+    plane = (finest.flatten(1, 2) @ mask_weights[:, :, None])[..., 0]
+    cells = plane.view(-1, grid, grid, 2, 2, 2, 2)
+    return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * grid, 4 * grid)
+
+
+def _split_positions(positions: Tensor, convolution: torch.nn.ConvTranspose2d) -> Tensor:
+    """A transposed convolution of kernel and stride 2 as one product: [k, n, C] -> [k, n, 4, C'] (rows first)."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    bias = None if convolution.bias is None else convolution.bias.repeat(4)
+    return functional.linear(positions, weight, bias).unflatten(-1, (4, -1))

@@ -10,7 +10,7 @@ import pytest
 from ullava.config.schema import DatasetEntry
 from ullava.data.build import READERS, build_datasets, build_mixture
 from ullava.data.descriptor import LAYOUT_TASKS, LAYOUT_TEMPLATES, load_descriptor, locate
-from ullava.data.shapes.vocabulary import SHAPES, class_id
+from ullava.data.shapes.vocabulary import class_id
 from ullava.data.shapes.write import draw_world
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.resources import folder, names

@@ -17,7 +17,7 @@ from ullava.data.shapes.forms import Description, Relation, denote
 from ullava.data.shapes.records import SceneRecords
 from ullava.data.shapes.render import render
 from ullava.data.shapes.scene import sample_scene
-from ullava.data.shapes.vocabulary import COLOURS, HELD_OUT, SHAPES, SPLITS, class_id
+from ullava.data.shapes.vocabulary import COLOURS, HELD_OUT, SHAPES, SPLITS, VERSION, class_id
 from ullava.data.shapes.write import ANNOTATIONS, draw_world
 from ullava.errors import DataError
 
@@ -150,7 +150,7 @@ def test_splits_and_seeds_draw_different_scenes(split: str, seed: int, world: Pa
     other = files_of(draw_world(tmp_path / "other", 3, seed, split, progress=False))
     assert not {data for name, data in other.items() if name.endswith(".jpg")} & set(files_of(world).values())
     assert json.loads(other["world.json"]) == {
-        "world": "shapes", "version": 1, "seed": seed, "split": split, "images": 3,
+        "world": "shapes", "version": VERSION, "seed": seed, "split": split, "images": 3,
     }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Mute(Oracle):
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return draw_worlds(tmp_path_factory.mktemp("worlds"), images=6, seed=3)
+    return draw_worlds(tmp_path_factory.mktemp("worlds"), images=8, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,14 @@ from ullava.training.stages import apply_stage, assert_plan, assign_parts, speci
 
 
 def step(model: nn.Module, processor: Any, batch: dict[str, Any]) -> set[str]:
-    """Run one backward pass; return the parameters that received a gradient."""
+    """Run one backward pass; return the parameters that received a gradient.
+
+    In bfloat16, where SAM's stock decoder runs; its folded form for float32 on a CPU gives none to weights whose
+    gradient is zero whatever the data (the unread masks' networks, key biases under a softmax).
+    """
     weights = LossConfig(iou_score=0.1)
-    output = model.train()(**network_inputs(batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.train()(**network_inputs(batch))
     GroundingObjective(weights, processor.sam_side)(output, targets_of(batch)).total.backward()
     return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 

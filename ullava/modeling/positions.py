@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 
+SAM_SCALE = 0.3
+"""SAM adds its table straight to the patch embedding, CLIP normalises the sum; hence the smaller start."""
+
+
 def sincos_grid(side: int, width: int) -> torch.Tensor:
     """2-D sine-cosine table [side * side, width] in reading order, x first; wavelengths from the grid's to two cells.
 
@@ -39,4 +43,4 @@ def start_positions(model: Any, *, tower: bool, sam: bool) -> None:
     encoder = model.mask_head.sam.vision_encoder
     if sam and encoder.pos_embed is not None and encoder.pos_embed.shape[-1] % 4 == 0:
         _, side, _, width = encoder.pos_embed.shape
-        encoder.pos_embed.copy_(sincos_grid(side, width).view(1, side, side, width))
+        encoder.pos_embed.copy_(SAM_SCALE * sincos_grid(side, width).view(1, side, side, width))

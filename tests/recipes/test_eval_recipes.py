@@ -1,0 +1,68 @@
+"""Every evaluation recipe through the real command line, with drawn data in the place of the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ullava.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.stem for path in (ROOT / "configs" / "eval").glob("*.yaml"))
+DRAWN = {
+    "eval_res": "{label: {dataset: shapes_res, limit: 3}}",
+    "eval_rec": "{label: {dataset: shapes_res, task: rec, limit: 3}}",
+    "eval_salient": "{label: {dataset: shapes_salient, limit: 3}}",
+    "eval_semantic": "{label: {dataset: shapes_semantic, limit: 3}}",
+    "eval_caption": "{label: {dataset: shapes_caption, limit: 3}}",
+    "eval_vqa": "{label: {dataset: shapes_vqa, limit: 3}}",
+}
+METRIC = {
+    "eval_res": "cIoU",
+    "eval_rec": "Acc@0.5",
+    "eval_salient": "mIoU",
+    "eval_semantic": "mIoU",
+    "eval_caption": "CIDEr",
+    "eval_vqa": "accuracy",
+}
+
+
+def test_every_recipe_is_tried() -> None:
+    assert set(RECIPES) == {*DRAWN, "shapes"}
+
+
+@pytest.mark.parametrize("protocol", ["generate", "teacher_forced"])
+@pytest.mark.parametrize("recipe", sorted(DRAWN))
+def test_recipe_measures(recipe: str, protocol: str, beginner: Path, exam: Path, tmp_path: Path) -> None:
+    if protocol == "teacher_forced" and recipe in ("eval_caption", "eval_vqa"):
+        pytest.skip("words are only measured where the model says them")
+    out = tmp_path / "out"
+    line = ["eval", recipe, f"data_root={exam}", f"dataset={DRAWN[recipe]}", f"protocol={protocol}"]
+    assert main([*line, "max_new_tokens=8", "--model", str(beginner), "--out", str(out)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["protocol"] == protocol
+    (row,) = metrics["results"]
+    assert row["n"] >= 3
+    assert METRIC[recipe] in row["metrics"]
+    assert len((out / "predictions.jsonl").read_text().splitlines()) >= 3
+
+
+def test_the_drawn_worlds_recipe_has_an_entry_for_every_task(beginner: Path, exam: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = ["eval", "configs/eval/shapes.yaml", "--model", str(beginner), f"data_root={exam}", "--out", str(out)]
+    limits = [f"dataset.{name}.limit=2" for name in labels()]
+    assert main([*line, *limits, "max_new_tokens=8"]) == 0
+    rows = json.loads((out / "metrics.json").read_text())["results"]
+    assert {row["task"] for row in rows} == {
+        "text", "caption", "vqa", "res", "rec", "gres", "salient", "semantic", "instance",
+    }  # fmt: skip
+
+
+def labels() -> list[str]:
+    """The labels of the drawn world's recipe."""
+    from ullava.config.load import load_config
+    from ullava.config.schema import EvalRecipe
+
+    return list(load_config(EvalRecipe, ROOT / "configs" / "eval" / "shapes.yaml").dataset)

@@ -1,0 +1,24 @@
+"""Every training recipe through the real command line, for two steps; test_train_ci.py is about learning."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from conftest import Train, losses
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs" / "train").glob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains(recipe: str, train: Train) -> None:
+    run = train(recipe, 2, "training.per_device_train_batch_size=2")
+    assert len(losses(run)) == 2
+    assert all(math.isfinite(loss) for loss in losses(run))
+    assert (run / "model" / "model.safetensors").is_file()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.geometry import View
+from ullava.modeling.vision.strategy import TokenCount
 from ullava.structures import MaskArray
 
 
@@ -16,13 +17,15 @@ from ullava.structures import MaskArray
 class ImageExample:
     """One picture as the network wants it. ``key`` tells equal pictures of a batch; ``sam_u8`` is None if not needed.
 
-    ``views``: uint8 [3, h, w] by name. ``sam_u8``: uint8 [3, h, w], resized to the long side S, not padded.
+    ``views``: uint8 [3, h, w] by name; ``count``: how many visual tokens they give. ``sam_u8``: uint8 [3, h, w],
+    resized to the long side S, not padded.
     """
 
     key: str
     original_hw: tuple[int, int]
     views: Mapping[str, NDArray[np.uint8]]
     geometry: Mapping[str, View]
+    count: TokenCount
     sam_u8: NDArray[np.uint8] | None
 
 

@@ -94,7 +94,7 @@ class UllavaProcessor(ProcessorMixin):
                 self._image_example(str(path), image, with_sam=grounded)
                 for path, image in zip(sample.images, images, strict=True)
             )
-        ids, labels = self._tokenise(sample, prompt_only)
+        ids, labels = self._expand(sample, *self._tokenise(sample, prompt_only), examples)
         masks, boxes_px = _targets(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
@@ -117,7 +117,7 @@ class UllavaProcessor(ProcessorMixin):
         if with_sam:
             new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
             sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
-        return ImageExample(key, (height, width), inputs.views, inputs.geometry, sam)
+        return ImageExample(key, (height, width), inputs.views, inputs.geometry, inputs.count, sam)
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         messages = to_messages(sample.turns, self.system, prompt_only)
@@ -136,19 +136,26 @@ class UllavaProcessor(ProcessorMixin):
             for begin, stop in spans[0]:
                 inside = (ends > begin) & (starts < stop)
                 labels[inside] = ids[inside]
-        return self._expand(sample, ids, labels)
+        return ids, labels
 
     def _expand(
-        self, sample: Sample, ids: NDArray[np.int64], labels: NDArray[np.int64]
+        self,
+        sample: Sample,
+        ids: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        pictures: Sequence[ImageExample],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Write every visual placeholder in full where the strategy knows its count (static mode)."""
-        patch_id = self.token_ids["image_patch_id"]
-        count = self.vision.num_tokens
-        repeats = np.where(ids == patch_id, count, 1)
-        ids, labels = ids.repeat(repeats), labels.repeat(repeats)
-        if len(ids) > self.max_length:
-            raise SampleError(sample.name, f"{len(ids)} tokens, more than max_length {self.max_length}; nothing is cut")
-        return ids, labels
+        """Write each picture's placeholder as often as it has tokens; one whose count is open keeps a single marker.
+
+        Open counts are budgeted at their upper bound, so that no row grows past ``max_length`` in the network.
+        """
+        repeats = np.ones_like(ids)
+        markers = np.flatnonzero(ids == self.token_ids["image_patch_id"])
+        repeats[markers] = [picture.count.low if picture.count.exact else 1 for picture in pictures]
+        longest = len(ids) - len(markers) + sum(picture.count.high for picture in pictures)
+        if longest > self.max_length:
+            raise SampleError(sample.name, f"{longest} tokens, more than max_length {self.max_length}; nothing is cut")
+        return ids.repeat(repeats), labels.repeat(repeats)
 
     def _check_counts(
         self, sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, prompt_only: bool

@@ -80,10 +80,16 @@ class TrainablePlan:
         return "\n".join(lines)
 
     def hold_frozen(self) -> None:
-        """Put frozen modules back into eval mode; ``model.train()`` would wake their dropout."""
+        """Put frozen modules back into eval mode; ``model.train()`` would wake their dropout.
+
+        A layer that recomputes its activations does so only in training mode, so its own flag (not its parts') stays.
+        """
         for module in self.frozen_modules:
             if module.training:
                 module.eval()
+                for layer in module.modules():
+                    if getattr(layer, "gradient_checkpointing", False):
+                        layer.training = True
 
 
 def apply_stage(model: nn.Module, stage: Stage, *, lora: bool = False, quality_trains: bool = True) -> TrainablePlan:

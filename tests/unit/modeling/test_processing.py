@@ -13,6 +13,7 @@ from tests.unit.modeling.conftest import grounded_sample, picture
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, resize_u8
+from ullava.modeling.vision.strategy import TokenCount, VisionInputs
 from ullava.structures import Region, Sample, Turn
 from ullava.text.answers import grounded_answer
 
@@ -132,3 +133,29 @@ def test_several_pictures_in_one_row(small: tuple[Any, Any]) -> None:
     sample = Sample("two", "test", "vqa", (Path("a"), Path("b")), (Turn("<image><image>Same?", "No."),))
     example = small[1].encode(sample, [picture(0), picture(1)])
     assert (example.input_ids == small[1].token_ids["image_patch_id"]).sum() == 2 * small[1].vision.num_tokens
+
+
+class OpenCount:
+    """A strategy whose number of tokens only the network settles."""
+
+    view_names = ("base",)
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    def preprocess(self, image_rgb_u8: np.ndarray) -> VisionInputs:
+        return replace(self.plain.preprocess(image_rgb_u8), count=TokenCount(2, 9))
+
+
+def test_open_counts_keep_one_marker_and_are_budgeted_at_their_most(
+    small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = small[1]
+    in_full = processor.encode(grounded_sample("a"), [picture(0)]).input_ids
+    monkeypatch.setattr(processor, "vision", OpenCount(processor.vision))
+    example = processor.encode(grounded_sample("a"), [picture(0)])
+    assert (example.input_ids == processor.token_ids["image_patch_id"]).sum() == 1
+    assert len(example.input_ids) == len(in_full) - 15
+    monkeypatch.setattr(processor, "max_length", len(example.input_ids) + 7)
+    with pytest.raises(SampleError, match=f"{len(example.input_ids) + 8} tokens, more than max_length"):
+        processor.encode(grounded_sample("a"), [picture(0)])

@@ -106,6 +106,11 @@ def test_evaluation_without_a_dataset_is_refused(write: Write) -> None:
     assert found == ["recipe.yaml:4: training.eval_strategy: the recipe has no eval_dataset"]
 
 
+def test_fsdp_on_a_cpu_is_refused_not_ignored(write: Write) -> None:
+    found = problems(write, "  use_cpu: true\n  fsdp: full_shard\n")
+    assert found[0].startswith("recipe.yaml:4: training.fsdp: accelerate ignores it on a CPU")
+
+
 def test_a_key_of_the_command_line_is_said_to_be_there(write: Write) -> None:
     path = write("recipe.yaml", "training:\n  seed: 1\n")
     _, found = check_training_keys({"sed": 1}, recipe=path)

@@ -133,3 +133,13 @@ def test_a_changed_flag_is_noticed(make_model: Any) -> None:
     model.vision.tower.embeddings.class_embedding.requires_grad_(True)
     with pytest.raises(ValueError, match="should not train.*class_embedding"):
         assert_plan(model, plan)
+
+
+def test_frozen_layers_recompute_though_their_parts_sleep(make_model: Any) -> None:
+    model, _ = make_model()
+    plan = apply_stage(model, "align")
+    model.gradient_checkpointing_enable()
+    model.train()
+    plan.hold_frozen()
+    layer = model.language_model.model.layers[0]
+    assert layer.training and not layer.mlp.training and not layer.self_attn.training

@@ -88,6 +88,17 @@ def test_resuming_into_another_epoch_goes_on_with_its_order(run_it: Any, tmp_pat
     assert losses(tmp_path / "whole")[-1]["epoch"] > 2
 
 
+@pytest.mark.parametrize("settings", [("stage=scratch",), ("stage=align",), ("stage=ground", "lora={r: 2}")])
+def test_recomputing_activations_changes_no_loss(run_it: Any, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    short = (*settings, "training.max_steps=2", "training.save_strategy=no")
+    assert run_it("plain", *short)[0] == 0
+    code, _, err = run_it("recomputed", *short, "training.gradient_checkpointing=true")
+    assert code == 0, err
+    for plain, recomputed in zip(losses(tmp_path / "plain"), losses(tmp_path / "recomputed"), strict=True):
+        assert recomputed["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+        assert recomputed["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-3)
+
+
 def test_a_used_folder_is_refused(run_it: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note").write_text("mine")

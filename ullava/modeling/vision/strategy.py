@@ -52,8 +52,6 @@ class VisionPreprocessor(Protocol):
     """The part that runs in data workers: pure, picklable, without weights."""
 
     view_names: tuple[str, ...]
-    num_tokens: int
-    """Visual tokens of a picture, where they are as many for every picture."""
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
         """Make the views of one picture, uint8 [H, W, 3]."""

@@ -32,13 +32,17 @@ class PartConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionConfig:
-    """The front-end: strategy, tower, and how its tokens reach the language width."""
+    """The front-end: strategy, tower, and how its tokens reach the language width.
+
+    ``merge`` n joins n x n neighbouring patches into one visual token (side by side, before the projector).
+    """
 
     strategy: Literal["clip_mlp"] = "clip_mlp"
     tower: PartConfig
     hidden_layer: int = -2
     projector: Literal["linear", "mlp2x"] = "mlp2x"
     aspect: Literal["pad", "stretch", "crop"] = "pad"
+    merge: int = field(default=1, metadata={"at_least": 1})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,6 +36,7 @@ class UllavaConfig(PreTrainedConfig):
         hidden_layer: int = -2,
         projector: str = "mlp2x",
         aspect: str = "pad",
+        merge: int = 1,
         head_state: str = "predicting",
         mask_score: str = "iou_head",
         box_width: int = 256,
@@ -63,6 +64,7 @@ class UllavaConfig(PreTrainedConfig):
         self.hidden_layer = hidden_layer
         self.projector = projector
         self.aspect = aspect
+        self.merge = merge
         self.head_state = head_state
         self.mask_score = mask_score
         self.box_width = box_width

@@ -29,8 +29,8 @@ from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, IMAGE_PATCH, LOC,
 class UllavaProcessor(ProcessorMixin):
     """Everything around the network that must be the same in training and inference.
 
-    ``image_side``/``patch``/``aspect``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the box head
-    speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included.
+    ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
+    box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included.
     """
 
     attributes = ["tokenizer"]
@@ -43,6 +43,7 @@ class UllavaProcessor(ProcessorMixin):
         image_side: int = 224,
         patch: int = 14,
         aspect: str = "pad",
+        merge: int = 1,
         sam_side: int = 1024,
         box_frame: str = "norm",
         mask_score: str = "iou_head",
@@ -55,13 +56,14 @@ class UllavaProcessor(ProcessorMixin):
         self.image_side = image_side
         self.patch = patch
         self.aspect = aspect
+        self.merge = merge
         self.sam_side = sam_side
         self.box_frame = box_frame
         self.mask_score = mask_score
         self.system = system
         self.max_length = max_length
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
-        self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect)
+        self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
         self.token_ids = special_token_ids(tokenizer)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -18,13 +18,17 @@ def build_strategy(config: UllavaConfig, width_out: int) -> ClipMlp:
     """Build the network part for tokens of width ``width_out``."""
     if config.strategy == "clip_mlp":
         return ClipMlp(
-            config.vision_config, hidden_layer=config.hidden_layer, projector=config.projector, width_out=width_out
+            config.vision_config,
+            hidden_layer=config.hidden_layer,
+            projector=config.projector,
+            merge=config.merge,
+            width_out=width_out,
         )
     raise _unknown(config.strategy)
 
 
-def build_preprocessor(strategy: str, *, side: int, patch: int, aspect: str) -> VisionPreprocessor:
+def build_preprocessor(strategy: str, *, side: int, patch: int, aspect: str, merge: int) -> VisionPreprocessor:
     """Build the part that runs in data workers."""
     if strategy == "clip_mlp":
-        return ClipMlpPreprocessor(side, patch, aspect)
+        return ClipMlpPreprocessor(side, patch, aspect, merge)
     raise _unknown(strategy)

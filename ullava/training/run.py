@@ -134,7 +134,10 @@ def _model(recipe: TrainRecipe, recipe_path: Path) -> tuple[Any, Any]:
 
 def _shape(config: Any) -> dict[str, Any]:
     """Return the choices in which weights and a model.yaml have to agree."""
-    shape = {name: getattr(config, name) for name in ("strategy", "hidden_layer", "projector", "aspect", "head_state")}
+    shape = {
+        name: getattr(config, name)
+        for name in ("strategy", "hidden_layer", "projector", "aspect", "merge", "head_state")
+    }
     shape |= {name: getattr(config, name) for name in ("box_width", "box_frame", "box_sigmoid", "sam_side")}
     parts = {"language": config.text_config, "tower": config.vision_config, "sam": config.sam_config.vision_config}
     for part, sizes in parts.items():

@@ -24,14 +24,14 @@ VIEW = "base"
 
 
 class ClipMlpPreprocessor:
-    """Square view of side R; every picture gives (R / patch)^2 tokens."""
+    """Square view of side R; every picture gives (R / patch / merge)^2 tokens."""
 
     view_names: tuple[str, ...] = (VIEW,)
 
-    def __init__(self, side: int, patch: int, aspect: str) -> None:
+    def __init__(self, side: int, patch: int, aspect: str, merge: int = 1) -> None:
         self.side = side
         self.aspect = aspect
-        self.num_tokens = (side // patch) ** 2
+        self.num_tokens = (side // patch // merge) ** 2
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
         """Bicubic resize into the square; see VisionPreprocessor."""
@@ -51,16 +51,31 @@ def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width_in, width_out), nn.GELU(), nn.Linear(width_out, width_out))
 
 
+def merge_patches(states: torch.Tensor, merge: int) -> torch.Tensor:
+    """Join merge x merge neighbours of a square grid: [I, P, D] -> [I, P / merge^2, merge^2 D], rows first."""
+    if merge == 1:
+        return states
+    side = round(states.shape[1] ** 0.5) // merge
+    grid = states.unflatten(1, (side, merge, side, merge))
+    return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 5).flatten(1, 2)
+
+
 class ClipMlp(nn.Module):
     """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
 
-    def __init__(self, config: CLIPVisionConfig, *, hidden_layer: int, projector: str, width_out: int) -> None:
+    def __init__(
+        self, config: CLIPVisionConfig, *, hidden_layer: int, projector: str, width_out: int, merge: int = 1
+    ) -> None:
         super().__init__()
         if not -config.num_hidden_layers - 1 <= hidden_layer <= config.num_hidden_layers:
             raise UserError(f"vision.hidden_layer {hidden_layer}: the tower has {config.num_hidden_layers} layers")
+        grid = config.image_size // config.patch_size
+        if grid % merge:
+            raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
         self.hidden_layer = hidden_layer
+        self.merge = merge
         self.tower = CLIPVisionModel(config)
-        self.projector = build_projector(projector, config.hidden_size, width_out)
+        self.projector = build_projector(projector, config.hidden_size * merge**2, width_out)
 
     def encode(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
@@ -69,7 +84,7 @@ class ClipMlp(nn.Module):
         pixels = normalise_u8(views[VIEW], CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
         trainable = any(parameter.requires_grad for parameter in self.tower.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            states = self._patch_states(pixels)
+            states = merge_patches(self._patch_states(pixels), self.merge)
         tokens = self.projector(states)
         return VisionOutput(tokens.flatten(0, 1), (tokens.shape[1],) * tokens.shape[0])
 

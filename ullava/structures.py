@@ -55,7 +55,8 @@ class Sample:
     """What a reader makes of one annotation: pictures by path, turns in words, regions in original pixels.
 
     ``name`` finds it again (``dataset/split/index``). ``truth`` holds what the metric of the task needs beyond the
-    regions (reference captions, accepted answers, a class id).
+    regions (reference captions, accepted answers, a class id). ``things`` are all things in the picture, for teaching
+    its visual tokens their names, whatever the turns ask; empty = the annotation does not tell.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Sample:
     images: tuple[Path, ...]
     turns: tuple[Turn, ...]
     truth: Mapping[str, Any] = field(default_factory=dict)
+    things: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

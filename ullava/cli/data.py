@@ -59,7 +59,9 @@ def _tokenizer(args: argparse.Namespace) -> int:
     from ullava.resources import folder
 
     known = args.world / "annotations"
-    words = [known / f"{name}.json" for name in ("res", "gres", "semantic", "salient", "caption", "vqa", "text")]
+    words = [
+        known / f"{name}.json" for name in ("res", "gres", "semantic", "salient", "caption", "listing", "vqa", "text")
+    ]
     problems = [f"{path}: no such file; make a world with 'ullava data draw'" for path in words if not path.is_file()]
     if args.vocabulary < SMALLEST_VOCABULARY:
         problems.append(f"--vocabulary must be {SMALLEST_VOCABULARY} or more (every byte), not {args.vocabulary}")

@@ -150,7 +150,11 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5)."""
+    """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5).
+
+    ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
+    that start from nothing (ullava.modeling.patches).
+    """
 
     ce: float = field(default=1.0, metadata=at_least(0))
     bce: float = field(default=2.0, metadata=at_least(0))
@@ -158,6 +162,7 @@ class LossConfig:
     l1: float = field(default=1.0, metadata=at_least(0))
     giou: float = field(default=1.0, metadata=at_least(0))
     iou_score: float = field(default=0.0, metadata=at_least(0))
+    patch: float = field(default=0.0, metadata=at_least(0))
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ullava.data.encode import BadSample
 from ullava.errors import SampleError
@@ -39,6 +40,7 @@ class Collator:
             masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
         batch["mask_targets"] = [masks[id(mask)] for example in examples for mask in example.masks]
         batch["boxes_xyxy_head"] = torch.from_numpy(np.concatenate([example.boxes_xyxy_head for example in examples]))
+        batch.update(self._patches(examples, batch))
         batch["names"] = [example.name for example in examples]
         batch["bad_samples"] = bad
         return batch
@@ -76,6 +78,25 @@ class Collator:
             batch[key] = torch.from_numpy(np.stack([image.views[name] for image in images]))
         batch.update(self._sam(images))
         return batch
+
+    @staticmethod
+    def _patches(examples: Sequence[Any], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Words of visual tokens [P, N, w] and the distinct picture [P] that each block of them speaks of."""
+        named: list[NDArray[np.int64]] = []
+        pictures: list[int] = []
+        item = 0
+        for example in examples:
+            if example.patch_words is not None:
+                named.append(example.patch_words)
+                pictures.append(int(batch["image_index"][item]))
+            item += len(example.images)
+        if not named:
+            return {}
+        longest = max(words.shape[1] for words in named)
+        table = np.full((len(named), len(named[0]), longest), IGNORE_LABEL, dtype=np.int64)
+        for block, words in zip(table, named, strict=True):
+            block[:, : words.shape[1]] = words
+        return {"patch_words": torch.from_numpy(table), "patch_image": torch.tensor(pictures)}
 
     def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
         wanted = [image.sam_u8 for image in images if image.sam_u8 is not None]

@@ -23,7 +23,9 @@ class BadSample:
 class Encoder(Protocol):
     """The part of the processor that this module needs."""
 
-    def encode(self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False) -> Any:
+    def encode(
+        self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False, with_patches: bool = False
+    ) -> Any:
         """See UllavaProcessor.encode."""
         ...
 
@@ -62,13 +64,19 @@ def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: s
 class EncodedMixture:
     """A map-style dataset over positions of the mixture."""
 
-    def __init__(self, mixture: Positions, encoder: Encoder) -> None:
+    def __init__(self, mixture: Positions, encoder: Encoder, *, with_patches: bool = False) -> None:
         self.mixture = mixture
         self.encoder = encoder
+        self.with_patches = with_patches
 
     def __len__(self) -> int:
         return len(self.mixture)
 
     def __getitem__(self, position: int) -> Any:
         """Example, or BadSample."""
-        return encode_or_bad(lambda: self.mixture.sample(position), self.encoder, f"position {position}")
+        return encode_or_bad(
+            lambda: self.mixture.sample(position),
+            self.encoder,
+            f"position {position}",
+            with_patches=self.with_patches,
+        )

@@ -18,7 +18,7 @@ class ImageExample:
     """One picture as the network wants it. ``key`` tells equal pictures of a batch; ``sam_u8`` is None if not needed.
 
     ``views``: uint8 [3, h, w] by name; ``count``: how many visual tokens they give. ``sam_u8``: uint8 [3, h, w],
-    resized to the long side S, not padded.
+    resized to the long side S, not padded. ``grid_hw``: see VisionInputs.
     """
 
     key: str
@@ -27,6 +27,7 @@ class ImageExample:
     geometry: Mapping[str, View]
     count: TokenCount
     sam_u8: NDArray[np.uint8] | None
+    grid_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Example:
 
     ``input_ids``, ``labels`` [L] with visual placeholders in full; ``masks`` bool [H, W] for each ``[SEG]`` in order
     (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame for each ``[LOC]``.
+    ``patch_words``: [N, w] ids of the words of each visual token of the first picture (see ullava.modeling.patches).
     """
 
     name: str
@@ -45,3 +47,4 @@ class Example:
     images: tuple[ImageExample, ...]
     masks: tuple[MaskArray, ...]
     boxes_xyxy_head: NDArray[np.float32]
+    patch_words: NDArray[np.int64] | None = None

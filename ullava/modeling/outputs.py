@@ -40,7 +40,8 @@ class UllavaOutput(ModelOutput):
     ``logits``: [B, L, V]; with labels only the rows that predict a supervised token, [n, V], next to ``targets`` [n].
     ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
     ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
-    ``aux``: the vision strategy's own loss terms by name.
+    ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
+    from it, [n] (ullava.modeling.patches).
     """
 
     logits: torch.Tensor | None = None
@@ -52,6 +53,7 @@ class UllavaOutput(ModelOutput):
     loc: LocOutput | None = None
     idle: torch.Tensor | None = None
     aux: dict[str, torch.Tensor] | None = None
+    patch_nll: torch.Tensor | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ullava.geometry import plan_view, resized_hw
 from ullava.modeling.examples import Example, ImageExample
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
 from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
@@ -79,11 +80,13 @@ class UllavaProcessor(ProcessorMixin):
         *,
         prompt_only: bool = False,
         prepared: Sequence[ImageExample] | None = None,
+        with_patches: bool = False,
     ) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
         ``prepared``: what an earlier row made of the very same pictures, to be used again where it suffices.
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
+        ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
         mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
@@ -110,6 +113,18 @@ class UllavaProcessor(ProcessorMixin):
             images=examples,
             masks=masks,
             boxes_xyxy_head=boxes.astype(np.float32),
+            patch_words=self._patch_words(sample, examples) if with_patches and sample.things else None,
+        )
+
+    def _patch_words(self, sample: Sample, pictures: Sequence[ImageExample]) -> NDArray[np.int64]:
+        picture = pictures[0]
+        if picture.grid_hw is None:
+            raise SampleError(sample.name, f"the tokens of vision strategy {self.strategy} are no grid to be named")
+        return patch_words(
+            sample.things,
+            picture.geometry["base"],
+            picture.grid_hw,
+            lambda words: self.tokenizer(words, add_special_tokens=False)["input_ids"],
         )
 
     def _image_example(self, key: str, image_rgb_u8: ImageArray, with_sam: bool) -> ImageExample:
@@ -119,7 +134,7 @@ class UllavaProcessor(ProcessorMixin):
         if with_sam:
             new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
             sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
-        return ImageExample(key, (height, width), inputs.views, inputs.geometry, inputs.count, sam)
+        return ImageExample(key, (height, width), inputs.views, inputs.geometry, inputs.count, sam, inputs.grid_hw)
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         messages = to_messages(sample.turns, self.system, prompt_only)

@@ -15,6 +15,7 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box import BoxHead
 from ullava.modeling.heads.mask import MaskHead
 from ullava.modeling.outputs import GroundedGeneration, LocOutput, SegOutput, UllavaOutput
+from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
 from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, expand_markers, scatter_visual_tokens
 from ullava.modeling.strategies import build_strategy
@@ -32,7 +33,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
     ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
     text is; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
-    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``labels`` [B, L].
+    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``labels`` [B, L]; ``patch_words``
+    [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
     """
 
     config_class = UllavaConfig
@@ -155,9 +157,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
         self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, batch)
+        if visual is not None and batch.get("patch_words") is not None:
+            output.patch_nll = self._patch_nll(visual, batch["patch_words"], batch["patch_image"])
         if self.training:
             output.idle = self._idle(visual is None, output)
         return output
+
+    def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        pieces = visual.tokens.split(list(visual.counts))
+        tokens = torch.cat([pieces[place] for place in image.tolist()])
+        return patch_cross_entropy(tokens, words.flatten(0, 1), self.get_input_embeddings().weight)
 
     def _read_into(
         self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, batch: Batch

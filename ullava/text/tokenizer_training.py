@@ -12,7 +12,7 @@ from ullava.text.answers import ACKNOWLEDGEMENT, NO_TARGET
 from ullava.text.tokens import IMAGE_MARKER, PAD
 
 END = "</s>"
-_FRAME_WORDS = ("USER:", "ASSISTANT:", ACKNOWLEDGEMENT, f"{NO_TARGET}:", "Mask", "Location", ";", ".")
+_FRAME_WORDS = ("USER:", "ASSISTANT:", ACKNOWLEDGEMENT, f"{NO_TARGET}:", "Mask", "Location", "nothing", ";", ".")
 
 
 def words_of_annotations(paths: Sequence[Path]) -> Iterator[str]:

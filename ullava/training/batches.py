@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ullava.data.encode import BadSample
-from ullava.training.objective import Targets
+from ullava.training.objective import Counts, Targets
 
 TARGET_KEYS = frozenset({"mask_targets", "boxes_xyxy_head", "original_sizes", "names", "bad_samples"})
 
@@ -41,6 +41,8 @@ def targets_of(batch: Mapping[str, Any]) -> Targets:
     return Targets(masks=batch["mask_targets"], boxes_xyxy_head=batch["boxes_xyxy_head"])
 
 
-def supervised_tokens(batch: Mapping[str, Any]) -> int:
-    """Count the labels that are judged (the first of a row predicts nothing)."""
-    return int((batch["labels"][:, 1:] != -100).sum())
+def counts_of(batch: Mapping[str, Any]) -> Counts:
+    """Count what a batch supervises; of the labels, the first of a row predicts nothing."""
+    tokens = int((batch["labels"][:, 1:] != -100).sum())
+    patches = batch["patch_words"].shape[:2].numel() if "patch_words" in batch else 0
+    return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches)

@@ -1,6 +1,6 @@
 """The criterion: what the model returned and what the batch wants -> named loss terms. The model itself has no loss.
 
-Every term is a mean over its own kind of thing (supervised tokens, masks, boxes). With gradient accumulation or several
+Every term is a mean over its own kind of thing (supervised tokens, masks, boxes, patches). With gradient accumulation or several
 processes the mean is over the whole step (``Counts``), so the gradient does not depend on how a step is cut up.
 """
 
@@ -17,7 +17,17 @@ from ullava.geometry import plan_view, resized_hw
 from ullava.losses import bce_per_mask, dice_per_mask, giou_loss, l1_loss, mask_iou_per_mask, token_cross_entropy
 from ullava.training.planes import covered_lowres, shrink_targets, to_original
 
-TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score")
+TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score", "patch")
+
+_COUNT_OF = {
+    "ce": "tokens",
+    "bce": "masks",
+    "dice": "masks",
+    "iou_score": "masks",
+    "l1": "boxes",
+    "giou": "boxes",
+    "patch": "patches",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,15 @@ class Counts:
     tokens: float
     masks: float
     boxes: float
+    patches: float = 0.0
 
     def of(self, term: str) -> float:
         """Return the count that belongs to a term."""
-        return self.tokens if term == "ce" else self.boxes if term in ("l1", "giou") else self.masks
+        return float(getattr(self, _COUNT_OF[term]))
+
+    def stacked(self) -> list[float]:
+        """Return the counts in the order of the fields."""
+        return [self.tokens, self.masks, self.boxes, self.patches]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +58,11 @@ class LossTerms:
     l1: torch.Tensor
     giou: torch.Tensor
     iou_score: torch.Tensor
+    patch: torch.Tensor
     total: torch.Tensor
 
     def stacked(self) -> torch.Tensor:
-        """Return the terms in the order of ``TERMS``, detached: [6]."""
+        """Return the terms in the order of ``TERMS``, detached: [7]."""
         return torch.stack([getattr(self, name).detach().float() for name in TERMS])
 
 
@@ -79,6 +95,7 @@ class GroundingObjective:
             means: dict[str, torch.Tensor] = {"ce": token_cross_entropy(output.logits, output.targets)}
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
+            means["patch"] = output.logits.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
         if step is not None:
             means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
         total = torch.stack([getattr(self.weights, name) * means[name] for name in TERMS]).sum()
@@ -91,7 +108,8 @@ class GroundingObjective:
     @staticmethod
     def counts(output: Any, targets: Targets) -> Counts:
         """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
-        return Counts(output.targets.shape[0], len(targets.masks), targets.boxes_xyxy_head.shape[0])
+        patches = 0 if output.patch_nll is None else output.patch_nll.shape[0]
+        return Counts(output.targets.shape[0], len(targets.masks), targets.boxes_xyxy_head.shape[0], patches)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         logits, scores = seg.mask_logits_lowres, seg.iou_scores

@@ -77,7 +77,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     trainer = UllavaTrainer(
         model=model,
         args=args,
-        dataset=EncodedMixture(mixture, processor),
+        dataset=EncodedMixture(mixture, processor, with_patches=recipe.loss.patch > 0),
         sampler=MixtureSampler(mixture),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side)),
         processor=processor,

@@ -17,7 +17,7 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
-from ullava.training.batches import is_empty, network_inputs, supervised_tokens, targets_of
+from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
 from ullava.training.folder import RunFolder, append_json
 from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
@@ -34,7 +34,7 @@ Examiner = Callable[[nn.Module, int], dict[str, float]]
 class LossWindow:
     """Loss terms since the last log line, kept on the device so that a step waits for nothing.
 
-    ``sums`` [7]: every term times its count, and the total of every step. ``counts`` [3]: tokens, masks, boxes.
+    ``sums`` [8]: every term times its count, and the total of every step. ``counts`` [4]: see Counts.
     """
 
     sums: torch.Tensor
@@ -44,18 +44,17 @@ class LossWindow:
     @classmethod
     def empty(cls, device: torch.device) -> LossWindow:
         """Return a window without any step."""
-        return cls(torch.zeros(len(TERMS) + 1, device=device), torch.zeros(3, dtype=torch.float64))
+        return cls(torch.zeros(len(TERMS) + 1, device=device), torch.zeros(4, dtype=torch.float64))
 
     def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
         """Add one micro-batch, whose terms were divided by the counts of its ``step``."""
         weights = [max(step.of(name), 1.0) for name in TERMS] + [1.0]
         self.sums += torch.cat([terms.stacked(), terms.total.detach().float()[None]]) * self.sums.new_tensor(weights)
-        self.counts += torch.tensor([local.tokens, local.masks, local.boxes], dtype=torch.float64)
+        self.counts += torch.tensor(local.stacked(), dtype=torch.float64)
 
     def means(self) -> dict[str, float]:
         """Return ``loss`` per step and ``loss_<term>`` per thing; terms that had nothing to judge are left out."""
-        tokens, masks, boxes = self.counts.tolist()
-        seen = Counts(tokens, masks, boxes)
+        seen = Counts(*self.counts.tolist())
         values = self.sums.tolist()
         means = {"loss": values[-1] / max(self.steps, 1)}
         means |= {f"loss_{name}": values[i] / seen.of(name) for i, name in enumerate(TERMS) if seen.of(name) > 0}
@@ -128,10 +127,9 @@ class UllavaTrainer(Trainer):
         usable = [batch for batch in batches if not is_empty(batch)]
         if self.args.world_size > 1 and len(usable) < len(batches):
             raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
-        totals = torch.zeros(3, device=device)
+        totals = torch.zeros(4, device=device)
         for batch in usable:
-            masks, boxes = len(batch["mask_targets"]), len(batch["boxes_xyxy_head"])
-            totals += torch.tensor([supervised_tokens(batch), masks, boxes], dtype=torch.float32, device=device)
+            totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
         return batches, Counts(*totals.tolist())

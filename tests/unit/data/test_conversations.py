@@ -102,3 +102,28 @@ def test_wrong_conversations_are_named(build, record, message):
     with pytest.raises(SampleError, match=message) as caught:
         build("llava_json", [talk("<image>a", "b"), deepcopy(record)]).queries(1)
     assert "notes.json:1: record 1" in caught.value.reason
+
+
+def test_things_are_everything_in_the_picture(build):
+    square = {"size": [4, 6], "counts": [0, 8, 16]}
+    record = talk("<image>What is it?", "Two.", height=4, width=6)
+    record["things"] = [{"words": "red bar", "segmentation": square}, {"words": "dot", "bbox": [4, 1, 1, 2]}]
+    bar, dot = build("llava_json", [record]).sample(0, rng()).things
+    assert (bar.phrase, int(bar.mask.sum()), bar.box_xyxy_px) == ("red bar", 8, (0.0, 0.0, 2.0, 4.0))
+    assert (dot.phrase, dot.mask, dot.box_xyxy_px) == ("dot", None, (4.0, 1.0, 5.0, 3.0))
+    assert build("llava_json", [talk("<image>What is it?", "Two.")]).sample(0, rng()).things == ()
+
+
+@pytest.mark.parametrize(
+    ("things", "complaint"),
+    [
+        ([{"bbox": [0, 0, 1, 1]}], "no 'words'"),
+        ([{"words": "dot", "bbox": [5, 0, 3, 1]}], "leaves the picture"),
+        ([{"words": "dot"}], "no 'bbox'"),
+        ("dot", "'things' has to be a list"),
+    ],
+)
+def test_a_wrong_thing_is_refused(build, things, complaint):
+    record = talk("<image>What is it?", "Two.", height=4, width=6, things=things)
+    with pytest.raises(SampleError, match=complaint):
+        build("llava_json", [record]).sample(0, rng())

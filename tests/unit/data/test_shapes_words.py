@@ -69,7 +69,7 @@ def test_answers_to_questions_are_right(drawn: Drawn) -> None:
     for truth, records in drawn:
         (record,) = records.vqa()
         turns = record["conversations"]
-        assert turns[0]["value"].startswith("<image>") and len(turns) == 2 * len(record["accepted"]) == 8
+        assert turns[0]["value"].startswith("<image>") and len(turns) == 2 * len(record["accepted"]) == 16
         for number, (accepted, kind) in enumerate(zip(record["accepted"], record["answer_type"], strict=True)):
             question = turns[2 * number]["value"].removeprefix("<image>")
             assert accepted[0] == reader.answer(question, truth), (truth, question)
@@ -96,6 +96,21 @@ def test_captions_name_what_is_there(drawn: Drawn) -> None:
                 (place,) = reader.meant(f"the {fact['role']} shape", truth)
                 assert things[place] in reader.fitting(named, things)
                 assert f"he {fact['role']} is a" in text
+
+
+def test_listings_name_everything_from_left_to_right(drawn: Drawn) -> None:
+    for truth, records in drawn:
+        (record,) = records.listing()
+        row = sorted(truth["objects"], key=lambda thing: thing["centre"][0])
+        full = [
+            " ".join(thing[key] for key in ("size", "texture", "colour", "shape") if thing[key] != "plain")
+            for thing in row
+        ]
+        said = record["conversations"][1]["value"].removesuffix(".").lower().split(", ")
+        assert [re.sub("^an? ", "", words) for words in said] == full
+        named = {(thing["words"], tuple(thing["bbox"])) for thing in record["things"]}
+        assert named == {(words, tuple(thing["bbox"])) for words, thing in zip(full, row, strict=True)}
+        assert (record["height"], record["width"]) == (truth["height"], truth["width"])
 
 
 def test_held_out_pairs_are_neither_drawn_nor_named_in_training(drawn: Drawn) -> None:

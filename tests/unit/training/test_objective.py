@@ -37,6 +37,7 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
         ),
         idle=None,
         aux=None,
+        patch_nll=None,
     )
     targets = Targets(
         masks=[(torch.rand(size, generator=draw) > 0.6).to(torch.uint8) for size in sizes],
@@ -92,7 +93,7 @@ def test_each_gradient_stays_with_its_own_mask() -> None:
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
     terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
-    assert [float(getattr(terms, name)) for name in TERMS[1:]] == [0.0] * 5
+    assert [float(getattr(terms, name)) for name in TERMS[1:]] == [0.0] * 6
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
     assert output.loc.boxes_xyxy_head.grad is not None
@@ -105,6 +106,19 @@ def test_idle_and_strategy_terms_join_the_total() -> None:
     plain = float(objective(output, targets).total)
     output.idle, output.aux = torch.zeros((), requires_grad=True) * 1.0, {"router": torch.tensor(0.25)}
     assert float(objective(output, targets).total) == pytest.approx(plain + 0.25)
+
+
+def test_named_patches_are_averaged_and_weighed() -> None:
+    output, targets = judged()
+    plain = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
+    weighed = GroundingObjective(replace(WEIGHTS, patch=0.5), SIDE)
+    terms = weighed(output, targets)
+    assert float(terms.patch) == pytest.approx(3.0)
+    assert float(terms.total) == pytest.approx(float(plain.total) + 1.5)
+    local = weighed.counts(output, targets)
+    assert local.patches == 3
+    assert float(weighed(output, targets, replace(local, patches=6.0)).patch) == pytest.approx(1.5)
 
 
 def test_wrong_counts_are_refused() -> None:

@@ -174,7 +174,7 @@ def test_norms_biases_and_tables_do_not_decay(make_trainer: Any) -> None:
 def test_window_averages_over_things_not_steps() -> None:
     window = LossWindow.empty(torch.device("cpu"))
     for ce, masks, bce in ((2.0, 0.0, 0.0), (4.0, 3.0, 0.5), (6.0, 1.0, 0.9)):
-        one = {name: torch.tensor(0.0) for name in ("dice", "l1", "giou", "iou_score")}
+        one = {name: torch.tensor(0.0) for name in ("dice", "l1", "giou", "iou_score", "patch")}
         local = Counts(10.0, masks, 0.0)
         terms = LossTerms(ce=torch.tensor(ce), bce=torch.tensor(bce), total=torch.tensor(ce + bce), **one)
         window.add(terms, local, local)

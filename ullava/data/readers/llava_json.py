@@ -10,7 +10,7 @@ import numpy as np
 from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
 from ullava.errors import did_you_mean
-from ullava.structures import Sample, Turn
+from ullava.structures import Region, Sample, Turn
 from ullava.text.tokens import IMAGE_MARKER
 
 SPEAKERS = ("human", "gpt")
@@ -22,7 +22,8 @@ class LlavaJsonReader(Reader):
     The marker of a single picture is moved to the front of its question. With templates (captions), the drawn template
     takes the place of the first question. ``answer_type`` and ``accepted`` (one of each, or a list with one for every
     question) and ``facts`` go into the ``truth`` of queries. A record that has one of the first two is a quiz: its
-    questions do not build on each other.
+    questions do not build on each other. ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``)
+    lists everything in the picture.
     """
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -37,7 +38,7 @@ class LlavaJsonReader(Reader):
             turns[0] = Turn(self.origin.templates.pick(rng), turns[0].answer)
         else:
             turns[0] = Turn(_with_markers(turns[0].question, images), turns[0].answer)
-        return Sample(record.sample, self.id, self.task, images, tuple(turns))
+        return Sample(record.sample, self.id, self.task, images, tuple(turns), things=self._things(record))
 
     def queries(self, index: int) -> list[Sample]:
         """Return one query for each question, alone; ``truth`` has ``answer`` and what the record says about it."""
@@ -52,6 +53,13 @@ class LlavaJsonReader(Reader):
             name = f"{record.sample}/{place}"
             queries.append(Sample(name, self.id, self.task, images, (Turn(question, turn.answer),), truth))
         return queries
+
+    @staticmethod
+    def _things(record: Record) -> tuple[Region, ...]:
+        if "things" not in record.value:
+            return ()
+        size = record.size_hw()
+        return tuple(part.region(part.text("words"), size, mask_needed=False) for part in record.parts("things"))
 
     def _images(self, record: Record) -> tuple[Path, ...]:
         if record.value.get("image") is None:

@@ -68,6 +68,18 @@ def caption(scene: Scene) -> tuple[str, dict[str, Any]]:
     return text, {"count": count, "objects": [fact for _, fact in named]}
 
 
+def named_in_full(thing: Thing) -> str:
+    """Every word that fits ``thing``: "small striped red circle" (plain ones have no word for their texture)."""
+    words = (thing.size, "" if thing.texture == "plain" else thing.texture, thing.colour, thing.shape)
+    return " ".join(word for word in words if word)
+
+
+def listing(scene: Scene) -> str:
+    """Name every object in full, from left to right: "A small red circle, a large striped blue star."."""
+    row = sorted(scene.things, key=lambda thing: thing.centre_px[0])
+    return ", ".join(with_article(named_in_full(thing)) for thing in row).capitalize() + "."
+
+
 # ---------------------------------------------------------------- questions about a scene
 def _yes_no(words: str, yes: bool, kind: str) -> Question:
     return Question(words, "Yes." if yes else "No.", ("yes",) if yes else ("no",), kind)
@@ -194,7 +206,7 @@ _ASKERS: dict[str, tuple[Callable[[Scene, Random], Question | None], float]] = {
 }
 
 
-def questions(scene: Scene, rng: Random, turns: int = 4) -> list[Question]:
+def questions(scene: Scene, rng: Random, turns: int = 8) -> list[Question]:
     """``turns`` different questions about ``scene`` (fewer only where so many attempts fail)."""
     found: dict[str, Question] = {}
     names, weights = list(_ASKERS), [weight for _, weight in _ASKERS.values()]

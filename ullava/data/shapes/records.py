@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from ullava.data.shapes.forms import Description
 from ullava.data.shapes.language import Expression, sentences_for, targets_wanted
 from ullava.data.shapes.plurals import generalised
-from ullava.data.shapes.questions import Question, caption, questions
+from ullava.data.shapes.questions import Question, caption, listing, named_in_full, questions
 from ullava.data.shapes.render import Picture
 from ullava.data.shapes.scene import Scene, rng_of
 from ullava.data.shapes.vocabulary import SHAPES, class_id
@@ -107,7 +107,10 @@ class SceneRecords:
         return rng_of(self.scene.split, self.scene.seed, self.scene.index, stream)
 
     def _canvas(self) -> Record:
-        return {"image_path": self.image_path, "height": self.scene.height, "width": self.scene.width}
+        return {"image_path": self.image_path, **self._size()}
+
+    def _size(self) -> Record:
+        return {"height": self.scene.height, "width": self.scene.width}
 
     def res(self) -> list[Record]:
         """Layout ``refer``: one record for each object that has an unambiguous expression."""
@@ -232,6 +235,15 @@ class SceneRecords:
         asked = self._rng("caption").choice(("Describe the picture.", "What do you see?", "Caption this picture."))
         turn = Question(asked, words, (), "caption")
         return [{**self._conversation("caption", [turn], with_image=True), "facts": facts}]
+
+    def listing(self) -> list[Record]:
+        """LLaVA JSON that names every object, with ``things``: all that is in the picture, words and place."""
+        turn = Question("List all shapes from left to right.", listing(self.scene), (), "listing")
+        things = [
+            {"words": named_in_full(thing), "segmentation": self.segmentation(place), "bbox": self.outlines[place].bbox}
+            for place, thing in enumerate(self.scene.things)
+        ]
+        return [{**self._conversation("listing", [turn], with_image=True), **self._size(), "things": things}]
 
     def vqa(self) -> list[Record]:
         """LLaVA JSON with several turns about the picture."""

@@ -24,8 +24,8 @@ from ullava.data.shapes.vocabulary import (
 )
 
 CANVASES: tuple[tuple[int, int], ...] = ((128, 128), (128, 96), (96, 128))
-SMALL_PX = (18.0, 24.0)
-LARGE_PX = (34.0, 44.0)
+SMALL_PX = (21.0, 27.0)
+LARGE_PX = (36.0, 45.0)
 SALIENT_PX = (46.0, 56.0)
 SALIENT_SHARE = 0.6
 ALIKE_SHARE = 0.4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-VERSION = 2
+VERSION = 3
 """Part of every seed and of ``world.json``: worlds of different versions differ in content."""
 
 Split = Literal["train", "seen", "unseen"]

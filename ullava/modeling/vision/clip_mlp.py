@@ -31,7 +31,8 @@ class ClipMlpPreprocessor:
     def __init__(self, side: int, patch: int, aspect: str, merge: int = 1) -> None:
         self.side = side
         self.aspect = aspect
-        self.num_tokens = (side // patch // merge) ** 2
+        self.grid_side = side // patch // merge
+        self.num_tokens = self.grid_side**2
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
         """Bicubic resize into the square; see VisionPreprocessor."""
@@ -41,7 +42,8 @@ class ClipMlpPreprocessor:
             left, top = ((length - self.side) // 2 for length in view.size_wh)
             view = view.crop(left, top, (self.side, self.side))
         pixels = render_view(image_rgb_u8, view, mode="bicubic", fill=PAD_COLOUR)
-        return VisionInputs({VIEW: pixels}, {VIEW: view}, TokenCount(self.num_tokens, self.num_tokens))
+        count = TokenCount(self.num_tokens, self.num_tokens)
+        return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
 
 def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:

@@ -28,11 +28,15 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class VisionInputs:
-    """One preprocessed item: uint8 views [3, h, w] by name, the View (geometry) of each, and its token count."""
+    """One preprocessed item: uint8 views [3, h, w] by name, the View (geometry) of each, and its token count.
+
+    ``grid_hw``: rows and columns, where the tokens are patches that share out the view ``base``, row by row.
+    """
 
     views: Mapping[str, NDArray[np.uint8]]
     geometry: Mapping[str, View]
     count: TokenCount
+    grid_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,121 @@
+"""Words for visual tokens: which word belongs to which patch, and how a token is held against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ullava.data.collate import Collator
+from ullava.errors import SampleError
+from ullava.geometry import plan_view
+from ullava.modeling.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
+from ullava.structures import Region, Sample, Turn
+
+WORDS = {"red": 1, "circle": 2, "bar": 3, BACKGROUND: 9}
+
+
+def ids(words: str) -> Sequence[int]:
+    return [WORDS[word] for word in words.split()]
+
+
+def square(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros((80, 80), dtype=np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_the_thing_that_covers_most_of_a_patch_names_it() -> None:
+    things = (Region("red circle", square(0, 0, 30, 20)), Region("bar", box_xyxy_px=(30, 0, 80, 20)))
+    view = plan_view("pad_centre", (80, 80), 40)
+    table = patch_words(things, view, (4, 4), ids)
+    assert table.shape == (16, 2)
+    assert table[:4].tolist() == [[1, 2], [1, 2], [3, -100], [3, -100]]
+    assert (table[4:] == [9, -100]).all()
+
+
+def test_a_patch_hardly_touched_is_background() -> None:
+    view = plan_view("pad_centre", (80, 80), 40)
+    narrow = patch_words((Region("bar", square(0, 0, 3, 20)),), view, (4, 4), ids)  # 3 of 20 columns
+    wide = patch_words((Region("bar", square(0, 0, 4, 20)),), view, (4, 4), ids)
+    assert narrow[0, 0] == WORDS[BACKGROUND]
+    assert wide[0, 0] == WORDS["bar"]
+
+
+def test_padding_counts_as_background_and_shifts_the_picture() -> None:
+    mask = np.ones((40, 80), dtype=np.bool_)
+    table = patch_words((Region("bar", mask),), plan_view("pad_centre", (80, 40), 80), (4, 4), ids)
+    assert table[:, 0].reshape(4, 4)[:, 0].tolist() == [9, 3, 3, 9]
+
+
+def test_nothing_in_the_picture_is_background_everywhere() -> None:
+    assert (patch_words((), plan_view("stretch", (80, 80), 40), (2, 3), ids) == 9).all()
+
+
+def test_a_thing_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="'bar' has neither a mask nor a box"):
+        patch_words((Region("bar"),), plan_view("stretch", (80, 80), 40), (2, 2), ids)
+
+
+def test_cross_entropy_equals_the_formula_and_leaves_the_vocabulary_alone() -> None:
+    torch.manual_seed(0)
+    tokens, vocabulary = torch.randn(3, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    words = torch.tensor([[1, 2], [4, -100], [9, 9]])
+    found = patch_cross_entropy(tokens, words, vocabulary)
+    for place, wanted in enumerate(([1, 2], [4], [9, 9])):
+        scores = [float(tokens[place] @ row / (tokens[place].norm() * row.norm())) / TEMPERATURE for row in vocabulary]
+        norm = math.log(sum(math.exp(score) for score in scores))
+        expected = -sum(scores[word] - norm for word in wanted) / len(wanted)
+        assert found[place].item() == pytest.approx(expected, rel=1e-4)
+    found.sum().backward()
+    assert vocabulary.grad is None
+    assert tokens.grad is not None and bool((tokens.grad.norm(dim=1) > 0).all())
+
+
+def sample(path: Path, things: tuple[Region, ...]) -> Sample:
+    return Sample("s/0", "s", "caption", (path,), (Turn("<image>What do you see?", "A bar."),), things=things)
+
+
+def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any]) -> None:
+    model, processor = small
+    picture = np.zeros((80, 80, 3), dtype=np.uint8)
+    named = sample(Path("a.png"), (Region("red circle", square(0, 0, 80, 40)),))
+    rows = [
+        processor.encode(replace(named, images=(Path("b.png"),), things=()), [picture], with_patches=True),
+        processor.encode(named, [picture], with_patches=True),
+        processor.encode(named, [picture]),
+    ]
+    assert [row.patch_words is None for row in rows] == [True, False, True]
+    batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side)(rows)
+    assert batch["patch_image"].tolist() == [1]
+    network = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    network.pop("boxes_xyxy_head"), network.pop("original_sizes")
+    output = model(**network)
+    visual = model.encode_images(batch)
+    start, count = visual.counts[0], visual.counts[1]
+    expected = patch_cross_entropy(
+        visual.tokens[start : start + count],
+        batch["patch_words"][0],
+        model.get_input_embeddings().weight,
+    )
+    assert output.patch_nll.shape == (count,)
+    torch.testing.assert_close(output.patch_nll, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_front_end_without_a_grid_is_refused(small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, processor = small
+    picture = np.zeros((80, 80, 3), dtype=np.uint8)
+    plain = processor.vision.preprocess
+
+    def without_grid(image: np.ndarray) -> Any:
+        return replace(plain(image), grid_hw=None)
+
+    monkeypatch.setattr(processor.vision, "preprocess", without_grid)
+    with pytest.raises(SampleError, match="no grid"):
+        processor.encode(sample(Path("a.png"), (Region("bar", square(0, 0, 9, 9)),)), [picture], with_patches=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -166,7 +166,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         pieces = visual.tokens.split(list(visual.counts))
         tokens = torch.cat([pieces[place] for place in image.tolist()])
-        return patch_cross_entropy(tokens, words.flatten(0, 1), self.get_input_embeddings().weight)
+        vocabulary = self.get_input_embeddings().weight
+        return patch_cross_entropy(tokens, words.flatten(0, 1), cast(torch.Tensor, vocabulary))
 
     def _read_into(
         self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, batch: Batch

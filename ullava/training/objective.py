@@ -1,7 +1,7 @@
 """The criterion: what the model returned and what the batch wants -> named loss terms. The model itself has no loss.
 
-Every term is a mean over its own kind of thing (supervised tokens, masks, boxes, patches). With gradient accumulation or several
-processes the mean is over the whole step (``Counts``), so the gradient does not depend on how a step is cut up.
+Every term is a mean over its own kind of thing (supervised tokens, masks, boxes, patches). With gradient accumulation
+or several processes the mean is over the whole step (``Counts``): the gradient does not depend on how a step is cut up.
 """
 
 from __future__ import annotations

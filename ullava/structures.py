@@ -25,6 +25,7 @@ ImageArray = NDArray[np.uint8]
 
 Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
 Protocol = Literal["generate", "teacher_forced"]
+FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
 TASKS: tuple[Task, ...] = ("text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance")
 
 
@@ -51,9 +52,19 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What a reader makes of one annotation: pictures by path, turns in words, regions in original pixels.
+class Clip:
+    """A video file, and which of its frames the model sees (``ullava.data.frames``); ``seed`` is for those by lot."""
 
+    path: Path
+    sampling: FrameSampling = "uniform"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a reader makes of one annotation: pictures and videos by path, turns in words, regions in original pixels.
+
+    Questions hold one ``<image>`` for each of ``images`` and one ``<video>`` for each of ``videos``, in order.
     ``name`` finds it again (``dataset/split/index``). ``truth`` holds what the metric of the task needs beyond the
     regions (reference captions, accepted answers, a class id). ``things`` are all things in the picture, for teaching
     its visual tokens their names, whatever the turns ask; empty = the annotation does not tell.
@@ -66,6 +77,7 @@ class Sample:
     turns: tuple[Turn, ...]
     truth: Mapping[str, Any] = field(default_factory=dict)
     things: tuple[Region, ...] = ()
+    videos: tuple[Clip, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,11 @@ def read_image_rgb_u8(path: Path) -> ImageArray:
         raise DataError(f"{path}: {picture.mode} pictures (more than 8 bits per channel) are not supported")
     if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
+    return on_white(picture)
+
+
+def on_white(picture: Image.Image) -> ImageArray:
+    """Return the pixels of a picture as uint8 [H, W, 3], transparency laid on white."""
     if picture.mode in _TRANSPARENT or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         picture = Image.new("RGB", layer.size, (255, 255, 255))

@@ -1,0 +1,176 @@
+"""Videos from disk: three formats, every length, and a line that names the file for whatever is wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ullava.data import video
+from ullava.data.frames import choose_frames
+from ullava.data.video import check_video, read_clip, read_frames
+from ullava.errors import DataError
+from ullava.structures import Clip
+
+
+def film(length: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frames [T, H, W, 3] whose grey value is their number times ten, with a white corner at the upper left."""
+    frames = np.zeros((length, height, width, 3), dtype=np.uint8)
+    frames += (np.arange(length, dtype=np.uint8) * 10)[:, None, None, None]
+    frames[:, : height // 3, : width // 3] = 255
+    return frames
+
+
+def write_gif(path: Path, frames: np.ndarray) -> Path:
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=100)
+    return path
+
+
+def write_container(path: Path, frames: np.ndarray, codec: str = "mpeg4") -> Path:
+    av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    """Which frames of ``film`` these are."""
+    return [round(float(frame[-8:, -8:].mean()) / 10) for frame in frames]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 11, 21])
+def test_a_gif_of_any_length_gives_the_frames_that_were_chosen(tmp_path: Path, length: int) -> None:
+    frames = film(length)
+    path = write_gif(tmp_path / "film.gif", frames)
+    seen = read_clip(Clip(path), 8)
+    assert seen.shape == (8, 48, 64, 3) and seen.dtype == np.uint8
+    assert np.array_equal(seen, frames[choose_frames(length, 8)])
+    drawn = read_clip(Clip(path, "head_tail", seed=5), 8)
+    assert numbers(drawn) == choose_frames(length, 8, "head_tail", 5)
+    check_video(path)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.avi"])
+@pytest.mark.parametrize("length", [1, 3, 12])
+def test_containers_give_the_frames_that_were_chosen(tmp_path: Path, name: str, length: int) -> None:
+    path = write_container(tmp_path / name, film(length))
+    seen = read_clip(Clip(path), 8)
+    assert numbers(seen) == choose_frames(length, 8)
+    assert seen[0, 4:10, 4:14].mean() > 235 > seen[0, 20:, 30:].mean()
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "film.mp4", film(3))
+    assert numbers(read_clip(Clip(path), 3)) == [0, 1, 2]
+
+
+def test_a_video_filmed_upright_is_shown_upright(tmp_path: Path) -> None:
+    """The track's matrix turns the frames by a quarter clockwise, so the white corner goes to the upper right."""
+    path = write_container(tmp_path / "film.mp4", film(2))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40
+    one, zero = (65536).to_bytes(4, "big", signed=True), bytes(4)
+    data[place : place + 20] = zero + one + zero + (-65536).to_bytes(4, "big", signed=True) + zero
+    path.write_bytes(bytes(data))
+    seen = read_clip(Clip(path), 1)
+    assert seen.shape == (1, 64, 48, 3)
+    assert seen[0, 2:12, -10:-2].mean() > 235 > seen[0, 2:12, 2:10].mean()
+
+
+def test_transparent_frames_lie_on_white(tmp_path: Path) -> None:
+    first = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    second = first.copy()
+    first.paste((200, 0, 0, 255), (0, 0, 10, 10))
+    second.paste((0, 0, 200, 255), (10, 10, 20, 20))
+    first.save(tmp_path / "film.gif", save_all=True, append_images=[second], disposal=2)
+    seen = read_clip(Clip(tmp_path / "film.gif"), 2)
+    assert seen[0, 5, 5].tolist() == [200, 0, 0] and seen[0, 15, 15].tolist() == [255, 255, 255]
+    assert seen[1, 15, 15].tolist() == [0, 0, 200] and seen[1, 5, 5].tolist() == [255, 255, 255]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complaint(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            read_clip(Clip(path), 8)
+        assert caught.value.problems[0].startswith(f"{path}: ")
+        return caught.value.problems[0]
+
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    assert "the file is empty" in complaint(empty)
+    assert "no such video" in complaint(tmp_path / "none.mp4")
+    assert "cannot be read" in complaint(tmp_path)
+    (tmp_path / "playlist.mp4").write_text("#EXTM3U\nfile:///etc/hostname\n")
+    assert "not a video of a known format (mp4, avi, gif)" in complaint(tmp_path / "playlist.mp4")
+    gif = write_gif(tmp_path / "film.gif", film(6))
+    whole = gif.read_bytes()
+    for size in (14, 400, len(whole) // 2, len(whole) - 1):
+        gif.write_bytes(whole[:size])
+        assert "the file is cut off" in complaint(gif)
+    gif.write_bytes(whole[:13] + b"\x99" + whole[13:] if not whole[10] & 0x80 else whole[:10] + b"\0" + whole[11:])
+    assert "not a valid GIF" in complaint(gif)
+    gif.write_bytes(b"GIF89a" + bytes(7) + b";")
+    assert "holds no frame" in complaint(gif)
+    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 64 - 1)
+    assert "64 x 48 pixels are more than the cap" in complaint(write_gif(tmp_path / "large.gif", film(2)))
+    monkeypatch.setattr(video, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(video, "MAX_FRAMES", 3)
+    assert "more than 3 frames" in complaint(write_gif(tmp_path / "long.gif", film(4)))
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.avi"])
+def test_a_container_that_was_cut_off_is_named(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
+    path = write_container(tmp_path / name, noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"{name}: (cannot be decoded|the file is cut off)"):
+        read_clip(Clip(path), 8)
+
+
+def test_a_film_without_pictures_is_named(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    with pytest.raises(DataError, match="sound.mp4: has no video stream"):
+        read_clip(Clip(path), 8)
+
+
+def test_without_the_extra_gif_works_and_others_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mp4 = write_container(tmp_path / "film.mp4", film(2))
+    gif = write_gif(tmp_path / "film.gif", film(2))
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert len(read_clip(Clip(gif), 2)) == 2
+    with pytest.raises(DataError, match=r"film.mp4: mp4 and avi need PyAV; install the extra: .*ullava\[video\]"):
+        read_clip(Clip(mp4), 2)
+
+
+def test_real_videos_of_three_formats(shared_dir: Path) -> None:
+    pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    films = sorted((shared_dir / "realdata" / "video").glob("*.*"))
+    assert {path.suffix for path in films} == {".mp4", ".avi", ".gif"}
+    for path in films:
+        frames = read_frames(path, lambda length: [0, length // 2])
+        assert frames.ndim == 4 and frames.std() > 5, path
+
+
+def test_a_gif_has_the_same_pixels_in_both_decoders(shared_dir: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    path = shared_dir / "realdata" / "video" / "human_seg_results.gif"
+    with av.open(str(path)) as container:
+        theirs = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert np.array_equal(read_frames(path, range), theirs)

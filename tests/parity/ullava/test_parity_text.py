@@ -1,0 +1,133 @@
+"""Prompt strings, ids and labels of the three conversation styles, on the real Llama tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden_cases import folders, read
+
+from ullava.errors import UserError
+from ullava.text.released import open_text, released_row, training_text, with_picture
+from ullava.text.released_tokenizer import decode_released, llama_tokenizer, stage_tokens
+
+TEXT = folders("text")
+
+
+@pytest.fixture(scope="session")
+def model_file(shared_dir: Path) -> Path:
+    return shared_dir / "realdata" / "tokenizers" / "llama2_sp" / "tokenizer.model"
+
+
+@cache
+def build(model_file: Path, stage: int, base_has_pad: bool, pad: str, length: int) -> Any:
+    tokens = stage_tokens(stage=stage, base_has_pad=base_has_pad)
+    return llama_tokenizer(model_file, tokens, pad=pad, max_length=length)
+
+
+def tokenizer_of(folder: Path, model_file: Path, stage: int, base_has_pad: bool = False) -> Any:
+    facts = read(folder)["tokenizer"]
+    assert hashlib.sha256(model_file.read_bytes()).hexdigest() == facts["tokenizer_model_sha256"]
+    table = facts[f"stage{stage}_if_base_has_pad" if base_has_pad else f"stage{stage}"]
+    length = facts[f"stage{stage}"]["model_max_length"]
+    return build(model_file, stage, base_has_pad, table["pad_token"], length)
+
+
+def said_in(turns: list[dict[str, str]], picture: bool, patches: int) -> list[tuple[str, str]]:
+    said = [(turn["from"], turn["value"]) for turn in turns]
+    return with_picture(said, patches) if picture else said
+
+
+def stage_of(folder: Path, style: str) -> int:
+    return int(read(folder)["which_tokenizer"][style].removeprefix("stage"))
+
+
+@pytest.mark.parametrize("folder", TEXT)
+@pytest.mark.parametrize("base_has_pad", [False, True])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_added_ids(folder: Path, model_file: Path, stage: int, base_has_pad: bool) -> None:
+    table = read(folder)["tokenizer"][f"stage{stage}_if_base_has_pad" if base_has_pad else f"stage{stage}"]
+    tokenizer = tokenizer_of(folder, model_file, stage, base_has_pad)
+    vocabulary = tokenizer.get_vocab()
+    assert {token: vocabulary.get(token) for token in table["added_ids"]} == table["added_ids"]
+    assert len(tokenizer) == table["length"]
+    assert tokenizer.pad_token_id == table["pad_token_id"]
+
+
+@pytest.mark.parametrize("folder", TEXT)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_pieces_around_added_tokens(folder: Path, model_file: Path, stage: int) -> None:
+    tokenizer = tokenizer_of(folder, model_file, stage)
+    for probe in read(folder, read(folder)["probes"])[f"stage{stage}"]:
+        ids = tokenizer(probe["text"])["input_ids"]
+        assert ids == probe["input_ids"], probe["text"]
+        assert tokenizer.convert_ids_to_tokens(ids[1:]) == probe["tokens"], probe["text"]
+
+
+def check_rows(folder: Path, model_file: Path, entry: dict[str, Any], raw: dict[str, Any], base_has_pad: bool) -> int:
+    checked = 0
+    said = said_in(raw["turns"], raw["image"], raw["patches"])
+    for key, expected in entry["expected"].items():
+        style = key.removesuffix("_stage2_tokenizer")
+        tokenizer = tokenizer_of(folder, model_file, stage_of(folder, key), base_has_pad)
+        place = f"{raw['id']} {key}"
+        if "prompt" in expected:
+            assert training_text(said, style) == expected["prompt"], place
+        if "error" in expected:
+            with pytest.raises(UserError):
+                released_row(tokenizer, said, style, tokenizer.model_max_length)
+        else:
+            row = released_row(tokenizer, said, style, tokenizer.model_max_length)
+            assert row.input_ids == expected["input_ids"], place
+            assert row.labels == expected["labels"], place
+            assert sum(label != read(folder)["ignore_index"] for label in row.labels) == expected["supervised"], place
+            lost = expected.get("ignored_because_of_length_mismatch")
+            assert (None if row.mismatch is None else "{} vs. {}. (ignored)".format(*row.mismatch)) == lost, place
+        checked += 1
+    return checked
+
+
+@pytest.mark.parametrize("folder", TEXT)
+def test_training_rows(folder: Path, model_file: Path) -> None:
+    dialogues = read(folder, read(folder)["conversations"])
+    assert len(dialogues) == read(folder)["n_conversations"]
+    assert sum(check_rows(folder, model_file, entry, entry, False) for entry in dialogues) >= len(dialogues)
+
+
+@pytest.mark.parametrize("folder", TEXT)
+def test_training_rows_on_a_base_that_has_a_pad_token(folder: Path, model_file: Path) -> None:
+    raw = {entry["id"]: entry for entry in read(folder, read(folder)["conversations"])}
+    for entry in read(folder, read(folder)["padded_base"])["conversations"]:
+        assert check_rows(folder, model_file, entry, raw[entry["id"]], True)
+
+
+@pytest.mark.parametrize("folder", TEXT)
+def test_prompts_for_inference(folder: Path, model_file: Path) -> None:
+    seen = 0
+    for entry in read(folder, read(folder)["conversations"]):
+        for style, expected in (entry.get("inference") or {}).items():
+            if expected is None:
+                continue
+            turns = entry["turns"][:-1] if entry["turns"][-1]["from"] == "gpt" else entry["turns"]
+            said = said_in(turns, entry["image"], entry["patches"])
+            if "error" in expected:
+                with pytest.raises(UserError):
+                    open_text(said, style)
+                continue
+            stage = 1 if style == "conv_simple" else 2
+            assert open_text(said, style) == expected["prompt"], f"{entry['id']} {style}"
+            ids = tokenizer_of(folder, model_file, stage)(open_text(said, style))["input_ids"]
+            assert ids == expected["input_ids"], f"{entry['id']} {style}"
+            seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("folder", TEXT)
+def test_decoding(folder: Path, model_file: Path) -> None:
+    tokenizer = tokenizer_of(folder, model_file, 2)
+    for entry in read(folder, read(folder)["decoding"])["entries"]:
+        assert decode_released(tokenizer, entry["ids"]) == entry["keep_special"], entry["id"]
+        assert decode_released(tokenizer, entry["ids"], keep_special=False) == entry["skip_special"], entry["id"]

@@ -35,6 +35,7 @@ class VisionConfig:
     """The front-end: strategy, tower, and how its tokens reach the language width.
 
     ``merge`` n joins n x n neighbouring patches into one visual token (side by side, before the projector).
+    ``video_frames``: how many frames of a video are seen.
     """
 
     strategy: Literal["clip_mlp"] = "clip_mlp"
@@ -43,6 +44,7 @@ class VisionConfig:
     projector: Literal["linear", "mlp2x"] = "mlp2x"
     aspect: Literal["pad", "stretch", "crop"] = "pad"
     merge: int = field(default=1, metadata={"at_least": 1})
+    video_frames: int = field(default=8, metadata=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,6 +35,7 @@ class Collator:
             raise SampleError(bad[0].name, f"{bad[0].reason} (and no other sample of this batch is usable)")
         batch: dict[str, Any] = dict(self._text(examples))
         batch.update(self._images(examples))
+        batch.update(self._videos(examples))
         masks: dict[int, torch.Tensor] = {}
         for mask in (mask for example in examples for mask in example.masks):
             masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
@@ -77,6 +78,22 @@ class Collator:
             key = "pixel_values" if name == "base" else f"pixel_values_{name}"
             batch[key] = torch.from_numpy(np.stack([image.views[name] for image in images]))
         batch.update(self._sam(images))
+        return batch
+
+    @staticmethod
+    def _videos(examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Distinct videos, uint8 [V, T, 3, h, w] for each view, and which of them each one of the text is."""
+        distinct: dict[str, Any] = {}
+        for video in (video for example in examples for video in example.videos):
+            distinct.setdefault(video.key, video)
+        if not distinct:
+            return {}
+        number = {key: place for place, key in enumerate(distinct)}
+        index = [number[video.key] for example in examples for video in example.videos]
+        batch = {"video_index": torch.tensor(index, dtype=torch.long)}
+        for name in next(iter(distinct.values())).views:
+            key = "video_pixel_values" if name == "base" else f"video_pixel_values_{name}"
+            batch[key] = torch.from_numpy(np.stack([video.views[name] for video in distinct.values()]))
         return batch
 
     @staticmethod

@@ -19,7 +19,8 @@ class UllavaConfig(PreTrainedConfig):
 
     ``text_config`` may be any causal LM of transformers; ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
-    ``token`` the one at it. ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
+    ``token`` the one at it. ``video_frames``: frames of a video that are seen.
+    ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants.
     """
 
@@ -53,6 +54,7 @@ class UllavaConfig(PreTrainedConfig):
         tag_start_id: int | None = None,
         tag_end_id: int | None = None,
         max_text_length: int = 512,
+        video_frames: int = 8,
         **kwargs: Any,
     ) -> None:
         self.text_config = _text_config(text_config)
@@ -81,6 +83,7 @@ class UllavaConfig(PreTrainedConfig):
         self.tag_start_id = tag_start_id
         self.tag_end_id = tag_end_id
         self.max_text_length = max_text_length
+        self.video_frames = video_frames
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
 

@@ -31,6 +31,15 @@ class ImageExample:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoExample:
+    """One video as the network wants it: ``views`` uint8 [T, 3, h, w] by name; the rest as in ImageExample."""
+
+    key: str
+    views: Mapping[str, NDArray[np.uint8]]
+    count: TokenCount
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of a batch.
 
@@ -48,3 +57,4 @@ class Example:
     masks: tuple[MaskArray, ...]
     boxes_xyxy_head: NDArray[np.float32]
     patch_words: NDArray[np.int64] | None = None
+    videos: tuple[VideoExample, ...] = ()

@@ -14,24 +14,34 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ullava.errors import SampleError
 from ullava.geometry import plan_view, resized_hw
-from ullava.modeling.examples import Example, ImageExample
+from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
-from ullava.structures import Answer, GroundedObject, ImageArray, Sample, Turn
+from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
 from ullava.text.answers import split_objects
 from ullava.text.conversation import to_messages
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, IMAGE_PATCH, LOC, SEG, special_token_ids
+from ullava.text.tokens import (
+    GROUNDING_TOKENS,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    LOC,
+    SEG,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    special_token_ids,
+)
 
 
 class UllavaProcessor(ProcessorMixin):
     """Everything around the network that must be the same in training and inference.
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
-    box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included.
+    box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
+    ``video_frames``: T, how many frames of a video are seen.
     """
 
     attributes = ["tokenizer"]
@@ -50,6 +60,7 @@ class UllavaProcessor(ProcessorMixin):
         mask_score: str = "iou_head",
         system: str = "",
         max_length: int = 512,
+        video_frames: int = 8,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -63,6 +74,7 @@ class UllavaProcessor(ProcessorMixin):
         self.mask_score = mask_score
         self.system = system
         self.max_length = max_length
+        self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
         self.token_ids = special_token_ids(tokenizer)
@@ -81,16 +93,19 @@ class UllavaProcessor(ProcessorMixin):
         prompt_only: bool = False,
         prepared: Sequence[ImageExample] | None = None,
         with_patches: bool = False,
+        videos: Sequence[ImageArray | VideoExample] = (),
     ) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
+        ``videos``: the frames of ``sample.videos``, uint8 [T, H, W, 3], or what ``prepare_video`` made of them.
         ``prepared``: what an earlier row made of the very same pictures, to be used again where it suffices.
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
         mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
-        _check_words(sample, len(images))
+        _check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
+        _check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
         grounded = any(turn.regions for turn in sample.turns) or prompt_only
         if prepared is not None and not (grounded and any(picture.sam_u8 is None for picture in prepared)):
             examples = tuple(prepared)
@@ -99,7 +114,11 @@ class UllavaProcessor(ProcessorMixin):
                 self._image_example(str(path), image, with_sam=grounded)
                 for path, image in zip(sample.images, images, strict=True)
             )
-        ids, labels = self._expand(sample, *self._tokenise(sample, prompt_only), examples)
+        clips = tuple(
+            video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name)
+            for clip, video in zip(sample.videos, videos, strict=True)
+        )
+        ids, labels = self._expand(sample, *self._tokenise(sample, prompt_only), examples, clips)
         masks, boxes_px = _targets(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
@@ -114,7 +133,15 @@ class UllavaProcessor(ProcessorMixin):
             masks=masks,
             boxes_xyxy_head=boxes.astype(np.float32),
             patch_words=self._patch_words(sample, examples) if with_patches and sample.things else None,
+            videos=clips,
         )
+
+    def prepare_video(self, clip: Clip, frames_rgb_u8: ImageArray, sample: str) -> VideoExample:
+        """Preprocess the frames of one video, uint8 [T, H, W, 3]. Raises SampleError for another T than the model's."""
+        if len(frames_rgb_u8) != self.video_frames:
+            raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
+        inputs = self.vision.preprocess_video(frames_rgb_u8)
+        return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}", inputs.views, inputs.count)
 
     def _patch_words(self, sample: Sample, pictures: Sequence[ImageExample]) -> NDArray[np.int64]:
         picture = pictures[0]
@@ -161,15 +188,24 @@ class UllavaProcessor(ProcessorMixin):
         ids: NDArray[np.int64],
         labels: NDArray[np.int64],
         pictures: Sequence[ImageExample],
+        videos: Sequence[VideoExample],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Write each picture's placeholder as often as it has tokens; one whose count is open keeps a single marker.
+        """Write each item's placeholder as often as it has tokens; one whose count is open keeps a single marker.
 
         Open counts are budgeted at their upper bound, so that no row grows past ``max_length`` in the network.
         """
         repeats = np.ones_like(ids)
-        markers = np.flatnonzero(ids == self.token_ids["image_patch_id"])
-        repeats[markers] = [picture.count.low if picture.count.exact else 1 for picture in pictures]
-        longest = len(ids) - len(markers) + sum(picture.count.high for picture in pictures)
+        longest = len(ids)
+        kinds: tuple[tuple[str, Sequence[ImageExample | VideoExample]], ...] = (
+            ("image_patch_id", pictures),
+            ("video_patch_id", videos),
+        )
+        for key, items in kinds:
+            markers = np.flatnonzero(ids == self.token_ids[key])
+            if len(markers) != len(items):
+                raise SampleError(sample.name, f"the model's chat template has no place for {key.split('_')[0]}s")
+            repeats[markers] = [item.count.low if item.count.exact else 1 for item in items]
+            longest += sum(item.count.high for item in items) - len(items)
         if longest > self.max_length:
             raise SampleError(sample.name, f"{longest} tokens, more than max_length {self.max_length}; nothing is cut")
         return ids.repeat(repeats), labels.repeat(repeats)
@@ -266,21 +302,26 @@ class UllavaProcessor(ProcessorMixin):
         return (float(x0), float(y0), float(x1), float(y1)), float(min(max(score, 0.0), 1.0))
 
 
-def question_sample(question: str, images: Sequence[Path], name: str = "question") -> Sample:
-    """A sample for a free question: the pictures come first unless the question marks their places with ``<image>``."""
-    marked = question if IMAGE_MARKER in question else IMAGE_MARKER * len(images) + question
-    return Sample(name, "", "res" if images else "text", tuple(images), (Turn(marked, ""),))
+def question_sample(
+    question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
+) -> Sample:
+    """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
+    marked = question if VIDEO_MARKER in question else VIDEO_MARKER * len(videos) + question
+    marked = marked if IMAGE_MARKER in question else IMAGE_MARKER * len(images) + marked
+    task: Task = "res" if images else "vqa" if videos else "text"
+    return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
 
 
-def _check_words(sample: Sample, num_images: int) -> None:
-    markers = sum(turn.question.count(IMAGE_MARKER) for turn in sample.turns)
-    if markers != num_images or num_images != len(sample.images):
-        raise SampleError(sample.name, f"{markers} {IMAGE_MARKER} markers, {num_images} pictures")
+def _check_words(sample: Sample, marker: str, things: str, given: int, named: int) -> None:
+    """Compare the markers of one kind with the decoded items and with those that the sample names."""
+    markers = sum(turn.question.count(marker) for turn in sample.turns)
+    if markers != given or given != named:
+        raise SampleError(sample.name, f"{markers} {marker} markers, {given} {things}")
     if not sample.turns:
         raise SampleError(sample.name, "no question")
     for turn in sample.turns:
         for token in GROUNDING_TOKENS:
-            if token in turn.question or (token in turn.answer and token == IMAGE_PATCH):
+            if token in turn.question or (token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH)):
                 raise SampleError(sample.name, f"the question holds the special token {token}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,42 @@ class ExpandedText:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     labels: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class VisualItems:
+    """What the placeholders of one kind stand for: tokens [sum(counts), D] of distinct items, in order.
+
+    ``index`` says which of the items each place of the text shows, in reading order.
+    """
+
+    patch_id: int
+    tokens: torch.Tensor
+    counts: Sequence[int]
+    index: Sequence[int]
+
+
+def splice_visual(
+    text: ExpandedText,
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    kinds: Sequence[VisualItems],
+    *,
+    pad_id: int,
+    left_pad: bool,
+) -> tuple[ExpandedText, torch.Tensor]:
+    """Expand the placeholders of every kind, embed the text and put the visual tokens in: text, embeddings [B, L', D].
+
+    Raises UserError as ``expand_markers`` and ``scatter_visual_tokens``.
+    """
+    for items in kinds:
+        counts = [items.counts[item] for item in items.index]
+        text = expand_markers(text, counts, patch_id=items.patch_id, pad_id=pad_id, left_pad=left_pad)
+    embeddings = embed(text.input_ids)
+    for items in kinds:
+        pieces = items.tokens.split(list(items.counts))
+        tokens = torch.cat([pieces[item] for item in items.index]) if items.index else items.tokens[:0]
+        embeddings = scatter_visual_tokens(embeddings, text.input_ids, tokens, items.patch_id)
+    return text, embeddings
 
 
 def expand_markers(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -17,11 +17,20 @@ from ullava.modeling.heads.mask import MaskHead
 from ullava.modeling.outputs import GroundedGeneration, LocOutput, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
-from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, expand_markers, scatter_visual_tokens
+from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import VisionOutput
 
 Batch = Mapping[str, Any]
+
+
+class Spliced(NamedTuple):
+    """Expanded text, its embeddings [B, L', D], and what pictures and videos gave (None where there are none)."""
+
+    text: ExpandedText
+    embeddings: torch.Tensor
+    images: VisionOutput | None
+    videos: VisionOutput | None
 
 
 class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -32,7 +41,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
     ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
-    text is; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
+    text is; ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
+    ``video_index``; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
     [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``labels`` [B, L]; ``patch_words``
     [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
     """
@@ -78,29 +88,29 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def encode_images(self, batch: Batch) -> VisionOutput:
         """Run the vision strategy once on the distinct pictures; the counts are per picture."""
-        prefix = "pixel_values_"
-        views = {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
-        return self.vision.encode({"base": batch["pixel_values"], **views})
+        return self.vision.encode(_views(batch, "pixel_values"))
 
-    def _splice(self, text: ExpandedText, batch: Batch, left_pad: bool) -> tuple[ExpandedText, torch.Tensor, Any]:
-        """Return expanded text, input embeddings [B, L', D] and the VisionOutput (None without pictures)."""
-        if batch.get("pixel_values") is None or len(batch["pixel_values"]) == 0:
-            if bool((text.input_ids == self.config.image_patch_id).any()):
-                raise UserError("the text holds visual placeholders, the batch no pictures")
-            return text, self.get_input_embeddings()(text.input_ids), None
-        visual = self.encode_images(batch)
-        index = batch["image_index"].tolist()
-        pieces = visual.tokens.split(list(visual.counts))
-        text = expand_markers(
-            text,
-            [visual.counts[image] for image in index],
-            patch_id=self.config.image_patch_id,
-            pad_id=self.config.pad_token_id or 0,
-            left_pad=left_pad,
+    def encode_videos(self, batch: Batch) -> VisionOutput:
+        """Run the vision strategy once on the distinct videos; the counts are per video."""
+        return self.vision.encode_video(_views(batch, "video_pixel_values"))
+
+    def _splice(self, text: ExpandedText, batch: Batch, left_pad: bool) -> Spliced:
+        kinds, outputs = [], {}
+        for key, encode, patch_id in (
+            ("image", self.encode_images, self.config.image_patch_id),
+            ("video", self.encode_videos, self.config.video_patch_id),
+        ):
+            index = batch.get(f"{key}_index")
+            if index is not None and len(index):
+                output = outputs[key] = encode(batch)
+                kinds.append(VisualItems(patch_id, output.tokens, output.counts, index.tolist()))
+            elif patch_id is not None and bool((text.input_ids == patch_id).any()):
+                things = {"image": "pictures", "video": "videos"}[key]
+                raise UserError(f"the text holds visual placeholders, the batch no {things}")
+        text, embeddings = splice_visual(
+            text, self.get_input_embeddings(), kinds, pad_id=self.config.pad_token_id or 0, left_pad=left_pad
         )
-        tokens = torch.cat([pieces[image] for image in index]) if index else visual.tokens[:0]
-        embeddings = self.get_input_embeddings()(text.input_ids)
-        return text, scatter_visual_tokens(embeddings, text.input_ids, tokens, self.config.image_patch_id), visual
+        return Spliced(text, embeddings, outputs.get("image"), outputs.get("video"))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Language head with the scaling that some causal LMs apply after it."""
@@ -129,9 +139,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **batch: Any,
     ) -> UllavaOutput:
         """See the class for the batch; with ``labels`` the heads are read wherever a grounded token is supervised."""
-        visual = None
+        images = videos = None
         if inputs_embeds is None:
-            text, inputs_embeds, visual = self._splice(_given(input_ids, attention_mask, labels), batch, left_pad=False)
+            text, inputs_embeds, images, videos = self._splice(
+                _given(input_ids, attention_mask, labels), batch, left_pad=False
+            )
             input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
         result = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
@@ -145,7 +157,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=result.past_key_values,
             hidden_states=(hidden,) if output_hidden_states else None,
             input_ids=input_ids,
-            aux=dict(visual.aux) if visual is not None else None,
+            aux=_summed(output.aux for output in (images, videos) if output is not None),
         )
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -157,10 +169,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
         self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, batch)
-        if visual is not None and batch.get("patch_words") is not None:
-            output.patch_nll = self._patch_nll(visual, batch["patch_words"], batch["patch_image"])
+        if images is not None and batch.get("patch_words") is not None:
+            output.patch_nll = self._patch_nll(images, batch["patch_words"], batch["patch_image"])
         if self.training:
-            output.idle = self._idle(visual is None, output)
+            output.idle = self._idle(images is None and videos is None, output)
         return output
 
     def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -258,10 +270,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         given = _given(input_ids, kwargs.pop("attention_mask", None), None)
         if given.attention_mask is None:
             given = replace(given, attention_mask=torch.ones_like(given.input_ids))
-        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in _BATCH_KEYS or key.startswith("pixel_values")}
-        text, embeddings, _ = self._splice(given, batch, left_pad=True)
+        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in _BATCH_KEYS or key.startswith(_PIXELS)}
+        spliced = self._splice(given, batch, left_pad=True)
+        text = spliced.text
         return super().generate(
-            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
+            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=spliced.embeddings, **kwargs
         )
 
     @torch.no_grad()
@@ -271,7 +284,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
         inputs = {key: value for key, value in batch.items() if key in _TEXT_KEYS or key in _BATCH_KEYS
-                  or key.startswith("pixel_values")}  # fmt: skip
+                  or key.startswith(_PIXELS)}  # fmt: skip
         result = self.generate(
             **inputs, return_dict_in_generate=True, output_hidden_states=True, use_cache=True, **generation
         )
@@ -287,6 +300,23 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return grounded
 
 
+def _views(batch: Batch, base: str) -> dict[str, torch.Tensor]:
+    """The views of a batch by name: ``base`` itself is the view ``base``, ``<base>_<view>`` the others."""
+    prefix = f"{base}_"
+    others = {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
+    return {"base": batch[base], **others}
+
+
+def _summed(terms: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor] | None:
+    """Add up named loss terms; None where nothing was encoded."""
+    total: dict[str, torch.Tensor] | None = None
+    for term in terms:
+        total = total or {}
+        for name, value in term.items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
 def _given(
     input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
 ) -> ExpandedText:
@@ -297,4 +327,5 @@ def _given(
 
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
-_BATCH_KEYS = frozenset({"image_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"})
+_PIXELS = ("pixel_values", "video_pixel_values")
+_BATCH_KEYS = frozenset({"image_index", "video_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"})

@@ -6,17 +6,30 @@ rendering itself and are never found again by searching or re-tokenising.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ullava.structures import Turn
-from ullava.text.tokens import IMAGE_END, IMAGE_MARKER, IMAGE_PATCH, IMAGE_START
+from ullava.text.tokens import (
+    IMAGE_END,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    IMAGE_START,
+    VIDEO_END,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    VIDEO_START,
+)
+
+_MARKER = re.compile(f"({re.escape(IMAGE_MARKER)}|{re.escape(VIDEO_MARKER)})")
 
 _CONTENT = (
     "{%- macro words(content) -%}"
     "{%- if content is string -%}{{ content }}"
     "{%- else -%}{%- for part in content -%}"
     "{%- if part['type'] == 'image' -%}" + IMAGE_START + IMAGE_PATCH + IMAGE_END + "{{ '\\n' }}"
+    "{%- elif part['type'] == 'video' -%}" + VIDEO_START + VIDEO_PATCH + VIDEO_END + "{{ '\\n' }}"
     "{%- else -%}{{ part['text'] }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
@@ -72,12 +85,13 @@ CHAT_TEMPLATES: Mapping[str, str] = {
 
 
 def question_content(question: str) -> list[dict[str, str]]:
-    """Split ``"<image>Segment the cup."`` into message parts; each ``<image>`` becomes an image part in its place."""
+    """Split ``"<image>Segment the cup."`` into message parts; ``<image>`` and ``<video>`` are parts in their places."""
     parts: list[dict[str, str]] = []
-    pieces = question.split(IMAGE_MARKER)
+    pieces = _MARKER.split(question)
     for number, piece in enumerate(pieces):
-        if number:
-            parts.append({"type": "image"})
+        if number % 2:
+            parts.append({"type": "image" if piece == IMAGE_MARKER else "video"})
+            continue
         text = piece.strip(" \n") if len(pieces) > 1 else piece.strip()
         if text:
             parts.append({"type": "text", "text": text})

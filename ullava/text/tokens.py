@@ -22,6 +22,8 @@ TAG_END = "[/tag]"
 
 IMAGE_MARKER = "<image>"
 """Stands for a picture in questions and templates; a word of ours, never a token."""
+VIDEO_MARKER = "<video>"
+"""Stands for a video in the same way."""
 
 GROUNDING_TOKENS: tuple[str, ...] = (
     IMAGE_PATCH,

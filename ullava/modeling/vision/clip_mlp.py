@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from ullava.errors import UserError
 from ullava.geometry import ViewKind, plan_view
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
-from ullava.modeling.vision.strategy import TokenCount, VisionInputs, VisionOutput
+from ullava.modeling.vision.strategy import TokenCount, VideoInputs, VisionInputs, VisionOutput
 
 ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
 """``aspect`` in model.yaml -> kind of view."""
@@ -23,8 +23,13 @@ PAD_COLOUR = 255  # white, as u-LLaVA pads
 VIEW = "base"
 
 
+def _refuse_overrides(force: Mapping[str, Any] | None) -> None:
+    if force:
+        raise UserError(f"vision strategy clip_mlp takes no override, but was given {', '.join(sorted(force))}")
+
+
 class ClipMlpPreprocessor:
-    """Square view of side R; every picture gives (R / patch / merge)^2 tokens."""
+    """Square view of side R; a picture gives P = (R / patch / merge)^2 tokens, a video of T frames T + P."""
 
     view_names: tuple[str, ...] = (VIEW,)
 
@@ -45,6 +50,12 @@ class ClipMlpPreprocessor:
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8]) -> VideoInputs:
+        """Each frame as a picture; see VisionPreprocessor."""
+        pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
+        total = len(pixels) + self.num_tokens
+        return VideoInputs({VIEW: pixels}, TokenCount(total, total))
+
 
 def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:
     """``linear``: one layer; ``mlp2x``: two with an exact GELU between (spec/ullava.md 1.3)."""
@@ -60,6 +71,15 @@ def merge_patches(states: torch.Tensor, merge: int) -> torch.Tensor:
     side = round(states.shape[1] ** 0.5) // merge
     grid = states.unflatten(1, (side, merge, side, merge))
     return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 5).flatten(1, 2)
+
+
+def pool_frames(states: torch.Tensor) -> torch.Tensor:
+    """Tokens of videos from their frames' patches, [V, T, P, D] -> [V, T + P, D] (spec/ullava.md 1.4; Video-ChatGPT).
+
+    First a temporal token for each frame, the mean of its patches; then a spatial token for each patch, its mean over
+    the frames.
+    """
+    return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
 
 
 class ClipMlp(nn.Module):
@@ -81,12 +101,23 @@ class ClipMlp(nn.Module):
 
     def encode(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
-        if force:
-            raise UserError(f"vision strategy clip_mlp takes no override, but was given {', '.join(sorted(force))}")
-        pixels = normalise_u8(views[VIEW], CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
+        _refuse_overrides(force)
+        return self._project(self._encode_states(views[VIEW]))
+
+    def encode_video(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
+        """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T + P), D], pooled before they are projected."""
+        _refuse_overrides(force)
+        clips = views[VIEW]
+        return self._project(pool_frames(self._encode_states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])))
+
+    def _encode_states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[I, 3, R, R] -> states [I, P, width * merge^2]; without gradient where the tower does not train."""
+        pixels = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
         trainable = any(parameter.requires_grad for parameter in self.tower.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            states = merge_patches(self._patch_states(pixels), self.merge)
+            return merge_patches(self._patch_states(pixels), self.merge)
+
+    def _project(self, states: torch.Tensor) -> VisionOutput:
         tokens = self.projector(states)
         return VisionOutput(tokens.flatten(0, 1), (tokens.shape[1],) * tokens.shape[0])
 

@@ -40,6 +40,14 @@ class VisionInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoInputs:
+    """The frames of one video, preprocessed alike: uint8 views [T, 3, h, w] by name, and how many tokens they give."""
+
+    views: Mapping[str, NDArray[np.uint8]]
+    count: TokenCount
+
+
+@dataclass(frozen=True, slots=True)
 class VisionOutput:
     """Visual tokens of a batch of items: ``tokens`` [sum(counts), D], ``counts`` per item in the order given.
 
@@ -61,6 +69,10 @@ class VisionPreprocessor(Protocol):
         """Make the views of one picture, uint8 [H, W, 3]."""
         ...
 
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8]) -> VideoInputs:
+        """Make the views of the frames of one video, uint8 [T, H, W, 3]."""
+        ...
+
 
 class VisionStrategy(Protocol):
     """The part with weights; an ``nn.Module``."""
@@ -70,6 +82,10 @@ class VisionStrategy(Protocol):
 
         The result for an item must not depend on the others in the batch.
         """
+        ...
+
+    def encode_video(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
+        """Encode stacked uint8 views of videos (name -> [V, T, 3, h, w]) under the same rules."""
         ...
 
     def encode_dummy(self) -> torch.Tensor:

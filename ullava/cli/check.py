@@ -125,18 +125,21 @@ def _problems_of(check: Callable[..., object], *arguments: object) -> list[str]:
 
 def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
     """Open a dataset, count it, read a few of its samples; return what was found in words."""
-    from ullava.data.build import build_dataset
+    from ullava.data.build import build_dataset, open_store
     from ullava.data.descriptor import locate
-    from ullava.data.store import AnnotationStore, Kind
+    from ullava.data.originals.convert import skipped_lines
 
     located = locate(entry.dataset or name, entry, data_root)
     dataset = build_dataset(entry.dataset or name, entry, data_root)
-    kind: Kind = "coco" if located.config.layout == "coco_instances" else "records"
-    found = len(AnnotationStore.open(located.annotations, kind))
-    expected = located.config.splits[located.split].count
+    store = open_store(located)
+    found, sentences = len(store), store.facts.get("sentences")
     problems: list[str] = []
-    if expected is not None and found != expected:
-        problems.append(f"{located.annotations}: {found} records, {expected} expected in split {located.split}")
+    if located.count is not None and found != located.count:
+        problems.append(f"{located.annotations}: {found} records, {located.count} expected in split {located.split}")
+    if located.sentences is not None and sentences is not None and sentences != located.sentences:
+        problems.append(
+            f"{located.annotations}: {sentences} expressions, {located.sentences} expected in split {located.split}"
+        )
     for index in sorted({len(dataset) * i // SAMPLES_READ for i in range(SAMPLES_READ)}):
         try:
             samples = dataset.queries(index)
@@ -148,7 +151,10 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
                 problems.append(f"{image}: no such picture ({dataset.sources(index)})")
     if problems:
         raise UserError(problems)
-    return f"{found} records in {located.annotations}, {len(dataset)} samples"
+    form = "; original files" if located.original is not None else ""
+    return "; ".join(
+        [f"{found} records in {located.annotations}, {len(dataset)} samples{form}", *skipped_lines(store.facts)]
+    )
 
 
 def _check_model(config: ModelConfig, path: Path) -> None:
@@ -160,9 +166,12 @@ def _check_descriptor(config: DatasetConfig, path: Path) -> None:
     from ullava.data.descriptor import load_descriptor
 
     load_descriptor(str(path))
-    problems = [] if config.splits else [f"{place(path, 'splits')}: splits: names no split"]
+    original = config.original.splits if config.original is not None else {}
+    problems = [] if config.splits or original else [f"{place(path, 'splits')}: splits: names no split"]
     for split in config.splits:
         problems.extend(entry_problems(str(path), DatasetEntry(split=split)))
+    for split in original:
+        problems.extend(entry_problems(str(path), DatasetEntry(split=split, form="original")))
     if problems:
         raise ConfigError(problems)
 

@@ -57,26 +57,62 @@ class MaskHeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxHeadConfig:
-    """``[LOC]`` -> box. ``frame``: what the four numbers mean (``padsq`` is u-LLaVA's). ``sigmoid`` bounds them."""
+    """Where boxes come from (docs/box_heads.md).
 
-    kind: Literal["regression"] = "regression"
+    ``regression``: ``[LOC]`` -> four numbers. ``frame``: what they mean (``padsq`` is u-LLaVA's); ``sigmoid`` bounds
+    them; ``width`` is that of its layers. ``grounding_dino_query``: ``[LOC]`` takes the place of a phrase in
+    ``detector``, a GroundingDINO. ``grounding_dino_phrase``: the words between the tags prompt ``detector``; boxes need
+    a score above ``box_threshold``, and one above ``text_threshold`` at a word of the phrase. The detector sees the
+    picture with a short side of ``short_side`` pixels, the long one ``long_side`` at most. ``phrase_tokenizer``: folder
+    of its tokenizer, where that is not the folder ``detector.path``.
+    """
+
+    kind: Literal["regression", "grounding_dino_query", "grounding_dino_phrase"] = "regression"
     width: int = field(default=256, metadata=at_least(1))
     frame: Literal["norm", "padsq"] = "norm"
     sigmoid: bool = True
+    detector: PartConfig | None = None
+    phrase_tokenizer: str | None = None
+    short_side: int = field(default=800, metadata=at_least(32))
+    long_side: int = field(default=1333, metadata=at_least(32))
+    box_threshold: float = field(default=0.25, metadata=at_least(0))
+    text_threshold: float = field(default=0.2, metadata=at_least(0))
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other (ValueError)."""
+        if (self.detector is None) != (self.kind == "regression"):
+            wants = "takes no detector" if self.kind == "regression" else "needs a detector (path or config)"
+            raise ValueError(f"kind {self.kind} {wants}")
+        if self.kind != "regression" and self.frame != "norm":
+            raise ValueError(f"kind {self.kind} speaks frame norm, not {self.frame}")
+        if self.phrase_tokenizer is not None and self.kind != "grounding_dino_phrase":
+            raise ValueError(f"kind {self.kind} reads no phrase, so phrase_tokenizer means nothing")
+        if self.long_side < self.short_side:
+            raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
-    """How a conversation is written down."""
+    """How a conversation is written down. ``conv_*`` are u-LLaVA's styles, for its released weights.
 
-    template: Literal["vicuna_v1", "llama2", "simple", "chatml"] = "vicuna_v1"
+    ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
+    (ullava.text.released).
+    """
+
+    template: Literal["vicuna_v1", "llama2", "simple", "chatml", "conv_simple", "conv_sep2", "conv_llama2"] = (
+        "vicuna_v1"
+    )
+    as_released: bool = False
     system: str = ""
     max_length: int = field(default=512, metadata=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """One system. ``weights`` (below the file's folder) is what ``ullava.load(name)`` reads, if there are any."""
+    """One system. ``weights`` (below the file's folder) is what ``ullava.load(name)`` reads, if there are any.
+
+    ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture get no gradient.
+    """
 
     name: str
     language: PartConfig
@@ -86,6 +122,7 @@ class ModelConfig:
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
     head_state: Literal["predicting", "token"] = "predicting"
+    marker_gradient_only: bool = False
     weights: str | None = None
     notes: str = ""
 
@@ -101,15 +138,61 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OriginalSplit:
+    """One split in the files that a data set's authors publish; every path is below the data root.
+
+    ``annotations``: a file, or a folder where each picture has its own. ``companion``: the other file that is needed
+    (``instances.json``). ``part``: what this split is called inside the files. ``sentences``: expected expressions.
+    """
+
+    annotations: str
+    images: str = "."
+    companion: str | None = None
+    part: str | None = None
+    count: int | None = field(default=None, metadata=at_least(0))
+    sentences: int | None = field(default=None, metadata=at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OriginalConfig:
+    """How the authors' own files are laid out (ullava.data.originals). ``leave_out``: classes that nobody asks for."""
+
+    kind: Literal[
+        "refs",
+        "grefs",
+        "reasonseg",
+        "label_folders",
+        "mask_pairs",
+        "ade_objects",
+        "paco",
+        "pascal_part",
+        "scienceqa",
+        "alpaca",
+        "sharegpt",
+        "tgif_tsv",
+    ]
+    splits: dict[str, OriginalSplit]
+    leave_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetConfig:
-    """One dataset: which reader, which files, which words."""
+    """One dataset: which reader, which files, which words.
+
+    ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
+    A name outside ``classes`` is an error unless ``classes_open``.
+    ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
+    """
 
     name: str
     layout: Literal["refer", "grefer", "label_png", "coco_instances", "salient_png", "llava_json", "regions"]
     task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
-    splits: dict[str, SplitConfig]
+    splits: dict[str, SplitConfig] = field(default_factory=dict)
+    original: OriginalConfig | None = None
+    root: str | None = None
     template: str | None = None
     classes: list[str] = field(default_factory=list)
+    classes_open: bool = False
     label_offset: int = 0
     ignore_label: int | None = None
     licence: str
@@ -125,7 +208,8 @@ class DatasetEntry:
     ``portion`` below 1 takes a seeded subset, above 1 repeats; ``weight`` is instead a sampling ratio (all entries of
     a recipe use the one or the other). ``turns`` caps questions per sample; ``group: image`` lets them come from
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
-    the dataset where the entry's own key is only a label, so that one dataset may occur twice.
+    the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
+    files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
     """
 
     dataset: str | None = None
@@ -135,9 +219,14 @@ class DatasetEntry:
     template: str | None = None
     data_root: str | None = None
     task: str | None = None
+    form: Literal["reworked", "original"] | None = None
     turns: int = field(default=3, metadata=at_least(0))
     group: Literal["item", "image"] = "item"
     limit: int | None = field(default=None, metadata=at_least(1))
+    annotations: str | None = None
+    """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
+    images: str | None = None
+    """This folder of pictures in the place of the split's; relative to the working folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,17 +271,42 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeadsConfig:
+    """What a run makes afresh around the language model and the tower that it starts from: heads, view, conversation.
+
+    ``aspect``: how a picture becomes square, see ``VisionConfig``.
+    """
+
+    mask: MaskHeadConfig
+    box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    aspect: Literal["pad", "stretch", "crop"] = "pad"
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainRecipe:
     """What ``ullava train`` reads. ``training`` are Hugging Face TrainingArguments, checked by name.
 
+    ``init``: ``scratch``, a model with weights, or the ``adapter/`` of a LoRA run, which goes on. ``model``: a name or
+    model.yaml; the folder of ``init`` itself where its weights say everything. ``system``: the model spelt out in the
+    recipe, paths from the working folder. ``heads``: ``kept`` from ``init``, or ``fresh`` as the model (or this table)
+    says, for a second stage that follows one without masks and boxes. ``parts``: parts of the stage's table that train
+    (true) or not (false) against what the stage says. ``loss``: where the recipe has none, that of ``init``.
+    ``sharding: fsdp2`` shares weights, gradients and optimiser out over the processes (ullava.training.sharding).
+    ``output``: the run folder where --out names none.
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     """
 
     model: str
+    system: ModelConfig | None = None
     init: str = "scratch"
+    heads: Literal["kept", "fresh"] | HeadsConfig = "kept"
     stage: Literal["scratch", "align", "ground"]
+    parts: dict[str, bool] = field(default_factory=dict)
     lora: LoraConfig | None = None
-    loss: LossConfig = field(default_factory=LossConfig)
+    sharding: Literal["none", "fsdp2"] = "none"
+    output: str | None = None
+    loss: LossConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data_root: str = "."
     dataset: dict[str, DatasetEntry]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.descriptor import locate
+from ullava.data.descriptor import Located, locate
 from ullava.data.mixture import Mixture
+from ullava.data.originals.convert import open_original
 from ullava.data.readers.base import Origin, Reader, TaskDataset
 from ullava.data.readers.coco_instances import CocoInstancesReader
 from ullava.data.readers.label_png import LabelPngReader
@@ -39,12 +40,12 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     """
     located = locate(dataset_id, entry, data_root)
     layout = located.config.layout
-    kind: Kind = "coco" if layout == "coco_instances" else "records"
-    store = AnnotationStore.open(located.annotations, kind)
+    store = open_store(located)
     if not len(store):
         raise DataError(f"{located.annotations}: holds no records")
-    if not located.image_root.is_dir():
-        raise DataError(f"{located.image_root}: no such folder of pictures (dataset {dataset_id})")
+    pictures = located.image_root / located.original.images if located.original else located.image_root
+    if not pictures.is_dir():
+        raise DataError(f"{pictures}: no such folder of pictures (dataset {dataset_id})")
     templates = None
     if located.template is not None:
         templates = find_templates(located.template, with_phrase=layout not in PHRASELESS_LAYOUTS)
@@ -58,11 +59,23 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         turns=entry.turns,
         by_image=entry.group == "image",
         limit=entry.limit,
-        classes=frozenset(name.lower() for name in located.config.classes),
+        classes=frozenset(name.lower() for name in located.config.classes if not located.config.classes_open),
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,
     )
     return READERS[layout](origin)
+
+
+def open_store(located: Located) -> AnnotationStore:
+    """Open the annotations of a split, converting them if that was not done yet; see ``build_dataset`` for errors."""
+    if located.original is not None:
+        return open_original(located.original)
+    if located.other is not None and not located.annotations.exists():
+        raise DataError(
+            f"{located.annotations}: no such annotation file, and neither is the original one, {located.other}"
+        )
+    kind: Kind = "coco" if located.config.layout == "coco_instances" else "records"
+    return AnnotationStore.open(located.annotations, kind)
 
 
 def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:

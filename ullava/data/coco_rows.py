@@ -62,7 +62,7 @@ class _Reading:
         if number in known:
             self.problem(key, record, f"id {number} is there twice")
         elif key == "images":
-            name = self.field(key, record, "file_name", str)
+            name = self.picture_name(record)
             height, width = self.field(key, record, "height", int), self.field(key, record, "width", int)
             if name is not None and height is not None and width is not None:
                 self.images[number] = (name, height, width, record.line)
@@ -72,6 +72,13 @@ class _Reading:
                 self.categories[number] = name
         else:
             self.add_annotation(number, record)
+
+    def picture_name(self, record: JsonRecord) -> Any:
+        """Return ``file_name``; LVIS has none, and names its pictures by the end of ``coco_url``: folder and file."""
+        url = record.value.get("coco_url")
+        if "file_name" not in record.value and isinstance(url, str) and url.count("/") >= 2:
+            return "/".join(url.rsplit("/", 2)[1:])
+        return self.field("images", record, "file_name", str)
 
     def add_annotation(self, number: int, record: JsonRecord) -> None:
         image = self.field("annotations", record, "image_id", int)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from ullava.config.load import load_config
-from ullava.config.schema import DatasetConfig, DatasetEntry
+from ullava.config.schema import DatasetConfig, DatasetEntry, OriginalConfig, OriginalSplit
+from ullava.data.originals.source import OriginalSource
 from ullava.errors import ConfigError, did_you_mean
 from ullava.resources import find
 from ullava.structures import Task
@@ -32,11 +33,31 @@ LAYOUT_TEMPLATES: dict[str, str | None] = {
     "llava_json": None,
 }
 GROUPED_LAYOUTS = ("refer", "grefer")
+KIND_LAYOUTS: dict[str, str] = {
+    "refs": "refer",
+    "grefs": "grefer",
+    "reasonseg": "refer",
+    "label_folders": "label_png",
+    "mask_pairs": "salient_png",
+    "ade_objects": "regions",
+    "paco": "regions",
+    "pascal_part": "regions",
+    "scienceqa": "llava_json",
+    "alpaca": "llava_json",
+    "sharegpt": "llava_json",
+    "tgif_tsv": "llava_json",
+}
+"""Which layout the records of each kind of original files have."""
+Form = Literal["reworked", "original"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A dataset's part in a recipe with everything decided and every path made whole; nothing was opened yet."""
+    """A dataset's part in a recipe with everything decided and every path made whole; nothing was opened yet.
+
+    ``original`` is there where the authors' own files are read; ``other`` is where they would be, where they are not.
+    ``count`` records and ``sentences`` expressions are expected.
+    """
 
     id: str
     config: DatasetConfig
@@ -45,40 +66,105 @@ class Located:
     annotations: Path
     image_root: Path
     template: str | None
+    original: OriginalSource | None = None
+    count: int | None = None
+    sentences: int | None = None
+    other: Path | None = None
 
 
 def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     """Return the dataset's own id (``refcoco+`` is ``refcoco_plus``) and its descriptor; raises UserError."""
     path = find("datasets", dataset_id)
     config = load_config(DatasetConfig, path)
-    if config.task not in LAYOUT_TASKS[config.layout]:
-        raise ConfigError(f"{path}: task: {_unfit(config.layout, config.task)}")
+    problems = [] if config.task in LAYOUT_TASKS[config.layout] else [f"task: {_unfit(config.layout, config.task)}"]
+    made = KIND_LAYOUTS[config.original.kind] if config.original else config.layout
+    if made != config.layout:
+        problems.append(f"original.kind: makes records of layout {made}, but the layout is {config.layout}")
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    if config.root is not None:
+        config = replace(config, root=str(path.parent / config.root))
     return path.parent.name, config
 
 
 def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
-    """Decide split, task, template and paths for ``entry``; raises ConfigError for what does not fit together.
+    """Decide form, split, task, template and paths; raises ConfigError for what does not fit together.
 
-    The split is the entry's, else ``train``, else the only one there is. ``entry.data_root`` wins over ``data_root``.
+    The split is the entry's, else ``train``, else the only one there is. ``entry.data_root`` wins over the dataset's
+    own ``root``, and that over ``data_root``. The form is the entry's, else the one whose annotations are there.
     """
     own_id, config = load_descriptor(dataset_id)
     problems = list(_entry_problems(config, entry))
-    split = entry.split or ("train" if "train" in config.splits else next(iter(config.splits), ""))
-    if split not in config.splits:
-        problems.append(f"split: no split '{split}'{did_you_mean(split, config.splits)}")
-    elif entry.split is None and split != "train" and len(config.splits) > 1:
-        problems.append(f"split: say which one; known: {', '.join(config.splits)}")
+    known = _splits(config, entry.form)
+    split = entry.split or ("train" if "train" in known else next(iter(known), ""))
+    if entry.form is not None and not known:
+        problems.append(f"form: {own_id} has no {entry.form} files{_other_form(entry.form)}")
+    elif split not in known:
+        problems.append(f"split: no split '{split}'{did_you_mean(split, known)}")
+    elif entry.split is None and split != "train" and len(known) > 1:
+        problems.append(f"split: say which one; known: {', '.join(known)}")
     if problems:
         raise ConfigError([f"dataset {dataset_id}: {problem}" for problem in problems])
-    root = Path(entry.data_root) if entry.data_root else data_root
+    root = Path(entry.data_root or config.root or data_root)
+    task = cast(Task, entry.task or config.task)
+    template = entry.template or config.template or LAYOUT_TEMPLATES[config.layout]
+    given = config.splits.get(split) if entry.form != "original" else None
+    original = config.original.splits.get(split) if config.original and entry.form != "reworked" else None
+    if config.original and original and (given is None or _only_original(root, given.annotations, original)):
+        source = _source(config, config.original, original, root)
+        return Located(
+            id=own_id,
+            config=config,
+            split=split,
+            task=task,
+            annotations=source.annotations,
+            image_root=root,
+            template=template,
+            original=source,
+            count=original.count,
+            sentences=original.sentences,
+        )
+    reworked = config.splits[split]
     return Located(
         id=own_id,
         config=config,
         split=split,
-        task=cast(Task, entry.task or config.task),
-        annotations=root / config.splits[split].annotations,
-        image_root=root / config.splits[split].images,
-        template=entry.template or config.template or LAYOUT_TEMPLATES[config.layout],
+        task=task,
+        annotations=root / reworked.annotations,
+        image_root=root / reworked.images,
+        template=template,
+        count=reworked.count,
+        other=root / original.annotations if original else None,
+    )
+
+
+def _splits(config: DatasetConfig, form: Form | None) -> list[str]:
+    """Return the names of the splits in the files of ``form``, or in either."""
+    reworked = list(config.splits) if form != "original" else []
+    original = list(config.original.splits) if config.original is not None and form != "reworked" else []
+    return list(dict.fromkeys([*reworked, *original]))
+
+
+def _other_form(form: Form) -> str:
+    return f"; it has {'original' if form == 'reworked' else 'reworked'} ones"
+
+
+def _only_original(root: Path, reworked: str, original: OriginalSplit) -> bool:
+    return not (root / reworked).exists() and (root / original.annotations).exists()
+
+
+def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, root: Path) -> OriginalSource:
+    return OriginalSource(
+        kind=files.kind,
+        root=root,
+        annotations=root / split.annotations,
+        images=split.images,
+        companion=root / split.companion if split.companion else None,
+        part=split.part,
+        classes=tuple(config.classes) if files.kind == "label_folders" else (),
+        label_offset=config.label_offset,
+        ignore_label=config.ignore_label,
+        leave_out=frozenset(files.leave_out),
     )
 
 

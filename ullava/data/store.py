@@ -31,6 +31,7 @@ PROGRESS_BYTES = 32 << 20
 IMAGE_KEYS = ("image_path", "image", "file_name")
 
 Kind = Literal["records", "coco"]
+FACTS_SUFFIX = ".facts.json"
 
 
 class Row(NamedTuple):
@@ -53,6 +54,9 @@ class AnnotationStore:
         self._images = table.column("image")
         self._lines = table.column("line")
         self.facts: dict[str, Any] = json.loads(table.schema.metadata[b"ullava"])
+        beside = arrow.with_suffix(FACTS_SUFFIX)
+        if beside.is_file():
+            self.facts |= json.loads(beside.read_text(encoding="utf-8"))
 
     @classmethod
     def open(cls, source: Path, kind: Kind = "records") -> AnnotationStore:
@@ -82,8 +86,12 @@ class AnnotationStore:
         return value
 
     def where(self, index: int) -> str:
-        """Return ``file:line: record n`` for error messages."""
-        return f"{self.source}:{self._lines[index].as_py()}: record {index}"
+        """Return ``file:line: record n`` for error messages; the picture where a record has no line of its own."""
+        line = self._lines[index].as_py()
+        if line:
+            return f"{self.source}:{line}: record {index}"
+        picture = self.image_name(index)
+        return f"{self.source}: record {index}{f' ({picture})' if picture else ''}"
 
     def image_name(self, index: int) -> str:
         """Return the picture that record ``index`` names ('' without one), as written in the record."""
@@ -106,11 +114,14 @@ class AnnotationStore:
         return order, starts
 
 
-def cache_path(source: Path, kind: Kind) -> Path:
-    """Return where the converted form of this very version of ``source`` lies or will lie."""
+def cache_path(source: Path, kind: str, also: str = "") -> Path:
+    """Return where the converted form of this very version of ``source`` (a file or a folder) lies or will lie.
+
+    ``also``: whatever else the converted form depends on.
+    """
     source = source.resolve()
     state = source.stat()
-    key = f"{source}|{state.st_size}|{state.st_mtime_ns}|{SCHEMA_VERSION}|{kind}"
+    key = f"{source}|{state.st_size}|{state.st_mtime_ns}|{SCHEMA_VERSION}|{kind}{also}"
     name = f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.arrow"
     beside = source.with_name(source.name + ".ullava-cache")
     if _takes_files(beside if beside.is_dir() else source.parent):
@@ -126,12 +137,35 @@ def _takes_files(folder: Path) -> bool:
 
 def convert(source: Path, arrow: Path, kind: Kind = "records") -> None:
     """Stream ``source`` into ``arrow`` (written under another name, then renamed). Older conversions are removed."""
+    _keep(source, arrow, kind, lambda: _convert_beside(source, arrow, kind))
+
+
+def convert_rows(source: Path, arrow: Path, kind: str, rows: Iterable[Row], facts: dict[str, Any]) -> None:
+    """Write ``rows``, made from ``source``, into ``arrow``; ``facts`` may still be filled while they are drawn."""
+
+    def write() -> None:
+        unfinished = arrow.with_name(f".{arrow.name}.{uuid.uuid4().hex}")
+        try:
+            _write(unfinished, rows, {"source": source.name, "version": SCHEMA_VERSION})
+            beside = unfinished.with_name(unfinished.name + FACTS_SUFFIX)
+            beside.write_text(json.dumps(facts), encoding="utf-8")
+            os.replace(beside, arrow.with_suffix(FACTS_SUFFIX))
+            os.replace(unfinished, arrow)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    _keep(source, arrow, kind, write)
+
+
+def _keep(source: Path, arrow: Path, kind: str, write: Callable[[], None]) -> None:
+    """Make the folder, write, and remove what older versions of ``source`` became."""
     try:
         arrow.parent.mkdir(parents=True, exist_ok=True)
-        _convert_beside(source, arrow, kind)
+        write()
         for old in arrow.parent.glob(f"{kind}-*.arrow"):
             if old != arrow:
                 old.unlink(missing_ok=True)
+                old.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
     except OSError as error:
         hint = "set ULLAVA_CACHE to a folder with room for it"
         raise DataError(

@@ -26,7 +26,7 @@ def world(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", names("datasets"))
 def test_every_descriptor_can_be_read(name):
     own, config = load_descriptor(name)
-    assert own == name and config.splits and config.licence and config.source
+    assert own == name and (config.splits or config.original) and config.licence and config.source
     if not name.startswith("shapes_"):
         assert "ot verified" in config.notes
 
@@ -85,7 +85,8 @@ def test_all_missing_files_are_named_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         build_datasets(entries, tmp_path)
     assert len(caught.value.problems) == 3
-    assert f"{tmp_path}/ullava/refcoco_train.json: no such annotation file" in caught.value.problems
+    missing = f"{tmp_path}/ullava/refcoco_train.json: no such annotation file, and neither is the original one"
+    assert f"{missing}, {tmp_path}/refer_seg/refcoco/refs(unc).p" in caught.value.problems
 
 
 def test_a_missing_folder_of_pictures_is_named(tmp_path):

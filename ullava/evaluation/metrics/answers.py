@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
 from ullava.evaluation.metrics.wording import normal_answer
+
+CHOICE = "choice"
+"""The kind of question that offers lettered choices; the answer may go on to explain itself."""
+_LETTER = re.compile(r"\banswer is \(?([A-J])\b", re.IGNORECASE)
+
+
+def chosen_letter(answer: str) -> str:
+    """Return the normal form of the letter in ``The answer is B. ...``; of the whole answer where it says no such."""
+    found = _LETTER.search(answer)
+    return normal_answer(found.group(1) if found else answer)
 
 
 class ShortAnswers(Metric):
@@ -17,7 +28,8 @@ class ShortAnswers(Metric):
         known = {normal_answer(text) for text in accepted} - {""}
         if not known:
             raise ValueError("a question needs at least one accepted answer")
-        return self.add({"right": normal_answer(answer) in known, "kind": kind})
+        given = chosen_letter(answer) if kind == CHOICE else normal_answer(answer)
+        return self.add({"right": given in known, "kind": kind})
 
     def compute(self) -> dict[str, float]:
         """Return ``accuracy``."""

@@ -1,0 +1,69 @@
+"""Small data sets in the forms that their authors publish, written where our descriptors look for them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+H, W = 20, 30
+SQUARE = [5.0, 4.0, 15.0, 4.0, 15.0, 10.0, 5.0, 10.0]
+CORNER = [1.0, 12.0, 4.0, 12.0, 4.0, 18.0, 1.0, 18.0]
+
+
+def masks() -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of SQUARE and of CORNER."""
+    square, corner = np.zeros((H, W), dtype=bool), np.zeros((H, W), dtype=bool)
+    square[4:10, 5:15] = True
+    corner[12:18, 1:4] = True
+    return square, corner
+
+
+def picture(path: Path, size_hw: tuple[int, int] = (H, W)) -> Path:
+    """Write a grey picture."""
+    return png(path, np.full((*size_hw, 3), 90, np.uint8))
+
+
+def png(path: Path, array: np.ndarray) -> Path:
+    """Write an array as a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def as_json(path: Path, value: Any) -> Path:
+    """Write JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def instances(name: str = "COCO_train2014_000000000007.jpg") -> dict[str, Any]:
+    """COCO's form: one picture, three objects of two classes."""
+    return {
+        "images": [{"id": 7, "file_name": name, "height": H, "width": W}, {"id": 8, "file_name": "other.jpg"}],
+        "annotations": [
+            {"id": 70, "image_id": 7, "category_id": 3, "segmentation": [SQUARE], "bbox": [5, 4, 10, 6], "iscrowd": 0},
+            {"id": 71, "image_id": 7, "category_id": 4, "segmentation": [CORNER], "bbox": [1, 12, 3, 6], "iscrowd": 0},
+            {"id": 72, "image_id": 8, "category_id": 4, "segmentation": [CORNER], "bbox": [1, 12, 3, 6], "iscrowd": 0},
+        ],
+        "categories": [{"id": 3, "name": "Dog"}, {"id": 4, "name": "tennis racket"}],
+    }
+
+
+def ref(number: int, annotation: Any, split: str = "train", *sentences: str, **more: Any) -> dict[str, Any]:
+    """One entry of ``refs(*).p``."""
+    said = [{"sent_id": 10 * number + k, "sent": text, "raw": text} for k, text in enumerate(sentences or ("it",))]
+    head = {"ref_id": number, "ann_id": annotation, "image_id": 7, "category_id": 3, "split": split}
+    return head | {"file_name": "COCO_train2014_000000000007_5.jpg", "sentences": said} | more
+
+
+def as_pickle(path: Path, value: Any, protocol: int = 0) -> Path:
+    """Write a pickle; protocol 0 is what Python 2 wrote."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    return path

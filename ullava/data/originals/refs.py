@@ -1,0 +1,161 @@
+"""Referring expressions as their authors publish them: ``refs(*).p`` or ``grefs(*).json`` with ``instances.json``.
+
+RefCOCO, RefCOCO+, RefCOCOg and RefCLEF: a list of ``{ref_id, ann_id, image_id, split, sentences: [{sent}]}``, one for
+an object (https://github.com/lichengunc/refer). gRefCOCO: the same with ``ann_id`` a list, and ``no_target`` where
+nothing is meant (https://github.com/henghuiding/gRefCOCO). Picture names, sizes, masks and
+boxes are in ``instances.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ullava.data.json_stream import iter_object_lists
+from ullava.data.originals.pickles import read_plain_pickle
+from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, read_json, row
+from ullava.errors import DataError, did_you_mean
+
+_PARTS = ("segmentation", "bbox")
+
+
+class Ref(NamedTuple):
+    """One checked entry of the list: which objects, in which picture, in which words. ``place`` is its number."""
+
+    place: int
+    ref_id: int
+    image_id: int
+    annotation_ids: tuple[int, ...]
+    sentences: list[str]
+    no_target: bool
+
+
+def refs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
+    """Yield one ``refer`` record for each object of the part; see ``ullava.data.readers.refer``."""
+    value = (
+        read_plain_pickle(source.annotations) if source.annotations.suffix == ".p" else read_json(source.annotations)
+    )
+    refs = list(_refs(source, value, several=False))
+    for ref, image, parts in _joined(source, refs, facts, on_read):
+        (found,) = parts
+        yield row(image | found | {"sentences": ref.sentences, "ref_id": ref.ref_id}, image["image_path"])
+
+
+def grefs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
+    """Yield one ``grefer`` record for each group of expressions of the part; see ``ullava.data.readers.refer``."""
+    refs = list(_refs(source, read_json(source.annotations), several=True))
+    for ref, image, parts in _joined(source, refs, facts, on_read):
+        about = {"sentences": ref.sentences, "no_target": ref.no_target, "ref_id": ref.ref_id}
+        yield row(image | about | {"annotations": parts}, image["image_path"])
+
+
+def _refs(source: OriginalSource, value: Any, several: bool) -> Iterator[Ref]:
+    """Check the list and yield what belongs to the part; raises DataError with every fault (up to a limit)."""
+    if not isinstance(value, list):
+        source.fail(f"a list of expressions is expected, not {type(value).__name__}")
+    splits = {entry.get("split") for entry in value if isinstance(entry, dict)}
+    if source.part is not None and source.part not in splits:
+        named = [name for name in splits if isinstance(name, str)]
+        source.fail(f"no expressions of the split '{source.part}'{did_you_mean(source.part, named)}")
+    problems: list[str] = []
+    for place, entry in enumerate(value):
+        if isinstance(entry, dict) and source.part is not None and entry.get("split") != source.part:
+            continue
+        try:
+            yield _ref(place, entry, several)
+        except (KeyError, TypeError, ValueError) as error:
+            missing = f"no '{error.args[0]}'{did_you_mean(str(error.args[0]), entry)}"
+            reason = missing if isinstance(error, KeyError) else str(error)
+            problems.append(f"{source.annotations}: entry {place}: {reason}")
+            if len(problems) >= MAX_PROBLEMS:
+                break
+    if problems:
+        raise DataError(problems)
+
+
+def _ref(place: int, entry: Any, several: bool) -> Ref:
+    if not isinstance(entry, dict):
+        raise TypeError(f"an object is expected, not {type(entry).__name__}")
+    given = entry["ann_id"]
+    numbers = given if several and isinstance(given, list) else [given]
+    whole = [*numbers, entry["image_id"], entry["ref_id"]]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in whole):
+        raise TypeError("'ann_id', 'image_id' and 'ref_id' have to be whole numbers")
+    sentences = [_sentence(sentence) for sentence in entry["sentences"]]
+    if not sentences:
+        raise ValueError("'sentences' is empty")
+    no_target = bool(entry.get("no_target", False)) if several else False
+    ids = tuple(number for number in numbers if number >= 0)
+    if no_target == bool(ids):
+        raise ValueError(f"'no_target' is {str(no_target).lower()}, but 'ann_id' is {given}")
+    return Ref(place, entry["ref_id"], entry["image_id"], ids, sentences, no_target)
+
+
+def _sentence(value: Any) -> str:
+    text = value["sent"]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("'sent' has to be text that is not blank")
+    return text.strip()
+
+
+def _joined(
+    source: OriginalSource, refs: list[Ref], facts: dict[str, Any], on_read: Callable[[int], object]
+) -> Iterator[tuple[Ref, dict[str, Any], list[dict[str, Any]]]]:
+    """Join expressions with picture and annotations; raises DataError for ids that ``instances.json`` does not have."""
+    path = source.other()
+    images = {ref.image_id for ref in refs}
+    wanted = {number for ref in refs for number in ref.annotation_ids}
+    heads, bodies = _instances(source, path, images, wanted, on_read)
+    problems = []
+    for ref in refs:
+        absent = [f"ann_id {number}" for number in ref.annotation_ids if number not in bodies]
+        absent += [f"image_id {ref.image_id}"] if ref.image_id not in heads else []
+        absent += [
+            f"ann_id {number} of another picture"
+            for number in ref.annotation_ids
+            if number in bodies and bodies[number][0] != ref.image_id
+        ]
+        if absent:
+            problems.append(f"{source.annotations}: entry {ref.place}: {path.name} has no {', '.join(absent)}")
+        if len(problems) >= MAX_PROBLEMS:
+            break
+    if problems:
+        raise DataError(problems)
+    facts["sentences"] = sum(len(ref.sentences) for ref in refs)
+    for ref in refs:
+        yield ref, heads[ref.image_id], [bodies[number][1] for number in ref.annotation_ids]
+
+
+def _instances(
+    source: OriginalSource, path: Path, images: set[int], wanted: set[int], on_read: Callable[[int], object]
+) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[int, dict[str, Any]]]]:
+    """Read what is needed of ``instances.json``: pictures by id, and (picture id, annotation) by id."""
+    heads: dict[int, dict[str, Any]] = {}
+    bodies: dict[int, tuple[int, dict[str, Any]]] = {}
+    category_of: dict[int, tuple[int, str]] = {}
+    names: dict[int, str] = {}
+    for key, record in iter_object_lists(path, ("images", "annotations", "categories"), on_read):
+        value, where = record.value, f"{path}:{record.line}: {key}[{record.number}]"
+        try:
+            if key == "images" and value["id"] in images:
+                size = {"height": value["height"], "width": value["width"]}
+                heads[value["id"]] = {"image_path": source.picture(value["file_name"]), **size}
+            elif key == "categories":
+                names[value["id"]] = value["name"]
+            elif key == "annotations" and value["id"] in wanted:
+                bodies[value["id"]] = (value["image_id"], {part: value[part] for part in _PARTS if part in value})
+                category_of[value["id"]] = (value["category_id"], where)
+        except KeyError as error:
+            raise DataError(f"{where}: no '{error.args[0]}'{did_you_mean(str(error.args[0]), value)}") from error
+        except (TypeError, AttributeError) as error:
+            raise DataError(f"{where}: a field has the wrong kind of value ({error})") from error
+    problems = []
+    for number, (category, where) in category_of.items():
+        if category not in names:
+            problems.append(f"{where}: unknown category_id {category}")
+        else:
+            bodies[number][1]["category"] = names[category]
+    if problems:
+        raise DataError(problems[:MAX_PROBLEMS])
+    return heads, bodies

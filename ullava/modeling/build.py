@@ -84,6 +84,7 @@ def build_processor(config: ModelConfig, model_config: UllavaConfig, tokenizer: 
         mask_score=model_config.mask_score,
         system=config.text.system,
         max_length=config.text.max_length,
+        as_released=config.text.as_released,
         chat_template=CHAT_TEMPLATES[config.text.template],
     )
 
@@ -111,6 +112,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         box_frame=config.box.frame,
         box_sigmoid=config.box.sigmoid,
         max_text_length=config.text.max_length,
+        marker_gradient_only=config.marker_gradient_only,
         video_frames=config.vision.video_frames,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -21,7 +21,8 @@ class UllavaConfig(PreTrainedConfig):
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
-    fields come from the tokenizer (``ullava.text.tokens``) and are never constants.
+    fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
+    a defect of u-LLaVA (``ullava.modeling.released_gradient``).
     """
 
     model_type = "ullava"
@@ -54,6 +55,7 @@ class UllavaConfig(PreTrainedConfig):
         tag_start_id: int | None = None,
         tag_end_id: int | None = None,
         max_text_length: int = 512,
+        marker_gradient_only: bool = False,
         video_frames: int = 8,
         **kwargs: Any,
     ) -> None:
@@ -83,6 +85,7 @@ class UllavaConfig(PreTrainedConfig):
         self.tag_start_id = tag_start_id
         self.tag_end_id = tag_end_id
         self.max_text_length = max_text_length
+        self.marker_gradient_only = marker_gradient_only
         self.video_frames = video_frames
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         super().__init__(**kwargs)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import ProcessorMixin
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from ullava.errors import SampleError
+from ullava.errors import SampleError, UserError
 from ullava.geometry import plan_view, resized_hw
 from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
@@ -21,9 +20,11 @@ from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
+from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
 from ullava.text.answers import split_objects
-from ullava.text.conversation import to_messages
+from ullava.text.conversation import released_style
+from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
     GROUNDING_TOKENS,
     IMAGE_MARKER,
@@ -41,7 +42,7 @@ class UllavaProcessor(ProcessorMixin):
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
     box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
-    ``video_frames``: T, how many frames of a video are seen.
+    ``as_released``: u-LLaVA's own way with blanks and labels; ``video_frames``: T, how many frames of a video are seen.
     """
 
     attributes = ["tokenizer"]
@@ -61,6 +62,7 @@ class UllavaProcessor(ProcessorMixin):
         system: str = "",
         max_length: int = 512,
         video_frames: int = 8,
+        as_released: bool = False,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +76,7 @@ class UllavaProcessor(ProcessorMixin):
         self.mask_score = mask_score
         self.system = system
         self.max_length = max_length
+        self.as_released = as_released
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
@@ -164,23 +167,15 @@ class UllavaProcessor(ProcessorMixin):
         return ImageExample(key, (height, width), inputs.views, inputs.geometry, inputs.count, sam, inputs.grid_hw)
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        messages = to_messages(sample.turns, self.system, prompt_only)
-        rendered, spans = render_jinja_template(
-            conversations=[messages],
-            chat_template=self.chat_template,
-            return_assistant_tokens_mask=True,
-            add_generation_prompt=prompt_only,
-            **self.tokenizer.special_tokens_map,
+        style = released_style(self.chat_template)
+        if self.as_released and style is not None:
+            try:
+                return tokenise_as_released(self.tokenizer, style, sample.turns, prompt_only=prompt_only)
+            except UserError as error:
+                raise SampleError(sample.name, str(error)) from error
+        return tokenise(
+            self.tokenizer, self.chat_template, sample.turns, system=self.system, prompt_only=prompt_only
         )
-        coded = self.tokenizer(rendered[0], add_special_tokens=False, return_offsets_mapping=True)
-        ids = np.asarray(coded["input_ids"], dtype=np.int64)
-        labels = np.full_like(ids, IGNORE_LABEL)
-        if not prompt_only:
-            starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-            for begin, stop in spans[0]:
-                inside = (ends > begin) & (starts < stop)
-                labels[inside] = ids[inside]
-        return ids, labels
 
     def _expand(
         self,
@@ -229,6 +224,8 @@ class UllavaProcessor(ProcessorMixin):
         end = self.tokenizer.eos_token_id
         finished = end in ids
         ids = ids[: ids.index(end)] if finished else [token for token in ids if token != self.tokenizer.pad_token_id]
+        if self.as_released:
+            return decode_released(self.tokenizer, ids).strip(), finished, len(ids) + int(finished)
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text.strip(), finished, len(ids) + int(finished)
 

@@ -17,6 +17,7 @@ from ullava.modeling.heads.mask import MaskHead
 from ullava.modeling.outputs import GroundedGeneration, LocOutput, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
+from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import VisionOutput
@@ -107,9 +108,9 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             elif patch_id is not None and bool((text.input_ids == patch_id).any()):
                 things = {"image": "pictures", "video": "videos"}[key]
                 raise UserError(f"the text holds visual placeholders, the batch no {things}")
-        text, embeddings = splice_visual(
-            text, self.get_input_embeddings(), kinds, pad_id=self.config.pad_token_id or 0, left_pad=left_pad
-        )
+        embed = embed_as_configured(self.get_input_embeddings(), self.config)
+        pad_id = self.config.pad_token_id or 0
+        text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
         return Spliced(text, embeddings, outputs.get("image"), outputs.get("video"))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -278,8 +279,11 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate_grounded(self, batch: Batch, **generation: Any) -> GroundedGeneration:
-        """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt."""
+    def generate_grounded(self, batch: Batch, *, read_history: bool = False, **generation: Any) -> GroundedGeneration:
+        """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt.
+
+        With ``read_history`` those that a prompt already speaks of are read too, before the new ones, as u-LLaVA does.
+        """
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
@@ -292,9 +296,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         new_ids = result.sequences[:, -steps.shape[1] :]
         prompt_ids = result.sequences[:, : -steps.shape[1]]
         tokens = new_ids
+        if read_history:  # the prompt's states came with the first step
+            steps = torch.cat([result.hidden_states[0][-1][:, :-1], steps], dim=1)
+            steps = torch.cat([steps[:, :1], steps], dim=1)
+            tokens = prompt_ids = result.sequences
         if self.config.head_state == "token":  # the state at a token is the next step's; the last token has none
             steps = torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)
-            tokens = torch.cat([new_ids[:, :-1], torch.full_like(new_ids[:, -1:], IGNORE_LABEL)], dim=1)
+            tokens = torch.cat([tokens[:, :-1], torch.full_like(tokens[:, -1:], IGNORE_LABEL)], dim=1)
         grounded = GroundedGeneration(new_ids=new_ids)
         self._read_into(grounded, steps, tokens, prompt_ids, batch)
         return grounded

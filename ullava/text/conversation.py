@@ -75,7 +75,49 @@ _CHATML = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 
+_CONV_SEP2 = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + ' ' }}"
+    "{%- elif message['role'] == 'user' -%}{{ 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
+    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
+_CONV_LLAMA2 = (
+    "{%- set ns = namespace(system='') -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}"
+    "{%- set ns.system = '<<SYS>>\\n' + words(message['content']) + '\\n<</SYS>>\\n\\n' -%}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{{ '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
+    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
+_CONV_SIMPLE = (
+    "{%- if messages[0]['role'] != 'system' -%}{{ '\\n\\n' }}{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + '\\n\\n' }}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{% generation %}{{ '###' }}{% endgeneration %}{{ 'Human: ' + words(message['content']) + '\\n' }}"
+    "{%- else -%}"
+    "{% generation %}{{ '###Assistant: ' + words(message['content']) + '\\n' }}{% endgeneration %}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '###Assistant:' }}"
+    "{%- else -%}{% generation %}{{ '###' }}{% endgeneration %}{%- endif -%}"
+)
+
+RELEASED_TEMPLATES: Mapping[str, str] = {
+    "conv_simple": _CONTENT + _CONV_SIMPLE,
+    "conv_sep2": _CONTENT + _CONV_SEP2,
+    "conv_llama2": _CONTENT + _CONV_LLAMA2,
+}
+"""u-LLaVA's styles, for its released weights. The start token is left to the tokenizer: written in the text it would
+swallow the line ends after it (ullava.text.released_tokenizer). In ``conv_simple`` the signs of the turns are supervised
+too, as the original does."""
+
 CHAT_TEMPLATES: Mapping[str, str] = {
+    **RELEASED_TEMPLATES,
     "vicuna_v1": _CONTENT + _BOS + _VICUNA,
     "simple": _CONTENT + _BOS + _SIMPLE,
     "llama2": _CONTENT + _LLAMA2,
@@ -96,6 +138,16 @@ def question_content(question: str) -> list[dict[str, str]]:
         if text:
             parts.append({"type": "text", "text": text})
     return parts
+
+
+def released_style(chat_template: str | None) -> str | None:
+    """Which of u-LLaVA's styles a chat template is; None for any other."""
+    return next((name for name, template in RELEASED_TEMPLATES.items() if template == chat_template), None)
+
+
+def pictures_first(question: str) -> str:
+    """Move every ``<image>`` of a question to its front, where u-LLaVA has them."""
+    return IMAGE_MARKER * question.count(IMAGE_MARKER) + question.replace(IMAGE_MARKER, "").strip()
 
 
 def to_messages(turns: Sequence[Turn], system: str = "", prompt_only: bool = False) -> list[dict[str, Any]]:

@@ -6,7 +6,13 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ullava.structures import Turn
-from ullava.text.conversation import CHAT_TEMPLATES, question_content, to_messages
+from ullava.text.conversation import (
+    CHAT_TEMPLATES,
+    pictures_first,
+    question_content,
+    released_style,
+    to_messages,
+)
 
 TURNS = (Turn("<image>What is it?", "A cup."), Turn("Sure?", "Yes."))
 
@@ -23,7 +29,7 @@ def render(name: str, turns: tuple[Turn, ...], prompt_only: bool = False, system
     return rendered[0], [rendered[0][begin:end] for begin, end in spans[0]]
 
 
-@pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
+@pytest.mark.parametrize("name", sorted(set(CHAT_TEMPLATES) - {"conv_simple"}))
 def test_supervised_words_are_the_answers_and_their_end(name: str) -> None:
     _, supervised = render(name, TURNS)
     assert [words.removesuffix("</s>").removesuffix("<|im_end|>").strip() for words in supervised] == ["A cup.", "Yes."]
@@ -48,3 +54,21 @@ def test_pictures_keep_their_places() -> None:
     parts: list[dict[str, Any]] = question_content("<image>Left one, <image> right one?")
     assert [part["type"] for part in parts] == ["image", "text", "image", "text"]
     assert parts[1]["text"] == "Left one," and parts[3]["text"] == "right one?"
+
+
+def test_the_simple_released_style_supervises_the_signs_of_its_turns() -> None:
+    whole, supervised = render("conv_simple", TURNS)
+    assert whole.startswith("\n\n###Human: <img_beg>")
+    answers = ["###", "###Assistant: A cup.\n", "###", "###Assistant: Yes.\n", "###"]
+    assert "".join(supervised) == "".join(answers)
+
+
+def test_released_styles_are_known_by_their_template() -> None:
+    assert released_style(CHAT_TEMPLATES["conv_sep2"]) == "conv_sep2"
+    assert released_style(CHAT_TEMPLATES["vicuna_v1"]) is None
+    assert released_style(None) is None
+
+
+def test_pictures_first() -> None:
+    assert pictures_first("Look at <image> and name it") == "<image>Look at  and name it"
+    assert pictures_first("Nothing to see") == "Nothing to see"

@@ -45,7 +45,7 @@ def convert_checkpoint(source: Path, config: ModelConfig, model_folder: Path, ou
         processor.save_pretrained(folder)
         return {"kind": "checkpoint", "model": config.name, "parameters": model.num_parameters()}
 
-    return _write_folder(out, source, write)
+    return write_folder(out, source, write)
 
 
 def convert_sam_file(source: Path, out: Path, decoder_heads: int = DECODER_HEADS) -> Path:
@@ -62,19 +62,37 @@ def convert_sam_file(source: Path, out: Path, decoder_heads: int = DECODER_HEADS
         sizes = {key: getattr(vision, key) for key in ("image_size", "hidden_size", "num_hidden_layers", "window_size")}
         return {"kind": "sam", "parameters": model.num_parameters(), **sizes}
 
-    return _write_folder(out, source, write)
+    return write_folder(out, source, write)
 
 
-def _write_folder(out: Path, source: Path, write: Callable[[Path], dict[str, Any]]) -> Path:
-    inputs = [
-        {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in weight_files(source)
-    ]
+def write_folder(out: Path, source: Path, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Let ``write`` fill a new folder ``out`` and put its report there, with hashes of the files it was made of.
+
+    Raises:
+        UserError: ``out`` holds something already; whatever ``write`` raises, with no folder left behind.
+    """
+    inputs = [_fingerprint(file) for file in weight_files(source)]
     with new_folder(out) as folder:
         report = write(folder)
         report["inputs"] = inputs
+        report["outputs"] = [_fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return out
+
+
+def print_report(out: Path) -> None:
+    """Print what a conversion's report says, one line for each entry, with the hash of every written weight file."""
+    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    print(f"{out}: weights and {out / REPORT}")
+    for key, value in report.items():
+        if key in ("inputs", "outputs"):
+            for entry in value:
+                print(f"  {key[:-1]} {entry['file']}: {entry['bytes']:,} bytes, sha256 {entry['sha256']}")
+        elif isinstance(value, list):
+            print(f"  {key}: {', '.join(map(str, value)) or 'nothing'}")
+        elif not isinstance(value, dict):
+            print(f"  {key}: {value:,}" if isinstance(value, int) else f"  {key}: {value}")
 
 
 @contextmanager
@@ -98,6 +116,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    return {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
 def sha256_of(file: Path) -> str:

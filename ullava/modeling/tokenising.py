@@ -1,0 +1,62 @@
+"""A dialogue as token ids and labels: through the chat template, or as u-LLaVA counted them (``as_released``)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ullava.modeling.splice import IGNORE_LABEL
+from ullava.structures import Turn
+from ullava.text.conversation import pictures_first, released_style, to_messages
+from ullava.text.released import open_text, released_row, with_picture
+
+Row = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def tokenise(
+    tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], *, system: str, prompt_only: bool
+) -> Row:
+    """Ids [L] and labels [L]; supervised are the characters that the template marks as the assistant's.
+
+    With ``prompt_only`` the last answer is left for the model to give and nothing is supervised. Every picture is one
+    placeholder. In u-LLaVA's own styles pictures come first in their turn, and the tokenizer adds the start token.
+    """
+    released = released_style(chat_template) is not None
+    if released:
+        turns = [replace(turn, question=pictures_first(turn.question)) for turn in turns]
+    rendered, spans = render_jinja_template(
+        conversations=[to_messages(turns, system, prompt_only)],
+        chat_template=chat_template,
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=prompt_only,
+        **tokenizer.special_tokens_map,
+    )
+    coded = tokenizer(rendered[0], add_special_tokens=released, return_offsets_mapping=True)
+    ids = np.asarray(coded["input_ids"], dtype=np.int64)
+    labels = np.full_like(ids, IGNORE_LABEL)
+    if not prompt_only:
+        starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        for begin, stop in spans[0]:
+            inside = (ends > begin) & (starts < stop)
+            labels[inside] = ids[inside]
+    return ids, labels
+
+
+def tokenise_as_released(tokenizer: Any, style: str, turns: Sequence[Turn], *, prompt_only: bool) -> Row:
+    """Ids [L] and labels [L] with the original's defects (ullava.text.released): stray blanks, lost samples.
+
+    Raises UserError for a dialogue on which the original stops.
+    """
+    said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer))]
+    said = with_picture(said, 1)
+    if prompt_only:
+        ids = np.asarray(tokenizer(open_text(said[:-1], style))["input_ids"], dtype=np.int64)
+        return ids, np.full_like(ids, IGNORE_LABEL)
+    row = released_row(tokenizer, said, style, sys.maxsize)
+    return np.asarray(row.input_ids, dtype=np.int64), np.asarray(row.labels, dtype=np.int64)

@@ -1,0 +1,188 @@
+"""``ullava convert ullava``: a released folder of u-LLaVA in, a folder for ``ullava.load`` out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import SamConfig, SamModel
+
+from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
+from ullava.errors import UserError, WeightsError
+from ullava.modeling.build import build_processor
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weights.conversion import write_folder
+from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict
+from ullava.modeling.weights.released import (
+    CORE,
+    MARKER_KEYS,
+    Released,
+    core_table,
+    grow_rows,
+    read_released,
+    start_missing_parts,
+)
+from ullava.modeling.weights.sam import DECODER_HEADS
+from ullava.modeling.weights.strict import find_misfits, load_strict
+from ullava.text.released import SYSTEM
+from ullava.text.released_tokenizer import released_tokenizer
+from ullava.text.tokens import add_special_tokens, special_token_ids
+
+Style = Literal["conv_simple", "conv_sep2", "conv_llama2"]
+STAGE_TWO_STYLE: Style = "conv_sep2"
+STAGE_ONE_STYLE: Style = "conv_simple"
+MAX_LENGTH = {CORE: 1024}
+STAGE_TWO_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedOptions:
+    """What a released folder does not say.
+
+    ``tokenizer``: folder with ``tokenizer.model`` and ``added_tokens.json``, by default the released folder itself;
+    ``sam``: folder of a converted SAM, for stage I; ``template``: conversation style, by default that of the stage;
+    ``seed``: of the parts that the layout lacks.
+    """
+
+    tokenizer: Path | None = None
+    sam: Path | None = None
+    decoder_heads: int = DECODER_HEADS
+    template: Style | None = None
+    seed: int = 0
+
+
+def convert_released(source: Path, out: Path, options: ReleasedOptions | None = None) -> Path:
+    """Write a released checkpoint (stage I, stage II, or stage II without box head) as one of our model folders.
+
+    Without a tokenizer the folder holds weights and config only.
+
+    Raises:
+        WeightsError: unsafe or unreadable files, another architecture, or any key missing, unexpected or mis-shaped.
+        UserError: the tokenizer does not belong to the weights.
+    """
+    options = options or ReleasedOptions()
+    table = _read_config(source)
+    core = core_table(table)
+
+    def write(folder: Path) -> dict[str, Any]:
+        torch.manual_seed(options.seed)
+        sam = None if options.sam is None else _read_sam(options.sam)
+        found = read_released(table, read_pickled_or_safe(source), decoder_heads=options.decoder_heads, sam=sam)
+        tokenizer, notes = _settle_tokens(found, core, source, options)
+        model, fresh = _fill(found)
+        style = options.template or (STAGE_ONE_STYLE if table["model_type"] == CORE else STAGE_TWO_STYLE)
+        generation = model.generation_config
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(generation, name, getattr(found.config, name))
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            length = MAX_LENGTH.get(table["model_type"], STAGE_TWO_LENGTH)
+            text = TextConfig(template=style, system=SYSTEM[style], max_length=length)
+            build_processor(_words_only(text), found.config, tokenizer).save_pretrained(folder)
+        return {
+            "kind": "ullava",
+            "layout": table["model_type"],
+            "parameters": model.num_parameters(),
+            "started at random": fresh,
+            "left out": list(found.dropped),
+            "notes": notes,
+        }
+
+    return write_folder(out, source, write)
+
+
+def _words_only(text: TextConfig) -> ModelConfig:
+    """A model.yaml of which only ``text`` counts: all else of a released model comes from its files."""
+    none = PartConfig()
+    return ModelConfig(
+        name="released",
+        language=none,
+        tokenizer="",
+        vision=VisionConfig(tower=none),
+        mask=MaskHeadConfig(sam=none),
+        text=text,
+    )
+
+
+def _fill(found: Released) -> tuple[UllavaForConditionalGeneration, list[str]]:
+    with torch.device("meta"):
+        model = UllavaForConditionalGeneration(found.config)
+    fresh = start_missing_parts(model, found.tensors)
+    problems = [f"unexpected: {key}, no part of u-LLaVA" for key in found.unknown]
+    problems += find_misfits(model, found.tensors)
+    if problems:
+        raise WeightsError(problems)
+    load_strict(model, found.tensors)
+    return model.eval(), fresh
+
+
+def _read_config(source: Path) -> dict[str, Any]:
+    file = (source if source.is_dir() else source.parent) / "config.json"
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file}: is not there; a released folder has one beside its weights") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise WeightsError(f"{file}: is no table of settings")
+    return table
+
+
+def _read_sam(folder: Path) -> tuple[SamConfig, dict[str, torch.Tensor]]:
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: no converted SAM is here (`ullava convert sam` makes one)")
+    config = SamConfig.from_pretrained(str(folder))
+    with torch.device("meta"):
+        model = SamModel(config)
+    tensors = read_state_dict(folder)
+    shared = "shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding"
+    for one, other in (shared, shared[::-1]):
+        if one in tensors:
+            tensors.setdefault(other, tensors[one])
+    load_strict(model, tensors)
+    return config, dict(model.state_dict())
+
+
+def _settle_tokens(found: Released, core: Any, source: Path, options: ReleasedOptions) -> tuple[Any | None, list[str]]:
+    """Check the tokenizer against the config, add tokens that it lacks; return it (None: there is none) and notes."""
+    folder = options.tokenizer or (source if source.is_dir() else source.parent)
+    if options.tokenizer is None and not (folder / "tokenizer.model").is_file():
+        return None, ["no tokenizer.model beside the weights: the result has no tokenizer and cannot be prompted"]
+    tokenizer = released_tokenizer(folder)
+    given = len(tokenizer)
+    rows = int(found.config.text_config.vocab_size)
+    if given != rows:
+        raise UserError(f"{folder}: the tokenizer has {given} entries, the weights have {rows} rows")
+    notes = []
+    if add_special_tokens(tokenizer):
+        new = [name for name, number in tokenizer.get_added_vocab().items() if number >= given]
+        notes.append(f"tokens this layout lacks, each row the mean of the others: {', '.join(sorted(new))}")
+        grow_rows(found, len(tokenizer))
+    ids = special_token_ids(tokenizer)
+    wrong = [
+        f"{folder}: {key} of the config is {getattr(found.config, field)}, the tokenizer's is {ids[field]}"
+        for key, field in MARKER_KEYS.items()
+        if getattr(found.config, field) != ids[field]
+    ]
+    if wrong:
+        raise UserError(wrong)
+    for field in ("seg_id", "loc_id"):
+        stated = getattr(found.config, field)
+        if stated not in (ids[field], -1):
+            notes.append(f"{field} is {ids[field]} by the tokenizer; the config says {stated} (a known slip)")
+    _write_ids(found.config, ids, tokenizer)
+    return tokenizer, notes
+
+
+def _write_ids(config: UllavaConfig, ids: dict[str, int], tokenizer: Any) -> None:
+    for field, number in ids.items():
+        setattr(config, field, number)
+    for part in (config, config.text_config):
+        part.pad_token_id = tokenizer.pad_token_id
+        part.bos_token_id = tokenizer.bos_token_id
+        part.eos_token_id = tokenizer.eos_token_id

@@ -149,6 +149,9 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
         for image in sorted({image for sample in samples for image in sample.images}):
             if not image.is_file():
                 problems.append(f"{image}: no such picture ({dataset.sources(index)})")
+        for video in sorted({clip.path for sample in samples for clip in sample.videos}):
+            if not video.is_file():
+                problems.append(f"{video}: no such video ({dataset.sources(index)})")
     if problems:
         raise UserError(problems)
     form = "; original files" if located.original is not None else ""

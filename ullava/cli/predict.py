@@ -1,4 +1,4 @@
-"""``ullava predict``: ask a model about a picture, several pictures, or a file of questions."""
+"""``ullava predict``: ask a model about pictures, videos, or a file of questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ullava.errors import UserError
 
-HELP = "ask a model about pictures: words, masks and boxes"
+HELP = "ask a model about pictures and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
 
 
@@ -20,11 +20,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--image", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
         help="a picture; several of them are asked the same prompt, each on its own",
     )  # fmt: skip
-    parser.add_argument("--video", metavar="FILE", help="not possible yet")
+    parser.add_argument(
+        "--video", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
+        help="a video (mp4, avi, gif); several of them are asked the same prompt, each on its own",
+    )  # fmt: skip
     parser.add_argument("--prompt", metavar="TEXT", help="the question")
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE.jsonl",
-        help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line',
+        help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line '
+        '("video" in the place of "image", or beside it)',
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         check_folder(folder)
     weights_folder(args.model)
-    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt)
+    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt, args.video)
     check_pictures(questions)
     predictor = load(args.model, device=args.device)
     settings = {"model": args.model, "max_new_tokens": args.max_new_tokens}
@@ -65,12 +69,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_choice(args: argparse.Namespace) -> None:
     """Refuse options that contradict each other or lead nowhere."""
-    if args.video is not None:
-        raise UserError("--video: questions about videos are not possible in this version; take a frame with --image")
-    if args.prompts is not None and (args.image or args.prompt is not None):
-        raise UserError("--prompts brings its own pictures and prompts; leave --image and --prompt out")
+    if args.prompts is not None and (args.image or args.video or args.prompt is not None):
+        raise UserError("--prompts brings its own pictures and prompts; leave --image, --video and --prompt out")
     if args.prompts is None and args.prompt is None:
-        raise UserError("nothing to ask: give --prompt TEXT (with --image FILE), or --prompts FILE.jsonl")
+        raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --prompts FILE.jsonl")
 
 
 def _positive(text: str) -> int:

@@ -210,6 +210,7 @@ class DatasetEntry:
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
+    ``frames``: which frames of a video training sees (ullava.data.frames).
     """
 
     dataset: str | None = None
@@ -223,6 +224,7 @@ class DatasetEntry:
     turns: int = field(default=3, metadata=at_least(0))
     group: Literal["item", "image"] = "item"
     limit: int | None = field(default=None, metadata=at_least(1))
+    frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
     annotations: str | None = None
     """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
     images: str | None = None

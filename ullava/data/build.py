@@ -59,6 +59,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         turns=entry.turns,
         by_image=entry.group == "image",
         limit=entry.limit,
+        frames=entry.frames,
         classes=frozenset(name.lower() for name in located.config.classes if not located.config.classes_open),
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ullava.data.images import read_image_rgb_u8
+from ullava.data.video import read_clip
 from ullava.errors import DataError, SampleError
-from ullava.structures import ImageArray, Sample
+from ullava.structures import Clip, ImageArray, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,18 @@ class BadSample:
 
 
 class Encoder(Protocol):
-    """The part of the processor that this module needs."""
+    """The part of the processor that this module needs; of ``video_frames`` only where samples have videos."""
+
+    video_frames: int
 
     def encode(
-        self, sample: Sample, images: Sequence[ImageArray], *, prompt_only: bool = False, with_patches: bool = False
+        self,
+        sample: Sample,
+        images: Sequence[ImageArray],
+        *,
+        prompt_only: bool = False,
+        with_patches: bool = False,
+        videos: Sequence[Any] = (),
     ) -> Any:
         """See UllavaProcessor.encode."""
         ...
@@ -50,10 +59,22 @@ def read_images(paths: Sequence[Path], sample: str) -> list[ImageArray]:
         raise SampleError(sample, str(error)) from error
 
 
+def read_videos(clips: Sequence[Clip], count: int, sample: str) -> list[ImageArray]:
+    """Decode ``count`` frames of each clip; an unreadable one is a SampleError of ``sample``."""
+    try:
+        return [read_clip(clip, count) for clip in clips]
+    except SampleError:
+        raise
+    except DataError as error:
+        raise SampleError(sample, str(error)) from error
+
+
 def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: str, **options: Any) -> Any:
     """Encode one sample; what is wrong with it comes back as a BadSample for the main process to count."""
     try:
         sample = make()
+        if sample.videos:
+            options["videos"] = read_videos(sample.videos, encoder.video_frames, sample.name)
         return encoder.encode(sample, read_images(sample.images, sample.name), **options)
     except SampleError as error:
         return BadSample(error.sample, error.reason)

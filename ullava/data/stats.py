@@ -120,6 +120,9 @@ def _look_for_pictures(sample: Sample) -> None:
     for image in sample.images:
         if not image.is_file():
             raise SampleError(sample.name, f"{image}: no such picture")
+    for clip in sample.videos:
+        if not clip.path.is_file():
+            raise SampleError(sample.name, f"{clip.path}: no such video")
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

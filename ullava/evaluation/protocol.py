@@ -179,6 +179,7 @@ class DatasetRun:
             "query": query.number,
             "queries": query.total,
             "image": str(sample.images[0]) if sample.images else None,
+            **({"video": str(sample.videos[0].path)} if sample.videos else {}),
             "prompt": sample.turns[0].question,
             "answer": answer.text,
             "finished": answer.finished,

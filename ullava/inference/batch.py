@@ -13,13 +13,14 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from ullava.data.images import read_image_rgb_u8
+from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
 from ullava.inference.export import answer_to_json, make_folder, png_bytes, write_whole
 from ullava.inference.overlay import draw_overlay
-from ullava.structures import Answer, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER
+from ullava.structures import Answer, Clip, Sample, Turn
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
 
-KEYS = ("image", "prompt", "id")
+KEYS = ("image", "video", "prompt", "id")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
@@ -33,34 +34,42 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt on its pictures (none: words only). ``id`` is a plain file name."""
+    """One prompt on its pictures and videos (none: words only). ``id`` is a plain file name."""
 
     id: str
     images: tuple[Path, ...]
     prompt: str
+    videos: tuple[Path, ...] = ()
 
     def sample(self) -> Sample:
-        """Return it as a sample without an answer, an ``<image>`` marker in front for every picture."""
-        marked = self.prompt if IMAGE_MARKER in self.prompt else IMAGE_MARKER * len(self.images) + self.prompt
-        return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),))
+        """Return it as a sample without an answer, a marker in front for every picture and every video."""
+        marked = self.prompt if VIDEO_MARKER in self.prompt else VIDEO_MARKER * len(self.videos) + self.prompt
+        marked = marked if IMAGE_MARKER in self.prompt else IMAGE_MARKER * len(self.images) + marked
+        clips = tuple(Clip(path) for path in self.videos)
+        return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),), videos=clips)
 
 
-def one_prompt(images: Sequence[Path], prompt: str) -> list[Question]:
-    """Return ``prompt`` as one question for each picture (or one without a picture), named after the files.
+def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ()) -> list[Question]:
+    """Return ``prompt`` as one question for each picture and video (or one without any), named after the files.
 
     Raises:
-        UserError: the prompt is empty or a picture is missing or unreadable; one line for each.
+        UserError: the prompt is empty or its markers do not fit; one line for each problem.
     """
-    problems = _prompt_problems(prompt, min(1, len(images)), "--prompt")
+    problems: list[str] = []
     questions: list[Question] = []
     used: set[str] = set()
-    for number, path in enumerate(images, start=1):
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:80] or f"image-{number}"
+    for number, path in enumerate([*images, *videos], start=1):
+        pictures, films = ((path,), ()) if number <= len(images) else ((), (path,))
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:80]
+        stem = stem or f"{'image' if pictures else 'video'}-{number}"
         name = stem if stem not in used else f"{stem}-{number}"
         used.add(name)
-        questions.append(Question(name, (path,), prompt))
-    if not images:
+        problems += _prompt_problems(prompt, len(pictures), len(films), "--prompt")
+        questions.append(Question(name, pictures, prompt, films))
+    if not questions:
+        problems += _prompt_problems(prompt, 0, 0, "--prompt")
         questions.append(Question("question", (), prompt))
+    problems = list(dict.fromkeys(problems))
     if problems:
         raise UserError(problems)
     return questions
@@ -69,8 +78,8 @@ def one_prompt(images: Sequence[Path], prompt: str) -> list[Question]:
 def read_questions(path: Path) -> list[Question]:
     """Read a JSONL file: ``{"image": FILE or [FILES] or null, "prompt": TEXT, "id": NAME}`` on each line.
 
-    ``image`` is relative to the JSONL file's folder; without ``id`` a question is named by its line number. Blank lines
-    are skipped.
+    ``video`` may stand beside ``image`` or in its place. Both are relative to the JSONL file's folder; without ``id`` a
+    question is named by its line number. Blank lines are skipped.
 
     Raises:
         DataError: every problem at once, as ``file:line: ...``.
@@ -102,16 +111,21 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def check_pictures(questions: Sequence[Question], quiet: bool = False) -> None:
-    """Decode every distinct picture once, so that a broken one is found before the work begins.
+    """Decode every distinct picture and look into every video, so that a broken one is found before the work begins.
 
     Raises:
-        DataError: one line for each picture that is missing, unreadable, too large or of a format not allowed.
+        DataError: one line for each file that is missing, unreadable, too large or of a format not allowed.
     """
     paths = list(dict.fromkeys(path for question in questions for path in question.images))
     problems: list[str] = []
     for path in tqdm(paths, desc="checking pictures", unit="picture", disable=quiet or len(paths) < 20, leave=False):
         try:
             read_image_rgb_u8(path)
+        except UserError as error:
+            problems.extend(error.problems)
+    for path in dict.fromkeys(path for question in questions for path in question.videos):
+        try:
+            check_video(path)
         except UserError as error:
             problems.extend(error.problems)
     if problems:
@@ -188,18 +202,14 @@ def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Ques
         return None
     before = len(problems)
     problems += [f"{where}: unknown key '{key}'{did_you_mean(key, KEYS)}" for key in value if key not in KEYS]
-    named = value.get("image")
-    images = [named] if isinstance(named, str) else [] if named is None else named
-    if not isinstance(images, list) or not all(isinstance(item, str) and item for item in images):
-        problems.append(f"{where}: image: expected a file name, a list of file names or null")
-        images = []
+    images, videos = (_files(value, key, where, problems) for key in ("image", "video"))
     prompt = value.get("prompt")
     if "prompt" not in value:
         problems.append(f"{where}: prompt is missing")
     elif not isinstance(prompt, str):
         problems.append(f"{where}: prompt: expected text, not {json.dumps(prompt)[:60]}")
     else:
-        problems += _prompt_problems(prompt, len(images), f"{where}: prompt")
+        problems += _prompt_problems(prompt, len(images), len(videos), f"{where}: prompt")
     name = value.get("id", f"{number:06d}")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
@@ -207,22 +217,38 @@ def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Ques
         problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
     if len(problems) > before:
         return None
-    return Question(str(name), tuple(path.parent / item for item in images), str(prompt))
+    pictures, films = (tuple(path.parent / item for item in items) for items in (images, videos))
+    return Question(str(name), pictures, str(prompt), films)
 
 
-def _prompt_problems(prompt: str, images: int, where: str) -> list[str]:
-    """Say what is wrong with a prompt for so many pictures."""
-    if not prompt.replace(IMAGE_MARKER, "").strip():
-        return [f"{where}: is empty"]
-    markers = prompt.count(IMAGE_MARKER)
-    if markers not in (0, images):
-        return [f"{where}: has {markers} {IMAGE_MARKER} markers for {images} pictures (give none, or one for each)"]
+def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> list[str]:
+    """Return the file names under ``key``, or note what is wrong with them."""
+    named = value.get(key)
+    files = [named] if isinstance(named, str) else [] if named is None else named
+    if isinstance(files, list) and all(isinstance(item, str) and item for item in files):
+        return files
+    problems.append(f"{where}: {key}: expected a file name, a list of file names or null")
     return []
+
+
+def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[str]:
+    """Say what is wrong with a prompt for so many pictures and videos."""
+    if not prompt.replace(IMAGE_MARKER, "").replace(VIDEO_MARKER, "").strip():
+        return [f"{where}: is empty"]
+    problems = []
+    for marker, wanted, things in ((IMAGE_MARKER, images, "pictures"), (VIDEO_MARKER, videos, "videos")):
+        found = prompt.count(marker)
+        if found not in (0, wanted):
+            problems.append(f"{where}: has {found} {marker} markers for {wanted} {things} (give none, or one for each)")
+    return problems
 
 
 def _record(question: Question, answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON record of one answer."""
-    asked = {"id": question.id, "images": [str(path) for path in question.images], "prompt": question.prompt}
+    asked: dict[str, Any] = {"id": question.id, "images": [str(path) for path in question.images]}
+    if question.videos:
+        asked["videos"] = [str(path) for path in question.videos]
+    asked["prompt"] = question.prompt
     return {**asked, **settings, **answer_to_json(answer)}
 
 
@@ -245,7 +271,7 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
     if not source.exists():
         return set()
     asked = {question.id: _record(question, Answer(""), settings) for question in questions}
-    same = ("images", "prompt", *settings)
+    same = ("images", "videos", "prompt", *settings)
     done: set[str] = set()
     whole = 0
     for number, (line, end) in enumerate(_whole_lines(source), start=1):
@@ -255,7 +281,7 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
             known = asked.get(record["id"])
         except (json.JSONDecodeError, KeyError, TypeError):
             raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
-        if known is None or any(record.get(key) != known[key] for key in same):
+        if known is None or any(record.get(key) != known.get(key) for key in same):
             raise UserError(
                 f"{source}:{number}: answers another question, or is of another model or setting; give another --out"
             )

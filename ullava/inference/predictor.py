@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from ullava.data.collate import Collator
-from ullava.data.encode import read_images
+from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
-from ullava.modeling.examples import Example, ImageExample
+from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.processing import UllavaProcessor, question_sample
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.structures import Answer, ImageArray, Sample
+from ullava.structures import Answer, Clip, ImageArray, Sample
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -25,6 +25,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
 }
 ImageLike = str | Path | Image.Image | ImageArray
+VideoLike = str | Path | Clip
 
 
 def pick_device(name: str) -> torch.device:
@@ -67,38 +68,56 @@ class Predictor:
 
     # ------------------------------------------------------------ questions
     def answer(
-        self, image: ImageLike | Sequence[ImageLike] | None, prompt: str, *, max_new_tokens: int = 128
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        prompt: str | None = None,
+        *,
+        video: VideoLike | Sequence[VideoLike] | None = None,
+        max_new_tokens: int = 128,
     ) -> Answer:
-        """Answer one question about one picture, several, or none.
+        """Answer one question about one picture or video, several, or none: ``answer(question, video="clip.mp4")``.
 
-        ``image``: path, PIL picture or uint8 [H, W, 3]. The pictures come first unless ``prompt`` marks their places
-        with ``<image>``. Raises UserError for an unreadable picture or an empty question.
+        ``image``: path, PIL picture or uint8 [H, W, 3]; ``video``: path, or a Clip to choose the frames another way.
+        They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A text alone is the
+        question. Raises UserError for a file that cannot be read or an empty question.
         """
-        if not prompt.strip():
+        if prompt is None and isinstance(image, str):
+            image, prompt = None, image
+        if prompt is None or not prompt.strip():
             raise UserError("the question is empty")
-        given: list[Any] = [] if image is None else [image]
-        if isinstance(image, Sequence) and not isinstance(image, str):
-            given = list(image)
+        given: list[Any] = _listed(image)
         paths = [
             Path(item) if isinstance(item, str | Path) else Path(f"picture-{place}") for place, item in enumerate(given)
         ]
         pictures = [_to_array(item) for item in given]
-        example = self.processor.encode(question_sample(prompt, paths), pictures, prompt_only=True)
+        clips = [item if isinstance(item, Clip) else Clip(Path(item)) for item in _listed(video)]
+        sample = question_sample(prompt, paths, videos=clips)
+        videos = read_videos(clips, self.processor.video_frames, sample.name)
+        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos)
         return self.answer_examples([example], max_new_tokens=max_new_tokens)[0]
 
     def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int = 128) -> list[Answer]:
-        """Answer the last question of each sample in one batch; equal pictures are encoded once."""
+        """Answer the last question of each sample in one batch; equal pictures and videos are encoded once."""
         return self.answer_examples(self._encode(samples, prompt_only=True), max_new_tokens=max_new_tokens)
 
     def _encode(self, samples: Sequence[Sample], prompt_only: bool) -> list[Example]:
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
         prepared: dict[tuple[Path, ...], tuple[ImageExample, ...]] = {}
+        clips: dict[Clip, VideoExample] = {}
         rows = []
         for sample in samples:
+            for clip in sample.videos:
+                if clip not in clips:
+                    (frames,) = read_videos([clip], self.processor.video_frames, sample.name)
+                    clips[clip] = self.processor.prepare_video(clip, frames, sample.name)
             if sample.images not in decoded:
                 decoded[sample.images] = read_images(sample.images, sample.name)
             row = self.processor.encode(
-                sample, decoded[sample.images], prompt_only=prompt_only, prepared=prepared.get(sample.images)
+                sample,
+                decoded[sample.images],
+                prompt_only=prompt_only,
+                prepared=prepared.get(sample.images),
+                videos=[clips[clip] for clip in sample.videos],
             )
             prepared[sample.images] = row.images
             rows.append(row)
@@ -158,6 +177,13 @@ class Predictor:
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]
+
+
+def _listed(given: Any) -> list[Any]:
+    """One thing, several or none as a list."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
 def _to_array(image: ImageLike) -> ImageArray:

@@ -14,7 +14,7 @@ import numpy as np
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.data.templates import Templates
-from ullava.structures import Region, Sample, Task, Turn
+from ullava.structures import FrameSampling, Region, Sample, Task, Turn
 from ullava.text.answers import grounded_answer, no_target_answer
 from ullava.text.tokens import IMAGE_MARKER
 
@@ -48,7 +48,8 @@ class Origin:
     """All that a reader has to know. ``turns``: questions per training sample at most, 0 for all of them.
 
     ``classes``: the names that may occur (empty: any). A class of number c is stored in a label picture as
-    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class.
+    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. ``frames``: which
+    frames of a video training sees.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Origin:
     classes: frozenset[str] = field(default_factory=frozenset)
     label_offset: int = 0
     ignore_label: int | None = None
+    frames: FrameSampling = "uniform"
 
 
 @dataclass(frozen=True, slots=True)

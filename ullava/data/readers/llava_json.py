@@ -1,4 +1,4 @@
-"""Conversations in words: ``{id, image?, conversations: [{from: human|gpt, value}]}``."""
+"""Conversations in words: ``{id, image?, video?, conversations: [{from: human|gpt, value}]}``."""
 
 from __future__ import annotations
 
@@ -10,48 +10,54 @@ import numpy as np
 from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
 from ullava.errors import did_you_mean
-from ullava.structures import Region, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER
+from ullava.structures import Clip, Region, Sample, Turn
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
 
 SPEAKERS = ("human", "gpt")
+VIDEO_KEYS = ("video", "gif")
+"""``gif`` is what u-LLaVA's TGIF records call it."""
 
 
 class LlavaJsonReader(Reader):
     """A record is a conversation of questions and answers; the first question holds ``<image>`` if there is a picture.
 
     The marker of a single picture is moved to the front of its question. With templates (captions), the drawn template
-    takes the place of the first question. ``answer_type`` and ``accepted`` (one of each, or a list with one for every
-    question) and ``facts`` go into the ``truth`` of queries. A record that has one of the first two is a quiz: its
-    questions do not build on each other. ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``)
-    lists everything in the picture.
+    takes the place of the first question. ``<video>`` stands for a video in the same way; a video without a marker
+    comes at the end of the first question, where u-LLaVA puts those of TGIF.
+
+    ``answer_type`` and ``accepted`` (one of each, or a list with one for every question) and ``facts`` go into the
+    ``truth`` of queries. A record that has one of the first two is a quiz: its questions do not build on each other.
+    ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists everything in the picture.
     """
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return up to ``turns`` questions (0: all): the beginning of a conversation, or a draw from a quiz."""
         record = self.record(index, self.name(index))
-        images, turns = self._images(record), self._turns(record)
-        if _is_quiz(record) and len(images) < 2:
+        images, videos, turns = self._images(record), self._videos(record, rng), self._turns(record)
+        if _is_quiz(record) and len(images) + len(videos) < 2:
             turns = [turns[place] for place in draw(rng, len(turns), self.origin.turns)]
         elif self.origin.turns:
             turns = turns[: self.origin.turns]
-        if self.origin.templates and images:
-            turns[0] = Turn(self.origin.templates.pick(rng), turns[0].answer)
+        if self.origin.templates and (images or videos):
+            question = _asked_of(self.origin.templates.pick(rng), images)
         else:
-            turns[0] = Turn(_with_markers(turns[0].question, images), turns[0].answer)
-        return Sample(record.sample, self.id, self.task, images, tuple(turns), things=self._things(record))
+            question = _with_markers(turns[0].question, record, len(images), len(videos))
+        turns[0] = Turn(question, turns[0].answer)
+        things = self._things(record)
+        return Sample(record.sample, self.id, self.task, images, tuple(turns), things=things, videos=videos)
 
     def queries(self, index: int) -> list[Sample]:
         """Return one query for each question, alone; ``truth`` has ``answer`` and what the record says about it."""
         record = self.record(index, self.name(index))
-        images, turns = self._images(record), self._turns(record)
+        images, videos, turns = self._images(record), self._videos(record), self._turns(record)
         truths = self._truths(record, turns)
         queries = []
         for place, (turn, truth) in enumerate(zip(turns, truths, strict=True)):
-            question = _with_markers(turn.question, images)
-            if place == 0 and self.origin.templates and images:
-                question = self.origin.templates.first
-            name = f"{record.sample}/{place}"
-            queries.append(Sample(name, self.id, self.task, images, (Turn(question, turn.answer),), truth))
+            question = _with_markers(turn.question, record, len(images), len(videos))
+            if place == 0 and self.origin.templates and (images or videos):
+                question = _asked_of(self.origin.templates.first, images)
+            name, turns_asked = f"{record.sample}/{place}", (Turn(question, turn.answer),)
+            queries.append(Sample(name, self.id, self.task, images, turns_asked, truth, videos=videos))
         return queries
 
     @staticmethod
@@ -69,8 +75,28 @@ class LlavaJsonReader(Reader):
         names = record.texts("image")
         return tuple(self.image(Record({"image": name}, record.sample, record.where), "image") for name in names)
 
+    def _videos(self, record: Record, rng: np.random.Generator | None = None) -> tuple[Clip, ...]:
+        """Return the videos; ``rng`` draws the frames of training, without it they are at equal steps."""
+        given = [key for key in VIDEO_KEYS if record.value.get(key) is not None]
+        if not given:
+            return ()
+        if len(given) > 1:
+            record.fail(f"has both '{given[0]}' and '{given[1]}'; one of them names the video")
+        names = record.texts(given[0]) if isinstance(record.value[given[0]], list) else [record.text(given[0])]
+        ways = self.origin.frames
+        if rng is None:
+            ways = "original_uniform" if ways.startswith("original_") else "uniform"
+        return tuple(
+            Clip(
+                self.image(Record({given[0]: name}, record.sample, record.where), given[0]),
+                ways,
+                int(rng.integers(2**31)) if rng is not None and ways.endswith("head_tail") else 0,
+            )
+            for name in names
+        )
+
     def _turns(self, record: Record) -> list[Turn]:
-        """Return questions and answers; the marker of a single picture is taken out of the first question."""
+        """Return questions and answers; a single marker is taken out of the first question."""
         parts = record.parts("conversations")
         if not parts or len(parts) % 2:
             record.fail(f"'conversations' has {len(parts)} messages; questions and answers have to alternate")
@@ -86,18 +112,22 @@ class LlavaJsonReader(Reader):
         return [Turn(question, answer) for question, answer in zip(questions, texts[1::2], strict=True)]
 
     def _unmarked(self, record: Record, questions: list[str]) -> list[str]:
-        wanted = len(self._images(record))
-        found = [question.count(IMAGE_MARKER) for question in questions]
-        if sum(found) != wanted:
-            record.fail(f"{sum(found)} {IMAGE_MARKER} markers in the questions, but {wanted} pictures")
-        if found[0] != wanted:
-            record.fail(f"{IMAGE_MARKER} has to stand in the first question")
-        if wanted != 1:
-            return questions
-        rest = questions[0].replace(IMAGE_MARKER, "").strip()
-        if not rest and not self.origin.templates:
+        """Check the markers; that of a single picture or video is taken out of the first question."""
+        pictures, videos = len(self._images(record)), len(self._videos(record))
+        first = questions[0]
+        for marker, wanted, things in ((IMAGE_MARKER, pictures, "pictures"), (VIDEO_MARKER, videos, "videos")):
+            found = [question.count(marker) for question in questions]
+            if things == "videos" and not sum(found):
+                continue
+            if sum(found) != wanted:
+                record.fail(f"{sum(found)} {marker} markers in the questions, but {wanted} {things}")
+            if found[0] != wanted:
+                record.fail(f"{marker} has to stand in the first question")
+            if wanted == 1 and pictures + videos == 1:
+                first = first.replace(marker, "").strip()
+        if pictures + videos == 1 and not first and not self.origin.templates:
             record.fail("the first question asks nothing")
-        return [rest, *questions[1:]]
+        return [first, *questions[1:]]
 
     def _truths(self, record: Record, turns: list[Turn]) -> list[dict[str, Any]]:
         """Return the truth of each question; fields that are lists with one entry for each question are dealt out."""
@@ -129,6 +159,18 @@ def _is_quiz(record: Record) -> bool:
     return "accepted" in record.value or "answer_type" in record.value
 
 
-def _with_markers(question: str, images: tuple[Path, ...]) -> str:
-    """Put one ``<image>`` for each picture in front, unless the question places them itself."""
-    return question if IMAGE_MARKER in question else IMAGE_MARKER * len(images) + question
+def _with_markers(question: str, record: Record, images: int, videos: int) -> str:
+    """Put a marker for each picture and video in front, unless the question places them itself.
+
+    Videos that no marker places come last.
+    """
+    if VIDEO_MARKER not in question:
+        placed = VIDEO_MARKER in str(record.value["conversations"][0]["value"])
+        markers = VIDEO_MARKER * videos
+        question = markers + question if placed else question + markers
+    return question if IMAGE_MARKER in question else IMAGE_MARKER * images + question
+
+
+def _asked_of(template: str, images: tuple[Path, ...]) -> str:
+    """A template whose ``<image>`` stands for what the record has, pictures or videos."""
+    return template if images else template.replace(IMAGE_MARKER, VIDEO_MARKER)

@@ -180,7 +180,8 @@ class DatasetConfig:
     """One dataset: which reader, which files, which words.
 
     ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
-    A name outside ``classes`` is an error unless ``classes_open``.
+    A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which grey values of a mask are
+    the object: above half of the range, or white alone (u-LLaVA's way, which thins masks with soft edges).
     ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
     """
 
@@ -193,6 +194,7 @@ class DatasetConfig:
     template: str | None = None
     classes: list[str] = field(default_factory=list)
     classes_open: bool = False
+    foreground: Literal["half", "white"] = "half"
     label_offset: int = 0
     ignore_label: int | None = None
     licence: str

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.descriptor import Located, locate
+from ullava.data.images import FOREGROUND_ABOVE, WHITE_ALONE
 from ullava.data.mixture import Mixture
 from ullava.data.originals.convert import open_original
 from ullava.data.readers.base import Origin, Reader, TaskDataset
@@ -63,6 +64,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         classes=frozenset(name.lower() for name in located.config.classes if not located.config.classes_open),
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,
+        foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
     )
     return READERS[layout](origin)
 

@@ -91,7 +91,7 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
     """Decide form, split, task, template and paths; raises ConfigError for what does not fit together.
 
     The split is the entry's, else ``train``, else the only one there is. ``entry.data_root`` wins over the dataset's
-    own ``root``, and that over ``data_root``. The form is the entry's, else the one whose annotations are there.
+    own ``root``, and that over ``data_root``; ``entry.annotations`` and ``images`` over all. The form is the entry's, else the one whose annotations are there.
     """
     own_id, config = load_descriptor(dataset_id)
     problems = list(_entry_problems(config, entry))
@@ -108,6 +108,16 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
     root = Path(entry.data_root or config.root or data_root)
     task = cast(Task, entry.task or config.task)
     template = entry.template or config.template or LAYOUT_TEMPLATES[config.layout]
+    if entry.annotations is not None:
+        return Located(
+            id=own_id,
+            config=config,
+            split=split,
+            task=task,
+            annotations=Path(entry.annotations),
+            image_root=Path(entry.images or "."),
+            template=template,
+        )
     given = config.splits.get(split) if entry.form != "original" else None
     original = config.original.splits.get(split) if config.original and entry.form != "reworked" else None
     if config.original and original and (given is None or _only_original(root, given.annotations, original)):
@@ -172,6 +182,10 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
     problems = []
     if entry.task is not None and entry.task not in LAYOUT_TASKS[config.layout]:
         problems.append(f"task: {_unfit(config.layout, entry.task)}")
+    if entry.images is not None and entry.annotations is None:
+        problems.append("images: means nothing without annotations")
+    if entry.annotations is not None and (entry.form == "original" or entry.data_root is not None):
+        problems.append("annotations: names the file itself; leave form and data_root out")
     if entry.turns < 0:
         problems.append("turns: has to be 0 (all) or more")
     if entry.limit is not None and entry.limit < 1:

@@ -14,6 +14,7 @@ from ullava.structures import ImageArray, MaskArray
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 FOREGROUND_ABOVE = 127
+WHITE_ALONE = 254
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _EXIF_ORIENTATION = 0x0112
 
@@ -54,8 +55,10 @@ def read_label_png(path: Path) -> NDArray[np.int32]:
     return np.asarray(picture).astype(np.int32)
 
 
-def read_foreground(path: Path) -> MaskArray:
+def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
     """Read a foreground picture as bool [H, W]: true above half of the range, so soft or JPEG-pressed edges do no harm.
+
+    ``above``: another bound (u-LLaVA's is 254: white alone).
 
     Grey, black-and-white and palette pictures, and RGB ones with equal channels. Raises DataError for anything else.
     """
@@ -63,13 +66,13 @@ def read_foreground(path: Path) -> MaskArray:
     if picture.mode == "P":
         picture = picture.convert("RGB")
     if picture.mode in ("1", "L"):
-        return np.asarray(picture.convert("L")) > FOREGROUND_ABOVE
+        return np.asarray(picture.convert("L")) > above
     if picture.mode != "RGB":
         raise DataError(f"{path}: a foreground picture is grey or black-and-white, this one is {picture.mode}")
     channels = np.asarray(picture)
     if not (np.array_equal(channels[..., 0], channels[..., 1]) and np.array_equal(channels[..., 0], channels[..., 2])):
         raise DataError(f"{path}: a foreground picture is grey, this one has colours")
-    return channels[..., 0] > FOREGROUND_ABOVE
+    return channels[..., 0] > above
 
 
 def _decode(path: Path) -> Image.Image:

@@ -138,5 +138,5 @@ def _mat_regions(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                 yield f"{kind}:{part_name(str(part.part_name))}", np.asarray(part.mask) > 0
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    except (MatReadError, zlib.error, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (MatReadError, zlib.error, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not a file of Pascal-Part, or cut off ({error})") from error

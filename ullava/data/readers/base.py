@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ullava.data.images import FOREGROUND_ABOVE
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.data.templates import Templates
@@ -48,7 +49,8 @@ class Origin:
     """All that a reader has to know. ``turns``: questions per training sample at most, 0 for all of them.
 
     ``classes``: the names that may occur (empty: any). A class of number c is stored in a label picture as
-    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. ``frames``: which
+    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Grey values
+    above ``foreground_above`` are the object of a foreground picture. ``frames``: which
     frames of a video training sees.
     """
 
@@ -64,6 +66,7 @@ class Origin:
     classes: frozenset[str] = field(default_factory=frozenset)
     label_offset: int = 0
     ignore_label: int | None = None
+    foreground_above: int = FOREGROUND_ABOVE
     frames: FrameSampling = "uniform"
 
 

@@ -39,7 +39,7 @@ class SalientPngReader(Reader):
             words = record.part(record.value["gpt"], "gpt")
             tag, reason = words.text("tag"), words.text("reason")
         try:
-            mask = read_foreground(self.image(record, "label_path"))
+            mask = read_foreground(self.image(record, "label_path"), self.origin.foreground_above)
         except DataError as error:
             record.fail(str(error))
         record.check_size(mask.shape, "the mask")

@@ -20,12 +20,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; process 0 prints the results. Raises UserError."""
-    from ullava.cli.recipes import read_recipe
+    from ullava.cli.recipes import read_recipe, translation
     from ullava.config.schema import EvalRecipe
 
     overrides = [*args.overrides, *([f"model={json.dumps(args.model)}"] if args.model else [])]
     recipe, path = read_recipe(EvalRecipe, args.recipe, overrides)
     out: Path = args.out if args.out is not None else Path("runs") / "eval" / path.stem
+
+    if (became := translation(recipe, path)) and not args.json:
+        print(became)
 
     from ullava.evaluation.run import evaluate_recipe
     from ullava.evaluation.table import result_table

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ullava import resources
-from ullava.config.load import COMMAND_LINE, load_config, place
+from ullava.config import old_form
+from ullava.config.load import COMMAND_LINE, dump_config, load_config, place
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, UserError
 
@@ -29,6 +30,16 @@ def read_recipe(cls: type[R], name: str, overrides: Sequence[str] = ()) -> tuple
     if problems:
         raise ConfigError(problems)
     return recipe, path
+
+
+def translation(recipe: TrainRecipe | EvalRecipe, path: Path) -> str:
+    """Return what a recipe in u-LLaVA's own form became, to be printed; nothing for one of our form."""
+    notes = old_form.explain(path)
+    if notes is None:
+        return ""
+    head = [f"{path} is written in u-LLaVA's form; as a recipe of ours it reads:", ""]
+    body = [f"  {line}" for line in dump_config(recipe).splitlines()]
+    return "\n".join([*head, *body, "", *(f"note: {note}" for note in notes)])
 
 
 def sections(recipe: TrainRecipe | EvalRecipe) -> dict[str, Mapping[str, DatasetEntry]]:

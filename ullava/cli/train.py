@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from ullava.cli.recipes import read_recipe
+from ullava.cli.recipes import read_recipe, translation
 from ullava.config.schema import TrainRecipe
 
 HELP = "train a model as a recipe says"
@@ -15,14 +16,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava train``."""
     parser.add_argument("recipe", help="a recipe of 'ullava list configs', or the path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the recipe")
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/<name of the recipe>)")
+    parser.add_argument("--out", type=Path, help="run folder (default: what the recipe says, else runs/<its name>)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the run folder is described in ullava.training.folder."""
     recipe, path = read_recipe(TrainRecipe, args.recipe, args.overrides)
-    out = args.out or Path("runs") / path.stem
+    out = args.out or (Path(recipe.output) if recipe.output else Path("runs") / path.stem)
+    if (became := translation(recipe, path)) and os.environ.get("RANK", "0") == "0":
+        print(became)
     from ullava.training.run import train
 
     train(recipe, recipe_path=path, out=out, resume=args.resume)

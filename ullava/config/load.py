@@ -2,6 +2,7 @@
 
 A problem reads ``file:line: dotted.key: what is wrong; did you mean 'x'?``. A recipe may start from another one
 (``extends: other.yaml``, one level, relative to the file): its keys are laid over the other's, null removes a key.
+A recipe in u-LLaVA's own form is translated first (``ullava.config.old_form``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ullava.config import nodes
+from ullava.config import nodes, old_form
 from ullava.config.nodes import Node
+from ullava.config.schema import EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -84,7 +86,14 @@ def _plain(value: Any) -> Any:
 
 def _parse(cls: type[T], text: str, name: str, overrides: Sequence[str], folder: Path) -> T:
     problems: list[str] = []
-    root = _extended(nodes.parse(text, name, problems), folder, problems)
+    root = nodes.parse(text, name, problems)
+    if cls in (TrainRecipe, EvalRecipe) and old_form.is_old_form(root):
+        if old_form.trains(root) != (cls is TrainRecipe):
+            raise ConfigError(f"{root.where}: a recipe for ullava {'train' if cls is EvalRecipe else 'eval'}")
+        root = old_form.translate(root, problems)
+        if problems:
+            raise ConfigError(sorted(set(problems), key=problems.index))
+    root = _extended(root, folder, problems)
     root = _overridden(root, overrides, problems)
     config = _Builder(problems).build(cls, root, "")
     if problems:

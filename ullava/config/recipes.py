@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ullava.config import nodes
+from ullava.config import nodes, old_form
 from ullava.config.load import EXTENDS
 from ullava.config.schema import DatasetConfig, EvalRecipe, ModelConfig, TrainRecipe
 
@@ -17,7 +17,8 @@ LAUNCHER_FOLDERS = ("deepspeed", "accelerate")
 def config_class(path: Path) -> AnyConfig | None:
     """Return the dataclass that ``load_config`` should read ``path`` into; None for the settings of a launcher.
 
-    A recipe that names a ``stage`` (itself or in the file that it extends) trains; any other recipe evaluates.
+    A recipe in u-LLaVA's form does what its task says. One of ours that names a ``stage`` (itself or in the file that
+    it extends) trains; any other evaluates.
 
     Raises:
         ConfigError: the file is missing or is not YAML.
@@ -28,6 +29,9 @@ def config_class(path: Path) -> AnyConfig | None:
         return ModelConfig
     if path.name == "dataset.yaml":
         return DatasetConfig
+    root = nodes.parse(nodes.read_file(path), str(path), [])
+    if old_form.is_old_form(root):
+        return TrainRecipe if old_form.trains(root) else EvalRecipe
     keys = _top_keys(path)
     return TrainRecipe if keys & {"stage", "training", "loss", "lora"} else EvalRecipe
 

@@ -18,7 +18,7 @@ from transformers import (
     SamModel,
 )
 
-from ullava.config.schema import ModelConfig, PartConfig
+from ullava.config.schema import HeadsConfig, ModelConfig, PartConfig
 from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.positions import start_positions
@@ -69,7 +69,9 @@ def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
     return tokenizer
 
 
-def build_processor(config: ModelConfig, model_config: UllavaConfig, tokenizer: Any) -> UllavaProcessor:
+def build_processor(
+    config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any
+) -> UllavaProcessor:
     """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
     return UllavaProcessor(
         tokenizer=tokenizer,
@@ -92,15 +94,15 @@ def build_processor(config: ModelConfig, model_config: UllavaConfig, tokenizer: 
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> UllavaConfig:
     """``model.yaml`` and the tokenizer -> UllavaConfig."""
     where = folder / "model.yaml"
-    text = _part_config(config.language, folder, f"{where}: language", None)
+    text = part_config(config.language, folder, f"{where}: language", None)
     if not config.language.path:
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     return UllavaConfig(
         text_config=text,
-        vision_config=_part_config(config.vision.tower, folder, f"{where}: vision.tower", CLIPVisionConfig),
-        sam_config=_part_config(config.mask.sam, folder, f"{where}: mask.sam", SamConfig),
+        vision_config=part_config(config.vision.tower, folder, f"{where}: vision.tower", CLIPVisionConfig),
+        sam_config=part_config(config.mask.sam, folder, f"{where}: mask.sam", SamConfig),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
@@ -121,7 +123,11 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
     )
 
 
-def _part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
+def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
+    """Return the transformers config of one part; ``kind`` None reads it from ``model_type``.
+
+    Raises ConfigError, which names ``where``, for a path that is not there and for keys that the kind does not have.
+    """
     if part.path:
         path = folder / part.path
         if not path.exists():

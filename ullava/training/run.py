@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,24 +13,22 @@ from typing import Any
 from transformers import set_seed
 
 from ullava.config.load import dump_config, load_config
-from ullava.config.schema import ModelConfig, TrainRecipe
+from ullava.config.schema import TrainRecipe
 from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import Mixture, MixtureSampler
 from ullava.errors import ConfigError, UserError, WeightsError
-from ullava.inference.load import weights_folder
-from ullava.modeling.auto import load_folder
-from ullava.modeling.build import build_model, to_model_config
-from ullava.resources import find
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
 from ullava.training.curve import draw_curve
+from ullava.training.finish import save_run
 from ullava.training.folder import RunFolder, write_text
-from ullava.training.lora import attach_adapters, save_and_merge
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
+from ullava.training.sharding import check_sharding, find_deepspeed, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
+from ullava.training.start import note_in_config, start_model
 from ullava.training.trainer import UllavaTrainer
 
 FREE_TO_CHANGE = (
@@ -42,6 +39,7 @@ FREE_TO_CHANGE = (
     "bad_sample_budget",
     "max_new_tokens",
     "data_root",
+    "output",
 )
 """What a resumed run may set differently from the run that it continues."""
 
@@ -54,6 +52,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     folder = RunFolder(out)
     main = int(os.environ.get("RANK", "0")) == 0
     values, problems = check_training_keys(recipe.training, recipe=recipe_path)
+    problems += check_sharding(recipe, values, resume=resume)
     if problems:
         raise ConfigError(problems)
     if main:
@@ -62,14 +61,24 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     seed = int(values.get("seed", 42))
     set_seed(seed)
     mixture = build_mixture(recipe.dataset, Path(recipe.data_root), seed)
-    model, processor = _model(recipe, recipe_path)
+    start = start_model(recipe, recipe_path)
+    model, processor, loss = start.model, start.processor, start.loss
+    note_in_config(model, recipe, loss)
     eval_batch = int(values.get("per_device_eval_batch_size", 32))
     monitor = Monitor(recipe, processor, folder, eval_batch) if recipe.eval_dataset else None
-    adapters = attach_adapters(model.language_model, recipe.lora, str(recipe_path)) if recipe.lora else None
-    plan = apply_stage(model, recipe.stage, lora=adapters is not None, quality_trains=recipe.loss.iou_score > 0)
-    args = build_training_arguments(
-        recipe.training, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
+    plan = apply_stage(
+        model, recipe.stage, lora=recipe.lora is not None, quality_trains=loss.iou_score > 0, parts=recipe.parts
     )
+    settings = dict(recipe.training)
+    if settings.get("deepspeed"):
+        settings["deepspeed"] = find_deepspeed(settings["deepspeed"])
+    if recipe.sharding == "fsdp2":
+        settings["save_only_model"] = True
+    args = build_training_arguments(
+        settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
+    )
+    if recipe.sharding == "fsdp2":
+        shard_model(model, plan)
     if main:
         print(_mixture_table(mixture))
         print(plan.table())
@@ -77,72 +86,26 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     trainer = UllavaTrainer(
         model=model,
         args=args,
-        dataset=EncodedMixture(mixture, processor, with_patches=recipe.loss.patch > 0),
+        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0),
         sampler=MixtureSampler(mixture),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side)),
         processor=processor,
-        objective=GroundingObjective(recipe.loss, processor.sam_side),
+        objective=GroundingObjective(loss, processor.sam_side),
         plan=plan,
         folder=folder,
         optimizer_config=recipe.optimizer,
         bad_sample_budget=recipe.bad_sample_budget,
         examiner=monitor,
     )
-    start = time.time()
+    begun = time.time()
     _fit(trainer, folder, resume, main)
-    report = _report(trainer, monitor, recipe, time.time() - start)
-    if adapters is not None and main:
-        save_and_merge(adapters, folder.adapter)
+    report = _report(trainer, monitor, recipe, time.time() - begun)
+    save_run(trainer, start, folder)
     if main:
         write_text(folder.metrics, json.dumps(report, indent=2) + "\n")
         draw_curve(folder.log_lines(), folder.curve, out.name)
-        save_model(model, processor, folder.model)
         print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     return report
-
-
-def save_model(model: Any, processor: Any, folder: Path) -> None:
-    """Write weights and processor to a temporary folder, then put it in the place of ``folder``."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft))
-    processor.save_pretrained(str(draft))
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.replace(folder)
-
-
-def _model(recipe: TrainRecipe, recipe_path: Path) -> tuple[Any, Any]:
-    """Build the model afresh, or load the weights that ``init`` names and hold them against ``model``."""
-    import torch
-
-    path = find("models", recipe.model)
-    config = load_config(ModelConfig, path)
-    if recipe.init == "scratch":
-        return build_model(config, path.parent, attention=recipe.attention)
-    model, processor = load_folder(weights_folder(recipe.init), torch.float32, attention=recipe.attention)
-    wanted = to_model_config(config, path.parent, processor.tokenizer)
-    problems = [
-        f"{recipe_path}: init: {recipe.init} has {key} {theirs!r}, model {recipe.model} asks for {ours!r}"
-        for (key, ours), theirs in zip(_shape(wanted).items(), _shape(model.config).values(), strict=True)
-        if ours != theirs
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return model, processor
-
-
-def _shape(config: Any) -> dict[str, Any]:
-    """Return the choices in which weights and a model.yaml have to agree."""
-    shape = {
-        name: getattr(config, name)
-        for name in ("strategy", "hidden_layer", "projector", "aspect", "merge", "head_state")
-    }
-    shape |= {name: getattr(config, name) for name in ("box_width", "box_frame", "box_sigmoid", "sam_side")}
-    parts = {"language": config.text_config, "tower": config.vision_config, "sam": config.sam_config.vision_config}
-    for part, sizes in parts.items():
-        shape |= {f"{part} {name}": getattr(sizes, name) for name in ("hidden_size", "num_hidden_layers")}
-    return shape
 
 
 def _check_same_run(folder: RunFolder, recipe: TrainRecipe, resume: bool) -> None:
@@ -209,6 +172,8 @@ def _report(trainer: UllavaTrainer, monitor: Monitor | None, recipe: TrainRecipe
         "results": list(results),
         "training": {
             "steps": trainer.state.global_step,
+            "processes": trainer.args.world_size,
+            "wrapper": wrapper_of(trainer),
             "epochs": round(float(trainer.state.epoch or 0.0), 4),
             "seconds": round(seconds, 1),
             "skipped_batches": trainer.skipped_batches,

@@ -7,17 +7,20 @@ Facts: spec/ullava.md 2.6, with its addendum (ours trains the rows of the specia
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ullava.errors import ConfigError, did_you_mean
+
 Stage = Literal["scratch", "align", "ground"]
 
 ADAPTERS = "LoRA adapters"
 LANGUAGE = "language model"
+LANGUAGE_HEAD = "language head"
 TOKEN_ROWS = "special-token rows"
 TOWER = "vision tower"
 PROJECTOR = "vision projector"
@@ -26,10 +29,13 @@ PROMPT_ENCODER = "SAM prompt encoder"
 QUALITY = "SAM quality head"
 DECODER = "SAM mask decoder"
 MASK_PROJECTOR = "mask projector"
+DETECTOR_BACKBONE = "box detector backbone"
+DETECTOR = "box detector"
 BOX_HEAD = "box head"
 UNREAD = "never read"
 
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (LANGUAGE_HEAD, ("language_model.lm_head.",)),
     (LANGUAGE, ("language_model.",)),
     (TOWER, ("vision.tower.",)),
     (PROJECTOR, ("vision.",)),
@@ -38,15 +44,18 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.",)),
     (DECODER, ("mask_head.sam.mask_decoder.",)),
     (MASK_PROJECTOR, ("mask_head.projector.",)),
+    (DETECTOR_BACKBONE, ("box_head.detector.model.backbone.",)),
+    (DETECTOR, ("box_head.detector.",)),
     (BOX_HEAD, ("box_head.",)),
 )
 
 TRAINS: dict[Stage, tuple[str, ...]] = {
     "scratch": (
-        LANGUAGE, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD,
+        LANGUAGE, LANGUAGE_HEAD, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, DECODER, MASK_PROJECTOR,
+        BOX_HEAD, DETECTOR, DETECTOR_BACKBONE,
     ),
     "align": (TOKEN_ROWS, PROJECTOR),
-    "ground": (LANGUAGE, PROJECTOR, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD),
+    "ground": (LANGUAGE, LANGUAGE_HEAD, PROJECTOR, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD, DETECTOR),
 }  # fmt: skip
 
 
@@ -62,12 +71,17 @@ class PartRow:
 
 @dataclass(frozen=True)
 class TrainablePlan:
-    """What ``apply_stage`` did: the table, the names that train, and the modules that stay in eval mode."""
+    """What ``apply_stage`` did: the table, the names that train, and the modules that stay in eval mode.
+
+    ``row_tables``: those of the names of which only the rows ``row_ids`` (our own tokens) train.
+    """
 
     stage: Stage
     rows: tuple[PartRow, ...]
     trainable: frozenset[str]
     frozen_modules: tuple[nn.Module, ...]
+    row_tables: frozenset[str] = frozenset()
+    row_ids: tuple[int, ...] = ()
 
     def table(self) -> str:
         """Return the parts with their parameter counts as text."""
@@ -92,34 +106,59 @@ class TrainablePlan:
                         layer.training = True
 
 
-def apply_stage(model: nn.Module, stage: Stage, *, lora: bool = False, quality_trains: bool = True) -> TrainablePlan:
+def apply_stage(
+    model: nn.Module,
+    stage: Stage,
+    *,
+    lora: bool = False,
+    quality_trains: bool = True,
+    parts: Mapping[str, bool] | None = None,
+) -> TrainablePlan:
     """Set ``requires_grad`` of every parameter as ``stage`` says and check that nothing else trains.
 
     ``lora``: adapters are attached; the rest of the language model is then frozen but for the special-token rows.
-    ``quality_trains``: the loss has a term for SAM's quality head (otherwise it would only decay).
+    ``quality_trains``: the loss has a term for SAM's quality head (otherwise it would only decay). ``parts``: the
+    recipe's own choices, which win over the stage's.
 
-    Raises ValueError for a parameter that belongs to no part and for a part of the stage that matches nothing.
+    Raises ConfigError for a name in ``parts`` that is no part, ValueError for a parameter that belongs to no part and
+    for a part of the stage that matches nothing.
     """
     wanted = set(TRAINS[stage])
     if lora:
-        wanted = (wanted - {LANGUAGE}) | {ADAPTERS, TOKEN_ROWS}
+        wanted = (wanted - {LANGUAGE, LANGUAGE_HEAD}) | {ADAPTERS, TOKEN_ROWS}
     if not quality_trains:
         wanted.discard(QUALITY)
     part_of = assign_parts(model)
-    missing = wanted - set(part_of.values()) - {TOKEN_ROWS}
+    wanted = _chosen(wanted, parts or {}, set(part_of.values()) | {TOKEN_ROWS})
+    wanted -= set() if _head_trains(model) else {BOX_HEAD}
+    missing = wanted - set(part_of.values()) - {TOKEN_ROWS, LANGUAGE_HEAD, DETECTOR, DETECTOR_BACKBONE}
     if missing:
         raise ValueError(f"stage {stage}: no parameter of this model belongs to {', '.join(sorted(missing))}")
     rows_only = _token_row_names(model) if TOKEN_ROWS in wanted and LANGUAGE not in wanted else frozenset()
-    trainable = {name for name, part in part_of.items() if part in wanted} | rows_only
+    trainable = {name for name, part in part_of.items() if part in wanted}
+    rows_only -= trainable
+    trainable |= rows_only
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
     token_ids = special_token_ids(model)
     for name in rows_only:
         _train_rows_only(model.get_parameter(name), token_ids)
     rows = _table_rows(model, part_of, trainable, rows_only, len(token_ids))
-    plan = TrainablePlan(stage, rows, frozenset(trainable), tuple(_frozen_modules(model)))
+    plan = TrainablePlan(
+        stage, rows, frozenset(trainable), tuple(_frozen_modules(model)), frozenset(rows_only), token_ids
+    )
     assert_plan(model, plan)
     return plan
+
+
+def _chosen(wanted: set[str], parts: Mapping[str, bool], known: set[str]) -> set[str]:
+    unknown = [f"parts: no part is called '{name}'{did_you_mean(name, known)}" for name in parts if name not in known]
+    if UNREAD in parts:
+        unknown.append(f"parts: '{UNREAD}' can never train")
+    if unknown:
+        raise ConfigError(unknown)
+    off = {name for name, trains in parts.items() if not trains}
+    return (wanted | {name for name, trains in parts.items() if trains}) - off
 
 
 def assert_plan(model: nn.Module, plan: TrainablePlan) -> None:
@@ -148,17 +187,25 @@ def assign_parts(model: nn.Module) -> dict[str, str]:
 def unread_names(model: nn.Module) -> frozenset[str]:
     """Return the parameters that no forward pass reads, so that no optimiser and no process group waits for them.
 
-    They are the tower's layers above the chosen hidden state, and SAM's embeddings of points, boxes and mask prompts.
+    They are the tower's layers above the chosen hidden state, SAM's embeddings of points, boxes and mask prompts, and a
+    box head that looks for words, which are known only after the pass.
     """
     names = [name for name, _ in model.named_parameters()]
     prompts = "mask_head.sam.prompt_encoder."
     unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
     unread |= {name for name in names if name.startswith("vision.tower.post_layernorm.")}
+    skipped = getattr(getattr(model, "box_head", None), "unread", ()) if _head_trains(model) else ("",)
+    unread |= {name for name in names if name.startswith(tuple(f"box_head.{start}" for start in skipped))}
     config: Any = model.config
     depth = int(config.vision_config.num_hidden_layers)
     used = int(config.hidden_layer) % (depth + 1)
     above = tuple(f"vision.tower.encoder.layers.{layer}." for layer in range(used, depth))
     return frozenset(unread | {name for name in names if above and name.startswith(above)})
+
+
+def _head_trains(model: nn.Module) -> bool:
+    """Return whether the box head reads the states of the pass, so that a stage can train it."""
+    return bool(getattr(getattr(model, "box_head", None), "trains", True))
 
 
 def special_token_ids(model: nn.Module) -> tuple[int, ...]:

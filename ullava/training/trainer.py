@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ullava.training.batches import counts_of, is_empty, network_inputs, targets
 from ullava.training.folder import RunFolder, append_json
 from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
+from ullava.training.sharding import is_sharded, whole_state
 from ullava.training.stages import TrainablePlan
 
 BAD_STEPS_IN_A_ROW = 5
@@ -148,6 +150,22 @@ class UllavaTrainer(Trainer):
             )
 
     # ------------------------------------------------------------ one step
+    def _prepare_input(self, data: Any) -> Any:
+        """Move to the device without a cast: with DeepSpeed, HF would round true boxes to bfloat16."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Sum the gradients of a step's micro-batches before they are shared (HF reads a config that we have not)."""
+        model: Any = self.model
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -242,7 +260,12 @@ class UllavaTrainer(Trainer):
     # ------------------------------------------------------------ checkpoints
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as HF does, and beside it what the next log line has gathered so far."""
-        super().save_model(output_dir, _internal_call=_internal_call)
+        if is_sharded(self.model):
+            weights = whole_state(self)
+            if self.args.should_save:
+                self._save(output_dir, state_dict=weights)
+        else:
+            super().save_model(output_dir, _internal_call=_internal_call)
         window = self._reduced_window()
         if _internal_call and output_dir is not None and self.args.should_save:
             state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
@@ -288,12 +311,18 @@ class UllavaTrainer(Trainer):
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the matrices and kernels: no norms, biases, embedding tables or learned positions."""
+        """Return the matrices and kernels: no norms, biases, embedding tables, learned positions.
+
+        Nor a table of which only rows train: decay would reach all of it.
+        """
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         return [
             name
             for name, parameter in model.named_parameters()
-            if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(LEARNED_POSITIONS)
+            if parameter.ndim > 1
+            and id(parameter) not in tables
+            and name not in self.plan.row_tables
+            and not name.endswith(LEARNED_POSITIONS)
         ]
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ullava.config.schema import LoraConfig
-from ullava.errors import ConfigError
+from ullava.errors import ConfigError, UserError
 from ullava.training.batches import network_inputs
-from ullava.training.lora import attach_adapters, save_and_merge
+from ullava.training.finish import save_model
+from ullava.training.lora import attach_adapters, load_adapter, merge_adapter, save_adapter
+from ullava.training.stages import apply_stage, special_token_ids
 
 
 def test_unknown_layers_are_refused_with_the_near_name(make_model: Any) -> None:
@@ -28,22 +31,75 @@ def test_no_layers_are_refused(make_model: Any) -> None:
         attach_adapters(model.language_model, LoraConfig(r=1, target=[]), "recipe.yaml")
 
 
-def test_merged_model_answers_alike_under_the_plain_names(make_model: Any, make_batch: Any, tmp_path: Path) -> None:
-    model, processor = make_model()
-    plain = set(model.state_dict())
-    adapters = attach_adapters(model.language_model, LoraConfig(r=4, dropout=0.0), "recipe.yaml")
+def stir(model: Any) -> None:
+    """Give the adapters, the heads and the token rows values that no other model has."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or name.startswith("box_head."):
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
+        for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+            table[list(special_token_ids(model))] += 0.5
+
+
+def save(folder: Path, model: Any, processor: Any, adapters: Any, plan: Any, base: Path | None) -> None:
+    save_adapter(
+        folder, model=model, processor=processor, adapters=adapters, state=model.state_dict(), base=base,
+        trained=plan.trainable, row_tables=plan.row_tables, row_ids=plan.row_ids,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", ["true", "false"])
+@pytest.mark.parametrize("on_base", [True, False])
+def test_merged_model_answers_alike_under_the_plain_names(
+    make_model: Any, make_batch: Any, tmp_path: Path, tied: str, on_base: bool
+) -> None:
+    model, processor = make_model(f"language.config.tie_word_embeddings={tied}")
+    save_model(model, processor, tmp_path / "base")
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    adapters = attach_adapters(model.language_model, LoraConfig(r=4, dropout=0.0), "recipe.yaml")
+    plan = apply_stage(model, "ground", lora=True)
+    stir(model)
     batch = network_inputs(make_batch(processor, "shapes_res"))
-    model.eval()
-    before = model(**batch)
-    save_and_merge(adapters, tmp_path / "adapter")
-    after = model(**batch)
-    assert set(model.state_dict()) == plain
-    torch.testing.assert_close(after.logits, before.logits, atol=1e-4, rtol=1e-4)
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} >= {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
+    before = model.eval()(**batch)
+    folder = tmp_path / "adapter"
+    save(folder, model, processor, adapters, plan, tmp_path / "base" if on_base else None)
+    kept = set(load_file(folder / "trained.safetensors"))
+    assert any(name.startswith("mask_head.projector.") for name in kept)
+    assert any(name.startswith("vision.projector.") for name in kept)
+    rows = {name for name in kept if name.startswith("rows/")}
+    assert len(rows) == (0 if not on_base else 1 if tied == "true" else 2)
+    merged, _ = merge_adapter(folder)
+    assert set(merged.state_dict()) == set(plain)
+    assert any(not torch.equal(value, plain[name]) for name, value in merged.state_dict().items() if "q_proj" in name)
+    after = merged(**batch)
+    for found, expected in ((after.logits, before.logits), (after.loc.boxes_xyxy_head, before.loc.boxes_xyxy_head)):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.seg.mask_logits_lowres, before.seg.mask_logits_lowres, atol=1e-3, rtol=1e-4)
+
+
+def test_a_lora_run_is_taken_up_with_everything_that_it_trained(
+    make_model: Any, make_batch: Any, tmp_path: Path
+) -> None:
+    model, processor = make_model()
+    save_model(model, processor, tmp_path / "base")
+    adapters = attach_adapters(model.language_model, LoraConfig(r=2), "recipe.yaml")
+    plan = apply_stage(model, "ground", lora=True)
+    stir(model)
+    save(tmp_path / "adapter", model, processor, adapters, plan, tmp_path / "base")
+    again, _, handle = load_adapter(tmp_path / "adapter", trainable=True)
+    assert apply_stage(again, "ground", lora=True).trainable == plan.trainable
+    assert handle.peft_config["default"].r == 2
+    expected = model.state_dict()
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no lora_run.json; name the adapter/ folder"):
+        merge_adapter(tmp_path)
+    (tmp_path / "lora_run.json").write_text('{"base": "nowhere", "row_ids": []}')
+    with pytest.raises(UserError, match="the base nowhere is not there; name it with --base"):
+        merge_adapter(tmp_path)
+    (tmp_path / "lora_run.json").write_text('{"base": 3')
+    with pytest.raises(UserError, match="not the record of a LoRA run"):
+        merge_adapter(tmp_path)

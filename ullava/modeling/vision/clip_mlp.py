@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ullava.errors import UserError
 from ullava.geometry import ViewKind, plan_view
+from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
 from ullava.modeling.vision.strategy import TokenCount, VideoInputs, VisionInputs, VisionOutput
 
@@ -36,7 +37,7 @@ class ClipMlpPreprocessor:
     def __init__(self, side: int, patch: int, aspect: str, merge: int = 1) -> None:
         self.side = side
         self.aspect = aspect
-        self.grid_side = side // patch // merge
+        self.grid_side = patch_grid_side(side, patch, merge)
         self.num_tokens = self.grid_side**2
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:

@@ -1,0 +1,149 @@
+"""Weights, gradients and optimiser shared out over processes: FSDP2 by ``fully_shard``, and what each way can do.
+
+Hugging Face's Trainer leaves FSDP to accelerate, which skips it on a CPU without a word and trains with DDP. Here
+``sharding: fsdp2`` of a recipe calls torch's ``fully_shard`` itself, the same on every device, and ``wrapper_of``
+says what a run is really wrapped in. DeepSpeed stays the Trainer's (``training.deepspeed``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ullava.config.schema import TrainRecipe
+from ullava.errors import ConfigError
+from ullava.training.stages import TrainablePlan
+
+SHARDED_CLASS = "FSDP2"
+
+
+def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any], *, resume: bool) -> list[str]:
+    """Return one line for each thing that this run's way of sharding cannot do."""
+    problems = _launch_problems(recipe, values)
+    whole_weights = recipe.sharding == "none" and not _is_zero3(values)
+    if recipe.optimizer.kind == "muon" and (recipe.sharding != "none" or values.get("deepspeed")):
+        problems.append("optimizer.kind: muon needs whole matrices; use adamw with sharding or DeepSpeed")
+    if recipe.eval_dataset and not whole_weights:
+        problems.append("eval_dataset: processes with a share of the weights cannot answer alone; evaluate afterwards")
+    if recipe.sharding == "fsdp2" and resume:
+        problems.append("--resume: with sharding: fsdp2 checkpoints hold weights alone; start a new run with init")
+    return problems
+
+
+def _launch_problems(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the way in which this process was started."""
+    problems = []
+    launched = "WORLD_SIZE" in os.environ
+    if recipe.sharding == "fsdp2":
+        if not launched:
+            problems.append("sharding: fsdp2 needs processes: start with torchrun --nproc_per_node N -m ullava train")
+        if values.get("deepspeed"):
+            problems.append("sharding: fsdp2 and training.deepspeed are two ways of the same; keep one")
+        if values.get("fsdp"):
+            problems.append("training.fsdp: leave it out; sharding: fsdp2 says it")
+    if values.get("deepspeed"):
+        if find_spec("deepspeed") is None:
+            problems.append("training.deepspeed: the package is not installed: pip install 'ullava[deepspeed]'")
+        elif not launched:
+            problems.append("training.deepspeed: start with torchrun --nproc_per_node N (1 will do) -m ullava train")
+    return problems
+
+
+def _is_zero3(values: Mapping[str, Any]) -> bool:
+    settings = values.get("deepspeed")
+    if isinstance(settings, str) and Path(settings).is_file():
+        from ullava.config.nodes import parse, read_file
+
+        root = parse(read_file(Path(settings)), settings, [])
+        table = root.value.get("zero_optimization") if isinstance(root.value, dict) else None
+        stage = table.value.get("stage") if table is not None and isinstance(table.value, dict) else None
+        return stage is not None and stage.value == 3
+    return isinstance(settings, Mapping) and settings.get("zero_optimization", {}).get("stage") == 3
+
+
+def find_deepspeed(settings: Any) -> Any:
+    """Return ``training.deepspeed`` with a path that is not here looked up among the project's ``configs/``.
+
+    Raises ConfigError for a file that is nowhere.
+    """
+    if not isinstance(settings, str) or Path(settings).is_file():
+        return settings
+    from ullava.resources import roots
+
+    name = settings.removeprefix("./")
+    for root in roots():
+        for path in (root / name, root / "configs" / "deepspeed" / name):
+            if path.is_file():
+                return str(path)
+    known = sorted(path.name for root in roots() for path in (root / "configs" / "deepspeed").glob("*.json"))
+    raise ConfigError(f"training.deepspeed: no file {settings}; known: {', '.join(known)}")
+
+
+def shard_model(model: Any, plan: TrainablePlan) -> None:
+    """Shard ``model`` in place over all processes: a group for every layer, one for the rest.
+
+    Word tables of which only some rows train stay whole, because their gradient is masked by a hook that a sharded
+    parameter does not call; the Trainer then averages that gradient itself.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    kind = "cpu" if not torch.cuda.is_available() else "cuda"
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo" if kind == "cpu" else "nccl")
+    mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),))
+    model.to(kind if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))))
+    whole = {model.get_parameter(name) for name in plan.row_tables}
+    for layer in layers_of(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+    # The Trainer's own mark for a model that came to it sharded: it wraps no DDP around it and averages what is whole.
+    model._is_distributed_loading_by_transformers = True
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """Return the repeated layers of language model, tower and SAM's encoder: what is gathered one after the other."""
+    return [
+        *model.language_model.get_decoder().layers,
+        *model.vision.tower.encoder.layers,
+        *model.mask_head.sam.vision_encoder.layers,
+    ]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether ``model`` itself is under FSDP2."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def wrapper_of(trainer: Any) -> str:
+    """Say what a run is wrapped in: ``DeepSpeed ZeRO-n``, ``FSDP2``, ``DistributedDataParallel`` or ``nothing``.
+
+    Told from the objects themselves, never from settings. Call after training began.
+    """
+    wrapped = trainer.model_wrapped
+    if hasattr(wrapped, "zero_optimization_stage"):
+        return f"DeepSpeed ZeRO-{wrapped.zero_optimization_stage()}"
+    if is_sharded(trainer.model):
+        return SHARDED_CLASS
+    return type(wrapped).__name__ if wrapped is not trainer.model else "nothing"
+
+
+def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
+    """Return the model's full state dict; every process has to call this, the first one gets the content."""
+    if is_sharded(trainer.model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        gathered: dict[str, Any] = get_model_state_dict(trainer.model, options=options)
+        return gathered
+    if trainer.is_deepspeed_enabled:
+        return dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
+    return dict(trainer.model.state_dict())

@@ -78,6 +78,7 @@ class Collator:
             key = "pixel_values" if name == "base" else f"pixel_values_{name}"
             batch[key] = torch.from_numpy(np.stack([image.views[name] for image in images]))
         batch.update(self._sam(images))
+        batch.update(self._box_views(images))
         return batch
 
     @staticmethod
@@ -126,3 +127,17 @@ class Collator:
             pixels[row, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
         sizes = torch.tensor([image.shape[1:] for image in wanted], dtype=torch.long)
         return {"sam_index": sam_index, "sam_pixel_values": pixels, "sam_sizes": sizes}
+
+    @staticmethod
+    def _box_views(images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """The box head's own views, of any sizes, each at the top left of a common plane; nothing where it has none."""
+        wanted = [image.box_u8 for image in images if image.box_u8 is not None]
+        if not wanted:
+            return {}
+        index = torch.full((len(images),), -1, dtype=torch.long)
+        index[[image.box_u8 is not None for image in images]] = torch.arange(len(wanted))
+        sizes = torch.tensor([image.shape[1:] for image in wanted], dtype=torch.long)
+        pixels = torch.zeros(len(wanted), 3, *sizes.amax(dim=0).tolist(), dtype=torch.uint8)
+        for row, image in enumerate(wanted):
+            pixels[row, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+        return {"box_index": index, "box_pixel_values": pixels, "box_sizes": sizes}

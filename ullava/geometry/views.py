@@ -93,6 +93,24 @@ def plan_view(
     raise ValueError(f"unknown kind of view {kind!r}; known: {', '.join(VIEW_KINDS)}")
 
 
+def plan_bounded_view(orig_wh: tuple[int, int], short_side: int, long_side: int) -> View:
+    """Lay a whole picture into an input whose short side is ``short_side``, unless the long one exceeds ``long_side``.
+
+    The rule of the DETR family, its rounding included: the short side is rounded, the long one cut to whole pixels.
+    The two scales therefore differ a little, and fractions of the view are fractions of the picture.
+
+    Raises:
+        ValueError: a size that is not positive, or ``long_side`` below ``short_side``.
+    """
+    shortest, longest = min(orig_wh), max(orig_wh)
+    if min(shortest, short_side) <= 0 or long_side < short_side:
+        raise ValueError(f"a picture of {orig_wh[0]}x{orig_wh[1]} cannot be laid into {short_side} to {long_side}")
+    wanted = min(float(short_side), long_side * shortest / longest)
+    short, long = max(1, round(wanted)), max(1, int(wanted * longest / shortest))
+    width, height = (short, long) if orig_wh[0] < orig_wh[1] else (long, short)
+    return View("stretch", orig_wh, (width / orig_wh[0], height / orig_wh[1]), (0.0, 0.0), (width, height))
+
+
 def resized_hw(view: View) -> tuple[int, int]:
     """Return (h, w), the whole-pixel size to which the picture is resized before it is padded or cut."""
     return _round(view.orig_wh[1] * view.scale_xy[1]), _round(view.orig_wh[0] * view.scale_xy[0])

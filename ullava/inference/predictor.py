@@ -14,6 +14,7 @@ from ullava.data.collate import Collator
 from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example, ImageExample, VideoExample
+from ullava.modeling.heads.box_rules import FoundThing
 from ullava.modeling.processing import UllavaProcessor, question_sample
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -129,7 +130,7 @@ class Predictor:
         batch = self._to_device(self._prompts(examples))
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
-        return self._answers(examples, texts, result.seg, result.loc)
+        return self._answers(examples, texts, result.seg, result.loc, batch)
 
     @torch.inference_mode()
     def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
@@ -141,7 +142,7 @@ class Predictor:
         batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
         output = self.model(**batch)
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
-        return self._answers(examples, texts, output.seg, output.loc)
+        return self._answers(examples, texts, output.seg, output.loc, batch)
 
     # ------------------------------------------------------------ back to pictures
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,15 +158,18 @@ class Predictor:
         texts: Sequence[tuple[str, bool, int]],
         seg: Any,
         loc: Any,
+        batch: Mapping[str, Any],
     ) -> list[Answer]:
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
         logits = seg.mask_logits_lowres.float().cpu()
         for place, (row, score) in enumerate(zip(seg.row.tolist(), seg.iou_scores.float().tolist(), strict=True)):
             masks[row].append((logits[place], score))
         boxes: list[list[tuple[np.ndarray, float]]] = [[] for _ in examples]
-        corners = loc.boxes_xyxy_head.double().cpu().numpy()
-        for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.token_probability.tolist(), strict=True)):
-            boxes[row].append((corners[place], score))
+        if loc.boxes_xyxy_head is not None:
+            corners = loc.boxes_xyxy_head.double().cpu().numpy()
+            for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.scores.tolist(), strict=True)):
+                boxes[row].append((corners[place], score))
+        phrases = self._find_phrases(examples, [text for text, _, _ in texts], batch)
         return [
             self.processor.to_answer(
                 text,
@@ -174,9 +178,29 @@ class Predictor:
                 boxes=boxes[row],
                 finished=finished,
                 new_tokens=new_tokens,
+                phrases=phrases[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]
+
+    def _find_phrases(
+        self, examples: Sequence[Example], texts: Sequence[str], batch: Mapping[str, Any]
+    ) -> list[dict[int, FoundThing]]:
+        """What the box head finds for the words of the answers: for each row, by the place of the thing in it."""
+        found: list[dict[int, FoundThing]] = [{} for _ in examples]
+        last = np.cumsum([len(example.images) for example in examples]) - 1
+        index = batch["image_index"].tolist() if "image_index" in batch else []
+        seen = [bool(example.images) and example.images[-1].box_u8 is not None for example in examples]
+        images = [index[item] if there else -1 for there, item in zip(seen, last, strict=True)]
+        prompts = self.processor.boxes.prompts(texts, images)
+        result = None if prompts is None else self.model.find_boxes(prompts.to(self.device), batch)
+        if prompts is None or result is None:
+            return found
+        parts = (result.boxes_xyxy_head, result.scores, result.word_scores)
+        arrays = zip(*(part.double().cpu().numpy() for part in parts), strict=True)
+        for row, thing, (boxes, scores, word_scores) in zip(prompts.row, prompts.thing, arrays, strict=True):
+            found[row][thing] = FoundThing(boxes, scores, word_scores)
+        return found
 
 
 def _listed(given: Any) -> list[Any]:

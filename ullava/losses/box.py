@@ -84,6 +84,31 @@ def giou_loss(
     return _reduce(each, image_of_box, divide_twice, num_boxes)
 
 
+def expected_box_terms(
+    boxes: Tensor, logits: Tensor, target: Tensor, *, num_boxes: Tensor | float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (L1, 1 - GIoU) of a head that offers Q boxes for each thing, as that head expects them: two scalars.
+
+    With shares ``p_kq = softmax_q(logits_kq)``, both are ``1/K sum_k sum_q p_kq loss(box_kq, target_k)``: minimum risk
+    training (Shen et al. 2016) over the whole, small set of choices. The shares carry gradient: they move to the boxes
+    that lie better than the average of their thing, and a box learns the more the more it is believed. With Q = 1 this
+    is ``l1_loss`` and ``giou_loss``.
+
+    Args:
+        boxes: [K, Q, 4] xyxy.
+        logits: [K, Q]; -inf is no candidate. Every thing needs one that is finite.
+        target: [K, 4] xyxy of the same frame, corners in order.
+        num_boxes: divide by this instead of by K (gradient accumulation, several processes).
+    """
+    _check_boxes(boxes[:, 0], target)
+    shares = logits.float().softmax(dim=1)
+    wanted = target.float()[:, None].expand_as(boxes)
+    distance = (boxes.float() - wanted).abs().sum(2)
+    giou = paired_iou_giou(sorted_corners(boxes.flatten(0, 1)), wanted.flatten(0, 1))[1].view_as(distance)
+    count = (boxes.shape[0] if num_boxes is None else num_boxes) + COUNT_EPSILON
+    return (shares * distance).sum() / count, (shares * (1 - giou)).sum() / count
+
+
 def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool, num_boxes: Tensor | float | None) -> Tensor:
     """Sum the losses [n] of the boxes, or u-LLaVA's means of each picture, and divide by the number of boxes."""
     if divide_twice:

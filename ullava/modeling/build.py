@@ -18,9 +18,11 @@ from transformers import (
     SamModel,
 )
 
-from ullava.config.schema import HeadsConfig, ModelConfig, PartConfig
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
 from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.box_table import box_settings, load_box_parts
+from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.positions import start_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -46,7 +48,9 @@ def build_model(
     generation.eos_token_id = tokenizer.eos_token_id
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = tokenizer.bos_token_id
-    return model, build_processor(config, model_config, tokenizer)
+    processor = build_processor(config, model_config, tokenizer)
+    load_box_parts(model, processor, config.box, folder)
+    return model, processor
 
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
@@ -84,6 +88,7 @@ def build_processor(
         video_frames=model_config.video_frames,
         box_frame=model_config.box_frame,
         mask_score=model_config.mask_score,
+        box=box_settings(config.box, model_config),
         system=config.text.system,
         max_length=config.text.max_length,
         as_released=config.text.as_released,
@@ -99,6 +104,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
+    fields: dict[str, Any] = {**box_fields(config.box, folder, f"{where}: box"), **special_token_ids(tokenizer)}
     return UllavaConfig(
         text_config=text,
         vision_config=part_config(config.vision.tower, folder, f"{where}: vision.tower", CLIPVisionConfig),
@@ -110,17 +116,31 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         merge=config.vision.merge,
         head_state=config.head_state,
         mask_score=config.mask.score,
-        box_width=config.box.width,
-        box_frame=config.box.frame,
-        box_sigmoid=config.box.sigmoid,
         max_text_length=config.text.max_length,
         marker_gradient_only=config.marker_gradient_only,
         video_frames=config.vision.video_frames,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        **special_token_ids(tokenizer),
+        **fields,
     )
+
+
+def box_fields(box: BoxHeadConfig, folder: Path, where: str) -> dict[str, Any]:
+    """Return what ``UllavaConfig`` holds of a box head. Raises ConfigError as ``part_config``, for ``where``."""
+    detector = None
+    if box.detector is not None:
+        detector = part_config(box.detector, folder, f"{where}.detector", None)
+        if detector.model_type not in DETECTORS:
+            known = ", ".join(DETECTORS)
+            raise ConfigError(f"{where}.detector: '{detector.model_type}' is no detector of boxes; known: {known}")
+    return {
+        "box_kind": box.kind,
+        "detector_config": detector,
+        "box_width": box.width,
+        "box_frame": box.frame,
+        "box_sigmoid": box.sigmoid,
+    }
 
 
 def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
@@ -144,16 +164,26 @@ def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTraine
 
 
 def _refuse_unknown(table: dict[str, Any], kind: type[PreTrainedConfig], where: str) -> None:
-    """Hugging Face configs keep any key they are given; a misspelt one must not pass."""
+    """Hugging Face configs keep any key they are given; a misspelt one must not pass, nor one in a table within."""
+    problems = _unknown_keys(table, kind, where)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unknown_keys(table: dict[str, Any], kind: type[PreTrainedConfig], where: str) -> list[str]:
     known = set(kind().to_dict()) | {"dtype", "attn_implementation"}
     problems = [f"{where}.{key}: unknown key{did_you_mean(key, known)}" for key in table if key not in known]
     for key, value in table.items():
         nested = getattr(kind(), key, None)
-        if isinstance(value, dict) and isinstance(nested, PreTrainedConfig):
-            inner = set(nested.to_dict())
-            problems += [f"{where}.{key}.{k}: unknown key{did_you_mean(k, inner)}" for k in value if k not in inner]
-    if problems:
-        raise ConfigError(problems)
+        if not isinstance(value, dict) or not isinstance(nested, PreTrainedConfig):
+            continue
+        name = value.get("model_type", nested.model_type)
+        if name not in CONFIG_MAPPING:
+            problems.append(f"{where}.{key}.model_type: unknown '{name}'{did_you_mean(str(name), CONFIG_MAPPING)}")
+            continue
+        inner = type(nested) if name == nested.model_type else CONFIG_MAPPING[name]
+        problems += _unknown_keys(value, inner, f"{where}.{key}")
+    return problems
 
 
 def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) -> None:

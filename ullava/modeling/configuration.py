@@ -20,6 +20,7 @@ class UllavaConfig(PreTrainedConfig):
     ``text_config`` may be any causal LM of transformers; ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
+    ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
     a defect of u-LLaVA (``ullava.modeling.released_gradient``).
@@ -41,6 +42,8 @@ class UllavaConfig(PreTrainedConfig):
         merge: int = 1,
         head_state: str = "predicting",
         mask_score: str = "iou_head",
+        box_kind: str = "regression",
+        detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
         box_frame: str = "norm",
         box_sigmoid: bool = True,
@@ -71,6 +74,8 @@ class UllavaConfig(PreTrainedConfig):
         self.merge = merge
         self.head_state = head_state
         self.mask_score = mask_score
+        self.box_kind = box_kind
+        self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width
         self.box_frame = box_frame
         self.box_sigmoid = box_sigmoid

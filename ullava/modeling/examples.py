@@ -18,7 +18,8 @@ class ImageExample:
     """One picture as the network wants it. ``key`` tells equal pictures of a batch; ``sam_u8`` is None if not needed.
 
     ``views``: uint8 [3, h, w] by name; ``count``: how many visual tokens they give. ``sam_u8``: uint8 [3, h, w],
-    resized to the long side S, not padded. ``grid_hw``: see VisionInputs.
+    resized to the long side S, not padded. ``grid_hw``: see VisionInputs. ``box_u8``: uint8 [3, h, w], the view of
+    the box head, None if it has none of its own; its geometry is ``geometry["box"]``.
     """
 
     key: str
@@ -28,6 +29,7 @@ class ImageExample:
     count: TokenCount
     sam_u8: NDArray[np.uint8] | None
     grid_hw: tuple[int, int] | None = None
+    box_u8: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import ModelOutput
@@ -25,12 +26,18 @@ class SegOutput(ModelOutput):
 
 @dataclass
 class LocOutput(ModelOutput):
-    """Boxes of a batch in reading order of their ``[LOC]``: xyxy [K, 4] in the head's frame, and as in SegOutput."""
+    """Boxes of a batch in reading order of their ``[LOC]``: xyxy [K, 4] in the head's frame, and as in SegOutput.
+
+    ``boxes_xyxy_head`` is None where the box head reads no states. ``scores`` [K] in [0, 1]. ``candidates``: what a
+    head that offers several boxes for each thing chose from, one set for each of its stages, the deciding one last.
+    """
 
     boxes_xyxy_head: torch.Tensor | None = None
     row: torch.Tensor | None = None
     image: torch.Tensor | None = None
     token_probability: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    candidates: tuple[Any, ...] | None = None
 
 
 @dataclass

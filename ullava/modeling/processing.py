@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from transformers import ProcessorMixin
 from ullava.errors import SampleError, UserError
 from ullava.geometry import plan_view, resized_hw
 from ullava.modeling.examples import Example, ImageExample, VideoExample
-from ullava.modeling.heads.box import from_head_frame, to_head_frame
+from ullava.modeling.heads.box import to_head_frame
+from ullava.modeling.heads.box_rules import Answered, FoundThing
+from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
@@ -42,7 +44,8 @@ class UllavaProcessor(ProcessorMixin):
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
     box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
-    ``as_released``: u-LLaVA's own way with blanks and labels; ``video_frames``: T, how many frames of a video are seen.
+    ``as_released``: u-LLaVA's own way with blanks and labels; ``video_frames``: T, how many frames of a video are seen;
+    ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
     """
 
     attributes = ["tokenizer"]
@@ -62,6 +65,7 @@ class UllavaProcessor(ProcessorMixin):
         system: str = "",
         max_length: int = 512,
         video_frames: int = 8,
+        box: dict[str, Any] | None = None,
         as_released: bool = False,
         chat_template: str | None = None,
         **kwargs: Any,
@@ -78,14 +82,29 @@ class UllavaProcessor(ProcessorMixin):
         self.max_length = max_length
         self.as_released = as_released
         self.video_frames = video_frames
+        self.box = dict(box or {"kind": "regression"})
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
+        self.boxes = build_box_rules(self.box, box_frame)
         self.token_ids = special_token_ids(tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> UllavaProcessor:
+        """ProcessorMixin's, and what the box head's rules keep beside it."""
+        processor: UllavaProcessor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor.boxes.load(str(pretrained_model_name_or_path))
+        return processor
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """ProcessorMixin's, and what the box head's rules keep beside it."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        self.boxes.save(Path(save_directory))
+        return files
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What is saved: the arguments, without the parts made of them."""
         table = super().to_dict(*args, **kwargs)
-        return {key: value for key, value in table.items() if key not in ("vision", "token_ids")}
+        return {key: value for key, value in table.items() if key not in ("vision", "token_ids", "boxes")}
 
     # ------------------------------------------------------------ samples -> examples
     def encode(
@@ -160,11 +179,15 @@ class UllavaProcessor(ProcessorMixin):
     def _image_example(self, key: str, image_rgb_u8: ImageArray, with_sam: bool) -> ImageExample:
         inputs = self.vision.preprocess(image_rgb_u8)
         height, width = image_rgb_u8.shape[:2]
-        sam = None
+        geometry = dict(inputs.geometry)
+        sam = box = None
         if with_sam:
+            own_view = self.boxes.view(image_rgb_u8)
+            if own_view is not None:
+                box, geometry["box"] = own_view
             new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
             sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
-        return ImageExample(key, (height, width), inputs.views, inputs.geometry, inputs.count, sam, inputs.grid_hw)
+        return ImageExample(key, (height, width), inputs.views, geometry, inputs.count, sam, inputs.grid_hw, box)
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         style = released_style(self.chat_template)
@@ -238,16 +261,21 @@ class UllavaProcessor(ProcessorMixin):
         boxes: Sequence[tuple[NDArray[np.float64], float]],
         finished: bool = True,
         new_tokens: int = 0,
+        phrases: Mapping[int, FoundThing] | None = None,
     ) -> Answer:
         """Join an answer's words with its masks and boxes, and map both back to the original picture.
 
         ``masks``: (logits [h, w] of SAM's low plane, score) for each ``[SEG]`` in order; ``boxes``: (xyxy [4] in the
         head's frame, score) for each ``[LOC]``. They speak of the last of the pictures ``original_hw`` [(H, W)].
+        ``phrases``: what the box head found for the words of each thing (0, 1, ...), if it looks for words.
         """
         objects: list[GroundedObject] = []
-        for found in split_objects(text):
+        for number, found in enumerate(split_objects(text)):
             mask, mask_score = self._mask_of(found.seg_ordinal, masks, original_hw)
-            box, box_score = self._box_of(found.loc_ordinal, boxes, original_hw)
+            box = box_score = None
+            if original_hw:
+                thing = Answered(found, mask, mask_score, boxes, (phrases or {}).get(number))
+                box, box_score = self.boxes.box_of(thing, (original_hw[-1][1], original_hw[-1][0]))
             score = mask_score if mask_score is not None else box_score
             if score is None:
                 continue
@@ -284,19 +312,6 @@ class UllavaProcessor(ProcessorMixin):
         if self.mask_score == "mean_probability":
             score = float(full[full > 0].sigmoid().mean()) if mask.any() else 0.0
         return mask, float(min(max(score, 0.0), 1.0))
-
-    def _box_of(
-        self,
-        ordinal: int | None,
-        boxes: Sequence[tuple[NDArray[np.float64], float]],
-        original_hw: Sequence[tuple[int, int]],
-    ) -> tuple[tuple[float, float, float, float] | None, float | None]:
-        if ordinal is None or ordinal >= len(boxes) or not original_hw:
-            return None, None
-        corners, score = boxes[ordinal]
-        height, width = original_hw[-1]
-        x0, y0, x1, y1 = from_head_frame(np.asarray(corners, dtype=np.float64), (width, height), self.box_frame)
-        return (float(x0), float(y0), float(x1), float(y1)), float(min(max(score, 0.0), 1.0))
 
 
 def question_sample(

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from ullava.errors import UserError
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.heads.box import BoxHead
+from ullava.modeling.heads.box_contract import BoxPictures, FoundBoxes, PhrasePrompts, read_boxes
+from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.mask import MaskHead
-from ullava.modeling.outputs import GroundedGeneration, LocOutput, SegOutput, UllavaOutput
+from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
 from ullava.modeling.released_gradient import embed_as_configured
@@ -44,7 +45,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
     text is; ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
     ``video_index``; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
-    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``labels`` [B, L]; ``patch_words``
+    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``box_pixel_values``, ``box_sizes`` and
+    ``box_index`` the same for the box head's own view, where it has one; ``labels`` [B, L]; ``patch_words``
     [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
     """
 
@@ -62,7 +64,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision = build_strategy(config, width)
         self.mask_head = MaskHead(config.sam_config, width)
-        self.box_head = BoxHead(width, width=config.box_width, sigmoid=config.box_sigmoid)
+        self.box_head = build_box_head(config, width)
         self.post_init()
         # SAM ties two of its embeddings; post_init looks for ties one level down only, SAM lies two levels down.
         self.all_tied_weights_keys.update(self.get_expanded_tied_weights_keys(all_submodels=True))
@@ -192,12 +194,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
         output.seg = self._decode_masks(seg, batch)
-        output.loc = LocOutput(
-            boxes_xyxy_head=self.box_head(loc.states),
-            row=loc.row,
-            image=self._image_of(loc, batch),
-            token_probability=self._probability(loc.states, self.config.loc_id),
-        )
+        probability = self._probability(loc.states, self.config.loc_id)
+        output.loc = read_boxes(self.box_head, loc, self._image_of(loc, batch), probability, batch)
+
+    def find_boxes(self, prompts: PhrasePrompts, batch: Batch) -> FoundBoxes | None:
+        """Let the box head find phrases in the pictures of ``batch``; None where those have no view for it."""
+        pictures = BoxPictures.of_batch(batch)
+        return None if pictures is None else self.box_head.find(prompts, pictures)
 
     @staticmethod
     def _image_of(found: TokenStates, batch: Batch) -> torch.Tensor:
@@ -336,4 +339,10 @@ def _given(
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
 _PIXELS = ("pixel_values", "video_pixel_values")
-_BATCH_KEYS = frozenset({"image_index", "video_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"})
+_BATCH_KEYS = frozenset(
+    {"image_index", "video_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"}
+) | {
+    "box_pixel_values",
+    "box_sizes",
+    "box_index",
+}

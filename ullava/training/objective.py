@@ -14,7 +14,15 @@ import torch
 
 from ullava.config.schema import LossConfig
 from ullava.geometry import plan_view, resized_hw
-from ullava.losses import bce_per_mask, dice_per_mask, giou_loss, l1_loss, mask_iou_per_mask, token_cross_entropy
+from ullava.losses import (
+    bce_per_mask,
+    dice_per_mask,
+    expected_box_terms,
+    giou_loss,
+    l1_loss,
+    mask_iou_per_mask,
+    token_cross_entropy,
+)
 from ullava.training.planes import covered_lowres, shrink_targets, to_original
 
 TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score", "patch")
@@ -144,12 +152,19 @@ class GroundingObjective:
 
     def _box_terms(self, loc: Any, targets: Targets) -> dict[str, torch.Tensor]:
         boxes = loc.boxes_xyxy_head
+        if boxes is None:  # a head that reads no states learns nothing from boxes
+            nothing = loc.token_probability.float().sum() * 0.0
+            return {"l1": nothing, "giou": nothing}
         wanted = targets.boxes_xyxy_head.to(boxes.device, torch.float32)
         if boxes.shape != wanted.shape:
             raise ValueError(f"the model made {boxes.shape[0]} boxes for {wanted.shape[0]} targets")
         if boxes.shape[0] == 0:
             nothing = boxes.float().sum() * 0.0
             return {"l1": nothing, "giou": nothing}
+        if loc.candidates is not None:
+            stages = [expected_box_terms(stage.boxes_xyxy_head, stage.logits, wanted) for stage in loc.candidates]
+            l1, giou = torch.stack([torch.stack(terms) for terms in stages]).mean(dim=0).unbind()
+            return {"l1": l1, "giou": giou}
         twice = self.weights.box_divide_twice
         return {
             "l1": l1_loss(boxes.float(), wanted, loc.image, divide_twice=twice),

@@ -32,6 +32,7 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
             iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
         ),
         loc=SimpleNamespace(
+            candidates=None,
             boxes_xyxy_head=torch.rand(boxes, 4, generator=draw, requires_grad=True),
             image=torch.tensor([0, 0, 1, 2, 3][:boxes]),
         ),

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ullava.geometry import norm_to_px, padsq_to_px, px_to_norm, px_to_padsq
+from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, Candidates
 from ullava.modeling.heads.mask import two_layer_projector
 
 
-class BoxHead(nn.Module):
+class RegressionBoxHead(BoxHead):
     """Projector of its own and three linear layers.
 
     With ``sigmoid`` the outputs are centre, width and height in [0, 1], turned into corners, so a box can neither be
@@ -26,13 +27,15 @@ class BoxHead(nn.Module):
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 4)
         )
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """States [K, D] -> boxes xyxy [K, 4] in the head's frame (``box_frame`` of the config), fp32."""
+    def forward(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, pictures: BoxPictures | None = None
+    ) -> tuple[Candidates, ...]:
+        """States [K, D] -> one box each, xyxy [K, 1, 4] in the head's frame (``box_frame`` of the config), fp32."""
         raw = self.decoder(self.projector(states)).float()
-        if not self.sigmoid:
-            return raw
-        centre, half = raw[:, :2].sigmoid(), raw[:, 2:].sigmoid() / 2
-        return torch.cat([centre - half, centre + half], dim=1)
+        if self.sigmoid:
+            centre, half = raw[:, :2].sigmoid(), raw[:, 2:].sigmoid() / 2
+            raw = torch.cat([centre - half, centre + half], dim=1)
+        return (Candidates(raw[:, None], raw.new_zeros(len(raw), 1)),)
 
 
 def to_head_frame(boxes_xyxy_px: NDArray[np.float64], size_wh: tuple[int, int], frame: str) -> NDArray[np.float64]:

@@ -1,0 +1,98 @@
+"""The closed table of box heads: ``box.kind`` of model.yaml -> the part with weights and the part without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from ullava.config.schema import BoxHeadConfig
+from ullava.errors import UserError, WeightsError, did_you_mean
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.box import RegressionBoxHead
+from ullava.modeling.heads.box_contract import BoxHead
+from ullava.modeling.heads.box_phrase import PhraseBoxHead
+from ullava.modeling.heads.box_query import QueryBoxHead
+from ullava.modeling.heads.box_rules import BoxRules, PhraseBoxRules
+from ullava.modeling.heads.detector import detector_class
+
+BOX_HEADS = ("regression", "grounding_dino_query", "grounding_dino_phrase")
+
+
+def _unknown(kind: str) -> UserError:
+    return UserError(f"unknown box head '{kind}'{did_you_mean(kind, BOX_HEADS)}")
+
+
+def build_box_head(config: UllavaConfig, width_in: int) -> BoxHead:
+    """Build the part with weights for states of ``width_in``. Raises UserError for a kind that is not in the table."""
+    if config.box_kind == "regression":
+        return RegressionBoxHead(width_in, width=config.box_width, sigmoid=config.box_sigmoid)
+    if config.box_kind not in BOX_HEADS:
+        raise _unknown(config.box_kind)
+    if config.detector_config is None:
+        raise UserError(f"box head {config.box_kind} needs a detector_config")
+    if config.box_kind == "grounding_dino_query":
+        return QueryBoxHead(config.detector_config, width_in)
+    return PhraseBoxHead(config.detector_config)
+
+
+def build_box_rules(settings: Mapping[str, Any], frame: str) -> BoxRules:
+    """Build the part without weights from the processor's ``box`` settings; ``frame`` is that of regressed boxes."""
+    kind = settings["kind"]
+    if kind == "regression":
+        return BoxRules(frame, None)
+    if kind == "grounding_dino_query":
+        return BoxRules("norm", settings["sides"])
+    if kind == "grounding_dino_phrase":
+        return PhraseBoxRules(
+            settings["sides"],
+            box_threshold=settings["box_threshold"],
+            text_threshold=settings["text_threshold"],
+            max_tokens=settings["max_tokens"],
+        )
+    raise _unknown(kind)
+
+
+def box_settings(box: BoxHeadConfig, config: UllavaConfig) -> dict[str, Any]:
+    """Return the processor's ``box`` settings for a head of model.yaml."""
+    settings: dict[str, Any] = {"kind": box.kind}
+    if config.detector_config is not None:
+        settings["sides"] = [box.short_side, box.long_side]
+    if config.detector_config is not None and box.kind == "grounding_dino_phrase":
+        settings["box_threshold"], settings["text_threshold"] = box.box_threshold, box.text_threshold
+        settings["max_tokens"] = int(config.detector_config.max_text_len)
+    return settings
+
+
+def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path) -> None:
+    """Move pretrained weights of the detector into the head, and give the rules its tokenizer, where there are any.
+
+    Relative paths start at ``folder``. Raises WeightsError for weights that are not whole, UserError where a detector
+    that reads words has no tokenizer.
+    """
+    if box.detector is not None and box.detector.path:
+        _load_detector(model.box_head, folder / box.detector.path)
+        model.tie_weights()
+    if box.kind == "grounding_dino_phrase":
+        named = box.phrase_tokenizer or (box.detector.path if box.detector is not None else None)
+        place = None if named is None else folder / named
+        if place is None or not (place / "tokenizer_config.json").is_file():
+            where = "none is named" if place is None else f"there is none in {place}"
+            raise UserError(
+                f"{folder / 'model.yaml'}: box.phrase_tokenizer: the detector needs a tokenizer, and {where}"
+            )
+        processor.boxes.tokenizer = AutoTokenizer.from_pretrained(str(place))
+
+
+def _load_detector(head: Any, path: Path) -> None:
+    kind = detector_class(head.detector.config)
+    loaded, info = kind.from_pretrained(str(path), use_safetensors=True, output_loading_info=True)
+    problems = [f"{path}: missing weight {key}" for key in sorted(info["missing_keys"])]
+    problems += [f"{path}: unexpected weight {key}" for key in sorted(info["unexpected_keys"])]
+    problems += [f"{path}: weight of another shape {entry}" for entry in sorted(map(str, info["mismatched_keys"]))]
+    if problems:
+        raise WeightsError(problems)
+    weights = {key: value for key, value in loaded.state_dict().items() if not key.startswith(head.skipped_weights)}
+    head.detector.load_state_dict(weights, strict=True, assign=True)

@@ -44,8 +44,12 @@ class UllavaProcessor(ProcessorMixin):
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
     box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
+<<<<<<< ours
     ``as_released``: u-LLaVA's own way with blanks and labels; ``video_frames``: T, how many frames of a video are seen;
     ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
+=======
+    ``as_released``: u-LLaVA's own way with blanks, labels and frames; ``video_frames``: T, frames of a video seen.
+>>>>>>> theirs
     """
 
     attributes = ["tokenizer"]
@@ -162,7 +166,7 @@ class UllavaProcessor(ProcessorMixin):
         """Preprocess the frames of one video, uint8 [T, H, W, 3]. Raises SampleError for another T than the model's."""
         if len(frames_rgb_u8) != self.video_frames:
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
-        inputs = self.vision.preprocess_video(frames_rgb_u8)
+        inputs = self.vision.preprocess_video(frames_rgb_u8, as_released=self.as_released)
         return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}", inputs.views, inputs.count)
 
     def _patch_words(self, sample: Sample, pictures: Sequence[ImageExample]) -> NDArray[np.int64]:

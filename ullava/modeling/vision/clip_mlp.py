@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from ullava.errors import UserError
 from ullava.geometry import ViewKind, plan_view
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, stretch_plain_u8
 from ullava.modeling.vision.strategy import TokenCount, VideoInputs, VisionInputs, VisionOutput
 
 ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
@@ -51,9 +51,12 @@ class ClipMlpPreprocessor:
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
-    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8]) -> VideoInputs:
-        """Each frame as a picture; see VisionPreprocessor."""
-        pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], *, as_released: bool = False) -> VideoInputs:
+        """Each frame as a picture (``as_released``: stretched to the square); see VisionPreprocessor."""
+        if as_released:
+            pixels = stretch_plain_u8(frames_rgb_u8, self.side)
+        else:
+            pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
         total = len(pixels) + self.num_tokens
         return VideoInputs({VIEW: pixels}, TokenCount(total, total))
 

@@ -69,8 +69,8 @@ class VisionPreprocessor(Protocol):
         """Make the views of one picture, uint8 [H, W, 3]."""
         ...
 
-    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8]) -> VideoInputs:
-        """Make the views of the frames of one video, uint8 [T, H, W, 3]."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], *, as_released: bool = False) -> VideoInputs:
+        """Make the views of the frames of one video, uint8 [T, H, W, 3]; ``as_released``: resized as u-LLaVA does."""
         ...
 
 

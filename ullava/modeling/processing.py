@@ -44,12 +44,8 @@ class UllavaProcessor(ProcessorMixin):
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
     box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
-<<<<<<< ours
-    ``as_released``: u-LLaVA's own way with blanks and labels; ``video_frames``: T, how many frames of a video are seen;
+    ``as_released``: u-LLaVA's own way with blanks, labels and frames; ``video_frames``: T, frames of a video seen;
     ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
-=======
-    ``as_released``: u-LLaVA's own way with blanks, labels and frames; ``video_frames``: T, frames of a video seen.
->>>>>>> theirs
     """
 
     attributes = ["tokenizer"]

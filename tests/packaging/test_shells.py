@@ -43,6 +43,37 @@ def test_arguments_are_passed_on(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].endswith("torchrun --standalone --nproc-per-node=2 -m ullava train r")
 
 
+@pytest.mark.parametrize(("script", "recipe"), [("pretrain", "ullava_core_stage1"), ("finetune", "ullava_stage2")])
+def test_without_a_recipe_the_published_one_is_trained(tmp_path: Path, script: str, recipe: str) -> None:
+    for arguments in ((), ("a=1",)):
+        done = run(ROOT / "shells" / f"{script}.sh", *arguments, "--dry-run", cwd=tmp_path)
+        assert done.stdout.splitlines()[-1].endswith(" ".join(("/bin/ullava train", recipe, *arguments)))
+
+
+def test_several_nodes(tmp_path: Path) -> None:
+    nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "host-a", "NPROC": "8"}
+    done = run(ROOT / "shells" / "finetune.sh", "r", "--dry-run", cwd=tmp_path, **nodes)
+    expected = "--nnodes=2 --node-rank=1 --master-addr=host-a --master-port=29500 --nproc-per-node=8 -m ullava train r"
+    assert done.stdout.splitlines()[-1].endswith(f"torchrun {expected}")
+    done = run(ROOT / "shells" / "finetune.sh", "r", "--dry-run", cwd=tmp_path, NNODES="2", NODE_RANK="1")
+    assert done.returncode != 0 and "MASTER_ADDR" in done.stderr
+
+
+def test_the_slurm_example(tmp_path: Path) -> None:
+    script = ROOT / "shells" / "slurm.sh"
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "2", "MASTER_ADDR": "n0"}
+    done = run(script, "pretrain", "r", "a=1", "--dry-run", cwd=tmp_path, **job)
+    assert done.returncode == 0, done.stderr
+    assert "srun --kill-on-bad-exit=1" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert "--nnodes=4 --node-rank=0 --master-addr=n0" in last and last.endswith(
+        "--nproc-per-node=2 -m ullava train r a=1"
+    )
+    assert script.read_text().splitlines()[1].startswith("#SBATCH")
+    done = run(script, "finetun", cwd=tmp_path)
+    assert done.returncode == 2 and "{pretrain,finetune,eval}" in done.stderr
+
+
 def test_test_script_runs_every_check(tmp_path: Path) -> None:
     lines = run(ROOT / "shells" / "test.sh", "--dry-run", "-k", "some", cwd=tmp_path).stdout
     for part in ("ruff check .", "mypy", "lint-imports", "pytest -n 2 -k some"):

@@ -9,7 +9,12 @@ import pytest
 from conftest import Train, losses
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs" / "train").glob("*.yaml"))
+# Recipes at full size need weights that nobody has here; their small twins train in test_two_stages.py.
+RECIPES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "configs" / "train").glob("*.yaml")
+    if not path.stem.startswith("ullava_")
+)
 
 
 def test_there_are_recipes() -> None:

@@ -1,19 +1,22 @@
-"""``ullava data``: draw our own world of shapes, train a tokenizer on it, or say what a recipe's data yields."""
+"""``ullava data``: import a person's own data, draw our world of shapes, train a tokenizer, or describe a mixture."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "draw the shapes world, train a tokenizer, or report what a recipe's data yields"
+from ullava.cli import data_import
+
+HELP = "import your own data, draw the shapes world, train a tokenizer, or report what a recipe's data yields"
 
 SMALLEST_VOCABULARY = 258
 """256 bytes, padding and the end of an answer."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``draw``, ``stats`` and ``tokenizer``."""
-    commands = parser.add_subparsers(dest="data_command", metavar="{draw,stats,tokenizer}", required=True)
+    """Add the subcommands ``import``, ``draw``, ``stats`` and ``tokenizer``."""
+    commands = parser.add_subparsers(dest="data_command", metavar="{import,draw,stats,tokenizer}", required=True)
+    data_import.configure(commands)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, required=True, help="how many pictures")
@@ -36,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the subcommand; 0 where it went well."""
+    if args.data_command == "import":
+        return data_import.run(args)
     if args.data_command == "draw":
         return _draw(args)
     if args.data_command == "tokenizer":

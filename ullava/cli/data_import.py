@@ -1,0 +1,122 @@
+"""``ullava data import``: COCO, LabelMe, mask pictures or referring expressions become a dataset folder."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ullava.data.imports.items import Import
+
+KINDS = {
+    "coco": "a COCO instances file (polygons or RLE)",
+    "labelme": "a folder of LabelMe JSON files",
+    "masks": "a folder of mask PNGs: class numbers, or one object",
+    "refs": "refs(*).p or .json of referring expressions, with instances.json",
+}
+
+
+def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``import`` with its kinds to the subcommands of ``ullava data``."""
+    parser = commands.add_parser("import", help="make a dataset of your own pictures and annotations")
+    kinds = parser.add_subparsers(dest="import_kind", metavar="{" + ",".join(KINDS) + "}", required=True)
+    for kind, text in KINDS.items():
+        one = kinds.add_parser(kind, help=text)
+        one.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+        _add_own(one, kind)
+        one.add_argument("--out", type=Path, required=True, help="dataset folder; its name is the dataset's")
+        one.add_argument("--split", default="train", help="name of the split (default train)")
+        one.add_argument("--hold-out", type=int, default=0, metavar="N", help="N pictures become the split val")
+        one.add_argument("--seed", type=int, default=0, help="which ones are held out (default 0)")
+        one.add_argument("--link", action="store_true", help="link to the pictures instead of copying them")
+        one.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and name it")
+        one.add_argument("--licence", help="what the descriptor says about the licence")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, print what was written and what was left out; 0 where it went well."""
+    from ullava.data.imports.folder import Target, write_dataset
+    from ullava.errors import DataError
+
+    problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
+    if args.hold_out < 0 or args.seed < 0:
+        problems.append("--hold-out and --seed have to be 0 or more")
+    if problems:
+        raise DataError(problems)
+    target = Target(
+        out=args.out,
+        split=args.split,
+        hold_out=args.hold_out,
+        seed=args.seed,
+        link=args.link,
+        skip_bad=args.skip_bad,
+        licence=args.licence,
+        command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
+    )
+    for line in write_dataset(_read(args), target):
+        print(line)
+    print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
+    return 0
+
+
+def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
+    if kind == "coco":
+        parser.add_argument("--annotations", type=Path, required=True, help="the instances file")
+    elif kind == "labelme":
+        parser.add_argument("--annotations", type=Path, help="folder of the JSON files (default: the pictures' folder)")
+    elif kind == "refs":
+        parser.add_argument("--refs", type=Path, required=True, help="the expressions")
+        parser.add_argument("--instances", type=Path, required=True, help="instances.json: masks, sizes, picture names")
+        parser.add_argument("--part", help="only expressions of this split of the file (train, val, testA, ...)")
+    else:
+        parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the pictures")
+        parser.add_argument(
+            "--labels", nargs="+", required=True, metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
+        )
+        parser.add_argument("--ignore", nargs="*", type=int, default=[], metavar="VALUE", help="values for nobody")
+        parser.add_argument(
+            "--background", nargs="*", type=int, default=[0], metavar="VALUE", help="values nobody asks for (default 0)"
+        )
+        parser.add_argument("--salient", action="store_true", help="the labels are one object: salient-object data")
+
+
+def _read(args: argparse.Namespace) -> Import:
+    if args.import_kind == "coco":
+        from ullava.data.imports.coco import read_coco
+
+        return read_coco(args.images, args.annotations)
+    if args.import_kind == "labelme":
+        from ullava.data.imports.labelme import read_labelme_folder
+
+        return read_labelme_folder(args.images, args.annotations or args.images)
+    if args.import_kind == "refs":
+        from ullava.data.imports.refs import read_refs
+
+        return read_refs(args.images, args.refs, args.instances, args.part)
+    from ullava.data.imports.masks import read_masks
+
+    return read_masks(
+        args.images,
+        args.masks,
+        _labels(args.labels),
+        ignore=frozenset(args.ignore),
+        background=frozenset(args.background),
+        salient=args.salient,
+    )
+
+
+def _labels(pairs: list[str]) -> dict[int, str]:
+    """Read ``1=pet`` pairs; DataError for anything else."""
+    from ullava.errors import DataError
+
+    labels: dict[int, str] = {}
+    for pair in pairs:
+        value, equals, name = pair.partition("=")
+        if not equals or not value.isdecimal() or not name.strip():
+            raise DataError(f"--labels: '{pair}': expected a stored value and a name, for example 1=pet")
+        if int(value) in labels:
+            raise DataError(f"--labels: value {value} is named twice")
+        labels[int(value)] = name.strip()
+    return labels

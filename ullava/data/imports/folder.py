@@ -1,0 +1,198 @@
+"""Writes an import as a dataset folder, whole or not at all: descriptor, ``annotations/``, ``images/``, ``masks/``.
+
+A folder that ``ullava data import`` made can get further splits. Its ``import.json`` says, for every split, what was
+left out and why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ullava.config.load import dump_config, load_config
+from ullava.config.schema import DatasetConfig, SplitConfig
+from ullava.data.imports.items import Import, Item
+from ullava.errors import DataError
+
+REPORT = "import.json"
+UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
+_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+_FIXED = ("layout", "task", "classes", "ignore_label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where an import goes. ``hold_out`` pictures, drawn by ``seed``, become the split ``val``.
+
+    ``link``: pictures are symbolic links, not copies. ``command`` is what the descriptor states as its source.
+    """
+
+    out: Path
+    split: str = "train"
+    hold_out: int = 0
+    seed: int = 0
+    link: bool = False
+    skip_bad: bool = False
+    licence: str | None = None
+    command: str = "ullava data import"
+
+
+def write_dataset(found: Import, target: Target) -> list[str]:
+    """Write the folder and return lines that say what is in it and what was left out.
+
+    Raises DataError, and writes nothing, for faults (unless ``skip_bad``), for nothing usable, for a folder that holds
+    something else, a split that is there already, or classes that differ from those of the other splits.
+    """
+    found.faults.settle(target.skip_bad)
+    if not found.items:
+        raise DataError(f"nothing usable was found ({len(found.faults.found)} faults); nothing was written")
+    splits = _dealt(found.items, target)
+    old = _existing(target.out, found, list(splits))
+    out = target.out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+            made = Path(temporary) / "dataset"
+            made.mkdir()
+            counts = {name: _write_split(made, name, items, found, target.link) for name, items in splits.items()}
+            config = _config(found, target, counts, old)
+            _write_report(made, out, found, target, list(splits))
+            (made / "dataset.yaml").write_text(dump_config(config), encoding="utf-8")
+            _move(made, out)
+    except OSError as error:
+        raise DataError(f"{target.out}: cannot be written: {error.strerror or error}") from error
+    lines = [
+        f"{target.out}: split {name}: {counts[name]} records of {len(items)} pictures" for name, items in splits.items()
+    ]
+    lines += [f"left out: {fault}" for fault in found.faults.found]
+    return lines + [f"nothing to ask about: {entry}" for entry in found.faults.empty]
+
+
+def _dealt(items: Sequence[Item], target: Target) -> dict[str, list[Item]]:
+    if not target.hold_out:
+        return {target.split: list(items)}
+    if target.split == "val":
+        raise DataError("--hold-out makes the split val; give --split another name")
+    if not 0 < target.hold_out < len(items):
+        raise DataError(f"--hold-out {target.hold_out}: there are {len(items)} pictures, and some have to stay")
+    order = np.random.default_rng(target.seed).permutation(len(items))
+    held = set(order[: target.hold_out].tolist())
+    return {
+        target.split: [item for place, item in enumerate(items) if place not in held],
+        "val": [item for place, item in enumerate(items) if place in held],
+    }
+
+
+def _existing(out: Path, found: Import, splits: list[str]) -> DatasetConfig | None:
+    """Return the descriptor of a folder that gets a further split, None for a new folder; DataError if it misfits."""
+    names = [("--out", out.name), *(("--split", name) for name in splits)]
+    problems = [
+        f"{key}: '{name}' becomes a name of ours: letters, digits, _, - or +"
+        for key, name in names
+        if not _NAME.fullmatch(name)
+    ]
+    if problems:
+        raise DataError(problems)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "dataset.yaml").is_file() or not (out / REPORT).is_file():
+        raise DataError(f"{out}: exists and was not made by ullava data import; name another folder or remove it")
+    old = load_config(DatasetConfig, out / "dataset.yaml")
+    problems += [f"{out}: has a split '{name}' already" for name in splits if name in old.splits]
+    for key in _FIXED:
+        before, now = getattr(old, key), getattr(found, key)
+        if before != now:
+            problems.append(f"{out}: {key} is {before}, but what is imported has {now}")
+    if problems:
+        raise DataError(problems)
+    return old
+
+
+def _write_split(made: Path, name: str, items: Sequence[Item], found: Import, link: bool) -> int:
+    """Write pictures, masks and annotations of a split; return the number of records that its reader will count."""
+    records: list[dict[str, Any]] = []
+    for item in items:
+        picture = made / "images" / name / item.name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            picture.symlink_to(item.picture.resolve())
+        else:
+            shutil.copyfile(item.picture, picture)
+        where: dict[str, Any] = {"image_path": f"images/{name}/{item.name}"}
+        if item.label_png is not None:
+            label = f"masks/{name}/{PurePosixPath(item.name).with_suffix('.png')}"
+            (made / label).parent.mkdir(parents=True, exist_ok=True)
+            (made / label).write_bytes(item.label_png)
+            where["label_path"] = label
+        size = {"height": item.size_hw[0], "width": item.size_hw[1]}
+        records += [where | size | record for record in item.records]
+    file = made / "annotations" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    value = _coco(records, found) if found.layout == "coco_instances" else records
+    file.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    return len(records)
+
+
+def _coco(records: Sequence[dict[str, Any]], found: Import) -> dict[str, Any]:
+    """Join records of one picture each into COCO's form; annotations get new ids."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, record in enumerate(records, start=1):
+        size = {"height": record["height"], "width": record["width"]}
+        images.append({"id": number, "file_name": record["image_path"]} | size)
+        for entry in record["annotations"]:
+            annotations.append(entry | {"id": len(annotations) + 1, "image_id": number})
+    return {"images": images, "annotations": annotations, "categories": found.categories}
+
+
+def _config(found: Import, target: Target, counts: dict[str, int], old: DatasetConfig | None) -> DatasetConfig:
+    splits = {name: SplitConfig(annotations=f"annotations/{name}.json", count=count) for name, count in counts.items()}
+    if old is not None:
+        return replace(old, splits=old.splits | splits, source=f"{old.source}; {target.command}")
+    return DatasetConfig(
+        name=target.out.name,
+        layout=found.layout,
+        task=found.task,  # type: ignore[arg-type]
+        splits=splits,
+        root=".",
+        classes=found.classes,
+        ignore_label=found.ignore_label,
+        licence=target.licence or UNSTATED,
+        source=target.command,
+    )
+
+
+def _write_report(made: Path, out: Path, found: Import, target: Target, splits: list[str]) -> None:
+    known: dict[str, Any] = {}
+    if (out / REPORT).is_file():
+        known = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    known[target.split] = {
+        "command": target.command,
+        "splits": splits,
+        "left_out": [{"name": fault.name, "reason": fault.reason} for fault in found.faults.found],
+        "nothing_to_ask_about": [{"name": entry.name, "reason": entry.reason} for entry in found.faults.empty],
+    }
+    (made / REPORT).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _move(made: Path, out: Path) -> None:
+    """Put the finished folder in its place, or its files into the folder that is there; the descriptor comes last."""
+    if not out.exists():
+        made.rename(out)
+        return
+    for path in sorted(made.rglob("*")):
+        place = out / path.relative_to(made)
+        if path.is_dir() and not path.is_symlink():
+            place.mkdir(exist_ok=True)
+        elif path.name != "dataset.yaml":
+            os.replace(path, place)
+    os.replace(made / "dataset.yaml", out / "dataset.yaml")

@@ -1,0 +1,126 @@
+"""A folder of mask pictures: class numbers (semantic classes) or one foreground object (salient objects)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ullava.data.images import read_label_png
+from ullava.data.imports.items import Faults, Import, Item, upright_size_hw
+from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
+from ullava.errors import DataError
+
+IGNORED = 255
+BACKGROUND = 0
+MAX_CLASSES = 254
+
+
+def read_masks(
+    images: Path,
+    masks: Path,
+    labels: Mapping[int, str],
+    *,
+    ignore: frozenset[int] = frozenset(),
+    background: frozenset[int] = frozenset({BACKGROUND}),
+    salient: bool = False,
+) -> Import:
+    """Join pictures and masks by file name.
+
+    ``labels``: what each stored value is called; ``ignore``: values that count for nobody (a border); ``background``:
+    values that nobody asks for. Every other value is a fault. The masks are rewritten: 1, 2, ... in the order of
+    ``labels``, 0 background, 255 ignored. ``salient``: what ``labels`` names is one object, written as white on black,
+    and ignored pixels are black.
+
+    Faults: a picture without a mask or the other way round, one that is unreadable, sizes that differ, unknown values.
+    A mask that holds none of the classes is named, but is no fault. Raises DataError for settings that contradict each
+    other.
+    """
+    _check_settings(labels, ignore, background)
+    faults = Faults()
+    drawn = files_in(masks, (".png",))
+    one_folder = images.resolve() == masks.resolve()
+    pictures = files_in(images, [suffix for suffix in PICTURE_SUFFIXES if not (one_folder and suffix == ".png")])
+    for stem in sorted(set(drawn) ^ set(pictures)):
+        lone, folder = (drawn[stem], images) if stem in drawn else (pictures[stem], masks)
+        faults.add(str(lone), f"nothing of this name is in {folder}")
+    names = list(dict.fromkeys(labels.values()))
+    items: list[Item] = []
+    for stem in sorted(set(drawn) & set(pictures)):
+        with faults.noting(str(drawn[stem])):
+            size = upright_size_hw(pictures[stem])
+            stored = read_label_png(drawn[stem])
+            if stored.shape != size:
+                found = f"{stored.shape[1]} x {stored.shape[0]} pixels (width x height)"
+                raise DataError(f"has {found}, but {pictures[stem].name} has {size[1]} x {size[0]}")
+            written = _renumbered(stored, labels, names, ignore, background)
+            present = [number for number in range(1, len(names) + 1) if (written == number).any()]
+            if not present:
+                faults.leave(str(drawn[stem]), "no pixel of a class")
+                continue
+            if salient:
+                written = np.where((written > 0) & (written != IGNORED), 255, 0).astype(np.uint8)
+            classes = [{"class": names[number - 1], "class_id": number} for number in present]
+            items.append(
+                Item(
+                    picture=pictures[stem],
+                    name=pictures[stem].name,
+                    size_hw=size,
+                    records=({} if salient else {"classes": classes},),
+                    label_png=_png(written),
+                )
+            )
+    if salient:
+        return Import(layout="salient_png", task="salient", items=items, faults=faults)
+    return Import(
+        layout="label_png",
+        task="semantic",
+        items=items,
+        classes=names,
+        ignore_label=IGNORED if ignore else None,
+        faults=faults,
+    )
+
+
+def _check_settings(labels: Mapping[int, str], ignore: frozenset[int], background: frozenset[int]) -> None:
+    problems = []
+    if not labels:
+        problems.append("--labels: name at least one value, for example 1=pet")
+    if len(set(labels.values())) > MAX_CLASSES:
+        problems.append(f"--labels: {len(set(labels.values()))} classes; at most {MAX_CLASSES} fit")
+    for number in sorted((set(labels) & ignore) | (set(labels) & background) | (ignore & background)):
+        problems.append(f"value {number} is given two meanings among --labels, --ignore and --background")
+    if problems:
+        raise DataError(problems)
+
+
+def _renumbered(
+    stored: NDArray[np.int32],
+    labels: Mapping[int, str],
+    names: list[str],
+    ignore: frozenset[int],
+    background: frozenset[int],
+) -> NDArray[np.uint8]:
+    """Return the mask in our numbers; DataError for a value without a meaning."""
+    written = np.zeros(stored.shape, np.uint8)
+    for value in np.unique(stored).tolist():
+        if value in labels:
+            written[stored == value] = names.index(labels[value]) + 1
+        elif value in ignore:
+            written[stored == value] = IGNORED
+        elif value not in background:
+            known = ", ".join(f"{number}={name}" for number, name in sorted(labels.items()))
+            raise DataError(
+                f"holds the value {value}, which has no meaning; known: {known}; see --ignore, --background"
+            )
+    return written
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return file.getvalue()

@@ -85,6 +85,9 @@ class BoxHeadConfig:
             raise ValueError(f"kind {self.kind} {wants}")
         if self.kind != "regression" and self.frame != "norm":
             raise ValueError(f"kind {self.kind} speaks frame norm, not {self.frame}")
+        words = self.phrase_tokenizer or (self.detector.path if self.detector is not None else None)
+        if self.kind == "grounding_dino_phrase" and words is None:
+            raise ValueError(f"kind {self.kind} reads words: give phrase_tokenizer, or a detector.path that has one")
         if self.phrase_tokenizer is not None and self.kind != "grounding_dino_phrase":
             raise ValueError(f"kind {self.kind} reads no phrase, so phrase_tokenizer means nothing")
         if self.long_side < self.short_side:
@@ -294,8 +297,9 @@ class TrainRecipe:
     ``init``: ``scratch``, a model with weights, or the ``adapter/`` of a LoRA run, which goes on. ``model``: a name or
     model.yaml; the folder of ``init`` itself where its weights say everything. ``system``: the model spelt out in the
     recipe, paths from the working folder. ``heads``: ``kept`` from ``init``, or ``fresh`` as the model (or this table)
-    says, for a second stage that follows one without masks and boxes. ``parts``: parts of the stage's table that train
-    (true) or not (false) against what the stage says. ``loss``: where the recipe has none, that of ``init``.
+    says, for a second stage that follows one without masks and boxes; ``fresh_box``: the box head alone. ``parts``:
+    parts of the stage's table that train (true) or not (false) against what the stage says. ``loss``: where the recipe
+    has none, that of ``init``.
     ``sharding: fsdp2`` shares weights, gradients and optimiser out over the processes (ullava.training.sharding).
     ``output``: the run folder where --out names none.
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
@@ -304,7 +308,7 @@ class TrainRecipe:
     model: str
     system: ModelConfig | None = None
     init: str = "scratch"
-    heads: Literal["kept", "fresh"] | HeadsConfig = "kept"
+    heads: Literal["kept", "fresh", "fresh_box"] | HeadsConfig = "kept"
     stage: Literal["scratch", "align", "ground"]
     parts: dict[str, bool] = field(default_factory=dict)
     lora: LoraConfig | None = None

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from transformers import SamConfig, SamModel
 
-from ullava.config.schema import HeadsConfig
-from ullava.modeling.build import build_processor, part_config, set_attention
+from ullava.config.schema import BoxHeadConfig, HeadsConfig
+from ullava.errors import WeightsError
+from ullava.modeling.build import box_fields, build_processor, part_config, set_attention
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.positions import start_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -31,7 +34,7 @@ def build_fresh_heads(
     config = copy.deepcopy(core.config)
     config.sam_config = part_config(heads.mask.sam, folder, "heads.mask.sam", SamConfig)
     config.mask_score = heads.mask.score
-    config.box_width, config.box_frame, config.box_sigmoid = heads.box.width, heads.box.frame, heads.box.sigmoid
+    _set_box(config, heads.box, folder)
     config.aspect = heads.aspect
     config.max_text_length = heads.text.max_length
     set_attention(config, attention)
@@ -44,4 +47,39 @@ def build_fresh_heads(
         model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
-    return model, build_processor(heads, config, processor.tokenizer)
+    made = build_processor(heads, config, processor.tokenizer)
+    load_box_parts(model, made, heads.box, folder)
+    return model, made
+
+
+def build_fresh_box(
+    core: UllavaForConditionalGeneration,
+    processor: UllavaProcessor,
+    box: BoxHeadConfig,
+    folder: Path,
+    *,
+    attention: str = "sdpa",
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Return ``core`` with another box head, as ``box`` describes it; all else, masks included, is kept.
+
+    Relative paths of ``box`` start at ``folder``. ``core`` and ``processor`` are not to be used any more.
+    """
+    config = copy.deepcopy(core.config)
+    _set_box(config, box, folder)
+    set_attention(config, attention)
+    model = UllavaForConditionalGeneration(config)
+    kept = {name: value for name, value in core.state_dict().items() if not name.startswith("box_head.")}
+    result = model.load_state_dict(kept, strict=False, assign=True)
+    lost = [name for name in result.missing_keys if not name.startswith("box_head.")] + result.unexpected_keys
+    if lost:
+        raise WeightsError([f"weight {name} has no place beside another box head" for name in lost])
+    model.tie_weights()
+    model.generation_config = copy.deepcopy(core.generation_config)
+    processor.set_box(box_settings(box, config), config.box_frame)
+    load_box_parts(model, processor, box, folder)
+    return model, processor
+
+
+def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path) -> None:
+    for name, value in box_fields(box, folder, "heads.box").items():
+        setattr(config, name, value)

@@ -76,17 +76,20 @@ class UllavaProcessor(ProcessorMixin):
         self.aspect = aspect
         self.merge = merge
         self.sam_side = sam_side
-        self.box_frame = box_frame
         self.mask_score = mask_score
         self.system = system
         self.max_length = max_length
         self.as_released = as_released
         self.video_frames = video_frames
-        self.box = dict(box or {"kind": "regression"})
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
-        self.boxes = build_box_rules(self.box, box_frame)
+        self.set_box(box or {"kind": "regression"}, box_frame)
         self.token_ids = special_token_ids(tokenizer)
+
+    def set_box(self, settings: Mapping[str, Any], frame: str) -> None:
+        """Take the rules of another box head."""
+        self.box, self.box_frame = dict(settings), frame
+        self.boxes = build_box_rules(self.box, frame)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> UllavaProcessor:
@@ -196,9 +199,7 @@ class UllavaProcessor(ProcessorMixin):
                 return tokenise_as_released(self.tokenizer, style, sample.turns, prompt_only=prompt_only)
             except UserError as error:
                 raise SampleError(sample.name, str(error)) from error
-        return tokenise(
-            self.tokenizer, self.chat_template, sample.turns, system=self.system, prompt_only=prompt_only
-        )
+        return tokenise(self.tokenizer, self.chat_template, sample.turns, system=self.system, prompt_only=prompt_only)
 
     def _expand(
         self,

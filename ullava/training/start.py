@@ -14,7 +14,7 @@ from ullava.errors import ConfigError
 from ullava.inference.load import weights_folder
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import build_model, to_model_config
-from ullava.modeling.fresh_heads import build_fresh_heads
+from ullava.modeling.fresh_heads import build_fresh_box, build_fresh_heads
 from ullava.resources import find
 from ullava.training.lora import attach_adapters, is_adapter, load_adapter, read_run
 
@@ -115,6 +115,8 @@ def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> t
     config, folder = _model_config(recipe, recipe_path)
     wanted = to_model_config(config, folder, processor.tokenizer)
     _compare(recipe, recipe_path, wanted, model.config)
+    if recipe.heads == "fresh_box":
+        return build_fresh_box(model, processor, config.box, folder, attention=recipe.attention)
     if recipe.heads == "fresh":
         heads = HeadsConfig(mask=config.mask, box=config.box, aspect=config.vision.aspect, text=config.text)
         return build_fresh_heads(model, processor, heads, folder, attention=recipe.attention)
@@ -129,7 +131,7 @@ def _model_config(recipe: TrainRecipe, recipe_path: Path) -> tuple[ModelConfig, 
 
 
 def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) -> None:
-    ours, theirs = _shape(wanted, recipe.heads == "kept"), _shape(found, recipe.heads == "kept")
+    ours, theirs = _shape(wanted, str(recipe.heads)), _shape(found, str(recipe.heads))
     problems = [
         f"{recipe_path}: init: {recipe.init} has {key} {theirs[key]!r}, model {recipe.model} asks for {ours[key]!r}"
         for key in ours
@@ -139,15 +141,19 @@ def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) ->
         raise ConfigError(problems)
 
 
-def _shape(config: Any, with_heads: bool) -> dict[str, Any]:
-    """Return the choices in which weights and a model.yaml have to agree."""
+def _shape(config: Any, heads: str) -> dict[str, Any]:
+    """Return the choices in which weights and a model.yaml have to agree; ``heads`` as in the recipe."""
     names = ["strategy", "hidden_layer", "projector", "merge"]
-    if with_heads:
-        names += ["aspect", "head_state", "box_width", "box_frame", "box_sigmoid", "sam_side"]
-    shape = {name: getattr(config, name) for name in names}
     parts = {"language": config.text_config, "tower": config.vision_config}
-    if with_heads:
+    if heads != "fresh":
+        names += ["aspect", "head_state", "sam_side"]
         parts["sam"] = config.sam_config.vision_config
+    if heads == "kept":
+        names += ["box_kind", "box_width", "box_frame", "box_sigmoid"]
+    shape = {name: getattr(config, name) for name in names}
+    if heads == "kept":
+        sizes = ("model_type", "d_model", "num_queries", "encoder_layers", "decoder_layers")
+        shape |= {f"detector {name}": getattr(config.detector_config, name, None) for name in sizes}
     for part, sizes in parts.items():
         shape |= {f"{part} {name}": getattr(sizes, name) for name in ("hidden_size", "num_hidden_layers")}
     return shape

@@ -217,9 +217,9 @@ def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_pa
 
 
 def test_a_detector_that_reads_words_needs_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs a tokenizer, and none is named"):
+    with pytest.raises(UserError, match="box: kind grounding_dino_phrase reads words: give phrase_tokenizer"):
         build_small((box_override("grounding_dino_phrase"),))
-    with pytest.raises(UserError, match="needs a tokenizer, and there is none in"):
+    with pytest.raises(UserError, match="box.phrase_tokenizer: there is no tokenizer in"):
         build_small((box_override("grounding_dino_phrase", phrase_tokenizer=str(tmp_path)),))
     assert DETECTOR["model_type"] == "grounding-dino"
 

@@ -76,13 +76,9 @@ def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path)
         _load_detector(model.box_head, folder / box.detector.path)
         model.tie_weights()
     if box.kind == "grounding_dino_phrase":
-        named = box.phrase_tokenizer or (box.detector.path if box.detector is not None else None)
-        place = None if named is None else folder / named
-        if place is None or not (place / "tokenizer_config.json").is_file():
-            where = "none is named" if place is None else f"there is none in {place}"
-            raise UserError(
-                f"{folder / 'model.yaml'}: box.phrase_tokenizer: the detector needs a tokenizer, and {where}"
-            )
+        place = folder / str(box.phrase_tokenizer or (box.detector.path if box.detector is not None else ""))
+        if not (place / "tokenizer_config.json").is_file():
+            raise UserError(f"{folder / 'model.yaml'}: box.phrase_tokenizer: there is no tokenizer in {place}")
         processor.boxes.tokenizer = AutoTokenizer.from_pretrained(str(place))
 
 

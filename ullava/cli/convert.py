@@ -10,63 +10,80 @@ HELP = "turn .pth, .bin or foreign weights into our safetensors folders"
 KINDS = {
     "checkpoint": "a state dict of one of our models",
     "ullava": "a released folder of u-LLaVA (stage I, stage II, or stage II without box head)",
+    "llava": "a LLaVA checkpoint, as a start for training",
     "sam": "a segment-anything checkpoint (sam_vit_b/l/h)",
-    "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
+    "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
+    "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
+    "llama2c": "a language model of llama2.c (version 0 files)",
 }
+STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand for each kind of weights."""
     commands = parser.add_subparsers(dest="convert_command", metavar="{" + ",".join(KINDS) + "}", required=True)
-    parsers = {kind: commands.add_parser(kind, help=text) for kind, text in KINDS.items()}
-    for part in parsers.values():
+    kinds = {kind: commands.add_parser(kind, help=text) for kind, text in KINDS.items()}
+    for part in kinds.values():
         part.add_argument("--from", dest="source", type=Path, required=True, help="weight file, or folder of shards")
         part.add_argument("--out", type=Path, required=True, help="folder to make")
-    parsers["checkpoint"].add_argument(
-        "--model", required=True, help="model the weights belong to: a name or a model.yaml"
-    )
+    kinds["checkpoint"].add_argument("--model", required=True, help="model of the weights: a name or a model.yaml")
     for kind in ("ullava", "sam"):
-        parsers[kind].add_argument(
-            "--decoder-heads", type=int, default=8, help="heads of SAM's mask decoder (8 in all released files)"
-        )
-    parsers["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
-    ullava = parsers["ullava"]
-    ullava.add_argument("--tokenizer", type=Path, help="folder of tokenizer.model, where it is not beside the weights")
-    ullava.add_argument("--sam", type=Path, help="converted SAM to put beside a stage I checkpoint, which has none")
-    ullava.add_argument(
-        "--template",
-        choices=("conv_simple", "conv_sep2", "conv_llama2"),
-        help="conversation style (default: the stage's)",
-    )
-    ullava.add_argument("--seed", type=int, default=0, help="of parts that the layout lacks")
+        heads = "heads of SAM's mask decoder (8 in all released files)"
+        kinds[kind].add_argument("--decoder-heads", type=int, default=8, help=heads)
+    for kind in ("ullava", "llava"):
+        part = kinds[kind]
+        part.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, where it is not beside the weights")
+        part.add_argument("--sam", type=Path, help="converted SAM for weights that have none (stage I, LLaVA)")
+        part.add_argument("--seed", type=int, default=0, help="of parts that the layout lacks")
+    kinds["ullava"].add_argument("--template", choices=STYLES, help="conversation style (default: the stage's)")
+    kinds["llava"].add_argument("--tower", type=Path, help="converted CLIP for weights that have no tower")
+    kinds["grounding_dino"].add_argument("--heads", type=int, default=8, help="attention heads (default 8)")
+    kinds["grounding_dino"].add_argument("--text-heads", type=int, default=12, help="of the text encoder (default 12)")
+    kinds["clip"].add_argument("--heads", type=int, help="attention heads (default: one for 64 dimensions)")
+    activations = ("quick_gelu", "gelu")
+    kinds["clip"].add_argument("--activation", choices=activations, default="quick_gelu", help="gelu: open_clip's own")
+    kinds["llama2c"].add_argument("--tokenizer", type=Path, help="its sentencepiece model")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, say where the result is and what the report holds."""
     from ullava.modeling.weights.conversion import print_report
 
-    out = _convert(args)
-    print_report(out)
+    print_report(_convert(args))
     return 0
 
 
 def _convert(args: argparse.Namespace) -> Path:
-    from ullava.modeling.weights import conversion
+    if args.convert_command == "checkpoint":
+        return _checkpoint(args)
+    if args.convert_command in ("ullava", "llava"):
+        return _released(args)
+    from ullava.modeling.weights import conversion_parts as parts
 
     if args.convert_command == "sam":
-        return conversion.convert_sam_file(args.source, args.out, args.decoder_heads)
-    if args.convert_command == "ullava":
-        from ullava.modeling.weights.conversion_released import ReleasedOptions, convert_released
+        return parts.convert_sam_file(args.source, args.out, args.decoder_heads)
+    if args.convert_command == "grounding_dino":
+        return parts.convert_grounding_dino_file(args.source, args.out, args.heads, args.text_heads)
+    if args.convert_command == "clip":
+        return parts.convert_clip_file(args.source, args.out, args.heads, args.activation)
+    return parts.convert_llama2c_file(args.source, args.out, args.tokenizer)
 
-        options = ReleasedOptions(args.tokenizer, args.sam, args.decoder_heads, args.template, args.seed)
-        return convert_released(args.source, args.out, options)
-    if args.convert_command == "merge":
-        from ullava.training.lora import merge_to_folder
 
-        return merge_to_folder(args.source, args.out, args.base)
+def _checkpoint(args: argparse.Namespace) -> Path:
     from ullava import resources
     from ullava.config.load import load_config
     from ullava.config.schema import ModelConfig
+    from ullava.modeling.weights.conversion import convert_checkpoint
 
     path = resources.find("models", args.model)
-    return conversion.convert_checkpoint(args.source, load_config(ModelConfig, path), path.parent, args.out)
+    return convert_checkpoint(args.source, load_config(ModelConfig, path), path.parent, args.out)
+
+
+def _released(args: argparse.Namespace) -> Path:
+    from ullava.modeling.weights.conversion_released import ReleasedOptions, convert_llava, convert_released
+
+    common = {"tokenizer": args.tokenizer, "sam": args.sam, "seed": args.seed}
+    if args.convert_command == "llava":
+        return convert_llava(args.source, args.out, ReleasedOptions(tower=args.tower, **common))
+    options = ReleasedOptions(decoder_heads=args.decoder_heads, template=args.template, **common)
+    return convert_released(args.source, args.out, options)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from ullava.config.schema import ModelConfig
 from ullava.errors import UserError
 from ullava.modeling.build import build_model
 from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
-from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam
 from ullava.modeling.weights.strict import load_strict
 
 REPORT = "conversion.json"
@@ -48,30 +47,17 @@ def convert_checkpoint(source: Path, config: ModelConfig, model_folder: Path, ou
     return write_folder(out, source, write)
 
 
-def convert_sam_file(source: Path, out: Path, decoder_heads: int = DECODER_HEADS) -> Path:
-    """Turn Meta's segment-anything file into a ``SamModel`` folder, to be named as ``mask.sam.path`` in a model.yaml.
+def write_folder(
+    out: Path, source: Path, write: Callable[[Path], dict[str, Any]], files: Sequence[Path] | None = None
+) -> Path:
+    """Let ``write`` fill a new folder ``out`` and put its report there, with hashes of all files of weights.
 
-    Raises:
-        WeightsError: the file is unsafe or unreadable, or is not a whole SAM.
-    """
-
-    def write(folder: Path) -> dict[str, Any]:
-        model = convert_sam(read_pickled_or_safe(source), decoder_heads)
-        model.save_pretrained(folder)
-        vision = model.config.vision_config
-        sizes = {key: getattr(vision, key) for key in ("image_size", "hidden_size", "num_hidden_layers", "window_size")}
-        return {"kind": "sam", "parameters": model.num_parameters(), **sizes}
-
-    return write_folder(out, source, write)
-
-
-def write_folder(out: Path, source: Path, write: Callable[[Path], dict[str, Any]]) -> Path:
-    """Let ``write`` fill a new folder ``out`` and put its report there, with hashes of the files it was made of.
+    ``files``: what ``source`` consists of, where that is no usual file of weights.
 
     Raises:
         UserError: ``out`` holds something already; whatever ``write`` raises, with no folder left behind.
     """
-    inputs = [_fingerprint(file) for file in weight_files(source)]
+    inputs = [_fingerprint(file) for file in files or weight_files(source)]
     with new_folder(out) as folder:
         report = write(folder)
         report["inputs"] = inputs

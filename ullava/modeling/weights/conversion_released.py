@@ -1,14 +1,13 @@
-"""``ullava convert ullava``: a released folder of u-LLaVA in, a folder for ``ullava.load`` out."""
+"""``ullava convert ullava`` and ``llava``: a released folder in, a folder for ``ullava.load`` out."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import SamConfig, SamModel
+from transformers import AutoTokenizer, CLIPVisionConfig, SamConfig, SamModel
 
 from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.errors import UserError, WeightsError
@@ -16,7 +15,8 @@ from ullava.modeling.build import build_processor
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.weights.conversion import write_folder
-from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict
+from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict, read_table
+from ullava.modeling.weights.llava import read_llava
 from ullava.modeling.weights.released import (
     CORE,
     MARKER_KEYS,
@@ -37,19 +37,21 @@ STAGE_TWO_STYLE: Style = "conv_sep2"
 STAGE_ONE_STYLE: Style = "conv_simple"
 MAX_LENGTH = {CORE: 1024}
 STAGE_TWO_LENGTH = 512
+LLAVA_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedOptions:
     """What a released folder does not say.
 
-    ``tokenizer``: folder with ``tokenizer.model`` and ``added_tokens.json``, by default the released folder itself;
-    ``sam``: folder of a converted SAM, for stage I; ``template``: conversation style, by default that of the stage;
-    ``seed``: of the parts that the layout lacks.
+    ``tokenizer``: its folder, by default the released one; ``sam``: folder of a converted SAM, for stage I and LLaVA;
+    ``tower``: of a converted CLIP, for LLaVA; ``template``: conversation style, by default that of the stage; ``seed``:
+    of the parts that the layout lacks.
     """
 
     tokenizer: Path | None = None
     sam: Path | None = None
+    tower: Path | None = None
     decoder_heads: int = DECODER_HEADS
     template: Style | None = None
     seed: int = 0
@@ -65,7 +67,7 @@ def convert_released(source: Path, out: Path, options: ReleasedOptions | None = 
         UserError: the tokenizer does not belong to the weights.
     """
     options = options or ReleasedOptions()
-    table = _read_config(source)
+    table = read_table((source if source.is_dir() else source.parent) / "config.json")
     core = core_table(table)
 
     def write(folder: Path) -> dict[str, Any]:
@@ -75,9 +77,7 @@ def convert_released(source: Path, out: Path, options: ReleasedOptions | None = 
         tokenizer, notes = _settle_tokens(found, core, source, options)
         model, fresh = _fill(found)
         style = options.template or (STAGE_ONE_STYLE if table["model_type"] == CORE else STAGE_TWO_STYLE)
-        generation = model.generation_config
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(generation, name, getattr(found.config, name))
+        _settle_generation(model, found.config)
         model.save_pretrained(folder)
         if tokenizer is not None:
             length = MAX_LENGTH.get(table["model_type"], STAGE_TWO_LENGTH)
@@ -93,6 +93,64 @@ def convert_released(source: Path, out: Path, options: ReleasedOptions | None = 
         }
 
     return write_folder(out, source, write)
+
+
+def convert_llava(source: Path, out: Path, options: ReleasedOptions | None = None) -> Path:
+    """Write a LLaVA checkpoint as one of our model folders, a start for training: heads and new words are fresh.
+
+    Raises:
+        WeightsError: as ``convert_released``; no SAM is named, or no tower where the checkpoint has none.
+        UserError: no tokenizer, or one that does not belong to the weights.
+    """
+    options = options or ReleasedOptions()
+    table = read_table((source if source.is_dir() else source.parent) / "config.json")
+    if options.sam is None:
+        raise WeightsError("a LLaVA checkpoint holds no SAM; name a converted one (`ullava convert sam`) with --sam")
+    sam_folder = options.sam
+
+    def write(folder: Path) -> dict[str, Any]:
+        torch.manual_seed(options.seed)
+        tower = None if options.tower is None else _read_tower(options.tower)
+        found = read_llava(table, read_pickled_or_safe(source), tower=tower, sam=_read_sam(sam_folder))
+        tokenizer, notes = _add_words(found, options.tokenizer or source)
+        model, fresh = _fill(found)
+        _settle_generation(model, found.config)
+        model.save_pretrained(folder)
+        text = TextConfig(template="vicuna_v1", system=SYSTEM["conv_sep2"], max_length=LLAVA_LENGTH)
+        build_processor(_words_only(text), found.config, tokenizer).save_pretrained(folder)
+        report = {"kind": "llava", "layout": table["model_type"], "parameters": model.num_parameters()}
+        return report | {"started at random": fresh, "left out": list(found.dropped), "notes": notes}
+
+    return write_folder(out, source, write)
+
+
+def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
+    """Load the tokenizer of a checkpoint that knows none of our tokens, add them and the rows that they need."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder if folder.is_dir() else folder.parent))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no tokenizer can be loaded from here; name its folder with --tokenizer") from error
+    rows = int(found.config.text_config.vocab_size)
+    if len(tokenizer) > rows:
+        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} entries, the weights only {rows} rows")
+    before = set(tokenizer.get_vocab())
+    add_special_tokens(tokenizer)
+    new = sorted(set(tokenizer.get_vocab()) - before)
+    if len(tokenizer) > rows:
+        grow_rows(found, len(tokenizer))
+    _write_ids(found.config, special_token_ids(tokenizer), tokenizer)
+    return tokenizer, [f"tokens this layout lacks, new rows are the mean of the others: {', '.join(new)}"]
+
+
+def _read_tower(folder: Path) -> tuple[CLIPVisionConfig, dict[str, torch.Tensor]]:
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: no converted tower is here (`ullava convert clip` makes one)")
+    return CLIPVisionConfig.from_pretrained(str(folder)), read_state_dict(folder)
+
+
+def _settle_generation(model: UllavaForConditionalGeneration, config: UllavaConfig) -> None:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.generation_config, name, getattr(config, name))
 
 
 def _words_only(text: TextConfig) -> ModelConfig:
@@ -112,25 +170,12 @@ def _fill(found: Released) -> tuple[UllavaForConditionalGeneration, list[str]]:
     with torch.device("meta"):
         model = UllavaForConditionalGeneration(found.config)
     fresh = start_missing_parts(model, found.tensors)
-    problems = [f"unexpected: {key}, no part of u-LLaVA" for key in found.unknown]
+    problems = [f"unexpected: {key}, no part of this layout" for key in found.unknown]
     problems += find_misfits(model, found.tensors)
     if problems:
         raise WeightsError(problems)
     load_strict(model, found.tensors)
     return model.eval(), fresh
-
-
-def _read_config(source: Path) -> dict[str, Any]:
-    file = (source if source.is_dir() else source.parent) / "config.json"
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file}: is not there; a released folder has one beside its weights") from error
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise WeightsError(f"{file}: is no table of settings")
-    return table
 
 
 def _read_sam(folder: Path) -> tuple[SamConfig, dict[str, torch.Tensor]]:

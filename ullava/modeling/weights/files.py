@@ -73,6 +73,23 @@ def weight_files(path: Path) -> list[Path]:
     raise WeightsError(f"{path}: no model.safetensors and no {SAFE_INDEX} in this folder")
 
 
+def read_table(file: Path) -> dict[str, Any]:
+    """Read a JSON object, e.g. the ``config.json`` beside weights.
+
+    Raises:
+        WeightsError: it is missing, damaged or no object.
+    """
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file}: is not there; it has to lie beside the weights") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise WeightsError(f"{file}: is no JSON object")
+    return table
+
+
 def _shards(index: Path) -> list[Path]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

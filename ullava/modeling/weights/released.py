@@ -147,9 +147,7 @@ def _config_of(
     projector = core.get("projector_type", "mlp")
     if projector not in _PROJECTORS:
         raise WeightsError(f"config.json: projector_type {projector!r}; known: {', '.join(_PROJECTORS)}")
-    text = {key: core[key] for key in _TEXT_FIELDS if core.get(key) is not None}
-    text.setdefault("num_key_value_heads", text.get("num_attention_heads"))
-    text.setdefault("rope_theta", ROTARY_BASE)
+    text = text_sizes(core)
     ids = core.get("mm_token_ids") or {}
     markers: dict[str, Any] = {field: ids.get(key) for key, field in MARKER_KEYS.items()}
     absent = [key for key, field in MARKER_KEYS.items() if markers[field] is None]
@@ -157,7 +155,7 @@ def _config_of(
         raise WeightsError([f"config.json: mm_token_ids has no {key}" for key in absent])
     return UllavaConfig(
         text_config=LlamaConfig(**text),
-        vision_config=CLIPVisionConfig(**_clip_sizes(core.get("vision_config") or {})),
+        vision_config=CLIPVisionConfig(**clip_sizes(core.get("vision_config") or {})),
         sam_config=sam_config,
         hidden_layer=int(core.get("vision_hidden_layer", -1)),
         projector=_PROJECTORS[projector],
@@ -175,7 +173,17 @@ def _config_of(
     )
 
 
-def _clip_sizes(table: Mapping[str, Any]) -> dict[str, Any]:
+def text_sizes(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``LlamaConfig`` from a stored config, with what old files leave unsaid."""
+    text = {key: table[key] for key in _TEXT_FIELDS if table.get(key) is not None}
+    if "num_attention_heads" in text:
+        text.setdefault("num_key_value_heads", text["num_attention_heads"])
+    text.setdefault("rope_theta", ROTARY_BASE)
+    return text
+
+
+def clip_sizes(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``CLIPVisionConfig`` from a stored config, which may hold keys of other versions too."""
     known = set(CLIPVisionConfig().to_dict()) - {"transformers_version", "dtype", "model_type", "architectures"}
     return {key: value for key, value in table.items() if key in known and value is not None}
 

@@ -6,8 +6,7 @@ off the tensors except the number of attention heads of the mask decoder, which 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,9 +14,11 @@ from transformers import SamConfig, SamModel
 
 from ullava.errors import WeightsError
 from ullava.modeling.weights.keymap import Rule, rename_keys
+from ullava.modeling.weights.shapes import count_layers, shape_of
 from ullava.modeling.weights.strict import load_strict
 
 DECODER_HEADS = 8
+WHAT = "a segment-anything checkpoint"
 
 _MLP_LAYERS = (("0", "proj_in"), ("1", r"layers.0"), ("2", "proj_out"))
 
@@ -87,11 +88,11 @@ def sam_config_of(state_dict: Mapping[str, Tensor], decoder_heads: int = DECODER
     Raises:
         WeightsError: a tensor that a size is read from is missing or does not have the expected rank.
     """
-    tokens = _shape(state_dict, "mask_decoder.mask_tokens.weight", 2)
-    iou_hidden = _shape(state_dict, "mask_decoder.iou_prediction_head.layers.0.weight", 2)[0]
-    mask_channels = _shape(state_dict, "prompt_encoder.mask_downscaling.3.weight", 4)[0]
-    decoder_mlp = _shape(state_dict, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0]
-    inner = _shape(state_dict, "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight", 2)
+    tokens = shape_of(state_dict, "mask_decoder.mask_tokens.weight", 2, WHAT)
+    iou_hidden = shape_of(state_dict, "mask_decoder.iou_prediction_head.layers.0.weight", 2, WHAT)[0]
+    mask_channels = shape_of(state_dict, "prompt_encoder.mask_downscaling.3.weight", 4, WHAT)[0]
+    decoder_mlp = shape_of(state_dict, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2, WHAT)[0]
+    inner = shape_of(state_dict, "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight", 2, WHAT)
     vision = _vision_sizes(state_dict)
     grid = {"image_size": vision["image_size"], "patch_size": vision["patch_size"]}
     return SamConfig(
@@ -100,11 +101,11 @@ def sam_config_of(state_dict: Mapping[str, Tensor], decoder_heads: int = DECODER
         mask_decoder_config={
             "hidden_size": tokens[1],
             "mlp_dim": decoder_mlp,
-            "num_hidden_layers": _count(state_dict, r"mask_decoder\.transformer\.layers\.(\d+)\..*"),
+            "num_hidden_layers": count_layers(state_dict, r"mask_decoder\.transformer\.layers\.(\d+)\..*", WHAT),
             "num_attention_heads": decoder_heads,
             "attention_downsample_rate": inner[1] // inner[0],
             "num_multimask_outputs": tokens[0] - 1,
-            "iou_head_depth": _count(state_dict, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\..*"),
+            "iou_head_depth": count_layers(state_dict, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\..*", WHAT),
             "iou_head_hidden_dim": iou_hidden,
         },
     )
@@ -112,10 +113,10 @@ def sam_config_of(state_dict: Mapping[str, Tensor], decoder_heads: int = DECODER
 
 def _vision_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, int | list[int]]:
     """The arguments of SamVisionConfig. A block is global if its relative positions span the whole grid."""
-    width, _, patch, _ = _shape(state_dict, "image_encoder.patch_embed.proj.weight", 4)
-    grid = _shape(state_dict, "image_encoder.pos_embed", 4)[1]
-    depth = _count(state_dict, r"image_encoder\.blocks\.(\d+)\..*")
-    spans = [_shape(state_dict, f"image_encoder.blocks.{block}.attn.rel_pos_h", 2) for block in range(depth)]
+    width, _, patch, _ = shape_of(state_dict, "image_encoder.patch_embed.proj.weight", 4, WHAT)
+    grid = shape_of(state_dict, "image_encoder.pos_embed", 4, WHAT)[1]
+    depth = count_layers(state_dict, r"image_encoder\.blocks\.(\d+)\..*", WHAT)
+    spans = [shape_of(state_dict, f"image_encoder.blocks.{block}.attn.rel_pos_h", 2, WHAT) for block in range(depth)]
     whole = 2 * grid - 1
     windows = sorted({(span[0] + 1) // 2 for span in spans if span[0] != whole})
     if len(windows) > 1:
@@ -128,24 +129,9 @@ def _vision_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, int | list[int]
         "patch_size": patch,
         "window_size": windows[0] if windows else grid,
         "global_attn_indexes": [block for block, span in enumerate(spans) if span[0] == whole],
-        "mlp_dim": _shape(state_dict, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0],
-        "output_channels": _shape(state_dict, "image_encoder.neck.2.weight", 4)[0],
-        "num_pos_feats": _shape(state_dict, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", 2)[1],
+        "mlp_dim": shape_of(state_dict, "image_encoder.blocks.0.mlp.lin1.weight", 2, WHAT)[0],
+        "output_channels": shape_of(state_dict, "image_encoder.neck.2.weight", 4, WHAT)[0],
+        "num_pos_feats": shape_of(state_dict, "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", 2, WHAT)[
+            1
+        ],
     }
-
-
-def _shape(state_dict: Mapping[str, Tensor], key: str, rank: int) -> tuple[int, ...]:
-    if key not in state_dict:
-        raise WeightsError(f"missing: {key}; is this a segment-anything checkpoint?")
-    shape = tuple(state_dict[key].shape)
-    if len(shape) != rank or min(shape) < 1:
-        raise WeightsError(f"shape: {key} is {list(shape)}, {rank} dimensions were expected")
-    return shape
-
-
-def _count(keys: Iterable[str], pattern: str) -> int:
-    """How many layers there are: one more than the highest number that ``pattern`` finds."""
-    numbers = [int(match.group(1)) for key in keys if (match := re.fullmatch(pattern, key))]
-    if not numbers:
-        raise WeightsError(f"missing: keys like {pattern}; is this a segment-anything checkpoint?")
-    return max(numbers) + 1

@@ -1,0 +1,91 @@
+"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, and a language model of llama2.c."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ullava.errors import WeightsError
+from ullava.modeling.weights.clip import convert_clip
+from ullava.modeling.weights.conversion import write_folder
+from ullava.modeling.weights.files import read_pickled_or_safe, read_table
+from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
+from ullava.modeling.weights.llama2c import convert_llama2c
+from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam
+from ullava.text.released_tokenizer import UNKNOWN, llama_tokenizer
+
+
+def convert_sam_file(source: Path, out: Path, decoder_heads: int = DECODER_HEADS) -> Path:
+    """Turn Meta's segment-anything file into a ``SamModel`` folder, to be named as ``mask.sam.path`` in a model.yaml.
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or is not a whole SAM.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        model = convert_sam(read_pickled_or_safe(source), decoder_heads)
+        model.save_pretrained(folder)
+        vision = model.config.vision_config
+        sizes = {key: getattr(vision, key) for key in ("image_size", "hidden_size", "num_hidden_layers", "window_size")}
+        return {"kind": "sam", "parameters": model.num_parameters(), **sizes}
+
+    return write_folder(out, source, write)
+
+
+def convert_grounding_dino_file(source: Path, out: Path, heads: int = HEADS, text_heads: int = TEXT_HEADS) -> Path:
+    """Turn an original GroundingDINO file into a ``GroundingDinoForObjectDetection`` folder (``box.detector.path``).
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or is not a whole GroundingDINO.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        model = convert_grounding_dino(read_pickled_or_safe(source), heads, text_heads)
+        model.save_pretrained(folder)
+        config = model.config
+        sizes = {key: getattr(config, key) for key in ("num_queries", "d_model", "encoder_layers", "decoder_layers")}
+        return {"kind": "grounding_dino", "parameters": model.num_parameters(), **sizes}
+
+    return write_folder(out, source, write)
+
+
+def convert_clip_file(source: Path, out: Path, heads: int | None = None, activation: str = "quick_gelu") -> Path:
+    """Turn a CLIP checkpoint into a ``CLIPVisionModel`` folder, to be named as ``vision.tower.path`` in a model.yaml.
+
+    A ``config.json`` beside the weights settles heads and activation.
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or is not a whole vision tower of CLIP.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        stored = read_table(source / "config.json") if (source / "config.json").is_file() else {}
+        stored = stored.get("vision_config", stored)
+        made = convert_clip(read_pickled_or_safe(source), heads=heads, activation=activation, stored=stored)
+        made.model.save_pretrained(folder)
+        config = made.model.config
+        sizes = {key: getattr(config, key) for key in ("image_size", "patch_size", "hidden_size", "num_hidden_layers")}
+        report = {"kind": "clip", "parameters": made.model.num_parameters(), **sizes}
+        return report | {"activation": config.hidden_act, "left out": list(made.left_out)}
+
+    return write_folder(out, source, write)
+
+
+def convert_llama2c_file(source: Path, out: Path, tokenizer: Path | None = None) -> Path:
+    """Turn llama2.c's file into a ``LlamaForCausalLM`` folder, with its sentencepiece model as the tokenizer.
+
+    Raises:
+        WeightsError: not such a file, or a tokenizer of another size.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        model = convert_llama2c(source)
+        if tokenizer is not None:
+            words = llama_tokenizer(tokenizer, (), pad=UNKNOWN)
+            if len(words) != model.config.vocab_size:
+                raise WeightsError(f"{tokenizer}: {len(words)} pieces, the weights have {model.config.vocab_size} rows")
+            words.save_pretrained(folder)
+        model.save_pretrained(folder)
+        return {"kind": "llama2c", "parameters": model.num_parameters()}
+
+    return write_folder(out, source, write, files=[source])

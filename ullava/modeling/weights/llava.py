@@ -1,0 +1,117 @@
+"""LLaVA checkpoints -> the language part of ``UllavaForConditionalGeneration``, as a start for training the heads.
+
+Two layouts: LLaVA's own (``model.mm_projector.*``, with or without its tower) and that of transformers
+(``multi_modal_projector.*``). LLaVA marks no beginning and end of a picture, points at nothing and has no SAM: those
+rows and heads start afresh, and the report says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
+
+from ullava.errors import WeightsError
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.weights.keymap import Rule, rename_keys
+from ullava.modeling.weights.released import NO_TOKEN, Released, clip_sizes, text_sizes
+
+PROJECTORS = {"linear": "linear", "mlp2x_gelu": "mlp2x"}
+_TOWER = r"(?:model\.vision_tower\.vision_tower|vision_tower|model\.vision_tower)\."
+
+RULES: tuple[Rule, ...] = (
+    Rule(r"(?:.*\.)?rotary_emb\.inv_freq|" + _TOWER + r"(?:vision_model\.)?embeddings\.position_ids", ()),
+    Rule(_TOWER + r"(?:vision_model\.)?(.+)", (r"vision.tower.\1",)),
+    Rule(r"(?:model\.)?mm_projector\.(.+)", (r"vision.projector.\1",)),
+    Rule(r"(?:model\.)?multi_modal_projector\.linear_1\.(\w+)", (r"vision.projector.0.\1",)),
+    Rule(r"(?:model\.)?multi_modal_projector\.linear_2\.(\w+)", (r"vision.projector.2.\1",)),
+    Rule(r"language_model\.(model\..+|lm_head\.weight)", (r"language_model.\1",)),
+    Rule(r"model\.language_model\.(.+)", (r"language_model.model.\1",)),
+    Rule(r"(model\..+|lm_head\.weight)", (r"language_model.\1",)),
+)
+
+
+def read_llava(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    tower: tuple[CLIPVisionConfig, Mapping[str, Tensor]] | None,
+    sam: tuple[SamConfig, Mapping[str, Tensor]],
+) -> Released:
+    """Translate a LLaVA checkpoint.
+
+    Args:
+        config: its ``config.json``.
+        state: its tensors by their own names.
+        tower: a CLIP vision tower, where the checkpoint has none of its own.
+        sam: the SAM to put beside it.
+
+    Raises:
+        WeightsError: another architecture, a projector that ours cannot be, or a tower given twice or not at all.
+    """
+    kind = str(config.get("model_type"))
+    if not kind.startswith("llava"):
+        raise WeightsError(f"config.json: model_type is {kind!r}; LLaVA's are 'llava' or 'llava_llama'")
+    named = rename_keys(state, RULES)
+    tensors = dict(named.tensors)
+    own_tower = any(name.startswith("vision.tower.") for name in tensors)
+    if own_tower == (tower is not None):
+        raise WeightsError(
+            "this checkpoint has a tower of its own, another cannot be given"
+            if own_tower
+            else "this checkpoint has no vision tower; name a converted one (`ullava convert clip`) with --tower"
+        )
+    if tower is not None:
+        tensors |= {f"vision.tower.{name}": tensor for name, tensor in tower[1].items()}
+    tensors |= {f"mask_head.sam.{name}": tensor for name, tensor in sam[1].items()}
+    tower_config = tower[0] if tower is not None else _stored_tower(config, tensors)
+    return Released(
+        _config_of(config, tensors, tower_config, sam[0]), tensors, tuple(named.unknown), tuple(named.dropped)
+    )
+
+
+def _config_of(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], tower: CLIPVisionConfig, sam: SamConfig
+) -> UllavaConfig:
+    own = "projector_hidden_act" not in config and "text_config" not in config
+    projector = str(config.get("mm_projector_type", "linear")) if own else "mlp2x_gelu"
+    if projector not in PROJECTORS:
+        raise WeightsError(f"config.json: mm_projector_type {projector!r}; ours can be: {', '.join(PROJECTORS)}")
+    feature = config.get("mm_vision_select_feature", "patch") if own else config.get("vision_feature_select_strategy")
+    if feature not in ("patch", "default", None):
+        raise WeightsError(f"config.json: the projector reads {feature!r} of the tower; ours reads its patches")
+    stored = config if own else config.get("text_config") or {}
+    if not own and stored.get("model_type", "llama") != "llama":
+        raise WeightsError(f"config.json: the language model is a {stored['model_type']!r}; only Llamas are converted")
+    text = text_sizes(stored)
+    rows = tensors.get("language_model.model.embed_tokens.weight")
+    if rows is not None:
+        text["vocab_size"] = len(rows)
+    aspect = "pad" if not own or config.get("image_aspect_ratio") == "pad" else "crop"
+    layer = config.get("mm_vision_select_layer" if own else "vision_feature_layer", -2)
+    return UllavaConfig(
+        text_config=LlamaConfig(**text),
+        vision_config=tower,
+        sam_config=sam,
+        hidden_layer=int(layer),
+        projector=PROJECTORS[projector],
+        aspect=aspect,
+        seg_id=NO_TOKEN,
+        loc_id=NO_TOKEN,
+    )
+
+
+def _stored_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
+    """The tower's sizes: of ``vision_config``, or read off its tensors (heads as in every CLIP of OpenAI)."""
+    if isinstance(config.get("vision_config"), dict):
+        return CLIPVisionConfig(**clip_sizes(config["vision_config"]))
+    from ullava.modeling.weights.clip import convert_clip
+
+    part = {re.sub(r"^vision\.tower\.", "", k): v for k, v in tensors.items() if k.startswith("vision.tower.")}
+    with torch.no_grad():
+        result: CLIPVisionConfig = convert_clip(part).model.config
+    return result

@@ -1,0 +1,137 @@
+"""``ullava convert llava`` on small checkpoints of LLaVA's own layout and of transformers'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from released_folder import PIECES, core_config, released_names, small_model, write_shards, write_tokenizer
+
+from ullava.modeling.weights.files import read_state_dict
+from ullava.text.released_tokenizer import UNKNOWN, llama_tokenizer
+
+LANGUAGE, TOWER, PROJECTOR = "llm.model.", "llm.vision_encoder.vision_model.", "llm.vision_projector."
+
+
+@pytest.fixture
+def parts(tmp_path: Path, command) -> tuple[dict[str, torch.Tensor], dict, Path]:
+    """Released names of a small model, the sparse language config, and a converted SAM."""
+    ids = write_tokenizer(tmp_path / "pieces")
+    model = small_model(PIECES)
+    state = released_names(model)
+    sam = {k.removeprefix("visual_model."): v for k, v in state.items() if k.startswith("visual_model.")}
+    torch.save(sam, tmp_path / "sam.pth")
+    assert command("convert", "sam", "--from", str(tmp_path / "sam.pth"), "--out", str(tmp_path / "sam"))[0] == 0
+    return state, core_config(model, ids), tmp_path / "sam"
+
+
+def write_words(folder: Path, pieces: Path) -> None:
+    llama_tokenizer(pieces / "tokenizer.model", (), pad=UNKNOWN).save_pretrained(str(folder))
+
+
+def own_layout(state: dict[str, torch.Tensor], tower: str | None) -> dict[str, torch.Tensor]:
+    made = {}
+    for name, tensor in state.items():
+        if name.startswith(TOWER) and tower is not None:
+            made[tower + name.removeprefix(TOWER)] = tensor
+        elif name.startswith(PROJECTOR):
+            made["model.mm_projector." + name.removeprefix(PROJECTOR)] = tensor
+        elif name.startswith(LANGUAGE) or name == "llm.lm_head.weight":
+            made[name.removeprefix("llm.")] = tensor
+    return made
+
+
+def run(command, source: Path, out: Path, sam: Path, *more: str) -> tuple[int, str, str]:
+    return command("convert", "llava", "--from", str(source), "--out", str(out), "--sam", str(sam), *more)
+
+
+def check(out: Path, state: dict[str, torch.Tensor]) -> None:
+    written = read_state_dict(out)
+    assert torch.equal(written["vision.projector.weight"], state["llm.vision_projector.weight"])
+    assert torch.equal(written["vision.tower.post_layernorm.bias"], state[TOWER + "post_layernorm.bias"])
+    table = written["language_model.model.embed_tokens.weight"]
+    assert torch.equal(table[:PIECES], state["llm.model.embed_tokens.weight"])
+    torch.testing.assert_close(table[-1], table[:PIECES].mean(dim=0))
+    config = json.loads((out / "config.json").read_text())
+    assert sorted(config[key] for key in ("image_start_id", "seg_id", "loc_id")) > [PIECES - 1] * 3
+    assert config["aspect"] == "pad" and config["hidden_layer"] == -2
+
+
+def test_own_layout_with_its_tower(tmp_path, command, parts):
+    state, config, sam = parts
+    source = tmp_path / "llava"
+    config = {"mm_projector_type": "linear", "image_aspect_ratio": "pad", "vision_config": config["vision_config"]} | {
+        key: value for key, value in config.items() if key not in ("vision_config", "mm_token_ids")
+    }
+    write_shards(
+        source,
+        own_layout(state, "model.vision_tower.vision_tower.vision_model."),
+        config | {"model_type": "llava_llama", "mm_vision_select_layer": -2},
+    )
+    write_words(source, tmp_path / "pieces")
+    code, printed, errors = run(command, source, tmp_path / "made", sam)
+    assert code == 0, errors
+    assert "started at random: mask_head.projector, box_head" in printed and "[SEG]" in printed
+    check(tmp_path / "made", state)
+
+
+def test_own_layout_without_a_tower_needs_one(tmp_path, command, parts):
+    state, config, sam = parts
+    source = tmp_path / "llava"
+    config |= {"model_type": "llava", "mm_projector_type": "linear", "image_aspect_ratio": "pad"}
+    del config["vision_config"]
+    write_shards(source, own_layout(state, None), config)
+    write_words(source, tmp_path / "pieces")
+    code, _, errors = run(command, source, tmp_path / "made", sam)
+    assert code == 2 and "--tower" in errors
+
+    tower = {f"vision_model.{k.removeprefix(TOWER)}": v for k, v in state.items() if k.startswith(TOWER)}
+    torch.save(tower, tmp_path / "clip.bin")
+    arguments = ["--from", str(tmp_path / "clip.bin"), "--out", str(tmp_path / "tower"), "--heads", "2"]
+    assert command("convert", "clip", *arguments)[0] == 0
+    code, _, errors = run(command, source, tmp_path / "made", sam, "--tower", str(tmp_path / "tower"))
+    assert code == 0, errors
+    check(tmp_path / "made", state)
+
+
+def test_layout_of_transformers(tmp_path, command, parts):
+    state, config, sam = parts
+    text = {key: value for key, value in config.items() if key not in ("vision_config", "mm_token_ids")}
+    made = {}
+    for name, tensor in state.items():
+        if name.startswith(TOWER):
+            made["vision_tower.vision_model." + name.removeprefix(TOWER)] = tensor
+        elif name.startswith(LANGUAGE) or name == "llm.lm_head.weight":
+            made["language_model." + name.removeprefix("llm.")] = tensor
+    for number in (1, 2):
+        made[f"multi_modal_projector.linear_{number}.weight"] = torch.randn(16, 16)
+        made[f"multi_modal_projector.linear_{number}.bias"] = torch.randn(16)
+    table = {"model_type": "llava", "text_config": text | {"model_type": "llama"}}
+    table |= {"vision_config": config["vision_config"], "projector_hidden_act": "gelu", "vision_feature_layer": -2}
+    source = tmp_path / "llava"
+    write_shards(source, made, table | {"vision_feature_select_strategy": "default"})
+    write_words(source, tmp_path / "pieces")
+    code, _, errors = run(command, source, tmp_path / "made", sam)
+    assert code == 0, errors
+    written = read_state_dict(tmp_path / "made")
+    assert torch.equal(written["vision.projector.2.bias"], made["multi_modal_projector.linear_2.bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"mm_projector_type": "resampler"}, "mm_projector_type 'resampler'"),
+        ({"mm_vision_select_feature": "cls_patch"}, "'cls_patch'"),
+    ],
+)
+def test_what_ours_cannot_be_is_refused(tmp_path, command, parts, change, words):
+    state, config, sam = parts
+    source = tmp_path / "llava"
+    table = config | {"model_type": "llava", "mm_projector_type": "linear"} | change
+    write_shards(source, own_layout(state, "vision_tower.vision_model."), table)
+    write_words(source, tmp_path / "pieces")
+    code, _, errors = run(command, source, tmp_path / "made", sam)
+    assert code == 2 and words in errors

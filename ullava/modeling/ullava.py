@@ -85,6 +85,14 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Replace the language model's input embedding."""
         self.language_model.set_input_embeddings(value)
 
+    def enable_input_require_grads(self) -> None:
+        """Recomputing layers need a gradient at the words' embedding; the towers' give tuples, too, and need none."""
+        hook = self.get_input_embeddings().register_forward_hook(
+            lambda _module, _given, made: made.requires_grad_(True)
+        )
+        self._require_grads_hooks = [hook]
+        self._require_grads_hook = hook
+
     def get_output_embeddings(self) -> nn.Module:
         """The language head."""
         return self.language_model.get_output_embeddings()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ullava.config.schema import LossConfig
+from ullava.errors import ConfigError
 from ullava.geometry import plan_view, resized_hw
 from ullava.losses import (
     bce_per_mask,
@@ -162,6 +163,8 @@ class GroundingObjective:
             nothing = boxes.float().sum() * 0.0
             return {"l1": nothing, "giou": nothing}
         if loc.candidates is not None:
+            if self.weights.box_divide_twice:
+                raise ConfigError("loss.box_divide_twice belongs to boxes that are regressed; this head offers several")
             stages = [expected_box_terms(stage.boxes_xyxy_head, stage.logits, wanted) for stage in loc.candidates]
             l1, giou = torch.stack([torch.stack(terms) for terms in stages]).mean(dim=0).unbind()
             return {"l1": l1, "giou": giou}

@@ -16,7 +16,7 @@ from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.modeling.heads.box_contract import BoxPictures, Candidates, choose
 from ullava.modeling.heads.detector import decoded_sets, detector_class, to_corners
-from ullava.structures import Sample
+from ullava.structures import Sample, Turn
 
 KINDS = ("grounding-dino", "mm-grounding-dino")
 
@@ -258,3 +258,43 @@ def test_wrong_detectors_are_refused(tmp_path: Path) -> None:
     misspelt = DETECTOR | {"backbone_config": {"model_type": "swin", "embed_dims": 8}}
     with pytest.raises(ConfigError, match="embed_dims: unknown key; did you mean 'embed_dim'"):
         attempt(box_override("grounding_dino_query", detector={"config": misspelt}))
+
+
+def test_a_token_speaks_of_the_last_picture_before_it(query: tuple[Any, Any]) -> None:
+    model, processor = query
+    plain = grounded_sample("b", 2)
+    turn = plain.turns[0]
+    both = Sample("two", "test", "res", (Path("a.png"), Path("b.png")),
+                  (Turn("<image>" + turn.question, turn.answer, turn.regions),))  # fmt: skip
+    example = processor.encode(both, [picture(0, 24, 64), picture(1)])
+    output = model(**inputs(collator(processor)([example]))).loc
+    assert output.image.tolist() == [1, 1]
+    other_first = processor.encode(both, [picture(5, 24, 64), picture(1)])
+    batch = inputs(collator(processor)([example]))
+    batch["box_pixel_values"] = inputs(collator(processor)([other_first]))["box_pixel_values"]
+    torch.testing.assert_close(model(**batch).loc.boxes_xyxy_head, output.boxes_xyxy_head)
+
+
+def test_recomputing_layers_and_half_precision_run(query: tuple[Any, Any]) -> None:
+    model, processor = build_query()
+    batch = inputs(collator(processor)(rows_of(processor, [grounded_sample("a", 2), TEXT_ONLY], [(40, 56), (1, 1)])))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(**batch).loc
+    assert half.boxes_xyxy_head.dtype == torch.float32 and bool(torch.isfinite(half.boxes_xyxy_head).all())
+    model.gradient_checkpointing_enable()
+    model.train()
+    stage = model(**batch).loc.candidates[-1]
+    (stage.boxes_xyxy_head.sum() + stage.logits.sum()).backward()
+    assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.box_head.projector.parameters())
+
+
+def test_the_division_of_u_llava_is_for_regressed_boxes_only(query: tuple[Any, Any]) -> None:
+    from ullava.config.schema import LossConfig
+    from ullava.training.batches import network_inputs, targets_of
+    from ullava.training.objective import GroundingObjective
+
+    model, processor = query
+    batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
+    objective = GroundingObjective(LossConfig(box_divide_twice=True), processor.sam_side)
+    with pytest.raises(ConfigError, match="box_divide_twice belongs to boxes that are regressed"):
+        objective(model(**network_inputs(batch)), targets_of(batch))

@@ -65,6 +65,9 @@ class QueryBoxHead(BoxHead):
         if pictures is None or rows is None or len(states) == 0:
             return (Candidates(features.new_zeros(0, 1, 4).float(), features.new_zeros(0, 1).float()),)
 
+        # transformers' own way of recomputing this decoder hands its layers their arguments in the wrong order.
+        self.detector.model.decoder.gradient_checkpointing = False
+
         def run(pixels: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
             token = torch.zeros(len(places), 1, dtype=torch.long, device=pixels.device)
             present = torch.ones_like(token)

@@ -34,7 +34,7 @@ CASES = [(recipe, "generate") for recipe in DRAWN] + [(r, "teacher_forced") for 
 
 
 def test_every_recipe_is_tried() -> None:
-    assert set(RECIPES) == {*DRAWN, "shapes"}
+    assert set(RECIPES) == {*DRAWN, "shapes", "eval_video"}  # eval_video: test_video_recipes.py
 
 
 @pytest.mark.parametrize(("recipe", "protocol"), CASES)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ullava.cli import data_import
+from ullava.errors import UserError
 
 HELP = "import your own data, draw the shapes world, train a tokenizer, or report what a recipe's data yields"
 
@@ -19,7 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data_import.configure(commands)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
-    draw.add_argument("--images", type=int, required=True, help="how many pictures")
+    draw.add_argument("--images", type=int, help="how many pictures")
+    draw.add_argument("--videos", type=int, help="instead of pictures: how many clips of moving shapes (GIF)")
     draw.add_argument("--seed", type=int, default=0, help="another seed, another world (default 0)")
     draw.add_argument(
         "--split",
@@ -52,6 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(args: argparse.Namespace) -> int:
+    if (args.images is None) == (args.videos is None):
+        raise UserError("say how much to draw: --images N or --videos N, each into a folder of its own")
+    if args.videos is not None:
+        from ullava.data.shapes.write_clips import draw_video_world
+
+        out = draw_video_world(args.out, args.videos, args.seed, args.split, workers=args.workers)
+        print(f"{out}: {args.videos} clips of the moving shapes world, split {args.split}, seed {args.seed}")
+        return 0
     from ullava.data.shapes.write import draw_world
 
     out = draw_world(args.out, args.images, args.seed, args.split, workers=args.workers)

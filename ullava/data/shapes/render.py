@@ -17,6 +17,7 @@ FloatImage = NDArray[np.float32]
 
 _OVERSAMPLE = 4
 _SHIFT_BITS = 4
+_CIRCLE = np.stack([np.cos(np.arange(32) * math.pi / 16), np.sin(np.arange(32) * math.pi / 16)], axis=1)
 _SECOND_TONE = {"yellow": 0.64, "cyan": 0.62, "white": 0.7}
 """Colours too light for a lighter second tone get a darker one: this times the colour."""
 
@@ -69,7 +70,7 @@ def _pattern(rng: np.random.Generator, width: int, height: int) -> FloatImage:
     return np.asarray(soft, dtype=np.float32) / np.float32(255)
 
 
-def _background(rng: np.random.Generator, width: int, height: int) -> FloatImage:
+def background(rng: np.random.Generator, width: int, height: int) -> FloatImage:
     """A muted background [H, W, 3], 0 to 255: never so bright or colourful that it could pass for an object."""
     value = rng.uniform(62, 138)
     low, high = _muted(rng, value), _muted(rng, value + rng.uniform(10, 38))
@@ -122,27 +123,37 @@ def core_radius_px(thing: Thing) -> float:
 def render(scene: Scene) -> Picture:
     """Draw ``scene``; the same scene gives the same bytes."""
     rng = numpy_rng_of(scene.split, scene.seed, scene.index)
-    image = _background(rng, scene.width, scene.height)
+    image = background(rng, scene.width, scene.height)
     masks = np.zeros((len(scene.things), scene.height, scene.width), dtype=np.bool_)
     cores = np.zeros_like(masks)
-    circle = np.stack([np.cos(np.arange(32) * math.pi / 16), np.sin(np.arange(32) * math.pi / 16)], axis=1)
     for number, thing in enumerate(scene.things):
-        points = thing.outline_px + np.array(thing.centre_px)
-        left, top = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0)
-        right, bottom = np.ceil(points.max(axis=0)).astype(int) + 1
-        right, bottom = min(right, scene.width), min(bottom, scene.height)
-        corner = np.array([left, top], dtype=np.float64)
-        outlines = [points - corner]
-        if thing.shape == "ring":
-            outlines.append(thing.outline_px * RING_HOLE + np.array(thing.centre_px) - corner)
-        size = (int(right - left), int(bottom - top))
-        cover = _coverage(outlines, *size)
-        window = image[top:bottom, left:right]
-        window += cover[..., None] * (_paint(rng, thing, *size) - window)
-        masks[number, top:bottom, left:right] = cover > 0.5
-        if thing.core is not None:
-            middle = np.array(thing.centre_px) + np.array(thing.core_px) - corner
-            inner = _coverage([circle * core_radius_px(thing) + middle], *size)
-            window += inner[..., None] * (np.array(thing.core_rgb, dtype=np.float32) - window)
-            cores[number, top:bottom, left:right] = (inner > 0.5) & (cover > 0.5)
-    return Picture(np.clip(np.rint(image), 0, 255).astype(np.uint8), masks, cores)
+        draw_thing(rng, thing, image, masks[number], cores[number])
+    return Picture(to_pixels(image), masks, cores)
+
+
+def to_pixels(image: FloatImage) -> ImageArray:
+    """Round a drawn picture [H, W, 3] to uint8."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def draw_thing(rng: np.random.Generator, thing: Thing, image: FloatImage, mask: MaskArray, core: MaskArray) -> None:
+    """Draw one object onto ``image`` [H, W, 3]; set ``mask`` and ``core`` [H, W] where it and its inner dot are."""
+    height, width = image.shape[:2]
+    points = thing.outline_px + np.array(thing.centre_px)
+    left, top = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0)
+    right, bottom = np.ceil(points.max(axis=0)).astype(int) + 1
+    right, bottom = min(right, width), min(bottom, height)
+    corner = np.array([left, top], dtype=np.float64)
+    outlines = [points - corner]
+    if thing.shape == "ring":
+        outlines.append(thing.outline_px * RING_HOLE + np.array(thing.centre_px) - corner)
+    size = (int(right - left), int(bottom - top))
+    cover = _coverage(outlines, *size)
+    window = image[top:bottom, left:right]
+    window += cover[..., None] * (_paint(rng, thing, *size) - window)
+    mask[top:bottom, left:right] = cover > 0.5
+    if thing.core is not None:
+        middle = np.array(thing.centre_px) + np.array(thing.core_px) - corner
+        inner = _coverage([_CIRCLE * core_radius_px(thing) + middle], *size)
+        window += inner[..., None] * (np.array(thing.core_rgb, dtype=np.float32) - window)
+        core[top:bottom, left:right] = (inner > 0.5) & (cover > 0.5)

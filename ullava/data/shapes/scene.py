@@ -114,7 +114,8 @@ def _pick_pair(rng: Random, split: Split, earlier: Sequence[tuple[str, str]], sh
     return rng.choice(allowed)
 
 
-def _jitter(rng: Random, rgb: RGB) -> RGB:
+def jitter(rng: Random, rgb: RGB) -> RGB:
+    """A colour a little lighter or darker and of slightly other hue."""
     shift = rng.randint(-6, 6)
     red, green, blue = (min(255, max(0, value + shift + rng.randint(-6, 6))) for value in rgb)
     return red, green, blue
@@ -168,8 +169,8 @@ def _draw_thing(
         outline_px=points,
         core_px=core_px,
         area_px=polygon_area(points),
-        rgb=_jitter(rng, COLOURS[colour]),
-        core_rgb=_jitter(rng, COLOURS[core or colour]),
+        rgb=jitter(rng, COLOURS[colour]),
+        core_rgb=jitter(rng, COLOURS[core or colour]),
     )
 
 

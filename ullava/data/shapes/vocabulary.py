@@ -27,6 +27,11 @@ SIZES: tuple[str, ...] = ("small", "large")
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted")
 PARTS: tuple[str, ...] = ("core", "rim")
 
+MOTIONS: tuple[str, ...] = ("left", "right", "up", "down")
+STILL = "still"
+MOTION_WORDS: dict[str, str] = {**{word: word for word in MOTIONS}, "stays": STILL}
+"""Word of a caption -> what an object of a moving scene does."""
+
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "square"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +68,7 @@ def draw_scene(index: int, seed: int, split: Split) -> DrawnFiles:
     return DrawnFiles(pictures, {name: [dumps(record) for record in records] for name, records in values.items()})
 
 
-class _ListFile:
+class ListFile:
     """A JSON list written one record at a time."""
 
     def __init__(self, file: TextIO) -> None:
@@ -89,14 +89,13 @@ class _ListFile:
 
 
 @contextmanager
-def _scenes(images: int, seed: int, split: Split, workers: int) -> Iterator[Iterable[DrawnFiles]]:
-    """The drawn scenes in order, from this process or from ``workers`` others."""
-    draw = partial(draw_scene, seed=seed, split=split)
+def drawn_in_order(draw: Callable[[int], DrawnFiles], count: int, workers: int) -> Iterator[Iterable[DrawnFiles]]:
+    """What ``draw`` gives for 0 … ``count`` - 1, in order, from this process or from ``workers`` others."""
     if workers <= 1:
-        yield map(draw, range(images))
+        yield map(draw, range(count))
         return
     with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield pool.imap(draw, range(images), chunksize=16)
+        yield pool.imap(draw, range(count), chunksize=16)
 
 
 def _write_instances(path: Path, images: Path, annotations: Path) -> None:
@@ -117,12 +116,12 @@ def _write_world(folder: Path, images: int, seed: int, split: Split, workers: in
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
     with ExitStack() as stack:
-        lists: dict[str, _ListFile] = {}
+        lists: dict[str, ListFile] = {}
         for name in (*ANNOTATIONS, "coco_images", "coco_annotations"):
-            lists[name] = _ListFile((notes / f"{name}.json").open("w", encoding="utf-8"))
+            lists[name] = ListFile((notes / f"{name}.json").open("w", encoding="utf-8"))
             stack.callback(lists[name].close)
         truth = stack.enter_context((folder / "scenes.jsonl").open("w", encoding="utf-8"))
-        scenes = stack.enter_context(_scenes(images, seed, split, workers))
+        scenes = stack.enter_context(drawn_in_order(partial(draw_scene, seed=seed, split=split), images, workers))
         for drawn in tqdm(scenes, total=images, desc=f"draw {split}", unit="img", disable=not progress):
             for path, data in drawn.pictures.items():
                 (folder / path).write_bytes(data)
@@ -145,11 +144,17 @@ def draw_world(
     The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
     drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
     """
+    known = check_order(out, "images", images, seed, split, workers)
+    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress))
+
+
+def check_order(out: Path, things: str, count: int, seed: int, split: str, workers: int) -> Split:
+    """Return the split of a world to draw; DataError with a line for each argument that makes no sense."""
     problems = []
     if split not in SPLITS:
         problems.append(f"split '{split}' is not known{did_you_mean(split, SPLITS)}")
-    if images < 1:
-        problems.append(f"images must be 1 or more, not {images}")
+    if count < 1:
+        problems.append(f"{things} must be 1 or more, not {count}")
     if seed < 0:
         problems.append(f"seed must be 0 or more, not {seed}")
     if workers < 1:
@@ -158,12 +163,16 @@ def draw_world(
         problems.append(f"{out}: exists and is not an empty folder; name another folder or remove it")
     if problems:
         raise DataError(problems)
-    known: Split = next(name for name in SPLITS if name == split)
+    return next(name for name in SPLITS if name == split)
+
+
+def make_world(out: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a folder and move it to ``out`` when it is whole; nothing is left behind otherwise."""
     target = out.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            _write_world(Path(temporary) / "world", images, seed, known, workers, progress)
+            write(Path(temporary) / "world")
             if target.exists():
                 target.rmdir()
             (Path(temporary) / "world").rename(target)

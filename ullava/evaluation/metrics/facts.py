@@ -4,6 +4,7 @@ A mention is a run of neighbouring attribute words with a colour or a shape in i
 an object of the facts has all the words of the mention (as far as the facts tell) and no other mention has taken it.
 After a role word (``leftmost``, ``rightmost``, ``largest``) the next mention must be the object of that role; a role
 that the facts do not give cannot be confirmed and is wrong. Every number in the caption must be the number of objects.
+In scenes that move, ``left``, ``right``, ``up``, ``down`` and ``stays`` speak of the mention before them.
 
 A caption is right if all its mentions and numbers are, and it has at least one; it is complete if it also names the
 number and every object of the facts. Other words are not checked.
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ullava.data.shapes.vocabulary import COLOURS, SHAPES, SIZES, TEXTURES
+from ullava.data.shapes.vocabulary import COLOURS, MOTION_WORDS, SHAPES, SIZES, TEXTURES
 from ullava.evaluation.metrics.wording import NUMBER_WORDS, words
 
 ROLES = ("leftmost", "rightmost", "largest")
@@ -49,7 +50,7 @@ class _Mention:
 
 
 def check_facts(caption: str, facts: Mapping[str, Any]) -> FactCheck:
-    """Check a caption against ``{"count": int, "objects": [{"role", "colour", "shape", "size"?}]}``.
+    """Check a caption against ``{"count": int, "objects": [{"role", "colour", "shape", "size"?, "motion"?}]}``.
 
     Raises ValueError for facts of another form.
     """
@@ -59,6 +60,7 @@ def check_facts(caption: str, facts: Mapping[str, Any]) -> FactCheck:
     things = list(facts["objects"])
     taken: set[int] = set()
     right = bool(numbers or mentions) and all(number == facts["count"] for number in numbers)
+    told = all("motion" in mention.attributes for mention in mentions) or not any("motion" in t for t in things)
     # Narrow mentions choose first, so that a wide one does not take the only object that fits a narrow one.
     for mention in sorted(mentions, key=lambda mention: -len(mention.attributes) - (mention.role is not None)):
         place = next((n for n, thing in enumerate(things) if n not in taken and mention.fits(thing)), None)
@@ -66,7 +68,7 @@ def check_facts(caption: str, facts: Mapping[str, Any]) -> FactCheck:
             right = False
         else:
             taken.add(place)
-    return FactCheck(right, right and bool(numbers) and len(taken) == len(things))
+    return FactCheck(right, right and told and bool(numbers) and len(taken) == len(things))
 
 
 def _read(caption: str) -> tuple[list[int], list[_Mention]]:
@@ -86,6 +88,8 @@ def _read(caption: str) -> tuple[list[int], list[_Mention]]:
         run = {} if kind is None else {kind: word}
         if word in ROLES:
             role = word
+        elif word in MOTION_WORDS and mentions:
+            mentions[-1].attributes.setdefault("motion", MOTION_WORDS[word])
         elif word.isdigit() or word in NUMBER_WORDS:
             numbers.append(int(NUMBER_WORDS.get(word, word)))
     return numbers, mentions

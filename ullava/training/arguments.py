@@ -70,7 +70,7 @@ def build_training_arguments(
         raise ConfigError(f"{_place(recipe, 'eval_strategy')}: training.eval_strategy: the recipe has no eval_dataset")
     if values.get("fsdp") and merged["use_cpu"]:
         where = f"{_place(recipe, 'fsdp')}: training.fsdp"
-        raise ConfigError(f"{where}: accelerate ignores it on a CPU and would train with DDP; leave it out")
+        raise ConfigError(f"{where}: accelerate ignores it on a CPU and would train with DDP; say sharding: fsdp2")
     merged["output_dir"] = str(folder)
     merged["remove_unused_columns"] = False
     try:

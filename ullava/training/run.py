@@ -26,7 +26,7 @@ from ullava.training.finish import save_run
 from ullava.training.folder import RunFolder, write_text
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
-from ullava.training.sharding import check_sharding, find_deepspeed, shard_model, wrapper_of
+from ullava.training.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
 from ullava.training.start import note_in_config, start_model
 from ullava.training.trainer import UllavaTrainer
@@ -105,6 +105,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         write_text(folder.metrics, json.dumps(report, indent=2) + "\n")
         draw_curve(folder.log_lines(), folder.curve, out.name)
         print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
+    leave_together(trainer)
     return report
 
 

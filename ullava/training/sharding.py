@@ -137,13 +137,29 @@ def wrapper_of(trainer: Any) -> str:
 
 
 def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
-    """Return the model's full state dict; every process has to call this, the first one gets the content."""
+    """Return the model's full state dict; every process has to call this, the first one gets the content.
+
+    Where weights were gathered, tied names are left out: the copies are not one tensor any more.
+    """
     if is_sharded(trainer.model):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         gathered: dict[str, Any] = get_model_state_dict(trainer.model, options=options)
-        return gathered
-    if trainer.is_deepspeed_enabled:
-        return dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
-    return dict(trainer.model.state_dict())
+    elif trainer.is_deepspeed_enabled:
+        gathered = dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
+    else:
+        return dict(trainer.model.state_dict())
+    tied = set(trainer.model.all_tied_weights_keys)
+    return {name: value for name, value in gathered.items() if name not in tied}
+
+
+def leave_together(trainer: Any) -> None:
+    """End a run of several processes: none leaves before the first one has written.
+
+    FSDP2's groups are taken down by hand; left to the interpreter's exit, gloo aborts the process.
+    """
+    if trainer.args.world_size > 1:
+        torch.distributed.barrier()
+        if is_sharded(trainer.model):
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,147 @@
+"""Two processes with DDP, ZeRO-1/2/3 or FSDP2 train as one does; what wraps the model is asked of the objects."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[3]
+WAYS: dict[str, tuple[str, str]] = {
+    "ddp": ("", "DistributedDataParallel"),
+    "fsdp2": ("sharding=fsdp2", "FSDP2"),
+    "zero1": ("training.deepspeed=zero1.json", "DeepSpeed ZeRO-1"),
+    "zero2": ("training.deepspeed=zero2.json", "DeepSpeed ZeRO-2"),
+    "zero3": ("training.deepspeed=zero3.json", "DeepSpeed ZeRO-3"),
+}
+STEPS = 3
+
+
+def train(recipe: Path, out: Path, processes: int, *overrides: str) -> Path:
+    """Run ``ullava train`` in fresh processes and return the run folder."""
+    launch = [sys.executable, "-m"]
+    if processes > 1:
+        launch += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    line = [*launch, "ullava", "train", str(recipe), f"training.max_steps={STEPS}", *filter(None, overrides)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        [*line, "--out", str(out)], capture_output=True, text=True, timeout=580, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def compared(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(text) for text in (run / "train_log.jsonl").read_text().splitlines()]
+    keep = ("loss", "grad_norm", "step")
+    return [{k: v for k, v in line.items() if k.startswith(keep)} for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What one process made of a recipe, by its settings; filled as the tests ask."""
+    return {}
+
+
+def check_same(one: Path, two: Path, wrapper: str) -> None:
+    """Compare losses and saved weights of two runs, and hold the second one's wrapper against ``wrapper``."""
+    report = json.loads((two / "metrics.json").read_text())["training"]
+    assert (report["wrapper"], report["processes"]) == (wrapper, 2)
+    ours, theirs = compared(one), compared(two)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, STEPS + 1))
+    for first, second in zip(ours, theirs, strict=True):
+        assert first.keys() == second.keys() and len(first) >= 6
+        for name, value in first.items():
+            assert second[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (one, two))
+    assert before.keys() == after.keys()
+    far = {name for name in before if (before[name] - after[name]).abs().max() > 5e-3}
+    assert not far, sorted(far)[:5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "ddp"])
+@pytest.mark.parametrize("settings", ["stage=scratch", "LORA"])
+def test_two_processes_equal_one(
+    recipe_file: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, way: str, settings: str
+) -> None:
+    if way.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("the package deepspeed is not installed (extra [deepspeed])")
+    options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
+    options.append("dataset={shapes_res: {turns: 2}}")
+    if "base" not in alone:
+        folder = tmp_path_factory.mktemp("alone")
+        alone["base"] = train(recipe_file, folder / "base", 1, *options)
+    if settings == "LORA":
+        base = alone["base"] / "model"
+        options += [f"init={base}", "stage=ground", "lora={r: 2, dropout: 0.0}"]
+    batch = "training.per_device_train_batch_size"
+    if settings not in alone:
+        alone[settings] = train(recipe_file, tmp_path_factory.mktemp("one") / "one", 1, *options, f"{batch}=4")
+    override, wrapper = WAYS[way]
+    two = train(recipe_file, tmp_path / "two", 2, *options, override, f"{batch}=2")
+    check_same(alone[settings], two, wrapper)
+
+
+def test_sharding_without_processes_is_refused(
+    command: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    line = ("train", str(recipe_file), "--out", str(tmp_path / "no"))
+    code, _, err = command(*line, "sharding=fsdp2", "eval_dataset={shapes_vqa: {}}", "optimizer.kind=muon")
+    assert code == 2
+    assert "sharding: fsdp2 needs processes: start with torchrun" in err
+    assert "optimizer.kind: muon needs whole matrices" in err
+    assert "eval_dataset: processes with a share of the weights cannot answer alone" in err
+    code, _, err = command(*line, "training.fsdp=full_shard", "training.use_cpu=true")
+    assert code == 2 and "would train with DDP; say sharding: fsdp2" in err
+    code, _, err = command(*line, "training.deepspeed=zero2.json")
+    assert code == 2
+    missing = find_spec("deepspeed") is None
+    assert ("pip install 'ullava[deepspeed]'" if missing else "start with torchrun") in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ullava.errors import ConfigError
+    from ullava.training.sharding import find_deepspeed
+
+    monkeypatch.chdir(tmp_path)
+    folder = ROOT / "configs" / "deepspeed"
+    assert {path.name for path in folder.glob("*.json")} == {"bf16_zero2.json", *(f"zero{n}.json" for n in (1, 2, 3))}
+    for name in ("zero2.json", "configs/deepspeed/zero2.json", "./configs/deepspeed/zero2.json"):
+        assert Path(find_deepspeed(name)) == folder / "zero2.json"
+    with pytest.raises(ConfigError, match="no file zero4.json; known: .*zero2.json"):
+        find_deepspeed("zero4.json")
+    for path in folder.glob("*.json"):
+        stage = json.loads(path.read_text())["zero_optimization"]["stage"]
+        assert str(stage) in path.stem
+
+
+def test_fsdp2_shards_every_layer_and_leaves_row_tables_whole(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    from ullava.training.sharding import is_sharded, layers_of, shard_model
+    from ullava.training.stages import apply_stage
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}.items():
+        monkeypatch.setenv(name, value)
+    model, _ = make_model()
+    plan = apply_stage(model, "align")
+    shard_model(model, plan)
+    try:
+        assert is_sharded(model) and model.is_distributed_loading_by_transformers
+        assert len(layers_of(model)) == 5 and all(isinstance(layer, FSDPModule) for layer in layers_of(model))
+        whole = {name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)}
+        assert whole == plan.row_tables == {"language_model.model.embed_tokens.weight"}
+    finally:
+        torch.distributed.destroy_process_group()

@@ -98,6 +98,8 @@ class BoxHeadConfig:
 class TextConfig:
     """How a conversation is written down. ``conv_*`` are u-LLaVA's styles, for its released weights.
 
+    ``answer``: whether an answer names a thing before it points at it, or after, as u-LLaVA's do (ullava.text.answers).
+
     ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
     (ullava.text.released).
     """
@@ -106,6 +108,7 @@ class TextConfig:
         "vicuna_v1"
     )
     as_released: bool = False
+    answer: Literal["name_first", "name_last"] = "name_first"
     system: str = ""
     max_length: int = field(default=512, metadata=at_least(1))
 

@@ -92,6 +92,7 @@ def build_processor(
         system=config.text.system,
         max_length=config.text.max_length,
         as_released=config.text.as_released,
+        answer=config.text.answer,
         chat_template=CHAT_TEMPLATES[config.text.template],
     )
 

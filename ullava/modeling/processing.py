@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
-from ullava.text.answers import split_objects
+from ullava.text.answers import name_last, split_objects
 from ullava.text.conversation import released_style
 from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
@@ -45,7 +46,7 @@ class UllavaProcessor(ProcessorMixin):
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
     box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
     ``as_released``: u-LLaVA's own way with blanks, labels and frames; ``video_frames``: T, frames of a video seen;
-    ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
+    ``answer``: see TextConfig; ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
     """
 
     attributes = ["tokenizer"]
@@ -67,6 +68,7 @@ class UllavaProcessor(ProcessorMixin):
         video_frames: int = 8,
         box: dict[str, Any] | None = None,
         as_released: bool = False,
+        answer: str = "name_first",
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,6 +82,7 @@ class UllavaProcessor(ProcessorMixin):
         self.system = system
         self.max_length = max_length
         self.as_released = as_released
+        self.answer = answer
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=chat_template, **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
@@ -194,12 +197,15 @@ class UllavaProcessor(ProcessorMixin):
 
     def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         style = released_style(self.chat_template)
+        turns = sample.turns
+        if self.answer == "name_last":
+            turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
         if self.as_released and style is not None:
             try:
-                return tokenise_as_released(self.tokenizer, style, sample.turns, prompt_only=prompt_only)
+                return tokenise_as_released(self.tokenizer, style, turns, prompt_only=prompt_only)
             except UserError as error:
                 raise SampleError(sample.name, str(error)) from error
-        return tokenise(self.tokenizer, self.chat_template, sample.turns, system=self.system, prompt_only=prompt_only)
+        return tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
 
     def _expand(
         self,

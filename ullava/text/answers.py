@@ -19,6 +19,8 @@ ACKNOWLEDGEMENT = "Sure."
 NO_TARGET = "No such object"
 
 _PIECE = re.compile(rf"{re.escape(SEG)}|{re.escape(LOC)}|{re.escape(TAG_START)}(.*?){re.escape(TAG_END)}", re.DOTALL)
+_FIELDS = rf"Mask {re.escape(SEG)}(?:; Location {re.escape(LOC)})?|Location {re.escape(LOC)}"
+_CLAUSE = re.compile(rf"{re.escape(TAG_START)}(.*?){re.escape(TAG_END)}: ({_FIELDS})\.", re.DOTALL)
 _LABEL_BEFORE = re.compile(r"(?:\b[A-Za-z]+\s*)$")
 
 
@@ -47,6 +49,16 @@ def grounded_answer(regions: Sequence[Region], closing: str = "") -> str:
             raise ValueError(f"region '{region.phrase}' has neither mask nor box")
         clauses.append(f"{TAG_START}{region.phrase.lower()}{TAG_END}: {'; '.join(fields)}.")
     return " ".join([*clauses, closing.strip()] if closing.strip() else clauses)
+
+
+def name_last(answer: str) -> str:
+    """Put every clause of ``grounded_answer`` in u-LLaVA's order: ``Mask: [SEG]; Location: [LOC]; [tag]cup[/tag].``"""
+    return _CLAUSE.sub(_name_behind, answer)
+
+
+def _name_behind(clause: re.Match[str]) -> str:
+    fields = clause[2].replace(f"Mask {SEG}", f"Mask: {SEG}").replace(f"Location {LOC}", f"Location: {LOC}")
+    return f"{fields}; {TAG_START}{clause[1]}{TAG_END}."
 
 
 def no_target_answer(phrase: str) -> str:

@@ -79,7 +79,7 @@ _CONV_SEP2 = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{{ words(message['content']) + ' ' }}"
     "{%- elif message['role'] == 'user' -%}{{ 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
+    "{%- else -%}{% generation %}{{ ' ' + words(message['content']) + eos_token }}{% endgeneration %}"
     "{%- endif -%}{%- endfor -%}"
 )
 
@@ -90,7 +90,7 @@ _CONV_LLAMA2 = (
     "{%- set ns.system = '<<SYS>>\\n' + words(message['content']) + '\\n<</SYS>>\\n\\n' -%}"
     "{%- elif message['role'] == 'user' -%}"
     "{{ '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
+    "{%- else -%}{% generation %}{{ ' ' + words(message['content']) + eos_token }}{% endgeneration %}"
     "{%- endif -%}{%- endfor -%}"
 )
 
@@ -113,8 +113,8 @@ RELEASED_TEMPLATES: Mapping[str, str] = {
     "conv_llama2": _CONTENT + _CONV_LLAMA2,
 }
 """u-LLaVA's styles, for its released weights. The start token is left to the tokenizer: written in the text it would
-swallow the line ends after it (ullava.text.released_tokenizer). In ``conv_simple`` the signs of the turns are supervised
-too, as the original does."""
+swallow the line ends after it (ullava.text.released_tokenizer). The blank before an answer may be a piece of its own,
+which the model has to say. In ``conv_simple`` the signs of the turns are supervised too, as in the original."""
 
 CHAT_TEMPLATES: Mapping[str, str] = {
     **RELEASED_TEMPLATES,

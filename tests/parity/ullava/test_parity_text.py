@@ -11,7 +11,18 @@ import pytest
 from golden_cases import folders, read
 
 from ullava.errors import UserError
-from ullava.text.released import open_text, released_row, training_text, with_picture
+from ullava.modeling.tokenising import tokenise, tokenise_as_released
+from ullava.structures import Turn
+from ullava.text.conversation import CHAT_TEMPLATES
+from ullava.text.released import (
+    IGNORE_LABEL,
+    STYLES,
+    SYSTEM,
+    open_text,
+    released_row,
+    training_text,
+    with_picture,
+)
 from ullava.text.released_tokenizer import decode_released, llama_tokenizer, stage_tokens
 
 TEXT = folders("text")
@@ -131,3 +142,59 @@ def test_decoding(folder: Path, model_file: Path) -> None:
     for entry in read(folder, read(folder)["decoding"])["entries"]:
         assert decode_released(tokenizer, entry["ids"]) == entry["keep_special"], entry["id"]
         assert decode_released(tokenizer, entry["ids"], keep_special=False) == entry["skip_special"], entry["id"]
+
+
+def is_plain(said: list[tuple[str, str]]) -> bool:
+    """Whether a dialogue has nothing in it that the original handles in a way of its own."""
+    who = [speaker for speaker, _ in said]
+    words = [text.replace("<image>", "") for _, text in said]
+    first = words[0].strip()
+    rest = all(text and text == text.strip() for text in words[1:])
+    marks = ("</s>", "<s>", "<unk>", "<img_beg>", "###", "ASSISTANT:", "[/INST]", "[SEG][", "\n", "  ")
+    special = any(mark in text for text in [first, *words[1:]] for mark in marks)
+    questions = any("[SEG]" in text or "<image>" in text for _, text in said[2::2])
+    return bool(first) and rest and not special and not questions and who == ["human", "gpt"] * (len(said) // 2)
+
+
+@pytest.mark.parametrize("folder", TEXT)
+@pytest.mark.parametrize("style", STYLES)
+def test_our_templates_write_and_supervise_the_same(folder: Path, model_file: Path, style: str) -> None:
+    """By default nothing is counted again: what the template marks as said by the model is what is supervised."""
+    compared = 0
+    for entry in read(folder, read(folder)["conversations"]):
+        said = [(turn["from"], turn["value"]) for turn in entry["turns"]]
+        expected = entry["expected"][style]
+        if not is_plain(said) or len(expected.get("input_ids", ())) >= 512:
+            continue
+        turns = [Turn(question, answer) for (_, question), (_, answer) in zip(said[::2], said[1::2], strict=True)]
+        tokenizer = tokenizer_of(folder, model_file, stage_of(folder, style))
+        template = CHAT_TEMPLATES[style]
+        ids, labels = tokenise(tokenizer, template, turns, system=SYSTEM[style], prompt_only=False)
+        patch = tokenizer.convert_tokens_to_ids("<image_patch>")
+        repeats = [entry["patches"] if token == patch else 1 for token in ids.tolist()]
+        assert ids.repeat(repeats).tolist() == expected["input_ids"], entry["id"]
+        assert labels.repeat(repeats).tolist() == expected["labels"], entry["id"]
+        prompt, nothing = tokenise(tokenizer, template, turns, system=SYSTEM[style], prompt_only=True)
+        assert ids[: len(prompt)].tolist() == prompt.tolist(), "a prompt is the beginning of the training text"
+        assert set(nothing.tolist()) == {IGNORE_LABEL}
+        compared += 1
+    assert compared >= 12
+
+
+@pytest.mark.parametrize("folder", TEXT)
+@pytest.mark.parametrize("style", ["conv_sep2", "conv_llama2"])
+def test_samples_that_the_original_loses_are_supervised_here(folder: Path, model_file: Path, style: str) -> None:
+    lost = 0
+    for entry in read(folder, read(folder)["conversations"]):
+        if "ignored_because_of_length_mismatch" not in entry["expected"][style]:
+            continue
+        said = [(turn["from"], turn["value"]) for turn in entry["turns"]]
+        turns = [Turn(question, answer) for (_, question), (_, answer) in zip(said[::2], said[1::2], strict=True)]
+        tokenizer = tokenizer_of(folder, model_file, 2)
+        ids, labels = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
+        supervised = ids[labels != IGNORE_LABEL].tolist()
+        assert supervised[-1] == tokenizer.eos_token_id and len(supervised) > 2, entry["id"]
+        _, none = tokenise_as_released(tokenizer, style, turns, prompt_only=False)
+        assert set(none.tolist()) == {IGNORE_LABEL}, entry["id"]
+        lost += 1
+    assert lost

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ullava.structures import Region
-from ullava.text.answers import grounded_answer, no_target_answer, split_objects
+from ullava.text.answers import grounded_answer, name_last, no_target_answer, split_objects
 from ullava.text.tokens import LOC, SEG, strip_grounding
 
 MASK = np.ones((2, 2), dtype=bool)
@@ -55,3 +55,14 @@ def test_free_forms_are_read(text: str, ordinals: list[tuple[int | None, int | N
 def test_plain_text_has_only_words() -> None:
     text = grounded_answer([Region("star", MASK, BOX)], "It is big.")
     assert strip_grounding(text) == "Sure. star. It is big."
+
+
+def test_the_name_may_come_last() -> None:
+    regions = [Region("Cup", MASK, BOX), Region("a plate", None, BOX), Region("fork", MASK)]
+    text = name_last(grounded_answer(regions, "It is big."))
+    assert text == (
+        "Sure. Mask: [SEG]; Location: [LOC]; [tag]cup[/tag]. Location: [LOC]; [tag]a plate[/tag]. "
+        "Mask: [SEG]; [tag]fork[/tag]. It is big."
+    )
+    assert [found.phrase for found in split_objects(text)] == ["cup", "a plate", "fork"]
+    assert name_last("The cup is red.") == "The cup is red."

@@ -81,7 +81,7 @@ def convert_released(source: Path, out: Path, options: ReleasedOptions | None = 
         model.save_pretrained(folder)
         if tokenizer is not None:
             length = MAX_LENGTH.get(table["model_type"], STAGE_TWO_LENGTH)
-            text = TextConfig(template=style, system=SYSTEM[style], max_length=length)
+            text = TextConfig(template=style, system=SYSTEM[style], max_length=length, answer="name_last")
             build_processor(_words_only(text), found.config, tokenizer).save_pretrained(folder)
         return {
             "kind": "ullava",

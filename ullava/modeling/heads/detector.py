@@ -37,7 +37,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CHUNK_PIXELS = 4 * 800 * 1333
-"""How many pixels of prompted pictures run at once; about 2 GB of intermediates at the released size."""
+"""How many pixels of prompted pictures run at once: four of 800 x 1333 (docs/box_heads.md has the memory)."""
 
 MIN_SIDE_SHARE = 8
 """A picture is padded (and masked) to at least 1 / 8 of its long side, or a ribbon would hold too few positions."""

@@ -33,6 +33,8 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "video_eval": ("n_frm", "image_size", "mean", "std", "min_scale", "max_scale"),
     "gif_train": ("n_frm", "image_size", "mean", "std", "min_scale", "max_scale"),
 }
+DRAWS_FRAMES = ("video_train", "gif_train")
+"""Processors that draw half of a clip's frames from each half; ``video_eval`` takes them at equal steps."""
 ENTRY = ("data_type", "image_token_len", "build_info", "vis_processor")
 BUILD = ("anno_dir", "image_dir", "template_root", "portion")
 DATA_TYPES = ("image", "gif", "video")
@@ -156,7 +158,11 @@ class _Translation:
             for key, known in (("data_type", DATA_TYPES), ("vis_processor", tuple(processors))):
                 if key in fields and fields[key].value not in known:
                     self._complain(fields[key], f"{where}.{key}", f"'{fields[key].value}' is unknown", known)
-            made[name] = self._entry(name, child, fields.get("build_info"), where, section == "dataset")
+            entry = made[name] = self._entry(name, child, fields.get("build_info"), where, section == "dataset")
+            drawn = fields.get("vis_processor")
+            if drawn is not None and drawn.value in DRAWS_FRAMES and isinstance(entry.value, dict):
+                entry.value["frames"] = _node(drawn, "head_tail")
+                self.notes.append(f"{where}.vis_processor: frames are drawn as there, but not cropped at random")
         return Node(node.where if node is not None else self.root.where, made)
 
     def _token_len(self, node: Node | None, where: str, model: OldModel) -> None:

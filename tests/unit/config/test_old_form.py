@@ -114,6 +114,7 @@ def test_the_first_stage(zoo: Path, write: Callable[[str, str], Path]) -> None:
     chat, clips = recipe.dataset["llava_cc3m"], recipe.dataset["tgif"]
     assert (chat.annotations, chat.images, chat.portion) == ("data/chat.json", "data/images", None)
     assert (clips.dataset, clips.portion) == ("tgif", 0.5)
+    assert (clips.frames, chat.frames) == ("head_tail", "uniform")
     assert recipe.training == {
         "deepspeed": None, "learning_rate": 2e-3, "eval_strategy": "no", "warmup_steps": 0.03,
     }  # fmt: skip

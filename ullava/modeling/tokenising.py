@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ullava.modeling.splice import IGNORE_LABEL
 from ullava.structures import Turn
 from ullava.text.conversation import pictures_first, released_style, to_messages
-from ullava.text.released import open_text, released_row, with_picture
+from ullava.text.released import open_text, released_row, with_picture, with_video
 
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -54,7 +54,7 @@ def tokenise_as_released(tokenizer: Any, style: str, turns: Sequence[Turn], *, p
     Raises UserError for a dialogue on which the original stops.
     """
     said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer))]
-    said = with_picture(said, 1)
+    said = with_video(with_picture(said, 1), 1)
     if prompt_only:
         ids = np.asarray(tokenizer(open_text(said[:-1], style))["input_ids"], dtype=np.int64)
         return ids, np.full_like(ids, IGNORE_LABEL)

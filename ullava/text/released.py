@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ullava.errors import UserError, did_you_mean
-from ullava.text.tokens import IMAGE_END, IMAGE_MARKER, IMAGE_PATCH, IMAGE_START
+from ullava.text.tokens import (
+    IMAGE_END,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    IMAGE_START,
+    VIDEO_END,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    VIDEO_START,
+)
 
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 SYSTEM = {
@@ -50,6 +59,12 @@ def with_picture(said: Sequence[Said], patches: int) -> list[Said]:
         (who, f"{block}\n{words.replace(IMAGE_MARKER, '').strip()}" if IMAGE_MARKER in words else words)
         for who, words in said
     ]
+
+
+def with_video(said: Sequence[Said], tokens: int) -> list[Said]:
+    """Write ``<video>``, where it stands, as start token, ``tokens`` patches, end token (TGIF has it last)."""
+    block = VIDEO_START + VIDEO_PATCH * tokens + VIDEO_END
+    return [(who, words.replace(VIDEO_MARKER, block)) for who, words in said]
 
 
 def training_text(said: Sequence[Said], style: str) -> str:

@@ -82,6 +82,18 @@ def padsq(region: Region, shrink: float) -> np.ndarray:
     return px_to_padsq([x0, y0, x1 - shrink, y1 - shrink], (width, height))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_clips_follow_the_first_question(case, tmp_path, monkeypatch):
+    dataset = open_golden(case, "tgif", tmp_path, monkeypatch)
+    records = read(case, f"annotations/{read(case)['builders']['tgif']['annotation']}")
+    for index, record in enumerate(records):
+        sample = dataset.sample(index, np.random.default_rng(0))
+        assert [clip.path.name for clip in sample.videos] == [record[key] for key in ("gif",) if key in record]
+        asked = record["conversations"][0]["value"].strip() + "<video>" * ("gif" in record)
+        assert sample.turns[0].question == asked
+        assert len(sample.turns) == len(record["conversations"]) // 2
+
+
 @pytest.mark.parametrize("builder", IN_WORDS)
 @pytest.mark.parametrize("case", CASES)
 def test_conversations_are_read_whole(case, builder, tmp_path, monkeypatch):

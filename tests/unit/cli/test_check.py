@@ -157,3 +157,29 @@ def test_show_of_an_unknown_name_gives_the_nearest(command: Command) -> None:
     code, _, err = command("show", "shapes_rez")
     assert code == 2
     assert "did you mean 'shapes_res'?" in err
+
+
+def test_original_files_are_counted_and_what_was_left_out_is_told(command: Command, tmp_path: Path) -> None:
+    """Pictures of COCO-Stuff: one holds only a class that nobody asks for; the counts are far from the published."""
+    for name, number in (("a", 17), ("b", 95)):
+        for folder, array in (
+            ("coco2017", np.zeros((8, 8, 3), np.uint8)),
+            ("cocostuff", np.full((8, 8), number, np.uint8)),
+        ):
+            path = tmp_path / folder / "train2017" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"data_root: {tmp_path}\ndataset: {{cocostuff: {{}}}}\n")
+    code, _, err = command("check", str(recipe))
+    assert code == 2 and "1 records, 118287 expected in split train" in err
+    from ullava.cli.check import _check_data
+    from ullava.config.schema import DatasetEntry
+
+    own = tmp_path / "own" / "dataset.yaml"
+    text = (Path(__file__).resolve().parents[3] / "datasets" / "cocostuff" / "dataset.yaml").read_text()
+    own.parent.mkdir()
+    own.write_text(text.replace("count: 118287", "count: 1"))
+    told = _check_data(str(own), DatasetEntry(), tmp_path)
+    assert "1 records in" in told and "original files" in told
+    assert "1 left out: no pixel of a class that is asked for (coco2017/train2017/b.png)" in told

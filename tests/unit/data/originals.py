@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ullava.config.schema import DatasetEntry
+from ullava.data.build import build_dataset
+from ullava.data.images import read_image_rgb_u8
+from ullava.data.readers.base import TaskDataset
+
 H, W = 20, 30
 SQUARE = [5.0, 4.0, 15.0, 4.0, 15.0, 10.0, 5.0, 10.0]
 CORNER = [1.0, 12.0, 4.0, 12.0, 4.0, 18.0, 1.0, 18.0]
@@ -67,3 +72,24 @@ def as_pickle(path: Path, value: Any, protocol: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     return path
+
+
+def opened(folder: Path, split: str = "train") -> TaskDataset:
+    """Open an imported folder as a recipe would, with a data root that means nothing to it."""
+    return build_dataset(str(folder), DatasetEntry(split=split), Path("nowhere"))
+
+
+def read_all(dataset: TaskDataset) -> int:
+    """Read every query and picture; return the number of regions."""
+    count = 0
+    for index in range(len(dataset)):
+        for query in dataset.queries(index):
+            (image,) = query.images
+            assert read_image_rgb_u8(image).shape[:2] == (query.truth["height"], query.truth["width"])
+            count += len(query.turns[0].regions)
+    return count
+
+
+def report(folder: Path, split: str = "train") -> dict[str, Any]:
+    """What the import says about a split."""
+    return json.loads((folder / "import.json").read_text())[split]

@@ -12,6 +12,7 @@ from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_dataset, open_store
 from ullava.data.descriptor import locate
 from ullava.data.originals.convert import skipped_lines
+from ullava.data.originals.dialogues import TGIF_QUESTION
 from ullava.errors import UserError
 from ullava.evaluation.metrics.answers import ShortAnswers
 
@@ -136,6 +137,13 @@ def test_tgif_captions_are_those_of_the_split(tmp_path):
     assert record["gif"] == "tgif/gifs/a.gif"
     assert [message["value"] for message in record["conversations"]][1] == "a man jumps"
     assert store.where(0).endswith("tgif-v1.0.tsv:1: record 0")
+
+
+def test_tgif_samples_hold_a_video(tmp_path):
+    write_tgif(tmp_path, "http://x.y/tumblr/a.gif\ta man jumps\n")
+    query = build_dataset("tgif", DatasetEntry(), tmp_path).queries(0)[0]
+    assert [clip.path for clip in query.videos] == [tmp_path / "tgif" / "gifs" / "a.gif"]
+    assert (query.turns[0].question, query.turns[0].answer) == (f"{TGIF_QUESTION}<video>", "a man jumps")
 
 
 @pytest.mark.parametrize("line", ["http://x.y/a.gif", "http://x.y/a.gif\t ", "no url\ttext"])

@@ -141,9 +141,23 @@ def test_reasonseg_unites_targets_and_keeps_what_to_ignore(tmp_path):
     assert len(dataset) == 1
     query = dataset.queries(0)[0]
     assert query.turns[0].question == "<image>what can it hold? Answer with the mask."
-    np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0] | masks()[1])
+    # The corner is target and ignored; both shapes are of one size, and the later one shows.
+    np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0])
+    np.testing.assert_array_equal(query.truth["ignore_mask"], masks()[1])
     facts = open_store(locate("reasonseg", DatasetEntry(split="val"), tmp_path)).facts
     assert (facts["skipped_named"], facts["sentences"]) == ([["b.json", "no shape is called 'target'"]], 2)
+
+
+def test_of_two_reasonseg_shapes_the_smaller_shows(tmp_path):
+    whole = [[0, 0], [W, 0], [W, H], [0, H]]
+    for name, labels in (("a", ("target", "ignore")), ("b", ("ignore", "target"))):
+        outer, inner = labels
+        reasoning(tmp_path, name, [shape(inner, pairs(SQUARE)), shape(outer, whole)])
+    dataset = build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
+    for index, inside in ((0, False), (1, True)):
+        query = dataset.queries(index)[0]
+        np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0] == inside)
+        np.testing.assert_array_equal(query.truth["ignore_mask"], masks()[0] != inside)
 
 
 @pytest.mark.parametrize(

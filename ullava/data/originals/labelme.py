@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ullava.data.originals.source import (
     PICTURE_SUFFIXES,
     Converted,
@@ -24,6 +26,7 @@ from ullava.data.originals.source import (
     row,
 )
 from ullava.errors import DataError, did_you_mean
+from ullava.geometry import polygons_to_mask, rle_encode
 
 TARGET, IGNORE, FLAG = "target", "ignore", "flag"
 CIRCLE_CORNERS = 36
@@ -42,18 +45,17 @@ def reasonseg_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
         value = read_labelme(path)
         picture = _picture_of(path, stem)
         width, height = picture_size_wh(picture)
-        polygons = dict(_by_label(path, value, (TARGET, IGNORE, FLAG)))
+        shapes = list(_labelled(path, value, (TARGET, IGNORE)))
         texts = value.get("text")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise DataError(f"{path}: 'text' has to be a list of strings, with at least one and none of them blank")
-        if not polygons.get(TARGET):
+        if all(label != TARGET for label, _ in shapes):
             yield Skipped(path.name, "no shape is called 'target'")
             continue
         name = below(picture, source.root)
         record: dict[str, Any] = {"image_path": name, "height": height, "width": width, "category": TARGET}
-        record |= {"sentences": texts, "segmentation": polygons[TARGET]}
-        record |= {"ignore": polygons[IGNORE]} if polygons.get(IGNORE) else {}
+        record |= {"sentences": texts, **_painted(path, shapes, height, width)}
         record |= {"is_sentence": bool(value.get("is_sentence", False))}
         facts["sentences"] += len(texts)
         yield row(record, name)
@@ -125,8 +127,8 @@ def _is_point(value: Any) -> bool:
     return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in value)
 
 
-def _by_label(path: Path, value: dict[str, Any], known: tuple[str, ...]) -> Iterator[tuple[str, list[list[float]]]]:
-    found: dict[str, list[list[float]]] = {}
+def _labelled(path: Path, value: dict[str, Any], known: tuple[str, ...]) -> Iterator[tuple[str, list[float]]]:
+    """Yield label and outline of each shape that means something, in the order of the file."""
     for place, shape in enumerate(value["shapes"]):
         where = f"{path}: shapes[{place}]"
         label = shape.get("label") if isinstance(shape, Mapping) else None
@@ -134,9 +136,26 @@ def _by_label(path: Path, value: dict[str, Any], known: tuple[str, ...]) -> Iter
             continue
         name, polygon = shape_polygon(shape, where)
         if name.lower() not in known:
-            raise DataError(f"{where}: unknown label '{name}'{did_you_mean(name.lower(), known)}")
-        found.setdefault(name.lower(), []).append(polygon)
-    yield from found.items()
+            raise DataError(f"{where}: unknown label '{name}'{did_you_mean(name.lower(), (*known, FLAG))}")
+        yield name.lower(), polygon
+
+
+def _painted(path: Path, shapes: list[tuple[str, list[float]]], height: int, width: int) -> dict[str, Any]:
+    """Return ``segmentation`` and, where there is any, ``ignore``.
+
+    As LISA does it, shapes are painted from the largest to the smallest, so that of two that overlap the smaller shows.
+    """
+    if all(label == TARGET for label, _ in shapes):
+        return {"segmentation": [polygon for _, polygon in shapes]}
+    try:
+        masks = [(label, polygons_to_mask([polygon], height, width)) for label, polygon in shapes]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    canvas = np.zeros((height, width), np.uint8)
+    for label, mask in sorted(masks, key=lambda entry: -int(entry[1].sum())):
+        canvas[mask] = 1 if label == TARGET else 2
+    hidden = not (canvas == 2).any()
+    return {"segmentation": rle_encode(canvas == 1)} | ({} if hidden else {"ignore": rle_encode(canvas == 2)})
 
 
 def _picture_of(path: Path, stem: str) -> Path:

@@ -64,7 +64,7 @@ class ExpressionReader(Reader):
         """Return what the expressions of the record mean; nothing if it is not in the picture."""
 
     def _asks(self, record: Record, sentences: list[str]) -> list[Ask]:
-        regions, truth = self._regions(record), self._size(record)
+        regions, truth = self._regions(record), self._size(record) | self._ignored(record)
         return [
             Ask(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
             for sentence in sentences
@@ -84,6 +84,14 @@ class ExpressionReader(Reader):
         return numbers
 
     @staticmethod
+    def _ignored(record: Record) -> dict[str, object]:
+        """Return the pixels that count for neither side (ReasonSeg has them)."""
+        if "ignore" not in record.value:
+            return {}
+        about = {key: record.value.get(key) for key in ("height", "width")} | {"segmentation": record.value["ignore"]}
+        return {"ignore_mask": record.part(about, "ignore").mask(record.size_hw())}
+
+    @staticmethod
     def _size(record: Record) -> dict[str, object]:
         height, width = record.size_hw()
         return {"height": height, "width": width}
@@ -92,7 +100,8 @@ class ExpressionReader(Reader):
 class ReferReader(ExpressionReader):
     """``{image_path, segmentation, category, bbox, sentences, height, width}``: one object, its expressions.
 
-    For the task ``rec`` a record may lack ``segmentation``.
+    For the task ``rec`` a record may lack ``segmentation``. ``ignore``, in the same forms, are pixels that count for
+    neither side.
     """
 
     def _regions(self, record: Record) -> tuple[Region, ...]:
@@ -101,7 +110,10 @@ class ReferReader(ExpressionReader):
 
 
 class GroupReferReader(ExpressionReader):
-    """``{image_path, height, width, sentences, no_target, annotations: [{segmentation, bbox, category}]}``."""
+    """``{image_path, height, width, sentences, no_target, annotations: [{segmentation, bbox, category}]}``.
+
+    An annotation with ``box_only`` has no ``segmentation``, whatever the task.
+    """
 
     def _regions(self, record: Record) -> tuple[Region, ...]:
         parts = record.parts("annotations")
@@ -111,4 +123,7 @@ class GroupReferReader(ExpressionReader):
         if not no_target and not parts:
             record.fail("no annotations, but 'no_target' is not true")
         size = record.size_hw()
-        return left_to_right([part.region(self._category(part), size, self.task != "rec") for part in parts])
+        return left_to_right([part.region(self._category(part), size, self._masked(part)) for part in parts])
+
+    def _masked(self, part: Record) -> bool:
+        return self.task != "rec" and not part.flag("box_only", default=False)

@@ -17,13 +17,14 @@ LEVEL = 95.0
 def bootstrap(records: Sequence[Mapping[str, Any]], kind: type[Metric], resamples: int) -> dict[str, list[float]]:
     """Return for each figure the [low, high] of its central 95 % over ``resamples`` draws of pictures, in percent.
 
-    Records without a picture are drawn one by one. Empty for metrics that need the whole set (AP, CIDEr).
+    A video counts like a picture; records without either are drawn one by one. Empty for metrics that need the whole
+    set (AP, CIDEr).
     """
     if not kind.resamples or resamples < 1 or not records:
         return {}
     pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        pictures[record["image"] or f"#{record['id']}"].append(record["scores"])
+        pictures[record["image"] or record.get("video") or f"#{record['id']}"].append(record["scores"])
     groups = [pictures[name] for name in sorted(pictures)]
     rng = np.random.default_rng(SEED)
     drawn: dict[str, list[float]] = defaultdict(list)

@@ -149,7 +149,9 @@ def _summary(
     records: dict[str, list[dict[str, Any]]] = {label: [] for label in datasets}
     for record in read_lines(out_dir / "predictions.jsonl"):
         # The masks are not needed any more and would be the bulk of what is held.
-        records[record["dataset"]].append({key: record[key] for key in ("id", "image", "scores")})
+        records[record["dataset"]].append(
+            {key: record[key] for key in ("id", "image", "video", "scores") if key in record}
+        )
     skipped = dict.fromkeys(datasets, 0)
     for bad in read_lines(out_dir / "bad_samples.jsonl"):
         skipped[bad["dataset"]] += 1

@@ -168,6 +168,14 @@ def test_real_videos_of_three_formats(shared_dir: Path) -> None:
         assert frames.ndim == 4 and frames.std() > 5, path
 
 
+def test_every_real_video_can_be_read_to_its_last_frame(shared_dir: Path) -> None:
+    pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    films = [p for p in sorted((shared_dir / "realdata").rglob("*")) if p.suffix in (".mp4", ".avi", ".gif")]
+    assert len(films) >= 4
+    for path in films:
+        check_video(path)
+
+
 def test_a_gif_has_the_same_pixels_in_both_decoders(shared_dir: Path) -> None:
     av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
     path = shared_dir / "realdata" / "video" / "human_seg_results.gif"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_what_is_wrong_with_a_record_is_said(build, record, complaint):
     with pytest.raises(SampleError, match="notes.json:1: record 0") as caught:
         build("llava_json", [record]).sample(0, rng())
     assert complaint in caught.value.reason
+
+
+def test_the_records_of_a_published_project_are_read(build, shared_dir):
+    demo = shared_dir / "realdata" / "conversations" / "qwen3vl" / "qwen-vl-finetune" / "demo" / "video.json"
+    if not demo.is_file():
+        pytest.skip("no sample of conversations about videos is here")
+    records = json.loads(demo.read_text(encoding="utf-8"))
+    dataset = build("llava_json", records)
+    assert len(dataset) == len(records) > 1
+    for index, record in enumerate(records):
+        sample = dataset.sample(index, rng())
+        assert [clip.path.name for clip in sample.videos] == [Path(record["video"]).name]
+        assert sample.turns[0].question.startswith("<video>")
 
 
 class Recorder:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ullava.evaluation.intervals import bootstrap
+from ullava.evaluation.metrics.answers import ShortAnswers
 from ullava.evaluation.metrics.facts import check_facts
 
 MOVING: dict[str, Any] = {
@@ -32,6 +34,17 @@ MOVING: dict[str, Any] = {
 def test_motion_is_part_of_the_facts(caption: str, right: bool, complete: bool) -> None:
     check = check_facts(caption, MOVING)
     assert (check.right, check.complete) == (right, complete)
+
+
+def test_the_questions_about_one_video_are_drawn_together() -> None:
+    records = [
+        {"id": f"{video}/{place}", "image": None, "video": video, "scores": {"right": video == "a", "kind": ""}}
+        for video in "ab"
+        for place in range(50)
+    ]
+    assert bootstrap(records, ShortAnswers, 60)["accuracy"] == [0.0, 100.0]
+    low, high = bootstrap([record | {"video": None} for record in records], ShortAnswers, 60)["accuracy"]
+    assert 30 < low < high < 70
 
 
 def test_words_of_direction_do_no_harm_where_nothing_moves() -> None:

@@ -18,6 +18,7 @@ DRAWN = {
     "eval_semantic": "{label: {dataset: shapes_semantic, limit: 3}}",
     "eval_caption": "{label: {dataset: shapes_caption, limit: 3}}",
     "eval_vqa": "{label: {dataset: shapes_vqa, limit: 3}}",
+    "eval_refcocos": "{label: {dataset: shapes_gres, limit: 3}}",
 }
 METRIC = {
     "eval_res": "cIoU",
@@ -26,6 +27,7 @@ METRIC = {
     "eval_semantic": "mIoU",
     "eval_caption": "CIDEr",
     "eval_vqa": "accuracy",
+    "eval_refcocos": "gIoU",
 }
 
 # Words are only measured where the model says them.

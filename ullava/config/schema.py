@@ -176,6 +176,7 @@ class OriginalConfig:
         "alpaca",
         "sharegpt",
         "tgif_tsv",
+        "boxed_refs",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)
@@ -331,12 +332,13 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecipe:
-    """What ``ullava eval`` reads."""
+    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA's evaluation does."""
 
     model: str = "tiny"
     data_root: str = "."
     dataset: dict[str, DatasetEntry]
     protocol: Literal["generate", "teacher_forced"] = "generate"
+    counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1))
     max_new_tokens: int = field(default=96, metadata=at_least(1))
     num_workers: int = field(default=0, metadata=at_least(0))

@@ -46,6 +46,7 @@ KIND_LAYOUTS: dict[str, str] = {
     "alpaca": "llava_json",
     "sharegpt": "llava_json",
     "tgif_tsv": "llava_json",
+    "boxed_refs": "grefer",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]
@@ -91,7 +92,8 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
     """Decide form, split, task, template and paths; raises ConfigError for what does not fit together.
 
     The split is the entry's, else ``train``, else the only one there is. ``entry.data_root`` wins over the dataset's
-    own ``root``, and that over ``data_root``; ``entry.annotations`` and ``images`` over all. The form is the entry's, else the one whose annotations are there.
+    own ``root``, and that over ``data_root``; ``entry.annotations`` and ``images`` over all. The form is the entry's,
+    else the one whose annotations are there.
     """
     own_id, config = load_descriptor(dataset_id)
     problems = list(_entry_problems(config, entry))

@@ -23,13 +23,13 @@ from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError, SampleError
 from ullava.evaluation.ledger import RunFolder
 from ullava.evaluation.plan import Query, pack, picture_groups
-from ullava.evaluation.scoring import SCORERS, Scorer, family_of
+from ullava.evaluation.scoring import Scorer, family_of, scorer_of
 from ullava.inference.export import object_to_json
 from ullava.structures import Answer, Sample
 
 GIVEN_TASKS = ("caption", "vqa", "text")
 """Task families whose answers are words alone: with teacher forcing there is nothing left to measure."""
-GIVEN_FIGURES = ("N-acc", "T-acc")
+GIVEN_FIGURES = ("N-acc", "T-acc", "Pr@F1")
 """Figures that say whether the model answered with a mask at all, which a given answer decides."""
 
 OUT_OF_MEMORY = "OutOfMemoryError"
@@ -60,7 +60,7 @@ class DatasetRun:
         self.recipe = recipe
         self.folder = folder
         self.family = family_of(dataset)
-        self.scorer: Scorer = SCORERS[self.family]()
+        self.scorer: Scorer = scorer_of(self.family, recipe.counting)()
         self.bad = 0
 
     def run(self, done: Mapping[int, set[int]], totals: Mapping[int, int], progress: bool = True) -> int:

@@ -3,6 +3,7 @@
 ``res``      union of the answer's masks against the union of the true ones
 ``gres``     the same with no-target expressions; an answer names nothing if no object of it has a mask
 ``rec``      the box of the highest-scoring object that has one
+``grec``     the same with no-target expressions, and all boxes as a set
 ``salient``  union of the masks
 ``semantic`` union of the masks, class by class; the classes of one picture are judged together
 ``instance`` each mask with its score
@@ -22,11 +23,12 @@ from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.refer import GroupReferReader
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ShortAnswers
-from ullava.evaluation.metrics.boxes import ReferringBoxes
+from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes
 from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.facts import check_facts
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralisedReferringMasks, ReferringMasks
+from ullava.evaluation.metrics.released import ReleasedBoxes, ReleasedMasks
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
@@ -65,8 +67,10 @@ class _Gres(Scorer):
 
     def score(self, sample: Sample, answer: Answer) -> Row:
         metric = cast(GeneralisedReferringMasks, self.metric)
-        if not any(region.mask is not None for region in sample.turns[0].regions):
+        if not sample.turns[0].regions:
             return metric.update(united_mask(answer), None, no_target=True)
+        if all(region.mask is None for region in sample.turns[0].regions):
+            return metric.update_boxed(united_mask(answer), true_box(sample))
         return metric.update(united_mask(answer), true_mask(sample), no_target=False)
 
 
@@ -75,6 +79,18 @@ class _Rec(Scorer):
 
     def score(self, sample: Sample, answer: Answer) -> Row:
         return cast(ReferringBoxes, self.metric).update(best_box(answer), true_box(sample))
+
+
+class _Grec(Scorer):
+    kind = GeneralisedReferringBoxes
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        boxes = [thing.box_xyxy_px for thing in answer.objects if thing.box_xyxy_px is not None and thing.image == 0]
+        truth = [region.box_xyxy_px for region in sample.turns[0].regions]
+        if any(box is None for box in truth):
+            raise SampleError(sample.name, "has a target without a box")
+        targets = [box for box in truth if box is not None]
+        return cast(GeneralisedReferringBoxes, self.metric).update(boxes, best_box(answer), targets)
 
 
 class _Salient(Scorer):
@@ -144,6 +160,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "res": _Res,
     "gres": _Gres,
     "rec": _Rec,
+    "grec": _Grec,
     "salient": _Salient,
     "semantic": _Semantic,
     "instance": _Instance,
@@ -153,13 +170,29 @@ SCORERS: dict[str, type[Scorer]] = {
 }
 
 
+class _ResAsReleased(_Res):
+    kind = ReleasedMasks
+
+
+class _RecAsReleased(_Rec):
+    kind = ReleasedBoxes
+
+
+AS_RELEASED: dict[str, type[Scorer]] = {"res": _ResAsReleased, "rec": _RecAsReleased}
+
+
+def scorer_of(family: str, counting: str) -> type[Scorer]:
+    """Return the scorer of a task family; ``counting`` as in EvalRecipe."""
+    return AS_RELEASED.get(family, SCORERS[family]) if counting == "as_released" else SCORERS[family]
+
+
 def family_of(dataset: TaskDataset) -> str:
-    """Return the task family by which a data set is scored: its task, and ``gres`` for expressions of any number.
+    """Return the task family by which a data set is scored: its task, and ``gres``, ``grec`` for any number of targets.
 
     Raises ConfigError for a task that nothing scores.
     """
-    if isinstance(dataset, GroupReferReader) and dataset.task == "res":
-        return "gres"
+    if isinstance(dataset, GroupReferReader) and dataset.task in ("res", "rec"):
+        return f"g{dataset.task}"
     if dataset.task not in SCORERS:
         raise ConfigError(f"dataset {dataset.id}: unknown task '{dataset.task}'{did_you_mean(dataset.task, SCORERS)}")
     return dataset.task

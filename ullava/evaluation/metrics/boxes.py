@@ -6,11 +6,16 @@ box has IoU 0 and stays in the denominator (the original leaves such expressions
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from scipy.optimize import linear_sum_assignment
+
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
 from ullava.geometry import box_iou
 from ullava.structures import BoxXYXY
 
 ACCURACY_LEVELS = (0.5, 0.75, 0.9)
+MATCHED = 0.5
 
 
 class ReferringBoxes(Metric):
@@ -29,3 +34,44 @@ class ReferringBoxes(Metric):
             put_mean(figures, f"Acc@{level}", (iou > level for iou in ious))
         put_mean(figures, "mIoU", ious)
         return figures
+
+
+class GeneralisedReferringBoxes(Metric):
+    """REC with one, several or no targets (GREC, He et al. 2023).
+
+    ``Acc@t`` and ``mIoU`` are over expressions with one target, as in REC. ``Pr@F1``: share of all expressions whose
+    boxes are right as a set: each target is met by a box of its own with IoU of 0.5 or more and no box is left over;
+    without a target, no box at all. ``N-acc``, ``T-acc``: as for masks. Rows: ``iou`` (best box; none unless there is
+    one target), ``exact``, ``no_target``, ``none_found``.
+    """
+
+    def update(
+        self, predicted_xyxy: Sequence[BoxXYXY], best_xyxy: BoxXYXY | None, truth_xyxy: Sequence[BoxXYXY]
+    ) -> Row:
+        """Measure one expression: all boxes of the answer, the best one (None: no box), all true boxes."""
+        row: Row = {"no_target": not truth_xyxy, "none_found": not predicted_xyxy}
+        if len(truth_xyxy) == 1:
+            row["iou"] = 0.0 if best_xyxy is None else float(box_iou([best_xyxy], list(truth_xyxy))[0, 0])
+        row["exact"] = len(predicted_xyxy) == len(truth_xyxy) and _all_met(predicted_xyxy, truth_xyxy)
+        return self.add(row)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``Acc@0.5``, ``Acc@0.75``, ``Acc@0.9``, ``mIoU``, ``Pr@F1``, ``N-acc`` and ``T-acc``."""
+        figures: dict[str, float] = {}
+        ious = column((row for row in self.rows if "iou" in row), "iou")
+        for level in ACCURACY_LEVELS:
+            put_mean(figures, f"Acc@{level}", (iou > level for iou in ious))
+        put_mean(figures, "mIoU", ious)
+        put_mean(figures, "Pr@F1", column(self.rows, "exact"))
+        put_mean(figures, "N-acc", (row["none_found"] for row in self.rows if row["no_target"]))
+        put_mean(figures, "T-acc", (not row["none_found"] for row in self.rows if not row["no_target"]))
+        return figures
+
+
+def _all_met(predicted: Sequence[BoxXYXY], truth: Sequence[BoxXYXY]) -> bool:
+    """Return whether boxes and targets, as many of each, can be paired with an IoU of 0.5 or more throughout."""
+    if not truth:
+        return True
+    fits = box_iou(list(predicted), list(truth)) >= MATCHED
+    rows, columns = linear_sum_assignment(fits, maximize=True)
+    return bool(fits[rows, columns].all())

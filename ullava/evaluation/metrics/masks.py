@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
-from ullava.structures import MaskArray
+from ullava.geometry import box_iou, mask_to_box_xyxy_px
+from ullava.structures import BoxXYXY, MaskArray
 
 PRECISION_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -68,6 +69,10 @@ class GeneralisedReferringMasks(Metric):
     where there is nothing adds to the union. ``N-acc``: share of no-target expressions answered without a mask;
     ``T-acc``: share of the others answered with one. ``P@t`` is over expressions with targets.
     Rows: ``intersection``, ``union``, ``iou``, ``no_target`` (truth), ``none_found`` (answer).
+
+    Where an annotation gives a box alone, the box of the answer's mask is held against it (u-LLaVA's "mask to box"
+    figure): ``mask-box Acc@0.5`` and ``mask-box mIoU``; those expressions are in no figure of masks. Rows then have
+    ``mask_box_iou`` instead of the first three.
     """
 
     def update(self, predicted: MaskArray | None, truth: MaskArray | None, no_target: bool) -> Row:
@@ -85,14 +90,25 @@ class GeneralisedReferringMasks(Metric):
             }
         )
 
+    def update_boxed(self, predicted: MaskArray | None, truth_xyxy: BoxXYXY) -> Row:
+        """Measure one expression that has a true box (pixels) and no true mask."""
+        box = None if predicted is None else mask_to_box_xyxy_px(predicted)
+        iou = 0.0 if box is None else float(box_iou([box], [truth_xyxy])[0, 0])
+        return self.add({"mask_box_iou": iou, "no_target": False, "none_found": predicted is None})
+
     def compute(self) -> dict[str, float]:
-        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc`` and ``P@0.5`` … ``P@0.9``."""
+        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``P@0.5`` … ``P@0.9``, and the figures of boxes."""
         figures: dict[str, float] = {}
-        put_mean(figures, "gIoU", column(self.rows, "iou"))
-        put_ratio(figures, "cIoU", column(self.rows, "intersection"), column(self.rows, "union"))
         targets = [row for row in self.rows if not row["no_target"]]
+        boxed = column((row for row in self.rows if "mask_box_iou" in row), "mask_box_iou")
+        if len(boxed) < len(targets) or not boxed:
+            masked = [row for row in self.rows if "mask_box_iou" not in row]
+            put_mean(figures, "gIoU", column(masked, "iou"))
+            put_ratio(figures, "cIoU", column(masked, "intersection"), column(masked, "union"))
         put_mean(figures, "N-acc", (row["none_found"] for row in self.rows if row["no_target"]))
         put_mean(figures, "T-acc", (not row["none_found"] for row in targets))
         for level in PRECISION_LEVELS:
-            put_mean(figures, f"P@{level}", (row["iou"] > level for row in targets))
+            put_mean(figures, f"P@{level}", (row["iou"] > level for row in targets if "iou" in row))
+        put_mean(figures, "mask-box Acc@0.5", (iou > 0.5 for iou in boxed))
+        put_mean(figures, "mask-box mIoU", boxed)
         return figures

@@ -227,21 +227,21 @@ def test_bad_samples_stop_the_run_above_the_budget(recipe: Make, datasets: Open,
 
 
 def test_bad_samples_within_the_budget_are_named_and_counted(recipe: Make, datasets: Open, tmp_path: Path) -> None:
-    plan = recipe("{shapes_vqa: {}}", bad_sample_budget=4)
+    plan = recipe("{shapes_vqa: {}}", bad_sample_budget=8)
     model = Picky("000002.jpg")
     metrics = evaluate(model, datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None
     result = metrics["results"][0]
-    assert (result["n"], result["skipped"]) == (28, 4)
+    assert (result["n"], result["skipped"]) == (56, 8)
     bad = list(read_lines(tmp_path / "bad_samples.jsonl"))
-    assert [entry["sample"] for entry in bad] == [f"shapes_vqa/drawn/2/{n}" for n in range(4)]
+    assert [entry["sample"] for entry in bad] == [f"shapes_vqa/drawn/2/{n}" for n in range(8)]
     assert bad[0]["reason"] == "the picture cannot be read"
     # Once the picture is mended, the same run takes it in.
     mended = Perfect()
     metrics = evaluate(mended, datasets(plan), plan, tmp_path, progress=False)
-    assert metrics is not None and metrics["results"][0]["n"] == 32
+    assert metrics is not None and metrics["results"][0]["n"] == 64
     assert metrics["results"][0]["skipped"] == 0
-    assert len(mended.asked) == 4
+    assert len(mended.asked) == 8
     assert not (tmp_path / "bad_samples.jsonl").exists()
 
 

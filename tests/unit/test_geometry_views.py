@@ -44,6 +44,7 @@ def test_formulas_by_hand():
     np.testing.assert_allclose(plan("stretch", (400, 200), 224).to_view(box), [56, 67.2, 168, 156.8])
     np.testing.assert_allclose(plan("short_side", (400, 200), 224).to_view(box), [112, 67.2, 336, 156.8])
     assert plan("short_side", (400, 200), 224).size_wh == (448, 224)
+    assert plan("short_side", (53, 37), 224).size_wh == (320, 224), "CLIP rounds the long side down"
 
 
 def test_sam_and_tower_frames_do_not_mix():

@@ -332,7 +332,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecipe:
-    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA's evaluation does."""
+    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA does."""
 
     model: str = "tiny"
     data_root: str = "."

@@ -19,9 +19,10 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _EXIF_ORIENTATION = 0x0112
 
 
-def read_image_rgb_u8(path: Path) -> ImageArray:
+def read_image_rgb_u8(path: Path, *, opaque: bool = False) -> ImageArray:
     """Read a picture as uint8 [H, W, 3], turned upright by its EXIF orientation; transparency is laid on white.
 
+    ``opaque`` shows what lies under transparency instead, as u-LLaVA does.
     Raises DataError naming the file if it is missing, empty, cut off, of another format (by content, not by name),
     larger than ``MAX_PIXELS``, or of more than 8 bits per channel. Of an animation the first frame is read.
     """
@@ -30,7 +31,7 @@ def read_image_rgb_u8(path: Path) -> ImageArray:
         raise DataError(f"{path}: {picture.mode} pictures (more than 8 bits per channel) are not supported")
     if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
-    return on_white(picture)
+    return np.array(picture.convert("RGB")) if opaque else on_white(picture)
 
 
 def on_white(picture: Image.Image) -> ImageArray:

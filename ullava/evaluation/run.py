@@ -21,7 +21,7 @@ from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines, write_json
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
-from ullava.evaluation.scoring import SCORERS, family_of
+from ullava.evaluation.scoring import family_of, scorer_of
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ def _summary(
             )
     results = []
     for label, dataset in datasets.items():
-        kind = SCORERS[families[label]].kind
+        kind = scorer_of(families[label], recipe.counting).kind
         metric = kind(record["scores"] for record in records[label])
         result: dict[str, Any] = {
             "dataset": label,

@@ -59,8 +59,8 @@ def plan_view(
 
     ``pad_centre``: scaled to the long side and pasted in the middle of a square, at a whole pixel of the padded
     original. ``pad_br``: padded right and below (SAM). ``stretch``: squeezed to the square. ``short_side``: the short
-    side becomes ``side``, nothing is padded. ``canvas_tile``: fitted centrally into ``canvas_wh``, of which the tile
-    of ``side`` at ``tile_origin_xy`` is cut.
+    side becomes ``side``, the long one is rounded down (CLIP's rule), nothing is padded. ``canvas_tile``: fitted
+    centrally into ``canvas_wh``, of which the tile of ``side`` at ``tile_origin_xy`` is cut.
 
     Raises:
         ValueError: a size that is not positive, or ``canvas_tile`` without a canvas (and the reverse).
@@ -81,8 +81,10 @@ def plan_view(
     if kind == "stretch":
         return View(kind, orig_wh, (side / width, side / height), (0.0, 0.0), (side, side))
     if kind == "short_side":
-        scale = side / min(width, height)
-        return View(kind, orig_wh, (scale, scale), (0.0, 0.0), (_round(width * scale), _round(height * scale)))
+        shortest = min(width, height)
+        new_width, new_height = side * width // shortest, side * height // shortest
+        scale_xy = (new_width / width, new_height / height)
+        return View(kind, orig_wh, scale_xy, (0.0, 0.0), (new_width, new_height))
     if kind == "canvas_tile" and canvas_wh is not None:
         scale = min(canvas_wh[0] / width, canvas_wh[1] / height)
         origin = (

@@ -85,6 +85,15 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Replace the language model's input embedding."""
         self.language_model.set_input_embeddings(value)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """PreTrainedModel's, under the names that the weights have here.
+
+        Transformers would write some parts (Swin's) under names of older files. It reads those too, but the checks of
+        resumed runs, adapters and shards compare names.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def enable_input_require_grads(self) -> None:
         """Recomputing layers need a gradient at the words' embedding; the towers' give tuples, too, and need none."""
         hook = self.get_input_embeddings().register_forward_hook(

@@ -16,6 +16,7 @@ from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.modeling.heads.box_contract import BoxPictures, Candidates, choose
 from ullava.modeling.heads.detector import decoded_sets, detector_class, to_corners
+from ullava.modeling.weights.files import read_state_dict
 from ullava.structures import Sample, Turn
 
 KINDS = ("grounding-dino", "mm-grounding-dino")
@@ -210,6 +211,8 @@ def test_save_and_load_give_the_same_boxes(query: tuple[Any, Any], tmp_path: Pat
     model, processor = query
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    own = {name for name in model.state_dict() if name not in model.all_tied_weights_keys}
+    assert set(read_state_dict(tmp_path)) == own, "resumed runs and adapters compare names"
     again, processor_again = load_folder(tmp_path, torch.float32)
     assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), type(model))
     batch = inputs(collator(processor_again)(rows_of(processor_again, [grounded_sample("a", 2)], [(40, 56)])))

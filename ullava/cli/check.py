@@ -86,12 +86,20 @@ def check_file(path: Path, overrides: list[str] | None = None) -> object:
 def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     """Validate a recipe (or any other YAML) and its data; return lines that say what was found.
 
+    The data of a dataset that knows its own ``root`` is looked at too.
+
     Raises:
         UserError: with every problem.
     """
     config = check_file(path, overrides)
     lines = [f"{path}: valid"]
     problems: list[str] = []
+    if isinstance(config, DatasetConfig) and config.root is not None:
+        for split in config.splits:
+            try:
+                lines.append(f"{split}: {_check_data(str(path), DatasetEntry(split=split), path.parent)}")
+            except UserError as error:
+                problems.extend(f"{place(path, f'splits.{split}')}: {problem}" for problem in error.problems)
     if isinstance(config, TrainRecipe | EvalRecipe):
         for section, entries in sections(config).items():
             for name, entry in entries.items():

@@ -134,6 +134,10 @@ def test_some_pictures_can_be_held_out(command: Command, tmp_path: Path) -> None
     assert sorted(parts) == ["a.jpg", "b.jpg"]
     code, out, _ = command("check", str(tmp_path / "mine" / "dataset.yaml"))
     assert code == 0 and "valid" in out
+    assert [line.split(" in ")[0] for line in out.splitlines()[1:]] == ["train: 1 records", "val: 1 records"]
+    (tmp_path / "mine" / "images" / "val" / parts[1]).unlink()
+    code, _, err = command("check", str(tmp_path / "mine"))
+    assert code == 2 and f"{parts[1]}: no such picture" in err
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_ade20k_labels_are_shifted_by_one_and_zero_is_nothing(tmp_path):
         build_dataset("ade20k", DatasetEntry(), tmp_path)
 
 
-def test_cocostuff_leaves_out_merged_classes_and_says_so(tmp_path):
+def test_cocostuff_leaves_out_merged_classes_and_says_so(tmp_path, caplog):
     stored = np.full((H, W), 255, np.uint8)
     stored[masks()[0]] = 17
     stored[masks()[1]] = 95  # building-other
@@ -104,6 +104,8 @@ def test_cocostuff_leaves_out_merged_classes_and_says_so(tmp_path):
     dataset = build_dataset("cocostuff", DatasetEntry(), tmp_path)
     assert len(dataset) == 1
     assert [query.truth["class"] for query in dataset.queries(0)] == ["dog"]
+    (told,) = caplog.messages
+    assert told.endswith("train2017: 1 left out: no pixel of a class that is asked for (coco2017/train2017/b.jpg)")
     facts = open_store(locate("cocostuff", DatasetEntry(), tmp_path)).facts
     assert skipped_lines(facts) == [
         "1 left out: no pixel of a class that is asked for (coco2017/train2017/b.jpg)",

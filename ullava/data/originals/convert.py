@@ -6,6 +6,7 @@ The one table of conversions is here. What could not be converted is counted and
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,13 +44,15 @@ FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pasc
 """Kinds whose annotations are a folder of files, one for a picture."""
 VERSION = 1
 SKIPPED_NAMED = 100
+_LOG = logging.getLogger(__name__)
 
 
 def open_original(source: OriginalSource) -> AnnotationStore:
     """Map the converted form of the original files, converting them first if this version of them was not yet.
 
     ``facts`` of the store hold ``skipped`` (how many records were left out), ``skipped_named`` (the first of them with
-    reasons) and, for expressions, ``sentences``. Raises DataError for files that are missing or cannot be understood.
+    reasons) and, for expressions, ``sentences``; a warning says so on converting. Raises DataError for files that are
+    missing or cannot be understood.
     """
     if source.kind in FOLDER_KINDS:
         if not source.annotations.is_dir():
@@ -65,7 +68,10 @@ def open_original(source: OriginalSource) -> AnnotationStore:
             arrow.unlink(missing_ok=True)
     facts: dict[str, Any] = {}
     convert_rows(source.annotations, arrow, kind, _kept(source, facts), facts)
-    return AnnotationStore(arrow, source.annotations)
+    store = AnnotationStore(arrow, source.annotations)
+    for line in skipped_lines(store.facts):
+        _LOG.warning("%s: %s", source.annotations, line)
+    return store
 
 
 def skipped_lines(facts: dict[str, Any]) -> list[str]:

@@ -47,8 +47,8 @@ def label_folders_rows(source: OriginalSource, facts: dict[str, Any], on_read: C
     """
     names = {number - source.label_offset: (name, number) for number, name in enumerate(source.classes)}
     for picture, labels in _with_bar(list(joined_by_name(source, LABEL_SUFFIXES)), source.annotations.name):
-        stored = np.unique(read_label_png(labels))
-        numbers = [int(number) for number in stored if number != source.ignore_label]
+        stored = np.flatnonzero(np.bincount(read_label_png(labels).ravel()))
+        numbers = [number for number in stored.tolist() if number != source.ignore_label]
         strange = [number for number in numbers if number not in names]
         if strange:
             raise DataError(f"{labels}: unknown class number {strange[0]}; the class list has {len(names)} classes")

@@ -16,6 +16,7 @@ KINDS = {
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
     "llama2c": "a language model of llama2.c (version 0 files)",
+    "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 
@@ -45,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["clip"].add_argument("--heads", type=int, help="attention heads (default: one for 64 dimensions)")
     activations = ("quick_gelu", "gelu")
     kinds["clip"].add_argument("--activation", choices=activations, default="quick_gelu", help="gelu: open_clip's own")
+    kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
     kinds["llama2c"].add_argument("--tokenizer", type=Path, help="its sentencepiece model")
 
 
@@ -63,6 +65,10 @@ def _convert(args: argparse.Namespace) -> Path:
         return _box_head(args)
     if args.convert_command in ("ullava", "llava"):
         return _released(args)
+    if args.convert_command == "merge":
+        from ullava.training.lora import merge_to_folder
+
+        return merge_to_folder(args.source, args.out, args.base)
     from ullava.modeling.weights import conversion_parts as parts
 
     if args.convert_command == "sam":

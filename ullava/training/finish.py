@@ -41,6 +41,10 @@ def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
         row_ids=plan.row_ids,
     )
     if is_sharded(start.model) or trainer.is_deepspeed_enabled:
+        if trainer.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()  # else the model that is built here would be partitioned as well
         merged, _ = merge_adapter(folder.adapter)
         save_model(merged, start.processor, folder.model)
     else:

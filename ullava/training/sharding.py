@@ -147,7 +147,7 @@ def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         gathered: dict[str, Any] = get_model_state_dict(trainer.model, options=options)
     elif trainer.is_deepspeed_enabled:
-        gathered = dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
+        gathered = dict(trainer.accelerator.get_state_dict(trainer.deepspeed) or {})  # the first process has it alone
     else:
         return dict(trainer.model.state_dict())
     tied = set(trainer.model.all_tied_weights_keys)

@@ -25,7 +25,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     GROUND: (
         "arch", "llm_path", "sam_pretrained", "conv_type", "lora_r", "lora_alpha", "lora_dropout",
         "lora_target_modules", "train_mask_decoder", "out_dim", "ce_loss_weight", "bce_loss_weight",
-        "dice_loss_weight", "l1_loss_weight", "iou_loss_weight", "image_size",
+        "dice_loss_weight", "l1_loss_weight", "iou_loss_weight", "image_size", "grounding_path",
     ),
 }  # fmt: skip
 TEMPLATES = {"conv_simple": "simple", "conv_sep2": "vicuna_v1", "conv_llama2": "llama2"}
@@ -317,6 +317,8 @@ class _Model:
         trained = config.get("video_frames")
         if frames is not None and trained is not None and frames.value != trained:
             self.problems.append(f"{frames.where}: processor: n_frm {frames.value} is wrong; the model sees {trained}")
+        if "grounding_path" in self.fields:
+            self.notes.append("model.grounding_path: not read; a box head on GroundingDINO is part of a model.yaml")
         if "image_size" in self.fields:
             self.notes.append("model.image_size: not read (it never was); SAM's own config says it")
 

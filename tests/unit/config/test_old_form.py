@@ -158,10 +158,12 @@ def test_a_second_stage_goes_on_with_its_own_heads(zoo: Path, write: Callable[[s
 
 def test_an_evaluation(zoo: Path, write: Callable[[str, str], Path]) -> None:
     text = STAGE2.replace("image_text_pretrain", "image_text_evaluate").replace("exp/stage1", "exp/stage2")
+    text = text.replace("  lora_r: 8", "  grounding_path: zoo/dino.pth")
     path = write("eval.yaml", text)
     assert config_class(path) is EvalRecipe
     recipe = load_config(EvalRecipe, path)
     assert (recipe.model, recipe.protocol, list(recipe.dataset)) == ("exp/stage2", "teacher_forced", ["refcoco_val"])
+    assert any("model.grounding_path: not read" in note for note in explain(path) or ())
     assert problems_of(path) == [f"{path}:2: a recipe for ullava eval"]
 
 

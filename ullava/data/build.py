@@ -9,7 +9,7 @@ from ullava.config.schema import DatasetEntry
 from ullava.data.descriptor import Located, locate
 from ullava.data.images import FOREGROUND_ABOVE, WHITE_ALONE
 from ullava.data.mixture import Mixture
-from ullava.data.originals.convert import open_original
+from ullava.data.originals.convert import open_original, skipped_lines
 from ullava.data.readers.base import Origin, Reader, TaskDataset
 from ullava.data.readers.coco_instances import CocoInstancesReader
 from ullava.data.readers.label_png import LabelPngReader
@@ -43,7 +43,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     layout = located.config.layout
     store = open_store(located)
     if not len(store):
-        raise DataError(f"{located.annotations}: holds no records")
+        raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
     pictures = located.image_root / located.original.images if located.original else located.image_root
     if not pictures.is_dir():
         raise DataError(f"{pictures}: no such folder of pictures (dataset {dataset_id})")

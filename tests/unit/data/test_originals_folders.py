@@ -44,28 +44,24 @@ def test_salient_sets_are_read_as_they_are_unpacked(tmp_path, name):
     np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0])
 
 
-def test_partners_that_are_missing_or_of_another_size_are_all_named(tmp_path):
+def test_partners_that_are_missing_cut_off_or_of_another_size_are_all_named(tmp_path):
     images, truth = (tmp_path / folder for folder in SALIENT["ecssd"])
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "e"):
         picture(images / f"{name}.jpg")
-    for name, shape in (("b", (H, W)), ("c", (H - 1, W)), ("d", (H, W))):
-        png(truth / f"{name}.png", np.full(shape, 255, np.uint8))
-    with pytest.raises(DataError) as caught:
-        build_dataset("ecssd", DatasetEntry(), tmp_path)
-    found = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 3
-    assert f"{truth / 'd.png'}: no picture of this name" in found
-    assert f"{images / 'a.jpg'}: no mask of this name" in found
-    assert "c.png: has 30 x 19 pixels (width x height), but c.jpg has 30 x 20" in found
-
-
-def test_a_picture_that_is_cut_off_is_named(tmp_path):
-    images, truth = (tmp_path / folder for folder in SALIENT["ecssd"])
-    picture(images / "a.jpg")
-    path = png(truth / "a.png", np.full((H, W), 255, np.uint8))
+    for name, shape in (("b", (H, W)), ("c", (H - 1, W)), ("d", (H, W)), ("e", (H, W))):
+        path = png(truth / f"{name}.png", np.full(shape, 255, np.uint8))
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(DataError, match=r"a\.png: not a picture that can be read"):
+    assert len(build_dataset("ecssd", DatasetEntry(), tmp_path)) == 1
+    assert skipped_lines(open_store(locate("ecssd", DatasetEntry(), tmp_path)).facts) == [
+        "1 left out: no mask of this name (ECSSD/images/a.jpg)",
+        "1 left out: mask and picture have different sizes (ECSSD/ground_truth_mask/c.png)",
+        "1 left out: no picture of this name (ECSSD/ground_truth_mask/d.png)",
+        "1 left out: the mask cannot be read (ECSSD/ground_truth_mask/e.png)",
+    ]
+    (truth / "b.png").unlink()
+    with pytest.raises(DataError, match="holds no records") as caught:
         build_dataset("ecssd", DatasetEntry(), tmp_path)
+    assert "2 left out: no mask of this name (ECSSD/images/a.jpg, ECSSD/images/b.jpg)" in caught.value.problems
 
 
 def test_a_new_picture_is_seen(tmp_path):
@@ -147,7 +143,7 @@ def test_reasonseg_unites_targets_and_keeps_what_to_ignore(tmp_path):
     np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0])
     np.testing.assert_array_equal(query.truth["ignore_mask"], masks()[1])
     facts = open_store(locate("reasonseg", DatasetEntry(split="val"), tmp_path)).facts
-    assert (facts["skipped_named"], facts["sentences"]) == ([["b.json", "no shape is called 'target'"]], 2)
+    assert (facts["skipped_named"], facts["sentences"]) == ([["b.json", "no target shape"]], 2)
 
 
 def test_of_two_reasonseg_shapes_the_smaller_shows(tmp_path):
@@ -163,20 +159,26 @@ def test_of_two_reasonseg_shapes_the_smaller_shows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "text", "message"),
+    ("fault", "message"),
     [
-        ([shape("target", [[1, 1], [5, 5]])], ("a",), r"a\.json: shapes\[0\] \('target'\): a polygon needs 3 points"),
-        ([shape("taget", pairs(SQUARE))], ("a",), "unknown label 'taget'; did you mean 'target'"),
-        ([shape("target", pairs(SQUARE), "polygone")], ("a",), "shape_type 'polygone' is not known; did you mean"),
-        ([shape("target", [[1, 1], [5, 5]], "line")], ("a",), "a line has no outline"),
-        ([shape("target", [[1, 1], [5, None], [7, 7]])], ("a",), r"'points' has to be a list of \[x, y\]"),
-        ([7], ("a",), "a shape is an object, not int"),
-        ([shape("target", pairs(SQUARE))], [], "'text' has to be a list of strings"),
+        (shape("target", [[1, 1], [5, 5]]), "a polygon needs 3 points or more, this one has 2"),
+        (shape("target", pairs(SQUARE), "polygone"), "shape_type 'polygone' is not known; did you mean 'polygon'?"),
+        (shape("target", [[1, 1], [5, 5]], "line"), "a line has no outline; draw a polygon, a rectangle or a circle"),
+        (shape("target", [[1, 1], [5, None], [7, 7]]), "'points' has to be a list of [x, y]"),
+        (7, "a shape is an object, not int"),
     ],
 )
-def test_wrong_labelme_files_are_named(tmp_path, shapes, text, message):
-    reasoning(tmp_path, "a", shapes, text)
-    with pytest.raises(DataError, match=message):
+def test_shapes_without_an_area_are_left_out_by_name(tmp_path, fault, message):
+    reasoning(tmp_path, "a", [fault, shape("the cup", pairs(SQUARE))])
+    dataset = build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
+    np.testing.assert_array_equal(dataset.queries(0)[0].turns[0].regions[0].mask, masks()[0])
+    facts = open_store(locate("reasonseg", DatasetEntry(split="val"), tmp_path)).facts
+    assert facts["skipped_named"] == [["a.json shapes[0]", message]]
+
+
+def test_a_labelme_file_without_a_question_is_named(tmp_path):
+    reasoning(tmp_path, "a", [shape("target", pairs(SQUARE))], [])
+    with pytest.raises(DataError, match=r"a\.json: 'text' has to be a list of strings"):
         build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
 
 

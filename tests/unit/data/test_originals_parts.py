@@ -14,7 +14,7 @@ from ullava.data.build import build_dataset, open_store
 from ullava.data.descriptor import load_descriptor, locate
 from ullava.data.originals.convert import skipped_lines
 from ullava.data.originals.parts import part_name
-from ullava.errors import DataError, UserError
+from ullava.errors import DataError
 
 
 def paco(**change: object) -> dict:
@@ -91,18 +91,22 @@ def test_pascal_part_joins_left_and_right(tmp_path):
     assert lines == ["1 left out: listed, but Annotations_Part has no annotation of it (2008_000009)"]
 
 
-def test_pascal_part_files_that_cannot_be_read_are_named(tmp_path):
-    path = write_pascal(tmp_path, "2008_000003", parts=[part("lflipper", masks()[0])])
-    with pytest.raises(DataError, match=r"2008_000003\.mat: .*part 'lflipper' is not known"):
-        build_dataset("pascal_part", DatasetEntry(), tmp_path)
+def test_pascal_part_leaves_out_by_name_what_it_cannot_read(tmp_path):
+    path = write_pascal(tmp_path, "2008_000003", parts=[part("lflipper", masks()[0]), part("tail", masks()[0] & False)])
+    names = [query.truth["class"] for query in build_dataset("pascal_part", DatasetEntry(), tmp_path).queries(0)]
+    assert names == ["dog", "chair"]
+    assert skipped_lines(open_store(locate("pascal_part", DatasetEntry(), tmp_path)).facts) == [
+        "1 left out: a part code that is not known (2008_000003.mat dog:lflipper)",
+        "1 left out: the mask has no pixel (2008_000003.mat dog:tail)",
+    ]
     whole = path.read_bytes()
     for length in (0, 60, 200, len(whole) // 2):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"2008_000003\.mat: "):
+        with pytest.raises(DataError, match=r"1 left out: .*\(2008_000003\.mat\)"):
             build_dataset("pascal_part", DatasetEntry(), tmp_path)
     write_pascal(tmp_path, "2008_000003")
     (tmp_path / "VOCdevkit" / "VOC2010" / "JPEGImages" / "2008_000003.jpg").unlink()
-    with pytest.raises(UserError, match=r"no picture .*2008_000003\.jpg"):
+    with pytest.raises(DataError, match=r"1 left out: no picture of this name \(2008_000003\.mat\)"):
         build_dataset("pascal_part", DatasetEntry(), tmp_path)
 
 

@@ -140,14 +140,22 @@ def test_every_cut_of_a_pickle_is_an_error_that_names_the_file(tmp_path):
         read_plain_pickle(path)
 
 
+def test_blank_expressions_are_left_out_by_name(published):
+    refs = [ref(1, 70, "train", "the dog", " "), ref(2, 71, "train", ""), ref(3, 71, sentences=[])]
+    as_pickle(published / "refer_seg" / "refcoco" / "refs(unc).p", refs)
+    store = open_store(locate("refcoco", DatasetEntry(), published))
+    assert (len(store), store.facts["sentences"]) == (1, 1)
+    assert store.facts["skipped_by_reason"] == {"a blank expression": 2, "no expression": 2}
+    assert ["ref_id 1", "a blank expression"] in store.facts["skipped_named"]
+
+
 FAULTS = {
     "no list": ({"a": 1}, "a list of expressions is expected, not dict"),
     "no such split": ([ref(1, 70, "trian")], "no expressions of the split 'train'; did you mean 'trian'"),
     "no annotation of that id": ([ref(1, 99)], "entry 0: instances.json has no ann_id 99"),
     "no picture of that id": ([ref(1, 70, image_id=9)], "entry 0: instances.json has no image_id 9"),
     "an object of another picture": ([ref(1, 72)], "ann_id 72 of another picture"),
-    "no sentences": ([ref(1, 70, sentences=[])], "entry 0: 'sentences' is empty"),
-    "a blank sentence": ([ref(1, 70, sentences=[{"sent": " "}])], "entry 0: 'sent' has to be text that is not blank"),
+    "no text": ([ref(1, 70, sentences=[{"sent": 7}])], "entry 0: 'sent' has to be text, not int"),
     "a misspelt field": ([ref(1, 70, sentences=[{"sents": "a"}])], "entry 0: no 'sent'"),
     "no whole number": ([ref(1, "70")], "'ann_id', 'image_id' and 'ref_id' have to be whole numbers"),
 }

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from ullava.data.images import read_label_png
 from ullava.data.originals.source import (
-    MAX_PROBLEMS,
     PICTURE_SUFFIXES,
     Converted,
     OriginalSource,
@@ -35,7 +34,11 @@ PROGRESS_FILES = 500
 
 def mask_pairs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``salient_png`` record for each mask and its picture of the same name."""
-    for picture, mask in joined_by_name(source, MASK_SUFFIXES):
+    for pair in _with_bar(list(joined_by_name(source, MASK_SUFFIXES)), source.annotations.name):
+        if isinstance(pair, Skipped):
+            yield pair
+            continue
+        picture, mask = pair
         name = below(picture, source.root)
         yield row({"image_path": name, "label_path": below(mask, source.root)}, name)
 
@@ -43,11 +46,20 @@ def mask_pairs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Call
 def label_folders_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``label_png`` record for each label picture: the classes that it holds, without ``leave_out``.
 
-    Pictures that hold none of them are left out and named. A stored number that is no class is an error.
+    Pictures that hold none of them, and files that cannot be read, are left out and named. A stored number that is no
+    class is an error: then the class list is not that of the files.
     """
     names = {number - source.label_offset: (name, number) for number, name in enumerate(source.classes)}
-    for picture, labels in _with_bar(list(joined_by_name(source, LABEL_SUFFIXES)), source.annotations.name):
-        stored = np.flatnonzero(np.bincount(read_label_png(labels).ravel()))
+    for pair in _with_bar(list(joined_by_name(source, LABEL_SUFFIXES)), source.annotations.name):
+        if isinstance(pair, Skipped):
+            yield pair
+            continue
+        picture, labels = pair
+        try:
+            stored = np.flatnonzero(np.bincount(read_label_png(labels).ravel()))
+        except DataError:
+            yield Skipped(below(labels, source.root), "the mask cannot be read")
+            continue
         numbers = [number for number in stored.tolist() if number != source.ignore_label]
         strange = [number for number in numbers if number not in names]
         if strange:
@@ -91,47 +103,38 @@ def ade_objects_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
             yield Skipped(path.name, "no object with an outline")
 
 
-def joined_by_name(source: OriginalSource, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
-    """Yield (picture, mask) with equal stems and equal sizes, by name; DataError lists those without a partner.
+def joined_by_name(source: OriginalSource, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Path] | Skipped]:
+    """Yield (picture, mask) with equal stems and equal sizes, by name; what has no partner is left out and named.
 
     Where pictures and masks share one folder, masks are the PNGs and pictures everything else.
     """
     folder = source.root / source.images
     masks = files_in(source.annotations, suffixes)
-    kinds = (
-        tuple(kind for kind in PICTURE_SUFFIXES if kind not in suffixes) if _same(folder, source) else PICTURE_SUFFIXES
-    )
-    pictures = files_in(folder, kinds)
-    problems = [f"{masks[stem]}: no picture of this name in {folder}" for stem in masks if stem not in pictures]
-    problems += [
-        f"{pictures[stem]}: no mask of this name in {source.annotations}" for stem in pictures if stem not in masks
-    ]
+    same = folder.resolve() == source.annotations.resolve()
+    pictures = files_in(folder, [kind for kind in PICTURE_SUFFIXES if not (same and kind in suffixes)])
+    for stem in sorted(pictures.keys() - masks.keys()):
+        yield Skipped(below(pictures[stem], source.root), "no mask of this name")
     for stem, mask in masks.items():
-        if len(problems) < MAX_PROBLEMS and stem in pictures:
-            problems += _size_problem(pictures[stem], mask)
-    if problems:
-        more = len(problems) - MAX_PROBLEMS
-        raise DataError(problems[:MAX_PROBLEMS] + ([f"... and {more} more"] if more > 0 else []))
-    for stem, mask in masks.items():
-        yield pictures[stem], mask
+        reason = "no picture of this name"
+        if stem in pictures:
+            reason = _misfit(pictures[stem], mask)
+        if reason:
+            yield Skipped(below(mask, source.root), reason)
+        else:
+            yield pictures[stem], mask
 
 
-def _same(folder: Path, source: OriginalSource) -> bool:
-    return folder.resolve() == source.annotations.resolve()
+def _misfit(picture: Path, mask: Path) -> str:
+    """Return why the two do not go together; '' where they do."""
+    for path in (picture, mask):
+        try:
+            picture_size_wh(path)
+        except DataError:
+            return f"the {'mask' if path == mask else 'picture'} cannot be read"
+    return "" if picture_size_wh(picture) == picture_size_wh(mask) else "mask and picture have different sizes"
 
 
-def _size_problem(picture: Path, mask: Path) -> list[str]:
-    try:
-        shown, drawn = picture_size_wh(picture), picture_size_wh(mask)
-    except DataError as error:
-        return list(error.problems)
-    if shown == drawn:
-        return []
-    sizes = f"{drawn[0]} x {drawn[1]} pixels (width x height), but {picture.name} has {shown[0]} x {shown[1]}"
-    return [f"{mask}: has {sizes}"]
-
-
-def _with_bar(pairs: list[tuple[Path, Path]], name: str) -> Iterator[tuple[Path, Path]]:
+def _with_bar(pairs: list[tuple[Path, Path] | Skipped], name: str) -> Iterator[tuple[Path, Path] | Skipped]:
     yield from tqdm(pairs, desc=f"reading {name}", unit="img", disable=len(pairs) < PROGRESS_FILES)
 
 

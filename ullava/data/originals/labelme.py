@@ -38,20 +38,25 @@ def reasonseg_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
     """Yield one ``refer`` record for each JSON of the folder: its questions, its targets as one mask.
 
     Questions and phrases (``is_sentence`` false) are kept as they stand; a template adds what is wanted. A file without
-    a target shape is left out and named.
+    a target shape, and a shape without an area, are left out and named.
     """
     facts["sentences"] = 0
     for stem, path in files_in(source.annotations, (".json",)).items():
         value = read_labelme(path)
         picture = _picture_of(path, stem)
         width, height = picture_size_wh(picture)
-        shapes = list(_labelled(path, value, (TARGET, IGNORE)))
+        shapes: list[tuple[str, list[float]]] = []
+        for made in _labelled(path, value):
+            if isinstance(made, Skipped):
+                yield made
+            else:
+                shapes.append(made)
         texts = value.get("text")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise DataError(f"{path}: 'text' has to be a list of strings, with at least one and none of them blank")
         if all(label != TARGET for label, _ in shapes):
-            yield Skipped(path.name, "no shape is called 'target'")
+            yield Skipped(path.name, "no target shape")
             continue
         name = below(picture, source.root)
         record: dict[str, Any] = {"image_path": name, "height": height, "width": width, "category": TARGET}
@@ -127,17 +132,21 @@ def _is_point(value: Any) -> bool:
     return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in value)
 
 
-def _labelled(path: Path, value: dict[str, Any], known: tuple[str, ...]) -> Iterator[tuple[str, list[float]]]:
-    """Yield label and outline of each shape that means something, in the order of the file."""
+def _labelled(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, list[float]] | Skipped]:
+    """Yield ``target`` or ``ignore`` with the outline of each shape that means something, in the order of the file.
+
+    LISA's own rule: a label with ``ignore`` in it is ignored, ``flag`` means nothing, everything else is a target.
+    """
     for place, shape in enumerate(value["shapes"]):
-        where = f"{path}: shapes[{place}]"
         label = shape.get("label") if isinstance(shape, Mapping) else None
         if isinstance(label, str) and label.lower() == FLAG:
             continue
-        name, polygon = shape_polygon(shape, where)
-        if name.lower() not in known:
-            raise DataError(f"{where}: unknown label '{name}'{did_you_mean(name.lower(), (*known, FLAG))}")
-        yield name.lower(), polygon
+        try:
+            name, polygon = shape_polygon(shape, f"{path}: shapes[{place}]")
+        except DataError as error:
+            yield Skipped(f"{path.name} shapes[{place}]", str(error).split(": ", 2)[-1])
+            continue
+        yield IGNORE if IGNORE in name.lower() else TARGET, polygon
 
 
 def _painted(path: Path, shapes: list[tuple[str, list[float]]], height: int, width: int) -> dict[str, Any]:

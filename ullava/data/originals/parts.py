@@ -33,6 +33,7 @@ _WHOLE = {
     "hroofside": "roof", "cfrontside": "coach front side", "cleftside": "coach left side",
     "crightside": "coach right side", "cbackside": "coach back side", "croofside": "coach roof",
 }  # fmt: skip
+UNKNOWN = " (?)"
 _PLAIN = frozenset(
     "body stern tail engine wheel saddle handlebar headlight head beak torso neck cap door window nose muzzle mouth "
     "hair pot plant coach screen".split()
@@ -82,7 +83,15 @@ def pascal_part_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
             continue
         names: list[str] = []
         regions: list[dict[str, Any]] = []
-        for name, mask in _mat_regions(path):
+        try:
+            found = list(_mat_regions(path))
+        except DataError as error:
+            yield Skipped(path.name, str(error).removeprefix(f"{path}: "))
+            continue
+        for name, mask in found:
+            if name.endswith(UNKNOWN):
+                yield Skipped(f"{path.name} {name.removesuffix(UNKNOWN)}", "a part code that is not known")
+                continue
             if not mask.any():
                 yield Skipped(f"{path.name} {name}", "the mask has no pixel")
                 continue
@@ -91,7 +100,8 @@ def pascal_part_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
             regions.append({"height": height, "width": width, "segmentation": rle_encode(mask)})
         picture = source.picture(f"{stem}.jpg")
         if not (source.root / picture).is_file():
-            raise DataError(f"{path}: no picture {source.root / picture}")
+            yield Skipped(path.name, "no picture of this name")
+            continue
         if names:
             yield row({"image_path": picture, "classes": names, "annotations": regions}, picture)
         else:
@@ -117,6 +127,14 @@ def part_name(code: str) -> str:
     raise ValueError(f"part '{code}' is not known (after {_DIRECTION} are taken off)")
 
 
+def _named(code: str) -> str:
+    """Return the readable name of a part, or the code itself, marked as unknown."""
+    try:
+        return part_name(code)
+    except ValueError:
+        return code + UNKNOWN
+
+
 def _listed(source: OriginalSource) -> set[str] | None:
     """Return the picture names of the split; None where the descriptor names no list."""
     if source.companion is None:
@@ -135,7 +153,7 @@ def _mat_regions(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             kind = str(thing.__dict__["class"])
             yield kind, np.asarray(thing.mask) > 0
             for part in np.atleast_1d(thing.parts):
-                yield f"{kind}:{part_name(str(part.part_name))}", np.asarray(part.mask) > 0
+                yield f"{kind}:{_named(str(part.part_name))}", np.asarray(part.mask) > 0
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     except (MatReadError, zlib.error, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:

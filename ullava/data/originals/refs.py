@@ -8,13 +8,13 @@ boxes are in ``instances.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ullava.data.json_stream import iter_object_lists
 from ullava.data.originals.pickles import read_plain_pickle
-from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, read_json, row
+from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, Skipped, read_json, row
 from ullava.errors import DataError, did_you_mean
 
 _PARTS = ("segmentation", "bbox")
@@ -36,7 +36,8 @@ def refs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
     value = (
         read_plain_pickle(source.annotations) if source.annotations.suffix == ".p" else read_json(source.annotations)
     )
-    refs = list(_refs(source, value, several=False))
+    refs, blank = _spoken(_refs(source, value, several=False))
+    yield from blank
     for ref, image, parts in _joined(source, refs, facts, on_read):
         (found,) = parts
         yield row(image | found | {"sentences": ref.sentences, "ref_id": ref.ref_id}, image["image_path"])
@@ -44,10 +45,25 @@ def refs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
 
 def grefs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``grefer`` record for each group of expressions of the part; see ``ullava.data.readers.refer``."""
-    refs = list(_refs(source, read_json(source.annotations), several=True))
+    refs, blank = _spoken(_refs(source, read_json(source.annotations), several=True))
+    yield from blank
     for ref, image, parts in _joined(source, refs, facts, on_read):
         about = {"sentences": ref.sentences, "no_target": ref.no_target, "ref_id": ref.ref_id}
         yield row(image | about | {"annotations": parts}, image["image_path"])
+
+
+def _spoken(refs: Iterable[Ref]) -> tuple[list[Ref], list[Skipped]]:
+    """Return the entries without blank expressions, and what was left out: those, and entries that have no other."""
+    kept: list[Ref] = []
+    blank: list[Skipped] = []
+    for ref in refs:
+        said = [sentence for sentence in ref.sentences if sentence]
+        blank += [Skipped(f"ref_id {ref.ref_id}", "a blank expression")] * (len(ref.sentences) - len(said))
+        if said:
+            kept.append(ref._replace(sentences=said))
+        else:
+            blank.append(Skipped(f"ref_id {ref.ref_id}", "no expression"))
+    return kept, blank
 
 
 def _refs(source: OriginalSource, value: Any, several: bool) -> Iterator[Ref]:
@@ -83,8 +99,6 @@ def _ref(place: int, entry: Any, several: bool) -> Ref:
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in whole):
         raise TypeError("'ann_id', 'image_id' and 'ref_id' have to be whole numbers")
     sentences = [_sentence(sentence) for sentence in entry["sentences"]]
-    if not sentences:
-        raise ValueError("'sentences' is empty")
     no_target = bool(entry.get("no_target", False)) if several else False
     ids = tuple(number for number in numbers if number >= 0)
     if no_target == bool(ids):
@@ -94,8 +108,8 @@ def _ref(place: int, entry: Any, several: bool) -> Ref:
 
 def _sentence(value: Any) -> str:
     text = value["sent"]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("'sent' has to be text that is not blank")
+    if not isinstance(text, str):
+        raise TypeError(f"'sent' has to be text, not {type(text).__name__}")
     return text.strip()
 
 

@@ -52,3 +52,14 @@ def test_heads_that_do_not_fit_are_told_apart(
     assert main([*line, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "has box_kind 'regression'" in error and "asks for 'grounding_dino_query'" in error
+
+
+def test_a_stopped_run_goes_on(
+    beginner: Path, query_yaml: Path, lessons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", "tiny_query", f"model={query_yaml}", f"init={beginner}", f"data_root={lessons}"]
+    line += ["training.per_device_train_batch_size=2", "training.save_steps=1", "training.warmup_steps=0"]
+    line += ["training.lr_scheduler_type=constant", "training.lr_scheduler_kwargs={}", "--out", str(tmp_path / "run")]
+    assert main([*line, "training.max_steps=1"]) == 0
+    assert main([*line, "training.max_steps=2", "--resume"]) == 0
+    assert "resuming after step 1" in capsys.readouterr().out

@@ -26,7 +26,7 @@ from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
 from ullava.text.answers import name_last, split_objects
-from ullava.text.conversation import released_style
+from ullava.text.conversation import released_style, with_videos
 from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
     GROUNDING_TOKENS,
@@ -84,7 +84,7 @@ class UllavaProcessor(ProcessorMixin):
         self.as_released = as_released
         self.answer = answer
         self.video_frames = video_frames
-        super().__init__(tokenizer, chat_template=chat_template, **kwargs)
+        super().__init__(tokenizer, chat_template=with_videos(chat_template), **kwargs)
         self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
         self.set_box(box or {"kind": "regression"}, box_frame)
         self.token_ids = special_token_ids(tokenizer)

@@ -24,13 +24,16 @@ from ullava.text.tokens import (
 
 _MARKER = re.compile(f"({re.escape(IMAGE_MARKER)}|{re.escape(VIDEO_MARKER)})")
 
+_IMAGE_PART = "{%- if part['type'] == 'image' -%}" + IMAGE_START + IMAGE_PATCH + IMAGE_END + "{{ '\\n' }}"
+_VIDEO_PART = "{%- elif part['type'] == 'video' -%}" + VIDEO_START + VIDEO_PATCH + VIDEO_END + "{{ '\\n' }}"
+
 _CONTENT = (
     "{%- macro words(content) -%}"
     "{%- if content is string -%}{{ content }}"
     "{%- else -%}{%- for part in content -%}"
-    "{%- if part['type'] == 'image' -%}" + IMAGE_START + IMAGE_PATCH + IMAGE_END + "{{ '\\n' }}"
-    "{%- elif part['type'] == 'video' -%}" + VIDEO_START + VIDEO_PATCH + VIDEO_END + "{{ '\\n' }}"
-    "{%- else -%}{{ part['text'] }}{%- endif -%}"
+    + _IMAGE_PART
+    + _VIDEO_PART
+    + "{%- else -%}{{ part['text'] }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
 )
@@ -124,6 +127,16 @@ CHAT_TEMPLATES: Mapping[str, str] = {
     "chatml": _CONTENT + _CHATML,
 }
 """Name in ``model.yaml`` -> Jinja chat template."""
+
+
+def with_videos(chat_template: str | None) -> str | None:
+    """A template of ours that was saved before it had a place for videos, with that place; any other as it is.
+
+    What it writes for pictures and words stays the same.
+    """
+    if chat_template is None or VIDEO_START in chat_template:
+        return chat_template
+    return chat_template.replace(_IMAGE_PART, _IMAGE_PART + _VIDEO_PART)
 
 
 def question_content(question: str) -> list[dict[str, str]]:

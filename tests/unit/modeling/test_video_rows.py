@@ -14,6 +14,7 @@ from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
 from ullava.modeling.vision.clip_mlp import merge_patches, pool_frames
 from ullava.structures import Clip, Sample, Turn
+from ullava.text.conversation import with_videos
 
 WORDS = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 TARGETS = ("boxes_xyxy_head", "original_sizes")
@@ -150,6 +151,20 @@ def test_a_row_with_a_video_trains_tower_and_projector() -> None:
     assert model.vision.projector[0].weight.grad.abs().sum() > 0
     assert model.vision.tower.embeddings.patch_embedding.weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in model.mask_head.parameters() if parameter.requires_grad)
+
+
+def test_a_processor_saved_before_there_were_videos_learns_their_place(small: tuple[Any, Any], tmp_path: Path) -> None:
+    _, processor = small
+    processor.save_pretrained(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    now = template.read_text(encoding="utf-8")
+    start, end = now.index("{%- elif part['type'] == 'video'"), now.index("{%- else -%}{{ part['text'] }}")
+    template.write_text(now[:start] + now[end:], encoding="utf-8")
+    assert "<vid_beg>" not in template.read_text(encoding="utf-8")
+    loaded = type(processor).from_pretrained(str(tmp_path))
+    assert loaded.chat_template == now
+    assert with_videos("{{ messages }}") == "{{ messages }}" and with_videos(None) is None
+    loaded.encode(clip_sample("a"), [], videos=[film(1)])
 
 
 def test_what_does_not_fit_is_refused(small: tuple[Any, Any]) -> None:

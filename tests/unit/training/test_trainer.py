@@ -196,3 +196,23 @@ def test_bf16_on_a_cpu_computes_in_bf16_and_keeps_float32_weights(make_trainer: 
     trainer.train()
     assert seen == {"product": torch.bfloat16, "mask": torch.float32}
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_true_boxes_are_never_rounded_on_their_way(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    trainer.is_deepspeed_enabled = True  # Hugging Face would now cast floating inputs to the run's half precision
+    boxes = torch.tensor([0.1234567890123], dtype=torch.float64)
+    moved = trainer._prepare_input({"boxes_xyxy_head": boxes, "masks": [torch.ones(2, dtype=torch.uint8)]})
+    assert moved["boxes_xyxy_head"].dtype == torch.float64 and torch.equal(moved["boxes_xyxy_head"], boxes)
+    assert moved["masks"][0].dtype == torch.uint8
+
+
+def test_a_table_of_which_rows_train_does_not_decay(make_trainer: Any, make_model: Any) -> None:
+    model, _ = make_model("language.config.tie_word_embeddings=false")
+    trainer = make_trainer()
+    head = "language_model.lm_head.weight"
+    trainer.plan = apply_stage(model, "scratch")
+    assert head in trainer.get_decay_parameter_names(model)
+    trainer.plan = apply_stage(model, "align")
+    assert head in trainer.plan.row_tables
+    assert head not in trainer.get_decay_parameter_names(model)

@@ -13,6 +13,9 @@ HELP = "import your own data, draw the shapes world, train a tokenizer, or repor
 SMALLEST_VOCABULARY = 258
 """256 bytes, padding and the end of an answer."""
 
+DRAWN_TEMPLATES = ("CAP", "CLS", "INST", "SEG", "SS")
+"""The templates that word questions about the drawn world: a tokenizer learned from it reads no others."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands ``import``, ``draw``, ``stats`` and ``tokenizer``."""
@@ -86,7 +89,7 @@ def _tokenizer(args: argparse.Namespace) -> int:
         raise DataError(problems)
     from ullava.text.tokenizer_training import train_tokenizer
 
-    templates = sorted((folder("datasets") / "templates").glob("*.json"))
+    templates = [folder("datasets") / "templates" / f"{name}.json" for name in DRAWN_TEMPLATES]
     size = train_tokenizer([*words, *templates], args.vocabulary, args.out)
     print(f"{args.out}: a tokenizer of {size} entries, from {len(words) + len(templates)} files")
     return 0

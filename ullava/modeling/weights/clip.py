@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -80,8 +79,7 @@ def convert_clip(
     tensors = _split_joined(state_dict) if original else dict(state_dict)
     named = rename_keys(tensors, ORIGINAL_RULES if original else TRANSFORMERS_RULES)
     config = _config_of(named.tensors, heads, activation, stored or {})
-    with torch.device("meta"):
-        model = CLIPVisionModel(config)
+    model = CLIPVisionModel(config)
     problems = [f"unexpected: {key}, no part of CLIP" for key in named.unknown]
     problems += find_misfits(model, named.tensors)
     if problems:

@@ -157,8 +157,7 @@ def convert_grounding_dino(
     original = _split_joined({key.removeprefix("module."): tensor for key, tensor in state_dict.items()})
     config = config_of(original, heads, text_heads)
     renamed = rename_keys(original, (*_norm_rules(config), *RULES))
-    with torch.device("meta"):
-        model = GroundingDinoForObjectDetection(config)
+    model = GroundingDinoForObjectDetection(config)
     tensors = renamed.tensors | _unread(model)
     problems = [f"unexpected: {key}, no part of GroundingDINO" for key in renamed.unknown]
     problems += find_misfits(model, tensors)

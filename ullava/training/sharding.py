@@ -56,8 +56,8 @@ def _launch_problems(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str
 
 
 def _is_zero3(values: Mapping[str, Any]) -> bool:
-    settings = values.get("deepspeed")
-    if isinstance(settings, str) and Path(settings).is_file():
+    settings = find_deepspeed(values.get("deepspeed"))
+    if isinstance(settings, str):
         from ullava.config.nodes import parse, read_file
 
         root = parse(read_file(Path(settings)), settings, [])

@@ -107,6 +107,8 @@ def test_sharding_without_processes_is_refused(
     assert code == 2
     missing = find_spec("deepspeed") is None
     assert ("pip install 'ullava[deepspeed]'" if missing else "start with torchrun") in err
+    code, _, err = command(*line, "training.deepspeed=zero3.json", "eval_dataset={shapes_vqa: {}}")
+    assert code == 2 and "a share of the weights cannot answer alone" in err
     assert not (tmp_path / "no").exists()
 
 

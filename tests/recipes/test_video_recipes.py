@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import Train, losses
+from tests.recipes.conftest import Train, losses
 
 from ullava.cli.main import main
 from ullava.data.shapes.write_clips import draw_video_world

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--video", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
         help="a video (mp4, avi, gif); several of them are asked the same prompt, each on its own",
     )  # fmt: skip
-    parser.add_argument("--prompt", metavar="TEXT", help="the question")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="the question")
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE.jsonl",
         help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line '
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         check_folder(folder)
     weights_folder(args.model)
-    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt, args.video)
+    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
     check_pictures(questions)
     predictor = load(args.model, device=args.device)
     settings = {"model": args.model, "max_new_tokens": args.max_new_tokens}
@@ -73,6 +73,8 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("--prompts brings its own pictures and prompts; leave --image, --video and --prompt out")
     if args.prompts is None and args.prompt is None:
         raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --prompts FILE.jsonl")
+    if args.prompt is not None and len(args.prompt) > 1:
+        raise UserError(f"--prompt is given {len(args.prompt)} times; several questions go into --prompts FILE.jsonl")
 
 
 def _positive(text: str) -> int:

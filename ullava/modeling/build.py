@@ -73,9 +73,7 @@ def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
     return tokenizer
 
 
-def build_processor(
-    config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any
-) -> UllavaProcessor:
+def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any) -> UllavaProcessor:
     """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
     return UllavaProcessor(
         tokenizer=tokenizer,

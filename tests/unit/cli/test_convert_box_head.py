@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tests.unit.modeling.conftest import SMALL, build_small
 from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake, write_words
+from transformers import AutoModelForZeroShotObjectDetection
 
 import ullava
 from ullava.modeling.heads.detector import detector_class
@@ -49,11 +50,15 @@ def test_a_trained_model_gets_another_box_head(tmp_path, command, trained, phras
         "convert", "box_head", "--from", str(trained), "--model", str(phrase_yaml), "--out", str(out)
     )
     assert code == 0, error
-    before, after, dino = (read_state_dict(folder) for folder in (trained, out, tmp_path / "dino"))
+    before, after = read_state_dict(trained), read_state_dict(out)
+    detector = AutoModelForZeroShotObjectDetection.from_pretrained(str(tmp_path / "dino")).state_dict()
     kept = {name for name in before if not name.startswith("box_head.")}
     assert kept == {name for name in after if not name.startswith("box_head.")}
     assert all(torch.equal(before[name], after[name]) for name in kept)
-    assert {name.removeprefix("box_head.detector.") for name in after if name not in kept} == set(dino)
+    written = {name.removeprefix("box_head.detector."): value for name, value in after.items() if name not in kept}
+    assert all(torch.equal(value, detector[name]) for name, value in written.items())
+    places = {detector[name].data_ptr() for name in written}
+    assert all(value.data_ptr() in places for value in detector.values())  # what is not written is tied
     report = json.loads((out / "conversion.json").read_text())
     assert report["box"] == "grounding_dino_phrase" and report["box_parameters"] > 0
 

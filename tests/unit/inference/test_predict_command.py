@@ -116,6 +116,7 @@ def test_inputs_are_refused_before_anything_is_written(
         (["--image", picture, "--prompt", "  "], "empty"),
         (["--image", picture], "--prompt"),
         (["--image", picture, "--prompt", "x", "--prompts", str(tmp_path / "bad.jsonl")], "--prompts"),
+        (["--image", picture, "--prompt", "x", "--prompt", "y"], "--prompt is given 2 times"),
         (["--video", "a.mp4", "--prompt", "x"], "video"),
         (["--image", picture, "--prompt", "x", "--device", "toaster"], "toaster"),
         (["--image", picture, "--prompt", "x", "--batch-size", "0"], "--batch-size"),

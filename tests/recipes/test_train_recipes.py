@@ -21,9 +21,17 @@ def test_there_are_recipes() -> None:
     assert len(RECIPES) >= 2
 
 
+FIRST_STAGE_OF = {"configs/train/tiny.yaml": "configs/train/tiny_stage1.yaml"}
+"""Recipes that begin where another one ends."""
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_trains(recipe: str, train: Train) -> None:
-    run = train(recipe, 2, "training.per_device_train_batch_size=2")
+    small = ["training.per_device_train_batch_size=2"]
+    begin = []
+    if recipe in FIRST_STAGE_OF:
+        begin = [f"init={train(FIRST_STAGE_OF[recipe], 1, *small) / 'model'}"]
+    run = train(recipe, 2, *small, *begin)
     assert len(losses(run)) == 2
     assert all(math.isfinite(loss) for loss in losses(run))
     assert (run / "model" / "model.safetensors").is_file()

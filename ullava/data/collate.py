@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from ullava.data.encode import BadSample
 from ullava.errors import SampleError
-
-IGNORE_LABEL = -100
+from ullava.text.tokens import IGNORE_LABEL
 
 
 class Collator:

@@ -18,7 +18,7 @@ from ullava.errors import DataError, UserError, did_you_mean
 from ullava.inference.export import answer_to_json, make_folder, png_bytes, write_whole
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
 
 KEYS = ("image", "video", "prompt", "id")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -43,8 +43,7 @@ class Question:
 
     def sample(self) -> Sample:
         """Return it as a sample without an answer, a marker in front for every picture and every video."""
-        marked = self.prompt if VIDEO_MARKER in self.prompt else VIDEO_MARKER * len(self.videos) + self.prompt
-        marked = marked if IMAGE_MARKER in self.prompt else IMAGE_MARKER * len(self.images) + marked
+        marked = mark_places(self.prompt, len(self.images), len(self.videos))
         clips = tuple(Clip(path) for path in self.videos)
         return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),), videos=clips)
 

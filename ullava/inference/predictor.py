@@ -16,9 +16,9 @@ from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box_rules import FoundThing
 from ullava.modeling.processing import UllavaProcessor, question_sample
-from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Answer, Clip, ImageArray, Sample
+from ullava.text.tokens import IGNORE_LABEL
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ullava.text.tokens import IGNORE_LABEL
+
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | float | None = None) -> Tensor:
     """Return the cross-entropy of the supervised tokens, averaged over them: a float32 scalar.
@@ -18,7 +20,7 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | floa
 
     Nothing supervised gives 0, which still carries a (zero) gradient to ``logits``.
     """
-    total = functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
+    total = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction="sum")
     if num_items is None:
-        num_items = (labels != -100).sum().clamp(min=1)
+        num_items = (labels != IGNORE_LABEL).sum().clamp(min=1)
     return total / torch.as_tensor(num_items, device=total.device, dtype=total.dtype)

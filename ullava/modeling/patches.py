@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ullava.geometry import View
-from ullava.modeling.splice import IGNORE_LABEL
 from ullava.structures import Region
+from ullava.text.tokens import IGNORE_LABEL
 
 BACKGROUND = "nothing"
 """The word for a patch without a thing."""

@@ -21,7 +21,6 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
-from ullava.modeling.splice import IGNORE_LABEL
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
@@ -30,12 +29,14 @@ from ullava.text.conversation import released_style, with_videos
 from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
     GROUNDING_TOKENS,
+    IGNORE_LABEL,
     IMAGE_MARKER,
     IMAGE_PATCH,
     LOC,
     SEG,
     VIDEO_MARKER,
     VIDEO_PATCH,
+    mark_places,
     special_token_ids,
 )
 
@@ -325,8 +326,7 @@ def question_sample(
     question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
 ) -> Sample:
     """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
-    marked = question if VIDEO_MARKER in question else VIDEO_MARKER * len(videos) + question
-    marked = marked if IMAGE_MARKER in question else IMAGE_MARKER * len(images) + marked
+    marked = mark_places(question, len(images), len(videos))
     task: Task = "res" if images else "vqa" if videos else "text"
     return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
 

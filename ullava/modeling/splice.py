@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ullava.errors import UserError
-
-IGNORE_LABEL = -100
+from ullava.text.tokens import IGNORE_LABEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ullava.modeling.splice import IGNORE_LABEL
 from ullava.structures import Turn
 from ullava.text.conversation import pictures_first, released_style, to_messages
 from ullava.text.released import open_text, released_row, with_picture, with_video
+from ullava.text.tokens import IGNORE_LABEL
 
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
 

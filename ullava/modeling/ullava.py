@@ -19,9 +19,10 @@ from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
 from ullava.modeling.released_gradient import embed_as_configured
-from ullava.modeling.splice import IGNORE_LABEL, ExpandedText, VisualItems, splice_visual
+from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import VisionOutput
+from ullava.text.tokens import IGNORE_LABEL
 
 Batch = Mapping[str, Any]
 
@@ -358,8 +359,5 @@ _TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
 _PIXELS = ("pixel_values", "video_pixel_values")
 _BATCH_KEYS = frozenset(
     {"image_index", "video_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"}
-) | {
-    "box_pixel_values",
-    "box_sizes",
-    "box_index",
-}
+    | {"box_pixel_values", "box_sizes", "box_index"}
+)

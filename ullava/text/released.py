@@ -13,6 +13,7 @@ from typing import Any
 
 from ullava.errors import UserError, did_you_mean
 from ullava.text.tokens import (
+    IGNORE_LABEL,
     IMAGE_END,
     IMAGE_MARKER,
     IMAGE_PATCH,
@@ -36,7 +37,6 @@ SYSTEM = {
 
 SIGN = "###"
 END = "</s>"
-IGNORE_LABEL = -100
 
 Said = tuple[str, str]
 """Who speaks (``human`` or ``gpt``) and what."""

@@ -53,6 +53,16 @@ _CONFIG_KEYS: Mapping[str, str] = {
 }
 
 
+IGNORE_LABEL = -100
+"""The label of a token that is not judged: PyTorch's own for its cross-entropy."""
+
+
+def mark_places(question: str, images: int, videos: int) -> str:
+    """Put markers of pictures, then of videos, in front of ``question`` unless it places those of a kind itself."""
+    marked = question if VIDEO_MARKER in question else VIDEO_MARKER * videos + question
+    return marked if IMAGE_MARKER in question else IMAGE_MARKER * images + marked
+
+
 def add_special_tokens(tokenizer: Any) -> int:
     """Add the tokens that ``tokenizer`` lacks (a pad token too, if it has none); return how many were new."""
     added = 0

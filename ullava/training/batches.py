@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ullava.data.encode import BadSample
+from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import Counts, Targets
 
 TARGET_KEYS = frozenset({"mask_targets", "boxes_xyxy_head", "original_sizes", "names", "bad_samples"})
@@ -43,6 +44,6 @@ def targets_of(batch: Mapping[str, Any]) -> Targets:
 
 def counts_of(batch: Mapping[str, Any]) -> Counts:
     """Count what a batch supervises; of the labels, the first of a row predicts nothing."""
-    tokens = int((batch["labels"][:, 1:] != -100).sum())
+    tokens = int((batch["labels"][:, 1:] != IGNORE_LABEL).sum())
     patches = batch["patch_words"].shape[:2].numel() if "patch_words" in batch else 0
     return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches)

@@ -11,7 +11,7 @@ from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
 from ullava.errors import did_you_mean
 from ullava.structures import Clip, Region, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
 
 SPEAKERS = ("human", "gpt")
 VIDEO_KEYS = ("video", "gif")
@@ -164,11 +164,9 @@ def _with_markers(question: str, record: Record, images: int, videos: int) -> st
 
     Videos that no marker places come last.
     """
-    if VIDEO_MARKER not in question:
-        placed = VIDEO_MARKER in str(record.value["conversations"][0]["value"])
-        markers = VIDEO_MARKER * videos
-        question = markers + question if placed else question + markers
-    return question if IMAGE_MARKER in question else IMAGE_MARKER * images + question
+    if VIDEO_MARKER not in question and VIDEO_MARKER not in str(record.value["conversations"][0]["value"]):
+        question += VIDEO_MARKER * videos
+    return mark_places(question, images, videos)
 
 
 def _asked_of(template: str, images: tuple[Path, ...]) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from ullava.data.shapes.motion import Mover, MovingScene
-from ullava.data.shapes.questions import Question
+from ullava.data.shapes.questions import (
+    Asker,
+    Question,
+    conversation,
+    draw_questions,
+    listed,
+    open_question,
+    quiz,
+)
 from ullava.data.shapes.scene import rng_of
 from ullava.data.shapes.vocabulary import HELD_OUT, MOTIONS, NUMBER_WORDS, STILL, with_article
 
@@ -30,26 +37,17 @@ def clip_caption(scene: MovingScene) -> tuple[str, Record]:
         for mover in scene.movers
     ]
     count = len(words)
-    listed = words[0] if count == 1 else ", ".join(words[:-1]) + " and " + words[-1]
     start = "There is one shape" if count == 1 else f"There are {NUMBER_WORDS[count]} shapes"
     objects = [
         {"role": "listed", "colour": mover.thing.colour, "shape": mover.thing.shape, "motion": mover.motion}
         for mover in scene.movers
     ]
-    return f"{start}: {listed}.", {"count": count, "objects": objects}
+    return f"{start}: {listed(words)}.", {"count": count, "objects": objects}
 
 
 def clip_questions(scene: MovingScene, rng: Random, turns: int = QUESTIONS_PER_CLIP) -> list[Question]:
     """Up to ``turns`` different questions; those of ``unseen`` that name an object name one of a held-out pair."""
-    found: dict[str, Question] = {}
-    names, weights = list(_ASKERS), [weight for _, weight in _ASKERS.values()]
-    for _ in range(8 * turns):
-        if len(found) == turns:
-            break
-        asked = _ASKERS[rng.choices(names, weights)[0]][0](scene, rng)
-        if asked is not None:
-            found.setdefault(asked.words, asked)
-    return list(found.values())
+    return draw_questions(_ASKERS, scene, rng, turns)
 
 
 def clip_records(scene: MovingScene) -> dict[str, list[Record]]:
@@ -57,11 +55,11 @@ def clip_records(scene: MovingScene) -> dict[str, list[Record]]:
     rng = rng_of(scene.split, scene.seed, scene.index, "clip words")
     words, facts = clip_caption(scene)
     asked = clip_questions(scene, rng)
-    caption = _conversation(scene, "video_caption", [Question(rng.choice(_CAPTION_QUESTIONS), words, (), "caption")])
-    quiz = _conversation(scene, "video_qa", asked)
-    quiz["accepted"] = [list(question.accepted) for question in asked]
-    quiz["answer_type"] = [question.kind for question in asked]
-    return {"video_caption": [{**caption, "facts": facts}], "video_qa": [quiz], "clips": [_truth(scene)]}
+    shown, number = {"video": clip_path(scene)}, f"{scene.index:06d}"
+    turn = Question(rng.choice(_CAPTION_QUESTIONS), words, (), "caption")
+    caption = conversation(f"video_caption_{number}", [turn], shown)
+    answers = quiz(f"video_qa_{number}", asked, shown)
+    return {"video_caption": [{**caption, "facts": facts}], "video_qa": [answers], "clips": [_truth(scene)]}
 
 
 # ---------------------------------------------------------------- words
@@ -96,29 +94,31 @@ def _one_way(scene: MovingScene, rng: Random) -> tuple[str, Mover] | None:
     return rng.choice(wanted) if wanted else None
 
 
-def _open(words: str, answer: str, kind: str, also: tuple[str, ...] = ()) -> Question:
-    return Question(words, answer.capitalize() + ".", (answer, *also), kind)
-
-
 def _direction(scene: MovingScene, rng: Random) -> Question | None:
     movers = [mover for mover in _wanted(scene) if mover.motion != STILL]
     if not movers:
         return None
     mover = rng.choice(movers)
     also = _ALSO.get(mover.motion, (f"to the {mover.motion}",))
-    return _open(f"Which way does the {_referred(mover, rng)} move?", mover.motion, "direction", also)
+    return open_question(f"Which way does the {_referred(mover, rng)} move?", mover.motion, "direction", also)
 
 
 def _colour(scene: MovingScene, rng: Random) -> Question | None:
     found = _one_way(scene, rng)
     return (
-        None if found is None else _open(f"What colour is the shape that {found[0]}?", found[1].thing.colour, "colour")
+        None
+        if found is None
+        else open_question(f"What colour is the shape that {found[0]}?", found[1].thing.colour, "colour")
     )
 
 
 def _shape(scene: MovingScene, rng: Random) -> Question | None:
     found = _one_way(scene, rng)
-    return None if found is None else _open(f"What shape is the object that {found[0]}?", found[1].thing.shape, "shape")
+    return (
+        None
+        if found is None
+        else open_question(f"What shape is the object that {found[0]}?", found[1].thing.shape, "shape")
+    )
 
 
 def _moves(scene: MovingScene, rng: Random) -> Question | None:
@@ -136,10 +136,10 @@ def _moves(scene: MovingScene, rng: Random) -> Question | None:
 
 def _count(scene: MovingScene, rng: Random) -> Question | None:
     number = sum(mover.motion != STILL for mover in scene.movers)
-    return _open("How many shapes move?", NUMBER_WORDS[number], "count", (str(number),))
+    return open_question("How many shapes move?", NUMBER_WORDS[number], "count", (str(number),))
 
 
-_ASKERS: dict[str, tuple[Callable[[MovingScene, Random], Question | None], float]] = {
+_ASKERS: dict[str, Asker[MovingScene]] = {
     "direction": (_direction, 0.34),
     "colour": (_colour, 0.22),
     "shape": (_shape, 0.22),
@@ -149,14 +149,6 @@ _ASKERS: dict[str, tuple[Callable[[MovingScene, Random], Question | None], float
 
 
 # ---------------------------------------------------------------- records
-def _conversation(scene: MovingScene, task: str, asked: list[Question]) -> Record:
-    turns: list[Record] = []
-    for number, question in enumerate(asked):
-        turns.append({"from": "human", "value": ("" if number else "<video>") + question.words})
-        turns.append({"from": "gpt", "value": question.answer})
-    return {"id": f"{task}_{scene.index:06d}", "video": clip_path(scene), "conversations": turns}
-
-
 def _truth(scene: MovingScene) -> Record:
     """Everything about the clip, for reports and for checking."""
     things = [

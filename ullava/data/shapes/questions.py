@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from ullava.data.shapes.forms import Description
 from ullava.data.shapes.language import describe, targets_wanted
@@ -24,6 +24,11 @@ class Question:
     kind: str
 
 
+S = TypeVar("S")
+Asker = tuple[Callable[[S, Random], Question | None], float]
+"""Asks about a scene, or finds nothing to ask; and the share of such questions."""
+
+
 # ---------------------------------------------------------------- captions
 def _named(thing: Thing, role: str, sized: bool) -> tuple[str, dict[str, Any]]:
     fact: dict[str, Any] = {"role": role, "colour": thing.colour, "shape": thing.shape}
@@ -34,7 +39,8 @@ def _named(thing: Thing, role: str, sized: bool) -> tuple[str, dict[str, Any]]:
     return with_article(words), fact
 
 
-def _listing(words: list[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does: "a, b and c"."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
@@ -59,7 +65,7 @@ def caption(scene: Scene) -> tuple[str, dict[str, Any]]:
     if count <= LISTED_AT_MOST:
         row = sorted(scene.things, key=lambda thing: thing.centre_px[0])
         named = [_named(thing, "listed", sized=True) for thing in row]
-        text = f"{start}: {_listing([words for words, _ in named])}."
+        text = f"{start}: {listed([words for words, _ in named])}."
     else:
         marks = _landmarks(scene)
         named = [_named(thing, role, sized=role != "largest") for role, thing in marks]
@@ -85,7 +91,8 @@ def _yes_no(words: str, yes: bool, kind: str) -> Question:
     return Question(words, "Yes." if yes else "No.", ("yes",) if yes else ("no",), kind)
 
 
-def _open(words: str, answer: str, kind: str, also: tuple[str, ...] = ()) -> Question:
+def open_question(words: str, answer: str, kind: str, also: tuple[str, ...] = ()) -> Question:
+    """A question whose answer is one word; ``also`` is accepted too."""
     return Question(words, answer.capitalize() + ".", (answer, *also), kind)
 
 
@@ -106,7 +113,7 @@ def _count(scene: Scene, rng: Random) -> Question | None:
     noun = plural(what.shape or "shape")
     words = " ".join(word for word in (what.size, what.colour, noun) if word)
     also = (str(number), "none") if number == 0 else (str(number),)
-    return _open(f"How many {words} are there?", NUMBER_WORDS[number], "count", also)
+    return open_question(f"How many {words} are there?", NUMBER_WORDS[number], "count", also)
 
 
 def _unique(scene: Scene, rng: Random, named: tuple[str, ...]) -> tuple[Description, Thing] | None:
@@ -127,7 +134,7 @@ def _colour(scene: Scene, rng: Random) -> Question | None:
     found = _unique(scene, rng, ("shape", "size"))
     if found is None:
         return None
-    return _open(f"What colour is the {describe(found[0], rng)}?", found[1].colour, "colour")
+    return open_question(f"What colour is the {describe(found[0], rng)}?", found[1].colour, "colour")
 
 
 def _shape(scene: Scene, rng: Random) -> Question | None:
@@ -135,7 +142,7 @@ def _shape(scene: Scene, rng: Random) -> Question | None:
     if found is None:
         return None
     words = describe(found[0], rng).replace("shape", "object")
-    return _open(f"What shape is the {words}?", found[1].shape, "shape")
+    return open_question(f"What shape is the {words}?", found[1].shape, "shape")
 
 
 def _size(scene: Scene, rng: Random) -> Question | None:
@@ -144,7 +151,7 @@ def _size(scene: Scene, rng: Random) -> Question | None:
         return None
     what, thing = found
     also = ("big",) if thing.size == "large" else ("little",)
-    return _open(f"Is the {describe(what, rng)} large or small?", thing.size, "size", also)
+    return open_question(f"Is the {describe(what, rng)} large or small?", thing.size, "size", also)
 
 
 def _texture(scene: Scene, rng: Random) -> Question | None:
@@ -154,7 +161,7 @@ def _texture(scene: Scene, rng: Random) -> Question | None:
     what, thing = found
     if thing.texture == "plain" and rng.random() < 0.5:
         return None
-    return _open(f"Is the {describe(what, rng)} plain, striped or dotted?", thing.texture, "texture")
+    return open_question(f"Is the {describe(what, rng)} plain, striped or dotted?", thing.texture, "texture")
 
 
 def _exists(scene: Scene, rng: Random) -> Question | None:
@@ -195,7 +202,7 @@ def _compare(scene: Scene, rng: Random) -> Question | None:
     return None
 
 
-_ASKERS: dict[str, tuple[Callable[[Scene, Random], Question | None], float]] = {
+_ASKERS: dict[str, Asker[Scene]] = {
     "count": (_count, 0.22),
     "colour": (_colour, 0.2),
     "shape": (_shape, 0.18),
@@ -208,12 +215,37 @@ _ASKERS: dict[str, tuple[Callable[[Scene, Random], Question | None], float]] = {
 
 def questions(scene: Scene, rng: Random, turns: int = 8) -> list[Question]:
     """``turns`` different questions about ``scene`` (fewer only where so many attempts fail)."""
+    return draw_questions(_ASKERS, scene, rng, turns)
+
+
+# ---------------------------------------------------------------- what still and moving scenes share
+def draw_questions(askers: Mapping[str, Asker[S]], scene: S, rng: Random, turns: int) -> list[Question]:
+    """Draw up to ``turns`` questions with different words; ``askers``: kind -> (who asks, how often)."""
     found: dict[str, Question] = {}
-    names, weights = list(_ASKERS), [weight for _, weight in _ASKERS.values()]
+    names, weights = list(askers), [weight for _, weight in askers.values()]
     for _ in range(8 * turns):
         if len(found) == turns:
             break
-        asked = _ASKERS[rng.choices(names, weights)[0]][0](scene, rng)
+        asked = askers[rng.choices(names, weights)[0]][0](scene, rng)
         if asked is not None:
             found.setdefault(asked.words, asked)
     return list(found.values())
+
+
+def conversation(name: str, asked: Sequence[Question], shown: Mapping[str, str]) -> dict[str, Any]:
+    """LLaVA JSON. ``shown``: ``{"image": path}`` or ``{"video": path}``, or nothing."""
+    turns: list[dict[str, str]] = []
+    for number, question in enumerate(asked):
+        marker = "" if number else "".join(f"<{kind}>" for kind in shown)
+        turns.append({"from": "human", "value": marker + question.words})
+        turns.append({"from": "gpt", "value": question.answer})
+    return {"id": name, **shown, "conversations": turns}
+
+
+def quiz(name: str, asked: Sequence[Question], shown: Mapping[str, str]) -> dict[str, Any]:
+    """A conversation of questions that do not build on each other, with what counts as right."""
+    return {
+        **conversation(name, asked, shown),
+        "accepted": [list(question.accepted) for question in asked],
+        "answer_type": [question.kind for question in asked],
+    }

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from ullava.data.shapes.forms import Description
 from ullava.data.shapes.language import Expression, sentences_for, targets_wanted
 from ullava.data.shapes.plurals import generalised
-from ullava.data.shapes.questions import Question, caption, listing, named_in_full, questions
+from ullava.data.shapes.questions import Question, caption, conversation, listing, named_in_full, questions, quiz
 from ullava.data.shapes.render import Picture
 from ullava.data.shapes.scene import Scene, rng_of
 from ullava.data.shapes.vocabulary import SHAPES, class_id
@@ -234,7 +234,7 @@ class SceneRecords:
         words, facts = caption(self.scene)
         asked = self._rng("caption").choice(("Describe the picture.", "What do you see?", "Caption this picture."))
         turn = Question(asked, words, (), "caption")
-        return [{**self._conversation("caption", [turn], with_image=True), "facts": facts}]
+        return [{**conversation(self._name("caption"), [turn], self._shown()), "facts": facts}]
 
     def listing(self) -> list[Record]:
         """LLaVA JSON that names every object, with ``things``: all that is in the picture, words and place."""
@@ -243,15 +243,15 @@ class SceneRecords:
             {"words": named_in_full(thing), "segmentation": self.segmentation(place), "bbox": self.outlines[place].bbox}
             for place, thing in enumerate(self.scene.things)
         ]
-        return [{**self._conversation("listing", [turn], with_image=True), **self._size(), "things": things}]
+        return [{**conversation(self._name("listing"), [turn], self._shown()), **self._size(), "things": things}]
 
     def vqa(self) -> list[Record]:
         """LLaVA JSON with several turns about the picture."""
-        return [self._quiz("vqa", questions(self.scene, self._rng("vqa")), with_image=True)]
+        return [quiz(self._name("vqa"), questions(self.scene, self._rng("vqa")), self._shown())]
 
     def text(self) -> list[Record]:
         """LLaVA JSON without a picture."""
-        return [self._quiz("text", word_tasks(self._rng("text")), with_image=False)]
+        return [quiz(self._name("text"), word_tasks(self._rng("text")), {})]
 
     def truth(self) -> list[Record]:
         """Everything about the scene, for reports and for checking."""
@@ -271,20 +271,8 @@ class SceneRecords:
         ]
         return [{"index": scene.index, **self._canvas(), "salient": scene.salient, "objects": things}]
 
-    def _quiz(self, task: str, asked: Sequence[Question], with_image: bool) -> Record:
-        record = self._conversation(task, asked, with_image)
-        record["accepted"] = [list(question.accepted) for question in asked]
-        record["answer_type"] = [question.kind for question in asked]
-        return record
+    def _name(self, task: str) -> str:
+        return f"{task}_{self.scene.index:06d}"
 
-    def _conversation(self, task: str, asked: Sequence[Question], with_image: bool) -> Record:
-        turns: list[Record] = []
-        for number, question in enumerate(asked):
-            marker = "<image>" if with_image and number == 0 else ""
-            turns.append({"from": "human", "value": marker + question.words})
-            turns.append({"from": "gpt", "value": question.answer})
-        record: Record = {"id": f"{task}_{self.scene.index:06d}"}
-        if with_image:
-            record["image"] = self.image_path
-        record["conversations"] = turns
-        return record
+    def _shown(self) -> dict[str, str]:
+        return {"image": self.image_path}

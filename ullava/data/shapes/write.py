@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +98,25 @@ def drawn_in_order(draw: Callable[[int], DrawnFiles], count: int, workers: int) 
         yield pool.imap(draw, range(count), chunksize=16)
 
 
+def write_drawn(folder: Path, scenes: Iterable[DrawnFiles], lists: Sequence[str], truth: str) -> None:
+    """Write the files of ``scenes``: ``lists`` below ``annotations/``, and ``truth`` as JSON lines beside it."""
+    with ExitStack() as stack:
+        files: dict[str, ListFile] = {}
+        for name in lists:
+            files[name] = ListFile((folder / "annotations" / f"{name}.json").open("w", encoding="utf-8"))
+            stack.callback(files[name].close)
+        lines = stack.enter_context((folder / f"{truth}.jsonl").open("w", encoding="utf-8"))
+        for drawn in scenes:
+            for path, data in drawn.pictures.items():
+                (folder / path).write_bytes(data)
+            for name, records in drawn.records.items():
+                for record in records:
+                    if name == truth:
+                        lines.write(record + "\n")
+                    else:
+                        files[name].add(record)
+
+
 def _write_instances(path: Path, images: Path, annotations: Path) -> None:
     """Join the two lists of a COCO instances file without holding them."""
     categories = [{"id": class_id(shape), "name": shape, "supercategory": "shape"} for shape in SHAPES]
@@ -115,22 +134,10 @@ def _write_world(folder: Path, images: int, seed: int, split: Split, workers: in
     for name in ("images", "labels", "salient", "annotations"):
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
-    with ExitStack() as stack:
-        lists: dict[str, ListFile] = {}
-        for name in (*ANNOTATIONS, "coco_images", "coco_annotations"):
-            lists[name] = ListFile((notes / f"{name}.json").open("w", encoding="utf-8"))
-            stack.callback(lists[name].close)
-        truth = stack.enter_context((folder / "scenes.jsonl").open("w", encoding="utf-8"))
-        scenes = stack.enter_context(drawn_in_order(partial(draw_scene, seed=seed, split=split), images, workers))
-        for drawn in tqdm(scenes, total=images, desc=f"draw {split}", unit="img", disable=not progress):
-            for path, data in drawn.pictures.items():
-                (folder / path).write_bytes(data)
-            for name, records in drawn.records.items():
-                for record in records:
-                    if name == "scenes":
-                        truth.write(record + "\n")
-                    else:
-                        lists[name].add(record)
+    scenes = drawn_in_order(partial(draw_scene, seed=seed, split=split), images, workers)
+    with scenes as drawn:
+        bar = tqdm(drawn, total=images, desc=f"draw {split}", unit="img", disable=not progress)
+        write_drawn(folder, bar, (*ANNOTATIONS, "coco_images", "coco_annotations"), "scenes")
     _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
     about = {"world": "shapes", "version": VERSION, "seed": seed, "split": split, "images": images}
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from ullava.data.shapes.clips import clip_path, clip_records
 from ullava.data.shapes.motion import draw_clip, sample_moving_scene
 from ullava.data.shapes.vocabulary import VERSION, Split
-from ullava.data.shapes.write import DrawnFiles, ListFile, check_order, drawn_in_order, make_world
+from ullava.data.shapes.write import DrawnFiles, check_order, drawn_in_order, make_world, write_drawn
 from ullava.structures import ImageArray
 
 VIDEO_ANNOTATIONS: tuple[str, ...] = ("video_caption", "video_qa")
@@ -56,22 +55,8 @@ def draw_video_world(
 def _write(folder: Path, videos: int, seed: int, split: Split, workers: int, progress: bool) -> None:
     for name in ("videos", "annotations"):
         (folder / name).mkdir(parents=True)
-    with ExitStack() as stack:
-        lists: dict[str, ListFile] = {}
-        for name in VIDEO_ANNOTATIONS:
-            lists[name] = ListFile((folder / "annotations" / f"{name}.json").open("w", encoding="utf-8"))
-            stack.callback(lists[name].close)
-        truth = stack.enter_context((folder / "clips.jsonl").open("w", encoding="utf-8"))
-        draw = partial(draw_moving_scene, seed=seed, split=split)
-        scenes = stack.enter_context(drawn_in_order(draw, videos, workers))
-        for drawn in tqdm(scenes, total=videos, desc=f"draw {split}", unit="clip", disable=not progress):
-            for path, data in drawn.pictures.items():
-                (folder / path).write_bytes(data)
-            for name, records in drawn.records.items():
-                for record in records:
-                    if name == "clips":
-                        truth.write(record + "\n")
-                    else:
-                        lists[name].add(record)
+    with drawn_in_order(partial(draw_moving_scene, seed=seed, split=split), videos, workers) as drawn:
+        bar = tqdm(drawn, total=videos, desc=f"draw {split}", unit="clip", disable=not progress)
+        write_drawn(folder, bar, VIDEO_ANNOTATIONS, "clips")
     about = {"world": "moving shapes", "version": VERSION, "seed": seed, "split": split, "videos": videos}
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,9 @@ SMALLEST_VOCABULARY = 258
 DRAWN_TEMPLATES = ("CAP", "CLS", "INST", "SEG", "SS")
 """The templates that word questions about the drawn world: a tokenizer learned from it reads no others."""
 
+WORDY_ANNOTATIONS = ("res", "gres", "semantic", "salient", "caption", "listing", "naming", "vqa", "text")
+"""The annotation files of a drawn world of pictures that hold words."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands ``import``, ``draw``, ``stats`` and ``tokenizer``."""
@@ -37,7 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stats.add_argument("recipe", help="recipe name or path of its YAML")
     stats.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     tokenizer = commands.add_parser("tokenizer", help="train a small tokenizer on the words of a drawn world")
-    tokenizer.add_argument("--world", type=Path, required=True, help="folder that `ullava data draw` made")
+    tokenizer.add_argument(
+        "--world",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders that `ullava data draw` made (pictures, clips)",
+    )
     tokenizer.add_argument("--vocabulary", type=int, default=1024, help="entries, 258 or more (default 1024)")
     tokenizer.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
 
@@ -72,14 +81,18 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
+def _annotations_of(world: Path) -> list[Path]:
+    """The files of a drawn world that hold words: of pictures, or where it has clips, of those."""
+    clips = (world / "clips.jsonl").is_file()
+    names = ("video_caption", "video_qa") if clips else WORDY_ANNOTATIONS
+    return [world / "annotations" / f"{name}.json" for name in names]
+
+
 def _tokenizer(args: argparse.Namespace) -> int:
     from ullava.errors import DataError
     from ullava.resources import folder
 
-    known = args.world / "annotations"
-    words = [
-        known / f"{name}.json" for name in ("res", "gres", "semantic", "salient", "caption", "listing", "vqa", "text")
-    ]
+    words = [path for world in args.world for path in _annotations_of(world)]
     problems = [f"{path}: no such file; make a world with 'ullava data draw'" for path in words if not path.is_file()]
     if args.vocabulary < SMALLEST_VOCABULARY:
         problems.append(f"--vocabulary must be {SMALLEST_VOCABULARY} or more (every byte), not {args.vocabulary}")

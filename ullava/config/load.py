@@ -205,12 +205,14 @@ class _Builder:
             return self._complain(node, dotted, str(error))
 
     def _bound(self, metadata: Mapping[str, Any], value: Any, node: Node, dotted: str) -> None:
-        """Check a number against the ``at_least`` and ``above`` of its field."""
+        """Check a number against the ``at_least``, ``above`` and ``below`` of its field."""
         if isinstance(value, int | float):
             if value < metadata.get("at_least", value):
                 self._complain(node, dotted, f"has to be {metadata['at_least']} or more, not {_shown(node)}")
             if "above" in metadata and value <= metadata["above"]:
                 self._complain(node, dotted, f"has to be above {metadata['above']}, not {_shown(node)}")
+            if "below" in metadata and value >= metadata["below"]:
+                self._complain(node, dotted, f"has to be below {metadata['below']}, not {_shown(node)}")
 
     def _union(self, kinds: tuple[Any, ...], node: Node, dotted: str) -> Any:
         if node.value is None and type(None) in kinds:

@@ -306,6 +306,8 @@ class TrainRecipe:
     has none, that of ``init``.
     ``sharding: fsdp2`` shares weights, gradients and optimiser out over the processes (ullava.training.sharding).
     ``output``: the run folder where --out names none.
+    ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
+    at the picture rather than at habits of speech (ullava.data.word_dropout).
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     """
 
@@ -326,6 +328,7 @@ class TrainRecipe:
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     max_new_tokens: int = field(default=96, metadata=at_least(1))
+    word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     training: dict[str, Any] = field(default_factory=dict)
 

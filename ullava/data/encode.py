@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import read_clip
+from ullava.data.word_dropout import WordDropout
 from ullava.errors import DataError, SampleError
 from ullava.structures import Clip, ImageArray, Sample
 
@@ -85,19 +86,28 @@ def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: s
 class EncodedMixture:
     """A map-style dataset over positions of the mixture."""
 
-    def __init__(self, mixture: Positions, encoder: Encoder, *, with_patches: bool = False) -> None:
+    def __init__(
+        self,
+        mixture: Positions,
+        encoder: Encoder,
+        *,
+        with_patches: bool = False,
+        word_dropout: WordDropout | None = None,
+    ) -> None:
         self.mixture = mixture
         self.encoder = encoder
         self.with_patches = with_patches
+        self.word_dropout = word_dropout
 
     def __len__(self) -> int:
         return len(self.mixture)
 
     def __getitem__(self, position: int) -> Any:
         """Example, or BadSample."""
-        return encode_or_bad(
+        row = encode_or_bad(
             lambda: self.mixture.sample(position),
             self.encoder,
             f"position {position}",
             with_patches=self.with_patches,
         )
+        return row if self.word_dropout is None or isinstance(row, BadSample) else self.word_dropout(row, position)

@@ -18,6 +18,7 @@ from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import Mixture, MixtureSampler
+from ullava.data.word_dropout import WordDropout
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
@@ -83,10 +84,12 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         print(_mixture_table(mixture))
         print(plan.table())
         folder.prepare(dump_config(recipe))
+    share = recipe.word_dropout
+    dropout = WordDropout.of(processor.tokenizer, share, seed) if share else None
     trainer = UllavaTrainer(
         model=model,
         args=args,
-        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0),
+        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0, word_dropout=dropout),
         sampler=MixtureSampler(mixture),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side)),
         processor=processor,

@@ -113,6 +113,21 @@ def test_listings_name_everything_from_left_to_right(drawn: Drawn) -> None:
         assert (record["height"], record["width"]) == (truth["height"], truth["width"])
 
 
+def test_namings_say_what_their_expressions_mean_and_words_alone_do_not(drawn: Drawn) -> None:
+    kinds: Counter[str] = Counter()
+    for truth, records in drawn:
+        for record in records.naming():
+            asked = [turn["value"].removeprefix("<image>") for turn in record["conversations"][::2]]
+            assert len(set(asked)) == len(asked) <= 10
+            for question, accepted, kind in zip(asked, record["accepted"], record["answer_type"], strict=True):
+                (place,) = reader.meant(question.removeprefix("Name ").removesuffix("."), truth)
+                thing = truth["objects"][place]
+                assert accepted == [f"{thing['colour']} {thing['shape']}, {thing['size']}"]
+                kinds[kind] += 1
+            assert [turn["value"] for turn in record["conversations"][1::2]] == [f"{a}." for (a,) in record["accepted"]]
+    assert kinds["relation"] + kinds["ordinal"] > 0.6 * kinds.total() and "attributes" not in kinds
+
+
 def test_held_out_pairs_are_neither_drawn_nor_named_in_training(drawn: Drawn) -> None:
     pairs = re.compile(r"\b(" + "|".join(f"{colour} {shape}" for colour, shape in sorted(HELD_OUT)) + r")")
     for _, records in drawn:
@@ -127,7 +142,15 @@ def test_held_out_pairs_are_neither_drawn_nor_named_in_training(drawn: Drawn) ->
                 assert not found or any(pair in HELD_OUT for pair in found)
         else:
             assert not unseen
-            said = [records.res(), records.gres(), records.vqa(), records.caption(), records.text(), records.parts()]
+            said = [
+                records.res(),
+                records.gres(),
+                records.vqa(),
+                records.caption(),
+                records.text(),
+                records.parts(),
+                records.naming(),
+            ]
             assert not pairs.search(repr(said))
 
 

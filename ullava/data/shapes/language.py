@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
@@ -203,9 +203,12 @@ _MAKERS: dict[str, Callable[[Scene, int, Random], Form | None]] = {
 }
 
 
-def refer(scene: Scene, place: int, rng: Random) -> Expression | None:
-    """An expression that means object ``place`` and nothing else, or None where no attempt gave one."""
-    weights = dict(KIND_WEIGHTS)
+def refer(scene: Scene, place: int, rng: Random, kinds: Mapping[str, float] = KIND_WEIGHTS) -> Expression | None:
+    """An expression that means object ``place`` and nothing else, or None where no attempt gave one.
+
+    ``kinds``: how often each kind is tried first; those it does not name are not tried.
+    """
+    weights = dict(kinds)
     while weights:
         kind = rng.choices(list(weights), list(weights.values()))[0]
         del weights[kind]

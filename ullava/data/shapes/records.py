@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from ullava.data.shapes.forms import Description
 from ullava.data.shapes.language import Expression, sentences_for, targets_wanted
+from ullava.data.shapes.namings import namings
 from ullava.data.shapes.plurals import generalised
 from ullava.data.shapes.questions import Question, caption, conversation, listing, named_in_full, questions, quiz
 from ullava.data.shapes.render import Picture
@@ -244,6 +245,11 @@ class SceneRecords:
             for place, thing in enumerate(self.scene.things)
         ]
         return [{**conversation(self._name("listing"), [turn], self._shown()), **self._size(), "things": things}]
+
+    def naming(self) -> list[Record]:
+        """LLaVA JSON with many short turns, each naming what an expression means; nothing where none leaves it open."""
+        asked = namings(self.scene, self._rng("naming"))
+        return [quiz(self._name("naming"), asked, self._shown())] if asked else []
 
     def vqa(self) -> list[Record]:
         """LLaVA JSON with several turns about the picture."""

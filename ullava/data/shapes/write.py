@@ -25,7 +25,9 @@ from ullava.data.shapes.vocabulary import SHAPES, SPLITS, VERSION, Split, class_
 from ullava.errors import DataError, did_you_mean
 
 JPEG_QUALITY = 92
-ANNOTATIONS: tuple[str, ...] = ("res", "gres", "semantic", "salient", "caption", "listing", "vqa", "text", "parts")
+ANNOTATIONS: tuple[str, ...] = (
+    "res", "gres", "semantic", "salient", "caption", "listing", "naming", "vqa", "text", "parts",
+)  # fmt: skip
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
 
 

@@ -23,7 +23,7 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
     """Time ``samples`` samples in this process, their collating alone, and through loader workers."""
     processor = network.processor
     dataset = EncodedMixture(workload.mixture(), processor)
-    collate = Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    collate = Collator(processor.tokenizer.pad_token_id)
     side = f"SAM {processor.sam_side}"
     groups = [range(start, min(start + BATCH, samples)) for start in range(0, samples, BATCH)]
     tokens = len(dataset[0].input_ids)

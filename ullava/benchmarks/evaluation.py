@@ -59,7 +59,7 @@ def bench_generation(network: Network, workload: Workload, *, repeats: int) -> l
     """Time ``NEW_TOKENS`` greedy tokens for one prompt and for several, each with its own picture, masks included."""
     dataset = build_dataset(workload.descriptor, DatasetEntry(limit=max(PROMPTS)), workload.folder)
     processor, model = network.processor, network.model
-    collate = Collator(processor.tokenizer.pad_token_id, processor.sam_side, padding_side="left")
+    collate = Collator(processor.tokenizer.pad_token_id, padding_side="left")
     samples = [dataset.queries(index)[0] for index in range(max(PROMPTS))]
     rows = [processor.encode(s, read_images(s.images, s.name), prompt_only=True) for s in samples]
     figures = []

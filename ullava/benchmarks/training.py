@@ -29,7 +29,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     model.train()
     plan.hold_frozen()
     dataset = EncodedMixture(workload.mixture(), processor)
-    collate = Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    collate = Collator(processor.tokenizer.pad_token_id)
     batches = [
         _on(collate([dataset[i] for i in range(k, k + BATCH)]), model.device) for k in range(0, STEPS * BATCH, BATCH)
     ]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ullava.data.encode import BadSample
+from ullava.data.transport import Batch
 from ullava.errors import SampleError
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -21,9 +22,8 @@ class Collator:
     ``boxes_xyxy_head`` [K, 4], ``original_sizes`` [I, 2] (H, W), ``bad_samples`` and ``names``.
     """
 
-    def __init__(self, pad_id: int, sam_side: int, padding_side: Literal["left", "right"] = "right") -> None:
+    def __init__(self, pad_id: int, padding_side: Literal["left", "right"] = "right") -> None:
         self.pad_id = pad_id
-        self.sam_side = sam_side
         self.padding_side = padding_side
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Collator:
         examples = [row for row in rows if not isinstance(row, BadSample)]
         if not examples:
             raise SampleError(bad[0].name, f"{bad[0].reason} (and no other sample of this batch is usable)")
-        batch: dict[str, Any] = dict(self._text(examples))
+        batch = Batch(self._text(examples))
         batch.update(self._images(examples))
         batch.update(self._videos(examples))
         masks: dict[int, torch.Tensor] = {}
@@ -121,10 +121,7 @@ class Collator:
         sam_index[[image.sam_u8 is not None for image in images]] = torch.arange(len(wanted))
         if not wanted:
             return {"sam_index": sam_index}
-        pixels = torch.zeros(len(wanted), 3, self.sam_side, self.sam_side, dtype=torch.uint8)
-        for row, image in enumerate(wanted):
-            pixels[row, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
-        sizes = torch.tensor([image.shape[1:] for image in wanted], dtype=torch.long)
+        pixels, sizes = _on_common_plane(wanted)
         return {"sam_index": sam_index, "sam_pixel_values": pixels, "sam_sizes": sizes}
 
     @staticmethod
@@ -135,8 +132,15 @@ class Collator:
             return {}
         index = torch.full((len(images),), -1, dtype=torch.long)
         index[[image.box_u8 is not None for image in images]] = torch.arange(len(wanted))
-        sizes = torch.tensor([image.shape[1:] for image in wanted], dtype=torch.long)
-        pixels = torch.zeros(len(wanted), 3, *sizes.amax(dim=0).tolist(), dtype=torch.uint8)
-        for row, image in enumerate(wanted):
-            pixels[row, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+        pixels, sizes = _on_common_plane(wanted)
         return {"box_index": index, "box_pixel_values": pixels, "box_sizes": sizes}
+
+
+def _on_common_plane(views_u8: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views [3, h, w] of any sizes, each at the top left of [N, 3, max h, max w], and their sizes [N, 2] (h, w)."""
+    sizes = torch.tensor([view.shape[1:] for view in views_u8], dtype=torch.long)
+    height, width = sizes.amax(dim=0).tolist()
+    pixels = torch.zeros(len(views_u8), 3, height, width, dtype=torch.uint8)
+    for row, view in enumerate(views_u8):
+        pixels[row, :, : view.shape[1], : view.shape[2]] = torch.from_numpy(view)
+    return pixels, sizes

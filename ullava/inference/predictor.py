@@ -59,8 +59,8 @@ class Predictor:
         self.processor = processor
         self.name = name
         pad_id = processor.tokenizer.pad_token_id
-        self._prompts = Collator(pad_id, processor.sam_side, padding_side="left")
-        self._dialogues = Collator(pad_id, processor.sam_side, padding_side="right")
+        self._prompts = Collator(pad_id, padding_side="left")
+        self._dialogues = Collator(pad_id, padding_side="right")
 
     @property
     def device(self) -> torch.device:

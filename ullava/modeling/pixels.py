@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional
 
 from ullava.geometry import View, resized_hw
@@ -39,6 +40,13 @@ def resize_planes_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, m
 def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
     """Antialiased resize of uint8 [H, W, 3] to [height, width, 3]; ``mode`` bilinear or bicubic."""
     return np.ascontiguousarray(resize_planes_u8(image_rgb_u8, height, width, mode).transpose(1, 2, 0))
+
+
+def resize_pillow_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Pillow's bicubic resize of uint8 [H, W, 3] to [height, width, 3], for front-ends published with its very pixels."""
+    if image_rgb_u8.shape[:2] == (height, width):
+        return image_rgb_u8
+    return np.asarray(Image.fromarray(image_rgb_u8).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def stretch_plain_u8(frames_rgb_u8: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

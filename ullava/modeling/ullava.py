@@ -45,7 +45,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
     ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
     text is; ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
-    ``video_index``; ``sam_pixel_values`` uint8 [J, 3, S, S] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
+    ``video_index``; ``sam_pixel_values`` uint8 [J, 3, h, w] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
     [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``box_pixel_values``, ``box_sizes`` and
     ``box_index`` the same for the box head's own view, where it has one; ``labels`` [B, L]; ``patch_words``
     [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].

@@ -91,7 +91,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         args=args,
         dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0, word_dropout=dropout),
         sampler=MixtureSampler(mixture),
-        collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side)),
+        collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
         processor=processor,
         objective=GroundingObjective(loss, processor.sam_side),
         plan=plan,

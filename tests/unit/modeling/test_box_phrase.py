@@ -190,7 +190,7 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     assert {row.part for row in plan.rows} >= {UNREAD}
     model.train()
     example = processor.encode(grounded_sample("a", 2), [picture(0)])
-    batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side)([example])
+    batch = Collator(processor.tokenizer.pad_token_id)([example])
     output = model(**network_inputs(batch))
     terms = GroundingObjective(LossConfig(), processor.sam_side)(output, targets_of(batch))
     terms.total.backward()
@@ -209,7 +209,7 @@ def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_pa
         assert loaded.box == processor.box and loaded.boxes.box_threshold == 0
         assert loaded.boxes.tokenizer("red circle.")["input_ids"] == [101, 201, 202, 1012, 102]
     example = processor.encode(grounded_sample("a"), [picture(0)])
-    batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side)([example]))
+    batch = inputs(Collator(processor.tokenizer.pad_token_id)([example]))
     prompts = processor_again.boxes.prompts(["[tag]red[/tag]: Mask [SEG]."], [0])
     torch.testing.assert_close(
         again.find_boxes(prompts, batch).boxes_xyxy_head, model.find_boxes(prompts, batch).boxes_xyxy_head

@@ -42,7 +42,7 @@ def rows_of(processor: Any, samples: list[Sample], sizes: list[tuple[int, int]])
 
 
 def collator(processor: Any) -> Collator:
-    return Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    return Collator(processor.tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize("model_type", KINDS)
@@ -191,7 +191,7 @@ def test_the_score_is_the_overlap_that_the_head_expects() -> None:
 def test_ribbons_and_specks_have_a_box(query: tuple[Any, Any], size: tuple[int, int]) -> None:
     model, processor = query
     example = processor.encode(grounded_sample("a"), [picture(0, *size)], prompt_only=True)
-    batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")([example]))
+    batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")([example]))
     loc = processor.token_ids["loc_id"]
     result = model.generate_grounded(batch, max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])]))
     assert result.loc.boxes_xyxy_head.shape == (1, 4) and bool(torch.isfinite(result.loc.boxes_xyxy_head).all())

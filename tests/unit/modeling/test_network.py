@@ -22,7 +22,7 @@ def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, si
         processor.encode(sample, [picture(number) for _ in sample.images], prompt_only=prompt_only)
         for number, sample in enumerate(samples)
     ]
-    return Collator(processor.tokenizer.pad_token_id, processor.sam_side, side)(examples)  # type: ignore[arg-type]
+    return Collator(processor.tokenizer.pad_token_id, side)(examples)  # type: ignore[arg-type]
 
 
 def inputs(batch: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_batch_equals_single(small: tuple[Any, Any]) -> None:
     examples = [
         processor.encode(sample, [picture(number) for _ in sample.images]) for number, sample in enumerate(samples)
     ]
-    collator = Collator(processor.tokenizer.pad_token_id, processor.sam_side)
+    collator = Collator(processor.tokenizer.pad_token_id)
     together = model(**inputs(collator(examples)))
     at_token = at_mask = 0
     for row, example in enumerate(examples):
@@ -114,7 +114,7 @@ def test_batched_generation_equals_single(head_state: str) -> None:
             processor.encode(row, [picture(number) for _ in row.images], prompt_only=True)
             for row, number in zip(rows, numbers, strict=True)
         ]
-        batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")(examples))
+        batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(examples))
         return model.generate_grounded(
             batch, max_new_tokens=len(script), logits_processor=LogitsProcessorList([Script(script)])
         )
@@ -139,7 +139,7 @@ def test_free_generation_is_the_same_in_a_batch(small: tuple[Any, Any]) -> None:
     for number, sample in enumerate(samples):
         image = [picture(number) for _ in sample.images]
         example = processor.encode(sample, image, prompt_only=True)
-        batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")([example]))
+        batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")([example]))
         batch.pop("labels")
         alone = model.generate(**batch, max_new_tokens=8, do_sample=False)
         assert alone[0, -8:].tolist() == together[number].tolist()
@@ -164,7 +164,7 @@ def test_pictures_are_encoded_once_however_many_questions(
     monkeypatch.setattr(model.mask_head, "embed_images", count_sam)
     one = grounded_sample("a")
     rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
-    batch = inputs(Collator(processor.tokenizer.pad_token_id, processor.sam_side, "left")(rows))
+    batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(rows))
     seg = processor.token_ids["seg_id"]
     model.generate_grounded(batch, max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)]))
     assert seen == {"tower": 1, "sam": 1}

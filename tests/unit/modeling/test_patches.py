@@ -92,7 +92,7 @@ def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any])
         processor.encode(named, [picture]),
     ]
     assert [row.patch_words is None for row in rows] == [True, False, True]
-    batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side)(rows)
+    batch = Collator(processor.tokenizer.pad_token_id)(rows)
     assert batch["patch_image"].tolist() == [1]
     network = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
     network.pop("boxes_xyxy_head"), network.pop("original_sizes")

@@ -43,7 +43,7 @@ def rows(processor: Any, samples: list[Sample], prompt_only: bool = False) -> li
 
 def collate(processor: Any, samples: list[Sample], prompt_only: bool = False) -> dict[str, Any]:
     side = "left" if prompt_only else "right"
-    batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side, side)(rows(processor, samples, prompt_only))  # type: ignore[arg-type]
+    batch = Collator(processor.tokenizer.pad_token_id, side)(rows(processor, samples, prompt_only))  # type: ignore[arg-type]
     kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in TARGETS}
     if prompt_only:
         del kept["labels"]
@@ -92,7 +92,7 @@ def test_joined_patches_give_fewer_tokens() -> None:
     assert processor.video_frames == model.config.video_frames == 3
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 + 4
-    batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side)([example])
+    batch = Collator(processor.tokenizer.pad_token_id)([example])
     assert model.encode_videos(batch).counts == (7,)
 
 
@@ -107,7 +107,7 @@ def test_any_mixture_is_the_same_as_each_alone(small: tuple[Any, Any]) -> None:
     together = []
     for number, sample in enumerate(samples):
         example = rows(processor, samples)[number]
-        batch = Collator(processor.tokenizer.pad_token_id, processor.sam_side)([example])
+        batch = Collator(processor.tokenizer.pad_token_id)([example])
         alone = model(**{k: v for k, v in batch.items() if isinstance(v, torch.Tensor) and k not in TARGETS})
         together.append(alone.logits)
         assert sample.name == example.name

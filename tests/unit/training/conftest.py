@@ -107,6 +107,6 @@ def make_batch(world: Path) -> Callable[..., dict[str, Any]]:
         mixture = build_mixture({dataset: DatasetEntry(turns=turns)}, world, 0)
         encoded = EncodedMixture(mixture, processor)
         rows = [encoded[position] for position in range(first, first + count)]
-        return TrainingCollator(Collator(processor.tokenizer.pad_token_id, processor.sam_side))(rows)
+        return TrainingCollator(Collator(processor.tokenizer.pad_token_id))(rows)
 
     return make

@@ -29,16 +29,18 @@ class MaskHead(nn.Module):
         self.sam = SamModel(config)
 
     def embed_images(self, sam_pixel_values: torch.Tensor, sam_sizes: torch.Tensor) -> torch.Tensor:
-        """Run the image encoder: uint8 [I, 3, S, S] with content of [I, 2] (h, w) at the top left -> [I, C, S/p, S/p].
+        """Run the image encoder: uint8 [I, 3, h, w] with content of [I, 2] (h, w) at the top left -> [I, C, S/p, S/p].
 
+        Pictures come on a plane as large as the largest of them (at most S x S) and are padded to the square here.
         Padding becomes zero *after* normalisation, as in SAM. Without trainable weights in it, no graph is kept.
         """
         encoder = self.sam.vision_encoder
         pixels = normalise_u8(sam_pixel_values, SAM_MEAN, SAM_STD, encoder.patch_embed.projection.weight.dtype)
-        ys = torch.arange(self.side, device=pixels.device)
-        inside_h = ys[None, :] < sam_sizes[:, :1]
-        inside_w = ys[None, :] < sam_sizes[:, 1:]
+        height, width = pixels.shape[-2:]
+        inside_h = torch.arange(height, device=pixels.device)[None, :] < sam_sizes[:, :1]
+        inside_w = torch.arange(width, device=pixels.device)[None, :] < sam_sizes[:, 1:]
         pixels = pixels * (inside_h[:, None, :, None] & inside_w[:, None, None, :])
+        pixels = functional.pad(pixels, (0, self.side - width, 0, self.side - height))
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
             if can_block(encoder, pixels):

@@ -1,0 +1,70 @@
+"""SliME's choice of local tokens: those that the words of the prompt are close to, until their shares add up to gamma.
+
+Spec/siblings.md 4.3 and 4.7. Pure functions without weights; no gradient runs through the choice.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from ullava.errors import UserError, did_you_mean
+
+Reduce = Literal["sum", "mean"]
+"""How the cosines of a token with all words become one score. ``sum`` is the released rule: the longer the prompt, the
+sharper the shares and the fewer tokens are kept; ``mean`` does not depend on the prompt's length."""
+REDUCTIONS: tuple[Reduce, ...] = ("sum", "mean")
+
+EVERYTHING = 1.0
+"""From this gamma on nothing is dropped. The released rule drops tokens there, when the running sum is rounded up."""
+
+
+@torch.no_grad()
+def word_cosines(tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Cosines in float32 [N, T] of visual tokens [N, D] with the embeddings of words [T, D]."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return functional.normalize(tokens.float(), dim=-1) @ functional.normalize(words.float(), dim=-1).T
+
+
+@torch.no_grad()
+def select_top_p(scores: torch.Tensor, gamma: float, tau: float = 1.0, reduce: Reduce = "sum") -> torch.Tensor:
+    """Indices of the tokens that are kept, ascending, int64 [K]; at least one of any.
+
+    Args:
+        scores: [N], one of each token, or cosines [N, T], which ``reduce`` makes into one.
+        gamma: from the best score on, tokens are kept while the sum of their shares softmax(scores / tau) is at most
+            gamma, and the next one too; 1 keeps all.
+        tau: temperature, above 0.
+        reduce: ``sum`` or ``mean`` over T.
+
+    Raises:
+        UserError: a gamma outside 0 to 1, a tau that is not positive, an unknown ``reduce``.
+    """
+    if not 0.0 <= gamma <= EVERYTHING:
+        raise UserError(f"gamma is {gamma}: a share lies between 0 and 1")
+    if tau <= 0:
+        raise UserError(f"tau is {tau}: a temperature is above 0")
+    if reduce not in REDUCTIONS:
+        raise UserError(f"unknown reduction '{reduce}'{did_you_mean(str(reduce), REDUCTIONS)}")
+    if scores.ndim == 2:
+        words = scores.shape[1]
+        scores = scores.sum(dim=1) if reduce == "sum" else scores.sum(dim=1) / max(words, 1)
+    if gamma >= EVERYTHING or len(scores) == 0:
+        return torch.arange(len(scores), device=scores.device)
+    shares = (scores.double() / tau).softmax(dim=0)
+    ordered, order = shares.sort(descending=True, stable=True)
+    kept = min(int((ordered.cumsum(dim=0) <= gamma).sum()) + 1, len(scores))
+    return order[:kept].sort().values
+
+
+def merge_tiles(tokens: torch.Tensor, grid_cr: tuple[int, int]) -> torch.Tensor:
+    """Tokens of the tiles [m, q^2, D] as one grid over the whole canvas, row by row: [m q^2, D].
+
+    Tiles are numbered row by row over ``grid_cr`` columns and rows, cells row by row in their tile.
+    """
+    columns, rows = grid_cr
+    side = round(tokens.shape[1] ** 0.5)
+    cells = tokens.reshape(rows, columns, side, side, tokens.shape[-1])
+    return cells.transpose(1, 2).reshape(-1, tokens.shape[-1])

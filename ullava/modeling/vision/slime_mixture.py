@@ -58,7 +58,7 @@ class GatedMixture(nn.Module):
         noise: torch.Tensor | None = None,
         scale: NoiseScale = "noise",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """States of global views [I, P, W] -> tokens [I, P, D] and the gates [I, P, 2] (None when one expert speaks)."""
+        """States of global views [I, P, W] -> tokens [I, P, D] and gates [I, P, 2] (None for one expert)."""
         if mode == "mlp":
             return self.projection(states), None
         resampled = self.projection(self.attn(states))

@@ -65,8 +65,8 @@ def candidate_grids(wanted: int) -> list[tuple[int, int]]:
 def plan_tiles(orig_wh: tuple[int, int], side: int, max_tiles: int = MAX_TILES) -> TilePlan:
     """Choose the grid for a picture and lay the picture on the canvas.
 
-    The area asks for s = ceil(W H / side^2) tiles, kept within 2 and 6; of all grids of s - 1, s and s + 1 tiles the one
-    that keeps most of the picture's pixels wins, then the one that wastes least. ``max_tiles`` leaves out larger grids.
+    The area asks for s = ceil(W H / side^2) tiles, kept within 2 and 6; of all grids of s - 1, s and s + 1 tiles that
+    with most of the picture's pixels wins, then the one that wastes least. ``max_tiles`` leaves out larger grids.
 
     Raises:
         UserError: a size that is not positive, or fewer than the two tiles that the smallest grid has.

@@ -35,7 +35,7 @@ MODEL
 task: {type: image_text_pretrain, collator_type: 'grounding_collator'}
 processor:
   clip_image: {path: 'ZOO/clip', image_size: 224, aspect_ratio: PAD}
-dataset:
+CLIPSdataset:
 """
 BLOCK = """
   NAME:
@@ -43,6 +43,14 @@ BLOCK = """
     image_token_len: 16
     build_info: {anno_dir: 'DATA/annotations/FILE', image_dir: 'DATA', TEMPLATE portion: 1.0}
     vis_processor: 'clip_image'
+"""
+CLIPS = "  gif_train: {n_frm: 4, image_size: 224}\n"
+CLIP_BLOCK = """
+  tgif:
+    data_type: 'gif'
+    image_token_len: 16
+    build_info: {anno_dir: 'DATA/annotations/tgif.json', image_dir: 'DATA/gifs', portion: 2}
+    vis_processor: 'gif_train'
 """
 TAIL = """
 training:
@@ -96,11 +104,12 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(zoo: Path, stage: str, head: str, data: Path, files: dict[str, str]) -> Path:
     text = HEAD.replace("MODEL", head).replace("PAD", "null" if stage == "core" else "pad")
+    text = text.replace("CLIPS", CLIPS if stage == "core" else "")
     for name, file in files.items():
         template = {"msra_b": "SS", "llava_seg": ""}.get(name, "SEG") if stage != "core" else ""
         given = f"template_root: './datasets/templates/{template}.json'," if template else ""
         text += BLOCK.replace("NAME", name).replace("FILE", file).replace("TEMPLATE", given)
-    text += TAIL.replace("STAGE", stage)
+    text += (CLIP_BLOCK if stage == "core" else "") + TAIL.replace("STAGE", stage)
     path = zoo.parent / f"{stage}.yaml"
     path.write_text(text.replace("ZOO", str(zoo)).replace("DATA", str(data)), encoding="utf-8")
     return path
@@ -119,13 +128,14 @@ def test_both_stages_train(zoo: Path, shared_dir: Path, capsys: pytest.CaptureFi
     assert main(["train", str(core)]) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "is written in u-LLaVA's form; as a recipe of ours it reads:" in told
-    assert "stage align: what trains" in told and "note: training.warmup_ratio: now warmup_steps" in told
+    assert "stage align: what trains" in told and "tgif" in told and "note: training.warmup_ratio: now warmup_steps" in told
     runs = zoo.parent / "runs"
     ground = write(zoo, "ground", GROUND, data, GROUNDED)
     # Some of the small files hold what a reader has to refuse; those samples are named, not trained on.
     assert main(["train", str(ground), "bad_sample_budget=20"]) == 0, capsys.readouterr().err
     for run in (runs / "core", runs / "ground"):
         assert len(losses(run)) == 3 and all(math.isfinite(loss) for loss in losses(run))
+    assert json.loads((runs / "core" / "model" / "config.json").read_text())["video_frames"] == 4
     config = json.loads((runs / "ground" / "model" / "config.json").read_text())
     assert (config["aspect"], config["box_frame"], config["trained_stage"]) == ("pad", "padsq", "ground")
     assert (runs / "ground" / "adapter" / "trained.safetensors").is_file()

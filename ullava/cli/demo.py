@@ -15,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"where the report goes (default: {DEFAULT_OUT})"
     )
     parser.add_argument("--model", default="tiny", metavar="NAME", help="a name or a folder (default: tiny)")
-    parser.add_argument("--images", type=int, default=12, metavar="N", help="scenes of each split (default: 12)")
+    parser.add_argument(
+        "--images", type=int, default=12, metavar="N", help="scenes, and clips, of each split (default: 12)"
+    )
     parser.add_argument(
         "--seed", type=int, default=2024, metavar="S", help="another seed, other scenes (default: 2024)"
     )

@@ -25,13 +25,13 @@ PROTOCOL = "generate"
 def demonstrate(model: str, out: Path, images: int, seed: int, device: str = "auto") -> Table:
     """Write ``out/report.html`` and ``out/metrics.json`` for ``model`` on newly drawn scenes; returns the figures.
 
-    ``images`` scenes are drawn of each held-out split with ``seed``, in a temporary folder. Raises UserError for
+    ``images`` scenes and as many clips are drawn of each held-out split with ``seed``, in a temporary folder. Raises UserError for
     arguments that make no sense, a model that cannot be loaded, and a place that cannot be written.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ullava-demo-") as folder:
         worlds = draw_worlds(Path(folder), images, seed)
-        print(f"drawn: {images} scenes of each split ({', '.join(worlds)}), seed {seed}")
+        print(f"drawn: {images} scenes and {images} clips of each split ({', '.join(worlds)}), seed {seed}")
         predictor = load(model, device=device)
         print(f"loaded: {model}, {_parameters(predictor)} parameters, on {predictor.device}")
         run = ask_worlds(predictor, worlds)
@@ -44,7 +44,7 @@ def demonstrate(model: str, out: Path, images: int, seed: int, device: str = "au
         facts = [
             ("model", f"{model}, {_parameters(predictor)} parameters"),
             ("protocol", f"{PROTOCOL}: the model says everything by itself; a mask that it does not offer is missed"),
-            ("scenes", f"{images} of each split, seed {seed}, {len(run.asked)} questions"),
+            ("scenes", f"{images} and as many clips of each split, seed {seed}, {len(run.asked)} questions"),
             ("machine", f"{predictor.device}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"),
             ("time", f"{seconds:.0f} s in all; answering {run.seconds:.1f} s, {_rate(len(run.asked), run.seconds)}"),
             ("command", f"ullava demo --model {model} --images {images} --seed {seed}"),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ullava.data.images import read_image_rgb_u8
+from ullava.data.video import read_clip
 from ullava.geometry import mask_iou
 from ullava.inference.overlay import draw_overlay
-from ullava.serving.demo_run import Asked, DemoRun
+from ullava.serving.demo_run import Asked, DemoRun, seen_by
 from ullava.serving.report import Card, Picture, Report, Section, Table, Verdict
-from ullava.structures import GroundedObject, MaskArray, Region
-from ullava.text.tokens import IMAGE_MARKER, strip_grounding
+from ullava.structures import Clip, GroundedObject, ImageArray, MaskArray, Region
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, strip_grounding
 
 _TEXT_PX = 26
+_STRIP_FRAMES = 6
 _RIGHT, _NEAR = 0.75, 0.5
 
 _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -106,6 +108,20 @@ TOPICS: tuple[Topic, ...] = (
         _answer_type,
     ),
     Topic("shapes_text", "Questions without a picture", "Small sums and words.", (("text", "accuracy"),), _answer_type),
+    Topic(
+        "shapes_video_caption",
+        "Captions of clips",
+        "What moves where. Right: every colour, shape, direction and number that is named is true.",
+        (("caption", "facts"),),
+        lambda asked: "",
+    ),
+    Topic(
+        "shapes_video_qa",
+        "Questions about clips",
+        "Direction, colour and shape of what moves.",
+        (("vqa", "accuracy"),),
+        _answer_type,
+    ),
 )
 
 
@@ -162,8 +178,8 @@ def _cards(mine: Sequence[Asked], topic: Topic) -> list[Card]:
         groups.setdefault((topic.kind(asked), asked.split != "seen"), []).append(asked)
     chosen: list[Asked] = []
     for key in sorted(groups):
-        used = {asked.sample.images for asked in chosen}
-        fresh = [asked for asked in groups[key] if asked.sample.images not in used]
+        used = {seen_by(asked.sample) for asked in chosen}
+        fresh = [asked for asked in groups[key] if seen_by(asked.sample) not in used]
         chosen.append((fresh or groups[key])[0])
     cards = [_card(asked, ", ".join(filter(None, (asked.split, topic.kind(asked))))) for asked in chosen]
     worst = min(mine, key=quality)
@@ -178,7 +194,7 @@ def _card(asked: Asked, note: str) -> Card:
     value = quality(asked)
     verdict: Verdict = "right" if value >= _RIGHT else "near" if value >= _NEAR else "wrong"
     answer = strip_grounding(asked.answer.text) + ("" if asked.answer.finished else " ... (cut off)")
-    question = turn.question.replace(IMAGE_MARKER, "").strip()
+    question = turn.question.replace(IMAGE_MARKER, "").replace(VIDEO_MARKER, "").strip()
     return Card(question, answer, _truth(asked), verdict, _figures(asked, value), note, _pictures(asked))
 
 
@@ -209,7 +225,15 @@ def _figures(asked: Asked, value: float) -> str:
     return ", ".join(parts)
 
 
+def _filmstrip(clip: Clip) -> ImageArray:
+    """Frames of a clip at equal steps, side by side, a white line between them: uint8 [H, W', 3]."""
+    frames = read_clip(replace(clip, sampling="uniform"), _STRIP_FRAMES)
+    return np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], axis=1)
+
+
 def _pictures(asked: Asked) -> tuple[Picture, ...]:
+    if asked.sample.videos:
+        return (Picture("the clip", _filmstrip(asked.sample.videos[0])),)
     if not asked.sample.images:
         return ()
     image = read_image_rgb_u8(asked.sample.images[0])

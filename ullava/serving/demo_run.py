@@ -1,6 +1,6 @@
-"""The questions of the demo: draw scenes that training never showed, ask everything about them, measure.
+"""The questions of the demo: draw scenes and clips that training never showed, ask everything about them, measure.
 
-Scenes come from the held-out splits ``seen`` (new scenes of known colour-shape pairs) and ``unseen`` (pairs that
+They come from the held-out splits ``seen`` (new scenes of known colour-shape pairs) and ``unseen`` (pairs that
 training never shows). Answers are measured by the code that ``ullava eval`` uses.
 """
 
@@ -18,6 +18,7 @@ from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_dataset
 from ullava.data.descriptor import locate
 from ullava.data.shapes.write import draw_world
+from ullava.data.shapes.write_clips import draw_video_world
 from ullava.evaluation.metrics.rows import Row
 from ullava.evaluation.scoring import SCORERS, Scorer, family_of
 from ullava.inference.batch import Answerer
@@ -35,7 +36,21 @@ DATASETS = (
     "shapes_vqa",
     "shapes_text",
 )
+VIDEO_DATASETS = ("shapes_video_caption", "shapes_video_qa")
 BATCH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Two folders of one split: drawn pictures and drawn clips."""
+
+    pictures: Path
+    clips: Path
+
+    def datasets(self) -> Iterator[tuple[str, Path]]:
+        """Each data set and its root."""
+        yield from ((name, self.pictures) for name in DATASETS)
+        yield from ((name, self.clips) for name in VIDEO_DATASETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +74,21 @@ class DemoRun:
     seconds: float
 
 
-def draw_worlds(folder: Path, images: int, seed: int) -> dict[str, Path]:
-    """Draw ``images`` scenes of each held-out split below ``folder``; returns split -> world."""
-    return {split: draw_world(folder / split, images, seed, split, progress=False) for split in SPLITS}
+def draw_worlds(folder: Path, images: int, seed: int) -> dict[str, World]:
+    """Draw ``images`` scenes and as many clips of each held-out split below ``folder``; returns split -> world."""
+    return {
+        split: World(
+            draw_world(folder / split / "pictures", images, seed, split, progress=False),
+            draw_video_world(folder / split / "clips", images, seed, split, progress=False),
+        )
+        for split in SPLITS
+    }
 
 
-def ask_worlds(predictor: Answerer, worlds: dict[str, Path], max_new_tokens: int = 96) -> DemoRun:
+def ask_worlds(predictor: Answerer, worlds: dict[str, World], max_new_tokens: int = 96) -> DemoRun:
     """Ask every question of every data set of the drawn ``worlds`` and measure the answers.
 
-    Questions about one picture travel together, so that its picture is encoded once. Raises DataError for a world that
+    Questions about one picture or clip travel together, so that it is encoded once. Raises DataError for a world that
     cannot be read.
     """
     questions = [item for split, world in worlds.items() for item in _questions(split, world)]
@@ -81,8 +102,8 @@ def ask_worlds(predictor: Answerer, worlds: dict[str, Path], max_new_tokens: int
     seconds = time.perf_counter() - started
     asked: list[Asked] = []
     results: list[dict[str, Any]] = []
-    for split in worlds:
-        for dataset in DATASETS:
+    for split, world in worlds.items():
+        for dataset, _ in world.datasets():
             mine = [
                 (family, sample, answer)
                 for (where, name, family, sample), answer in zip(questions, answers, strict=True)
@@ -93,17 +114,22 @@ def ask_worlds(predictor: Answerer, worlds: dict[str, Path], max_new_tokens: int
     return DemoRun(tuple(asked), tuple(results), seconds)
 
 
-def _questions(split: str, world: Path) -> list[tuple[str, str, str, Sample]]:
-    """Return (split, data set, family, query) of a world, ordered by picture."""
+def seen_by(sample: Sample) -> tuple[Path, ...]:
+    """The files that a question shows: its pictures and clips."""
+    return (*sample.images, *(clip.path for clip in sample.videos))
+
+
+def _questions(split: str, world: World) -> list[tuple[str, str, str, Sample]]:
+    """Return (split, data set, family, query) of a world, ordered by picture and clip."""
     found: list[tuple[str, str, str, Sample]] = []
-    for name in DATASETS:
+    for name, root in world.datasets():
         entry = DatasetEntry()
-        if _holds_nothing(locate(name, entry, world).annotations):
+        if _holds_nothing(locate(name, entry, root).annotations):
             continue
-        dataset = build_dataset(name, entry, world)
+        dataset = build_dataset(name, entry, root)
         family = family_of(dataset)
         found += [(split, name, family, sample) for index in range(len(dataset)) for sample in dataset.queries(index)]
-    return sorted(found, key=lambda item: item[3].images)
+    return sorted(found, key=lambda item: seen_by(item[3]))
 
 
 def _holds_nothing(annotations: Path) -> bool:
@@ -147,10 +173,10 @@ def _measure(
 def _by_picture(
     mine: Sequence[tuple[str, Sample, Answer]],
 ) -> Iterator[list[tuple[str, Sample, Answer]]]:
-    """Yield runs of queries about the same picture."""
+    """Yield runs of queries about the same picture or clip."""
     group: list[tuple[str, Sample, Answer]] = []
     for item in mine:
-        if group and group[-1][1].images != item[1].images:
+        if group and seen_by(group[-1][1]) != seen_by(item[1]):
             yield group
             group = []
         group.append(item)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ullava.serving.demo_page import TOPICS, build_report, expression_kind, quality, results_table
-from ullava.serving.demo_run import DATASETS, DemoRun, ask_worlds, draw_worlds
+from ullava.serving.demo_run import DATASETS, VIDEO_DATASETS, DemoRun, World, ask_worlds, draw_worlds
 from ullava.serving.report import Card, Picture, Report, Section, Table, render_html
 from ullava.structures import Answer, GroundedObject, Sample
 
@@ -39,12 +39,12 @@ class Mute(Oracle):
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
     return draw_worlds(tmp_path_factory.mktemp("worlds"), images=8, seed=3)
 
 
 @pytest.fixture(scope="module")
-def perfect(worlds: dict[str, Path]) -> DemoRun:
+def perfect(worlds: dict[str, World]) -> DemoRun:
     return ask_worlds(Oracle(), worlds)
 
 
@@ -56,13 +56,13 @@ def test_an_oracle_gets_full_marks_everywhere(perfect: DemoRun) -> None:
             assert entry["metrics"][figure] == pytest.approx(100.0, abs=0.01), (entry["dataset"], figure)
             checked += 1
     assert checked >= 20
-    assert {entry["dataset"] for entry in perfect.results} >= set(DATASETS) - {"shapes_parts"}
+    assert {entry["dataset"] for entry in perfect.results} >= {*DATASETS, *VIDEO_DATASETS} - {"shapes_parts"}
     assert {entry["split"] for entry in perfect.results} == {"seen", "unseen"}
     assert {entry["task"] for entry in perfect.results if entry["dataset"] == "shapes_res"} == {"res", "rec"}
     assert all(quality(asked) == 1.0 for asked in perfect.asked)
 
 
-def test_silence_is_right_only_where_there_is_nothing_to_find(worlds: dict[str, Path]) -> None:
+def test_silence_is_right_only_where_there_is_nothing_to_find(worlds: dict[str, World]) -> None:
     run = ask_worlds(Mute(), worlds)
     for entry in run.results:
         if entry["task"] == "gres":

@@ -1,6 +1,6 @@
 """Named loss terms with stated reductions. The model returns, the criterion judges: nothing here knows the model."""
 
-from ullava.losses.box import expected_box_terms, giou_loss, l1_loss, paired_iou_giou
+from ullava.losses.box import expected_box_terms, giou_loss, l1_loss
 from ullava.losses.mask import bce_per_mask, dice_per_mask, iou_score_loss, mask_iou_per_mask, mask_losses
 from ullava.losses.text import token_cross_entropy
 
@@ -13,6 +13,5 @@ __all__ = [
     "l1_loss",
     "mask_iou_per_mask",
     "mask_losses",
-    "paired_iou_giou",
     "token_cross_entropy",
 ]

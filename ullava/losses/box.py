@@ -11,28 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ullava.geometry.box_tensors import paired_iou_giou, sorted_corners
+
 COUNT_EPSILON = 1e-8
-AREA_EPSILON = 1e-7
-
-
-def paired_iou_giou(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (IoU [n], generalised IoU [n]) of box i of ``boxes_a`` [n, 4] with box i of ``boxes_b`` [n, 4].
-
-    Both must have their corners in order. GIoU lies in (-1, 1] and stays informative where boxes do not meet.
-    """
-    a, b = boxes_a.float(), boxes_b.float()
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
-    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
-    iou = intersection / union.clamp(min=AREA_EPSILON)
-    return iou, iou - (hull - union) / hull.clamp(min=AREA_EPSILON)
-
-
-def sorted_corners(boxes_xyxy: Tensor) -> Tensor:
-    """Return boxes [n, 4] with left <= right and top <= bottom."""
-    first, second = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
-    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
 
 
 def l1_loss(
@@ -104,7 +85,7 @@ def expected_box_terms(
     shares = logits.float().softmax(dim=1)
     wanted = target.float()[:, None].expand_as(boxes)
     distance = (boxes.float() - wanted).abs().sum(2)
-    giou = paired_iou_giou(sorted_corners(boxes.flatten(0, 1)), wanted.flatten(0, 1))[1].view_as(distance)
+    giou = paired_iou_giou(sorted_corners(boxes), wanted)[1]
     count = (boxes.shape[0] if num_boxes is None else num_boxes) + COUNT_EPSILON
     return (shares * distance).sum() / count, (shares * (1 - giou)).sum() / count
 

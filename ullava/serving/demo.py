@@ -25,8 +25,8 @@ PROTOCOL = "generate"
 def demonstrate(model: str, out: Path, images: int, seed: int, device: str = "auto") -> Table:
     """Write ``out/report.html`` and ``out/metrics.json`` for ``model`` on newly drawn scenes; returns the figures.
 
-    ``images`` scenes and as many clips are drawn of each held-out split with ``seed``, in a temporary folder. Raises UserError for
-    arguments that make no sense, a model that cannot be loaded, and a place that cannot be written.
+    ``images`` scenes and as many clips are drawn of each held-out split with ``seed``, in a temporary folder. Raises
+    UserError for arguments that make no sense, a model that cannot be loaded, and a place that cannot be written.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ullava-demo-") as folder:

@@ -14,8 +14,9 @@ from transformers import AutoModelForImageTextToText, LogitsProcessorList
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import BoxPictures, Candidates, choose
-from ullava.modeling.heads.detector import decoded_sets, detector_class, to_corners
+from ullava.modeling.heads.detector import decoded_sets, detector_class
 from ullava.modeling.weights.files import read_state_dict
 from ullava.structures import Sample, Turn
 
@@ -56,7 +57,7 @@ def test_stages_end_in_what_the_class_itself_returns(model_type: str) -> None:
     whole = detector(**seen)
     sets = decoded_sets(detector, detector.model(**seen, return_dict=True), torch.ones_like(ids).bool(), token=2)
     assert len(sets) == 1 + config.decoder_layers
-    torch.testing.assert_close(sets[-1].boxes_xyxy_head, to_corners(whole.pred_boxes))
+    torch.testing.assert_close(sets[-1].boxes_xyxy_head, corners_of_centres(whole.pred_boxes))
     torch.testing.assert_close(sets[-1].logits, whole.logits[..., 2])
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ullava.geometry import norm_to_px, padsq_to_px, px_to_norm, px_to_padsq
+from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, Candidates
 from ullava.modeling.heads.mask import two_layer_projector
 
@@ -33,8 +34,7 @@ class RegressionBoxHead(BoxHead):
         """States [K, D] -> one box each, xyxy [K, 1, 4] in the head's frame (``box_frame`` of the config), fp32."""
         raw = self.decoder(self.projector(states)).float()
         if self.sigmoid:
-            centre, half = raw[:, :2].sigmoid(), raw[:, 2:].sigmoid() / 2
-            raw = torch.cat([centre - half, centre + half], dim=1)
+            raw = corners_of_centres(raw.sigmoid())
         return (Candidates(raw[:, None], raw.new_zeros(len(raw), 1)),)
 
 

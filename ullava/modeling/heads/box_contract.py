@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ullava.geometry.box_tensors import paired_iou_giou
 from ullava.modeling.outputs import LocOutput
 from ullava.modeling.read_heads import TokenStates
 
@@ -147,14 +148,5 @@ def choose(offered: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
     place = logits.argmax(dim=1)
     taken = boxes[torch.arange(len(boxes), device=boxes.device), place]
     with torch.no_grad():
-        certainty = (logits.softmax(dim=1) * _overlap(boxes, taken[:, None])).sum(dim=1).clamp(0.0, 1.0)
+        certainty = (logits.softmax(dim=1) * paired_iou_giou(boxes, taken[:, None])[0]).sum(dim=1).clamp(0.0, 1.0)
     return taken, certainty
-
-
-def _overlap(boxes_a: torch.Tensor, boxes_b: torch.Tensor) -> torch.Tensor:
-    """IoU [K, Q] of boxes [K, Q, 4] with corners in order; two empty ones give 0."""
-    low, high = torch.maximum(boxes_a[..., :2], boxes_b[..., :2]), torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:])
-    common = (high - low).clamp(min=0).prod(-1)
-    areas = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (boxes_a, boxes_b))
-    union = sum(areas, start=-common)
-    return torch.where(union > 0, common / union.clamp(min=1e-12), 0.0)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, FoundBoxes, PhrasePrompts
-from ullava.modeling.heads.detector import detector_class, run_by_size, to_corners
+from ullava.modeling.heads.detector import detector_class, run_by_size
 
 
 class PhraseBoxHead(BoxHead):
@@ -41,7 +42,7 @@ class PhraseBoxHead(BoxHead):
             )
             match = output.logits.float().sigmoid()
             of_words = match[..., : words.shape[1]].masked_fill(~words[:, None], 0.0)
-            return to_corners(output.pred_boxes), match.amax(dim=-1), of_words.amax(dim=-1)
+            return corners_of_centres(output.pred_boxes), match.amax(dim=-1), of_words.amax(dim=-1)
 
         boxes, scores, word_scores = run_by_size(self.detector, pictures, pictures.rows(prompts.image), run)
         return FoundBoxes(boxes, scores, word_scores)

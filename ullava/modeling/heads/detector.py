@@ -24,6 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import BackboneOutput
 
 from ullava.errors import UserError, did_you_mean
+from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import BoxPictures, Candidates
 from ullava.modeling.pixels import normalise_u8
 
@@ -64,7 +65,7 @@ def decoded_sets(detector: Any, output: Any, text_mask: torch.Tensor, token: int
         coordinates, logits = output.enc_outputs_coord_logits, output.enc_outputs_class[..., token].float()
         real = torch.isfinite(coordinates).all(dim=-1)
         boxes = coordinates.masked_fill(~real[..., None], 0.0)
-        sets.append(Candidates(to_corners(boxes.float().sigmoid()), logits.masked_fill(~real, -torch.inf)))
+        sets.append(Candidates(corners_of_centres(boxes.float().sigmoid()), logits.masked_fill(~real, -torch.inf)))
     reference = output.init_reference_points
     for level in range(output.intermediate_hidden_states.shape[1]):
         queries = output.intermediate_hidden_states[:, level]
@@ -76,15 +77,9 @@ def decoded_sets(detector: Any, output: Any, text_mask: torch.Tensor, token: int
             text_hidden_state=output.encoder_last_hidden_state_text,
             text_token_mask=text_mask,
         )
-        sets.append(Candidates(to_corners(raw.sigmoid()), logits[..., token].float()))
+        sets.append(Candidates(corners_of_centres(raw.sigmoid()), logits[..., token].float()))
         reference = output.intermediate_reference_points[:, level]
     return tuple(sets)
-
-
-def to_corners(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
-    """Centre, width and height [..., 4] -> corners xyxy, fp32."""
-    centre, half = boxes_cxcywh[..., :2].float(), boxes_cxcywh[..., 2:].float() / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]

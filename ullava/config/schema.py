@@ -96,7 +96,7 @@ class BoxHeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
-    """How a conversation is written down. ``conv_*`` are u-LLaVA's styles, for its released weights.
+    """How a conversation is written down (docs/conversations.md). ``conv_*`` are u-LLaVA's styles.
 
     ``answer``: whether an answer names a thing before it points at it, or after, as u-LLaVA's do (ullava.text.answers).
 
@@ -104,9 +104,19 @@ class TextConfig:
     (ullava.text.released).
     """
 
-    template: Literal["vicuna_v1", "llama2", "simple", "chatml", "conv_simple", "conv_sep2", "conv_llama2"] = (
-        "vicuna_v1"
-    )
+    template: Literal[
+        "vicuna_v1",
+        "vicuna_lines",
+        "llama2",
+        "llama3",
+        "phi3",
+        "chatml",
+        "simple",
+        "plain",
+        "conv_simple",
+        "conv_sep2",
+        "conv_llama2",
+    ] = "vicuna_v1"
     as_released: bool = False
     answer: Literal["name_first", "name_last"] = "name_first"
     system: str = ""

@@ -26,7 +26,7 @@ from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.positions import start_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.text.conversation import CHAT_TEMPLATES
+from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 
@@ -45,7 +45,8 @@ def build_model(
     _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer))
     generation = model.generation_config
-    generation.eos_token_id = tokenizer.eos_token_id
+    ends = turn_end_ids(tokenizer, CHAT_TEMPLATES[config.text.template])
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = tokenizer.bos_token_id
     processor = build_processor(config, model_config, tokenizer)

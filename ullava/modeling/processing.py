@@ -25,7 +25,7 @@ from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
 from ullava.text.answers import name_last, split_objects
-from ullava.text.conversation import released_style, with_videos
+from ullava.text.conversation import released_style, turn_end_ids, with_videos
 from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
     GROUNDING_TOKENS,
@@ -252,9 +252,10 @@ class UllavaProcessor(ProcessorMixin):
     def decode_text(self, new_ids: Sequence[int]) -> tuple[str, bool, int]:
         """New ids of one row -> text up to the end token, whether it ended by itself, number of new tokens."""
         ids = [int(token) for token in new_ids]
-        end = self.tokenizer.eos_token_id
-        finished = end in ids
-        ids = ids[: ids.index(end)] if finished else [token for token in ids if token != self.tokenizer.pad_token_id]
+        ends = set(turn_end_ids(self.tokenizer, self.chat_template))
+        stop = next((place for place, token in enumerate(ids) if token in ends), None)
+        finished = stop is not None
+        ids = ids[:stop] if finished else [token for token in ids if token != self.tokenizer.pad_token_id]
         if self.as_released:
             return decode_released(self.tokenizer, ids).strip(), finished, len(ids) + int(finished)
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ullava.errors import UserError
 from ullava.structures import Turn
 from ullava.text.tokens import (
     IMAGE_END,
@@ -78,6 +79,43 @@ _CHATML = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 
+_VICUNA_LINES = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + '\\n' }}"
+    "{%- elif message['role'] == 'user' -%}{{ 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
+    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
+    "{{ '' if loop.last else '\\n' }}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
+_LLAMA3 = (
+    "{%- for message in messages -%}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{% generation %}{{ words(message['content']) + '<|eot_id|>' }}{% endgeneration %}"
+    "{%- else -%}{{ words(message['content']) + '<|eot_id|>' }}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"
+)
+
+_PHI3 = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ '<|system|>' + words(message['content']) + '<|end|>\\n' }}"
+    "{%- elif message['role'] == 'user' -%}{{ '<|user|>' + words(message['content']) + '<|end|>\\n<|assistant|>\\n' }}"
+    "{%- else -%}{% generation %}{{ words(message['content']) + '<|end|>' }}{% endgeneration %}"
+    "{{ '' if loop.last else '\\n' }}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
+_PLAIN = (
+    "{%- for message in messages if message['role'] != 'system' -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{% generation %}{{ words(message['content']) + '\\n' }}{% endgeneration %}"
+    "{%- elif message['content'] is not string -%}"
+    "{{ words(message['content'] | rejectattr('type', 'equalto', 'text') | list) | replace('\\n', '') }}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
 _CONV_SEP2 = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}{{ words(message['content']) + ' ' }}"
@@ -125,8 +163,40 @@ CHAT_TEMPLATES: Mapping[str, str] = {
     "simple": _CONTENT + _BOS + _SIMPLE,
     "llama2": _CONTENT + _LLAMA2,
     "chatml": _CONTENT + _CHATML,
+    "vicuna_lines": _CONTENT + _BOS + _VICUNA_LINES,
+    "llama3": _CONTENT + _BOS + _LLAMA3,
+    "phi3": _CONTENT + _BOS + _PHI3,
+    "plain": _CONTENT + _BOS + _PLAIN,
 }
-"""Name in ``model.yaml`` -> Jinja chat template."""
+"""Name in ``model.yaml`` -> Jinja chat template (docs/conversations.md).
+
+``plain`` is for captions: it writes the pictures of a question, not its words, and supervises the answer and its line
+end."""
+
+_TURN_ENDS: Mapping[str, tuple[str, ...]] = {
+    "chatml": ("<|im_end|>", "<|endoftext|>"),
+    "llama3": ("<|eot_id|>",),
+    "phi3": ("<|end|>",),
+}
+"""How an answer ends in formats that do not close it with the tokenizer's end token; the first sign is what they write.
+"""
+
+
+def turn_end_ids(tokenizer: Any, chat_template: str | None) -> list[int]:
+    """Ids that end an answer: the tokenizer's end token, and those of the format's own signs that the tokenizer has.
+
+    Raises UserError when the sign that the format writes is no token, so that no answer could end with it.
+    """
+    ends = [int(tokenizer.eos_token_id)]
+    name = next((name for name in _TURN_ENDS if CHAT_TEMPLATES[name] == chat_template), None)
+    if name is None:
+        return ends
+    vocabulary = tokenizer.get_vocab()
+    written = _TURN_ENDS[name][0]
+    if written not in vocabulary:
+        raise UserError(f"text.template {name} ends an answer with {written}, which the tokenizer does not have")
+    found = [int(vocabulary[sign]) for sign in _TURN_ENDS[name] if sign in vocabulary]
+    return ends + [number for number in found if number not in ends]
 
 
 def with_videos(chat_template: str | None) -> str | None:

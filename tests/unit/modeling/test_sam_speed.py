@@ -60,9 +60,9 @@ def test_blockwise_encoder_agrees(use_rel_pos):
     sam = random_sam(use_rel_pos)
     pixels = torch.randn(2, 3, 256, 256)
     with torch.no_grad():
-        assert sam_encoder.can_block(sam.vision_encoder, pixels)
+        assert sam_encoder.can_block(sam.vision_encoder, pixels.device)
         expected = sam.vision_encoder(pixels).last_hidden_state
-        found = sam_encoder.encode_blockwise(sam.vision_encoder, pixels)
+        found = torch.cat([sam_encoder.encode_one(sam.vision_encoder, picture[None]) for picture in pixels])
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
@@ -107,12 +107,14 @@ def test_no_prompt_gives_no_mask():
 
 def test_stock_modules_are_used_elsewhere():
     sam = random_sam()
-    pixels, prompts = torch.zeros(1, 3, 256, 256), torch.zeros(1, 32)
-    assert not sam_encoder.can_block(sam.vision_encoder, pixels)
+    here, prompts = torch.device("cpu"), torch.zeros(1, 32)
+    assert not sam_encoder.can_block(sam.vision_encoder, here)
     with torch.no_grad():
-        assert not sam_encoder.can_block(sam.vision_encoder, pixels.bfloat16())
+        assert sam_encoder.can_block(sam.vision_encoder, here)
+        assert not sam_encoder.can_block(sam.vision_encoder, torch.device("meta"))
+        assert not sam_encoder.can_block(random_sam().bfloat16().vision_encoder, here)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not sam_encoder.can_block(sam.vision_encoder, pixels)
+            assert not sam_encoder.can_block(sam.vision_encoder, here)
             assert not sam_decoder.can_fold(sam.mask_decoder, prompts)
     assert not sam_decoder.can_fold(sam.mask_decoder, prompts.bfloat16())
     assert sam_decoder.can_fold(sam.mask_decoder, prompts)
@@ -122,7 +124,7 @@ def test_mask_head_takes_the_fast_way_and_gives_the_same(monkeypatch):
     head = MaskHead(random_sam().config, 8)
     head.sam.load_state_dict(random_sam().state_dict())
     torch.manual_seed(2)
-    pixels = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1, 3, 220, 256), dtype=torch.uint8)
     sizes, states, picture = torch.tensor([[200, 256]]), torch.randn(2, 8), torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
         fast = head.decode(states, head.embed_images(pixels, sizes), picture)

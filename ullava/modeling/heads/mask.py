@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import SamConfig, SamModel
 
 from ullava.modeling.heads.sam_decoder import can_fold, decode_folded
-from ullava.modeling.heads.sam_encoder import can_block, encode_blockwise
+from ullava.modeling.heads.sam_encoder import can_block, encode_one
 from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8
 
 
@@ -35,17 +35,21 @@ class MaskHead(nn.Module):
         Padding becomes zero *after* normalisation, as in SAM. Without trainable weights in it, no graph is kept.
         """
         encoder = self.sam.vision_encoder
-        pixels = normalise_u8(sam_pixel_values, SAM_MEAN, SAM_STD, encoder.patch_embed.projection.weight.dtype)
-        height, width = pixels.shape[-2:]
-        inside_h = torch.arange(height, device=pixels.device)[None, :] < sam_sizes[:, :1]
-        inside_w = torch.arange(width, device=pixels.device)[None, :] < sam_sizes[:, 1:]
-        pixels = pixels * (inside_h[:, None, :, None] & inside_w[:, None, None, :])
-        pixels = functional.pad(pixels, (0, self.side - width, 0, self.side - height))
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
+        sizes = [(int(height), int(width)) for height, width in sam_sizes.tolist()]
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            if can_block(encoder, pixels):
-                return encode_blockwise(encoder, pixels)
-            return encoder(pixels).last_hidden_state
+            if can_block(encoder, sam_pixel_values.device):
+                pairs = zip(sam_pixel_values, sizes, strict=True)
+                return torch.cat([encode_one(encoder, self._squares(view[None], [size])) for view, size in pairs])
+            return encoder(self._squares(sam_pixel_values, sizes)).last_hidden_state
+
+    def _squares(self, views: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Views uint8 [I, 3, h, w] -> normalised [I, 3, S, S], zero outside each one's content (h, w)."""
+        dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
+        squares = torch.zeros(len(views), 3, self.side, self.side, dtype=dtype, device=views.device)
+        for square, view, (height, width) in zip(squares, views, sizes, strict=True):
+            square[:, :height, :width] = normalise_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
+        return squares
 
     def decode(
         self, states: torch.Tensor, image_embeddings: torch.Tensor, image_of_state: torch.Tensor

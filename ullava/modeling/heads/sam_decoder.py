@@ -19,6 +19,9 @@ from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
 CHUNK_NUMBERS = 1 << 20
 """How many numbers [k, N, C] a chunk of states may hold: what stays in a processor's cache."""
 
+PART_POSITIONS = 512
+"""How many positions are refined together: sixteen times as many numbers as they had stay in the cache."""
+
 
 def can_fold(decoder: SamMaskDecoder, states: Tensor) -> bool:
     """Whether ``decode_folded`` should be used: float32 on a CPU, with weights that are whole (not those of ZeRO-3).
@@ -129,12 +132,14 @@ def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: 
 def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor) -> Tensor:
     """Refine [k, N, C] twice by 2 x 2 and weigh the channels with ``mask_weights`` [k, C / 8]: [k, 4g, 4g]."""
     grid = round(picture.shape[1] ** 0.5)
-    finer = _split_positions(picture, decoder.upscale_conv1)
     norm = decoder.upscale_layer_norm
-    finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))
-    plane = (finest.flatten(1, 2) @ mask_weights[:, :, None])[..., 0]
-    cells = plane.view(-1, grid, grid, 2, 2, 2, 2)
+    pieces = []
+    for part in picture.split(PART_POSITIONS, dim=1):
+        finer = _split_positions(part, decoder.upscale_conv1)
+        finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))
+        pieces.append((finest.flatten(1, 2) @ mask_weights[:, :, None])[..., 0])
+    cells = torch.cat(pieces, dim=1).view(-1, grid, grid, 2, 2, 2, 2)
     return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * grid, 4 * grid)
 
 

@@ -9,73 +9,102 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionLayer
 
 MIN_POSITIONS = 1024
 """From this many positions on the table no longer fits a cache."""
 
-BLOCK_NUMBERS = 1 << 19
-"""How many scores a block may have: 2 MiB."""
+BLOCK_NUMBERS = 1 << 20
+"""How many scores a block may have: 4 MiB."""
 
 
-def can_block(encoder: SamVisionEncoder, pixels: Tensor) -> bool:
-    """Whether ``encode_blockwise`` should be used: float32 on a CPU, no gradient, a picture of many positions."""
+def can_block(encoder: SamVisionEncoder, device: torch.device) -> bool:
+    """Whether ``encode_one`` should be used: float32 on a CPU, no gradient, a picture of many positions."""
     grid = encoder.config.image_size // encoder.config.patch_size
-    plain = pixels.device.type == "cpu" and pixels.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    whole = not hasattr(encoder.patch_embed.projection.weight, "ds_id")
+    weight = encoder.patch_embed.projection.weight
+    plain = device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    whole = not hasattr(weight, "ds_id")
     return plain and whole and not torch.is_grad_enabled() and grid * grid >= MIN_POSITIONS
 
 
-def encode_blockwise(encoder: SamVisionEncoder, pixels: Tensor) -> Tensor:
-    """Run the encoder, one picture at a time: normalised [I, 3, S, S] -> [I, C, g, g]. Keeps no gradient."""
-    return torch.cat([_encode_one(encoder, picture[None]) for picture in pixels])
-
-
-def _encode_one(encoder: SamVisionEncoder, picture: Tensor) -> Tensor:
+def encode_one(encoder: SamVisionEncoder, picture: Tensor) -> Tensor:
+    """Run the encoder on one normalised picture [1, 3, S, S] -> [1, C, g, g]. Keeps no gradient."""
     hidden = encoder.patch_embed(picture)
     if encoder.pos_embed is not None:
         hidden = hidden + encoder.pos_embed
     for layer in encoder.layers:
-        hidden = layer(hidden) if layer.window_size > 0 else _global_layer(layer, hidden)
+        hidden = _layer(layer, hidden)
     result: Tensor = encoder.neck(hidden)
     return result
 
 
-def _global_layer(layer: SamVisionLayer, hidden: Tensor) -> Tensor:
-    """A layer without windows on [1, g, g, D]."""
-    hidden = hidden + global_attention(layer.attn, layer.layer_norm1(hidden))
+def _layer(layer: SamVisionLayer, hidden: Tensor) -> Tensor:
+    """A layer on [1, g, g, D], with or without windows."""
+    normed = layer.layer_norm1(hidden)
+    if layer.window_size > 0:
+        windows, padded = layer.window_partition(normed, layer.window_size)
+        mixed = layer.window_unpartition(_windowed(layer.attn, windows), layer.window_size, padded, hidden.shape[1:3])
+    else:
+        mixed = global_attention(layer.attn, normed)
+    hidden = hidden + mixed
     result: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
     return result
+
+
+def _heads(attention: SamVisionAttention, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of [W, h, w, D], each [W, H, h w, d]."""
+    windows, positions = hidden.shape[0], hidden.shape[1] * hidden.shape[2]
+    joined = attention.qkv(hidden).view(windows, positions, 3, attention.num_attention_heads, -1)
+    query, key, value = joined.permute(2, 0, 3, 1, 4).contiguous().unbind()
+    return query, key, value
+
+
+def _windowed(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
+    """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D]; the table of positions is made in place."""
+    side = hidden.shape[1]
+    query, key, value = _heads(attention, hidden)
+    table = None
+    if attention.use_rel_pos:
+        rel_h, rel_w = _relative_positions(attention, query, side, side)
+        table = query.new_empty(*query.shape[:3], side * side)
+        torch.add(rel_h[..., :, None], rel_w[..., None, :], out=table.view(*query.shape[:3], side, side))
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=table, scale=attention.scale)
+    joined: Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape[0], side, side, -1))
+    return joined
 
 
 def global_attention(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
     """Attention of all positions to all, [1, g, g, D] -> [1, g, g, D], in blocks of queries."""
     height, width = hidden.shape[1:3]
-    heads, positions = attention.num_attention_heads, height * width
-    query, key, value = attention.qkv(hidden).view(positions, 3, heads, -1).permute(1, 2, 0, 3).contiguous().unbind()
+    query, key, value = (part[0] for part in _heads(attention, hidden))
+    heads, positions = query.shape[:2]
     tables = _relative_positions(attention, query, height, width) if attention.use_rel_pos else None
     result = torch.empty_like(query)
-    block = max(1, BLOCK_NUMBERS // positions)
+    block = min(positions, max(1, BLOCK_NUMBERS // positions))
+    scores, shares = query.new_empty(block, positions), query.new_empty(block, positions)
     for head in range(heads):
         keys = key[head].T * attention.scale
         for start in range(0, positions, block):
-            rows = slice(start, start + block)
+            rows = slice(start, min(start + block, positions))
+            mine, shared = scores[: rows.stop - start], shares[: rows.stop - start]
             if tables is None:
-                scores = query[head, rows] @ keys
+                torch.mm(query[head, rows], keys, out=mine)
             else:
                 rel_h, rel_w = (table[head, rows] for table in tables)
-                bias = (rel_h[:, :, None] + rel_w[:, None, :]).view(-1, positions)
-                scores = torch.addmm(bias, query[head, rows], keys)
-            torch.mm(torch.softmax(scores, dim=-1), value[head], out=result[head, rows])
+                torch.add(rel_h[:, :, None], rel_w[:, None, :], out=mine.view(-1, height, width))
+                mine.addmm_(query[head, rows], keys)
+            torch.softmax(mine, dim=-1, out=shared)
+            torch.mm(shared, value[head], out=result[head, rows])
     joined: Tensor = attention.proj(result.transpose(0, 1).reshape(1, height, width, -1))
     return joined
 
 
 def _relative_positions(attention: SamVisionAttention, query: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """What a query [H, N, d] adds to the scores of each row [H, N, height] and of each column [H, N, width]."""
-    grid = query.unflatten(1, (height, width))
+    """What a query [..., N, d] adds to the scores of each row [..., N, height] and of each column [..., N, width]."""
+    grid = query.unflatten(-2, (height, width))
     rel_h = attention.get_rel_pos(height, height, attention.rel_pos_h)
     rel_w = attention.get_rel_pos(width, width, attention.rel_pos_w)
-    by_row = torch.einsum("nhwc,hkc->nhwk", grid, rel_h).flatten(1, 2)
-    by_column = torch.einsum("nhwc,wkc->nhwk", grid, rel_w).flatten(1, 2)
+    by_row = torch.einsum("...hwc,hkc->...hwk", grid, rel_h).flatten(-3, -2)
+    by_column = torch.einsum("...hwc,wkc->...hwk", grid, rel_w).flatten(-3, -2)
     return by_row, by_column

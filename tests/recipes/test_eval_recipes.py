@@ -19,6 +19,7 @@ DRAWN = {
     "eval_caption": "{label: {dataset: shapes_caption, limit: 3}}",
     "eval_vqa": "{label: {dataset: shapes_vqa, limit: 3}}",
     "eval_refcocos": "{label: {dataset: shapes_gres, limit: 3}}",
+    "eval_rec_words": "{label: {dataset: shapes_res, task: rec, template: BOXW.json, limit: 3}}",
 }
 METRIC = {
     "eval_res": "cIoU",
@@ -28,11 +29,13 @@ METRIC = {
     "eval_caption": "CIDEr",
     "eval_vqa": "accuracy",
     "eval_refcocos": "gIoU",
+    "eval_rec_words": "read",
 }
 
 # Words are only measured where the model says them.
-SPOKEN = {"eval_caption", "eval_vqa"}
-CASES = [(recipe, "generate") for recipe in DRAWN] + [(r, "teacher_forced") for r in DRAWN if r not in SPOKEN]
+SPOKEN = {"eval_caption", "eval_vqa", "eval_rec_words"}
+FREE = {"eval_rec_words": "text_box"}
+CASES = [(r, FREE.get(r, "generate")) for r in DRAWN] + [(r, "teacher_forced") for r in DRAWN if r not in SPOKEN]
 
 
 def test_every_recipe_is_tried() -> None:

@@ -345,12 +345,17 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecipe:
-    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA does."""
+    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA does.
+
+    ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the centre-padded
+    square (ConvLLaVA) or the picture (``norm``).
+    """
 
     model: str = "tiny"
     data_root: str = "."
     dataset: dict[str, DatasetEntry]
-    protocol: Literal["generate", "teacher_forced"] = "generate"
+    protocol: Literal["generate", "teacher_forced", "text_box"] = "generate"
+    text_box_frame: Literal["padsq", "norm"] = "padsq"
     counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1))
     max_new_tokens: int = field(default=96, metadata=at_least(1))

@@ -1,1 +1,1 @@
-"""Measures a model: metrics, the two protocols (``generate`` and ``teacher_forced``), results on disk, tables."""
+"""Measures a model: metrics, protocols (``generate``, ``teacher_forced``, ``text_box``), results on disk, tables."""

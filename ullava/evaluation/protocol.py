@@ -2,7 +2,8 @@
 
 Protocols: ``generate`` (the model answers freely; what it does not say is missed) and ``teacher_forced`` (u-LLaVA's
 own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed). What the
-given answer gives away is not reported: ``GIVEN_TASKS`` and ``GIVEN_FIGURES``.
+given answer gives away is not reported: ``GIVEN_TASKS`` and ``GIVEN_FIGURES``. ``text_box`` (ConvLLaVA's): the model
+answers freely, and the box of an expression is the four numbers that it writes (``ullava.evaluation.text_boxes``).
 
 The figures are computed from the lines of ``predictions.jsonl`` alone. So a run that was interrupted and one that was
 spread over processes give exactly what an undisturbed run gives.
@@ -23,7 +24,7 @@ from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError, SampleError
 from ullava.evaluation.ledger import RunFolder
 from ullava.evaluation.plan import Query, pack, picture_groups
-from ullava.evaluation.scoring import Scorer, family_of, scorer_of
+from ullava.evaluation.scoring import Scorer, family_of, scorer_for
 from ullava.inference.export import object_to_json
 from ullava.structures import Answer, Sample
 
@@ -60,7 +61,7 @@ class DatasetRun:
         self.recipe = recipe
         self.folder = folder
         self.family = family_of(dataset)
-        self.scorer: Scorer = scorer_of(self.family, recipe.counting)()
+        self.scorer: Scorer = scorer_for(self.family, recipe)()
         self.bad = 0
 
     def run(self, done: Mapping[int, set[int]], totals: Mapping[int, int], progress: bool = True) -> int:

@@ -21,7 +21,7 @@ from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines, write_json
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
-from ullava.evaluation.scoring import family_of, scorer_of
+from ullava.evaluation.scoring import family_of, scorer_for
 
 T = TypeVar("T")
 
@@ -62,6 +62,8 @@ def evaluate(
         raise ConfigError(f"batch_size: must be at least 1, not {recipe.batch_size}")
     folder = RunFolder(out_dir, shard or Shard())
     families = {label: family_of(dataset) for label, dataset in datasets.items()}
+    for family in families.values():
+        scorer_for(family, recipe)
     folder.begin(_identity(predictor, datasets, families, recipe))
     try:
         stored = stored_questions(folder.records())
@@ -136,6 +138,7 @@ def _identity(
         "format": FORMAT,
         "model": {"name": recipe.model, "weights": model_identity(predictor)},
         "protocol": recipe.protocol,
+        **({"text_box_frame": recipe.text_box_frame} if recipe.protocol == "text_box" else {}),
         "max_new_tokens": recipe.max_new_tokens,
         "dtype": recipe.dtype,
         "data": data,
@@ -163,7 +166,7 @@ def _summary(
             )
     results = []
     for label, dataset in datasets.items():
-        kind = scorer_of(families[label], recipe.counting).kind
+        kind = scorer_for(families[label], recipe).kind
         metric = kind(record["scores"] for record in records[label])
         result: dict[str, Any] = {
             "dataset": label,

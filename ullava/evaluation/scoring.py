@@ -2,7 +2,7 @@
 
 ``res``      union of the answer's masks against the union of the true ones
 ``gres``     the same with no-target expressions; an answer names nothing if no object of it has a mask
-``rec``      the box of the highest-scoring object that has one
+``rec``      the box of the highest-scoring object that has one; under the protocol ``text_box`` the one in the words
 ``grec``     the same with no-target expressions, and all boxes as a set
 ``salient``  union of the masks
 ``semantic`` union of the masks, class by class; the classes of one picture are judged together
@@ -19,11 +19,12 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.refer import GroupReferReader
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ShortAnswers
-from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes
+from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.facts import check_facts
 from ullava.evaluation.metrics.instances import InstanceMasks
@@ -32,6 +33,7 @@ from ullava.evaluation.metrics.released import ReleasedBoxes, ReleasedMasks
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
+from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import Answer, BoxXYXY, MaskArray, Sample
 from ullava.text.tokens import strip_grounding
@@ -181,9 +183,44 @@ class _RecAsReleased(_Rec):
 AS_RELEASED: dict[str, type[Scorer]] = {"res": _ResAsReleased, "rec": _RecAsReleased}
 
 
-def scorer_of(family: str, counting: str) -> type[Scorer]:
-    """Return the scorer of a task family; ``counting`` as in EvalRecipe."""
+class _WrittenRec(Scorer):
+    kind = WrittenBoxes
+    frame: ClassVar[TextBoxFrame] = "padsq"
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        box = read_text_box(answer.text)
+        if box is not None:
+            box = place_text_box(box, (int(needed(sample, "width")), int(needed(sample, "height"))), self.frame)
+        row = cast(WrittenBoxes, self.metric).update(box, true_box(sample))
+        row["box_xyxy_px"] = None if box is None else list(box)
+        return row
+
+
+class _WrittenRecOfPicture(_WrittenRec):
+    frame = "norm"
+
+
+WRITTEN: dict[str, type[Scorer]] = {"padsq": _WrittenRec, "norm": _WrittenRecOfPicture}
+"""``text_box_frame`` -> scorer of the task rec under the protocol ``text_box``."""
+
+
+def scorer_of(
+    family: str, counting: str, protocol: str = "generate", text_box_frame: TextBoxFrame = "padsq"
+) -> type[Scorer]:
+    """Return the scorer of a task family; the settings as in EvalRecipe.
+
+    Raises ConfigError for a family that the protocol ``text_box`` cannot measure: words hold the box of one thing.
+    """
+    if protocol == "text_box":
+        if family != "rec":
+            raise ConfigError(f"protocol text_box reads a box from words: it measures the task rec, not {family}")
+        return WRITTEN[text_box_frame]
     return AS_RELEASED.get(family, SCORERS[family]) if counting == "as_released" else SCORERS[family]
+
+
+def scorer_for(family: str, recipe: EvalRecipe) -> type[Scorer]:
+    """Return the scorer of a task family as a recipe's settings want it. Raises ConfigError as ``scorer_of``."""
+    return scorer_of(family, recipe.counting, recipe.protocol, recipe.text_box_frame)
 
 
 def family_of(dataset: TaskDataset) -> str:

@@ -36,6 +36,20 @@ class ReferringBoxes(Metric):
         return figures
 
 
+class WrittenBoxes(ReferringBoxes):
+    """REC of boxes that the model writes out (protocol ``text_box``): ``Acc@t`` counts an IoU of exactly t too."""
+
+    def compute(self) -> dict[str, float]:
+        """Return ``Acc@0.5``, ``Acc@0.75``, ``Acc@0.9``, ``mIoU`` and ``read`` (answers with four numbers)."""
+        figures: dict[str, float] = {}
+        ious = column(self.rows, "iou")
+        for level in ACCURACY_LEVELS:
+            put_mean(figures, f"Acc@{level}", (iou >= level for iou in ious))
+        put_mean(figures, "mIoU", ious)
+        put_mean(figures, "read", (not row["missing"] for row in self.rows))
+        return figures
+
+
 class GeneralisedReferringBoxes(Metric):
     """REC with one, several or no targets (GREC, He et al. 2023).
 

@@ -2,9 +2,12 @@
 
 from ullava.losses.box import expected_box_terms, giou_loss, l1_loss
 from ullava.losses.mask import bce_per_mask, dice_per_mask, iou_score_loss, mask_iou_per_mask, mask_losses
+from ullava.losses.ranking import RankingTerms, answer_nll, ranking_loss
 from ullava.losses.text import token_cross_entropy
 
 __all__ = [
+    "RankingTerms",
+    "answer_nll",
     "bce_per_mask",
     "dice_per_mask",
     "expected_box_terms",
@@ -13,5 +16,6 @@ __all__ = [
     "l1_loss",
     "mask_iou_per_mask",
     "mask_losses",
+    "ranking_loss",
     "token_cross_entropy",
 ]

@@ -80,12 +80,12 @@ def plan_tiles(orig_wh: tuple[int, int], side: int, max_tiles: int = MAX_TILES) 
     grids = [grid for grid in candidate_grids(wanted) if grid[0] * grid[1] <= max_tiles]
     canvases_hw = [(rows * side, columns * side) for columns, rows in grids]
     canvas_h, canvas_w = select_best_resolution((height, width), canvases_hw)
-    resized_wh = _fit(orig_wh, (canvas_w, canvas_h))
+    resized_wh = fit_into(orig_wh, (canvas_w, canvas_h))
     offset_xy = ((canvas_w - resized_wh[0]) // 2, (canvas_h - resized_wh[1]) // 2)
     return TilePlan(orig_wh, side, (canvas_w // side, canvas_h // side), resized_wh, offset_xy)
 
 
-def _fit(orig_wh: tuple[int, int], canvas_wh: tuple[int, int]) -> tuple[int, int]:
+def fit_into(orig_wh: tuple[int, int], canvas_wh: tuple[int, int]) -> tuple[int, int]:
     """The size that fills the canvas one way and, rounded up, keeps the aspect the other way."""
     scale_x, scale_y = canvas_wh[0] / orig_wh[0], canvas_wh[1] / orig_wh[1]
     if scale_x < scale_y:

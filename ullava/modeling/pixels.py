@@ -97,4 +97,4 @@ def normalise_u8(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[floa
     spread = torch.tensor(std, device=pixels.device)
     scale = 1.0 / (255.0 * spread)
     shift = torch.tensor(mean, device=pixels.device) / spread
-    return (pixels.float() * scale[None, :, None, None] - shift[None, :, None, None]).to(dtype)
+    return pixels.float().mul_(scale[None, :, None, None]).sub_(shift[None, :, None, None]).to(dtype)

@@ -50,9 +50,9 @@ def stock_masks(sam, prompts, embeddings, image_of_prompt):
 
 
 def folded_masks(sam, prompts, embeddings, image_of_prompt):
-    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    dense = sam.prompt_encoder.no_mask_embed.weight[0]
     positions = sam.get_image_wide_positional_embeddings()[0]
-    return sam_decoder.decode_folded(sam.mask_decoder, prompts, embeddings + dense, positions, image_of_prompt)
+    return sam_decoder.decode_folded(sam.mask_decoder, prompts, embeddings, dense, positions, image_of_prompt)
 
 
 @pytest.mark.parametrize("use_rel_pos", [True, False])

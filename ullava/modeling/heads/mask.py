@@ -57,16 +57,16 @@ class MaskHead(nn.Module):
         """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p] and quality [K]."""
         sam = self.sam
         prompts = self.projector(states)
-        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        dense = sam.prompt_encoder.no_mask_embed.weight[0]
         positions = sam.get_image_wide_positional_embeddings().to(image_embeddings.dtype)
         if can_fold(sam.mask_decoder, prompts):
-            return decode_folded(sam.mask_decoder, prompts, image_embeddings + dense, positions[0], image_of_state)
+            return decode_folded(sam.mask_decoder, prompts, image_embeddings, dense, positions[0], image_of_state)
         embeddings = image_embeddings[image_of_state]
         masks, quality = sam.mask_decoder(
             image_embeddings=embeddings,
             image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
             sparse_prompt_embeddings=prompts[:, None, None, :],
-            dense_prompt_embeddings=dense.expand_as(embeddings),
+            dense_prompt_embeddings=dense[:, None, None].expand_as(embeddings),
             multimask_output=False,
         )
         return masks[:, 0, 0], quality[:, 0, 0]

@@ -35,14 +35,20 @@ def can_fold(decoder: SamMaskDecoder, states: Tensor) -> bool:
 
 
 def decode_folded(
-    decoder: SamMaskDecoder, prompts: Tensor, image_embeddings: Tensor, positions: Tensor, image_of_prompt: Tensor
+    decoder: SamMaskDecoder,
+    prompts: Tensor,
+    image_embeddings: Tensor,
+    dense: Tensor,
+    positions: Tensor,
+    image_of_prompt: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Decode one mask for each prompt token.
 
     Args:
         decoder: the stock module, of which only the weights are used.
         prompts: [K, C], the only sparse prompt of each mask.
-        image_embeddings: [I, C, g, g], dense prompt added.
+        image_embeddings: [I, C, g, g].
+        dense: [C], the dense prompt, alike everywhere.
         positions: [C, g, g], the picture's positional embedding.
         image_of_prompt: [K], numbers below I.
 
@@ -52,7 +58,7 @@ def decode_folded(
     if len(prompts) == 0:
         side = 4 * image_embeddings.shape[-1]
         return prompts.new_zeros(0, side, side), prompts.new_zeros(0)
-    pictures = image_embeddings.flatten(2).transpose(1, 2).contiguous()
+    pictures = image_embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format).add_(dense)
     places = positions.flatten(1).T.contiguous()
     chunk = max(1, CHUNK_NUMBERS // pictures[0].numel())
     made = [

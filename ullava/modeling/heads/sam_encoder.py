@@ -61,17 +61,22 @@ def _heads(attention: SamVisionAttention, hidden: Tensor) -> tuple[Tensor, Tenso
 
 
 def _windowed(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
-    """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D]; the table of positions is made in place."""
+    """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D]; their tables of positions are one product."""
     side = hidden.shape[1]
     query, key, value = _heads(attention, hidden)
     table = None
     if attention.use_rel_pos:
-        rel_h, rel_w = _relative_positions(attention, query, side, side)
-        table = query.new_empty(*query.shape[:3], side * side)
-        torch.add(rel_h[..., :, None], rel_w[..., None, :], out=table.view(*query.shape[:3], side, side))
+        by_side = torch.cat(_relative_positions(attention, query, side, side), dim=-1)
+        table = by_side @ _cells_of_sides(side, query)
     mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=table, scale=attention.scale)
     joined: Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape[0], side, side, -1))
     return joined
+
+
+def _cells_of_sides(side: int, like: Tensor) -> Tensor:
+    """[2 side, side side] of 0 and 1: which cells each row, then each column holds. A product with it spreads sums."""
+    each, ones = torch.eye(side, dtype=like.dtype, device=like.device), like.new_ones(side)
+    return torch.cat([torch.kron(each, ones), torch.kron(ones, each)])
 
 
 def global_attention(attention: SamVisionAttention, hidden: Tensor) -> Tensor:

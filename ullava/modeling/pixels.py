@@ -66,7 +66,7 @@ def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill:
     """
     width, height = view.size_wh
     if view.kind == "pad_centre":
-        image_rgb_u8 = _pad_centre(image_rgb_u8, fill)
+        image_rgb_u8 = pad_to_square_u8(image_rgb_u8, fill)
     new_height, new_width = (height, width) if view.kind in ("pad_centre", "stretch") else resized_hw(view)
     resized = resize_planes_u8(image_rgb_u8, new_height, new_width, mode)
     if view.kind == "short_side":
@@ -79,7 +79,8 @@ def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill:
     return canvas
 
 
-def _pad_centre(image_rgb_u8: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
+def pad_to_square_u8(image_rgb_u8: NDArray[np.uint8], fill: int | tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Paste uint8 [H, W, 3] into the middle of a square [M, M, 3] of colour ``fill``, M = max(H, W)."""
     height, width = image_rgb_u8.shape[:2]
     side = max(height, width)
     if height == width:

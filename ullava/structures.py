@@ -51,6 +51,18 @@ class Turn:
     regions: tuple[Region, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectedBoxes:
+    """Things that somebody found in one picture: boxes [k, 4] in original pixels, scores [k] and what they are called.
+
+    No rows = looked, and nothing there. Two of them are equal only if they are the same object.
+    """
+
+    boxes_xyxy_px: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """A video file, and which of its frames the model sees (``ullava.data.frames``); ``seed`` is for those by lot."""
@@ -67,7 +79,9 @@ class Sample:
     Questions hold one ``<image>`` for each of ``images`` and one ``<video>`` for each of ``videos``, in order.
     ``name`` finds it again (``dataset/split/index``). ``truth`` holds what the metric of the task needs beyond the
     regions (reference captions, accepted answers, a class id). ``things`` are all things in the picture, for teaching
-    its visual tokens their names, whatever the turns ask; empty = the annotation does not tell.
+    its visual tokens their names, whatever the turns ask; empty = the annotation does not tell. ``boxes``: what was
+    found in each of ``images``, None = nobody looked (empty: in none of them); ``frame_boxes``: the same for the frames
+    of each of ``videos``.
     """
 
     name: str
@@ -78,6 +92,8 @@ class Sample:
     truth: Mapping[str, Any] = field(default_factory=dict)
     things: tuple[Region, ...] = ()
     videos: tuple[Clip, ...] = ()
+    boxes: tuple[DetectedBoxes | None, ...] = ()
+    frame_boxes: tuple[tuple[DetectedBoxes | None, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

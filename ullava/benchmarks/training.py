@@ -33,7 +33,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     batches = [
         _on(collate([dataset[i] for i in range(k, k + BATCH)]), model.device) for k in range(0, STEPS * BATCH, BATCH)
     ]
-    objective = GroundingObjective(LossConfig(), processor.sam_side)
+    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
 
     def steps() -> float:
         for batch in batches:

@@ -144,6 +144,10 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
     problems: list[str] = []
     if located.count is not None and found != located.count:
         problems.append(f"{located.annotations}: {found} records, {located.count} expected in split {located.split}")
+    if located.about is not None and abs(found - located.about) * 10 > located.about:
+        problems.append(
+            f"{located.annotations}: {found} records, about {located.about} expected in split {located.split}"
+        )
     if located.sentences is not None and sentences is not None and sentences != located.sentences:
         problems.append(
             f"{located.annotations}: {sentences} expressions, {located.sentences} expected in split {located.split}"

@@ -146,11 +146,15 @@ class ModelConfig:
 # ---------------------------------------------------------------- datasets/<id>/dataset.yaml
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Where one split lies below the data root; ``count`` is what ``ullava check`` expects to find."""
+    """Where one split lies below the data root; ``count`` is what ``ullava check`` expects to find.
+
+    ``about``: a figure that was published rounded, in the place of ``count``; a tenth more or less is right too.
+    """
 
     annotations: str
     images: str = "."
     count: int | None = field(default=None, metadata=at_least(0))
+    about: int | None = field(default=None, metadata=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

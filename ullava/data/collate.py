@@ -35,6 +35,7 @@ class Collator:
         batch = Batch(self._text(examples))
         batch.update(self._images(examples))
         batch.update(self._videos(examples))
+        batch.update(self._instructions(examples))
         masks: dict[int, torch.Tensor] = {}
         for mask in (mask for example in examples for mask in example.masks):
             masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
@@ -73,9 +74,8 @@ class Collator:
             "image_index": torch.tensor(index, dtype=torch.long),
             "original_sizes": torch.tensor([image.original_hw for image in images], dtype=torch.long),
         }
-        for name in images[0].views:
-            key = "pixel_values" if name == "base" else f"pixel_values_{name}"
-            batch[key] = torch.from_numpy(np.stack([image.views[name] for image in images]))
+        batch.update(_views(images, "pixel_values"))
+        batch.update(_open_counts([image for example in examples for image in example.images], "image_counts"))
         batch.update(self._sam(images))
         batch.update(self._box_views(images))
         return batch
@@ -91,10 +91,28 @@ class Collator:
         number = {key: place for place, key in enumerate(distinct)}
         index = [number[video.key] for example in examples for video in example.videos]
         batch = {"video_index": torch.tensor(index, dtype=torch.long)}
-        for name in next(iter(distinct.values())).views:
-            key = "video_pixel_values" if name == "base" else f"video_pixel_values_{name}"
-            batch[key] = torch.from_numpy(np.stack([video.views[name] for video in distinct.values()]))
+        batch.update(_views(list(distinct.values()), "video_pixel_values"))
+        batch.update(_open_counts([video for example in examples for video in example.videos], "video_counts"))
         return batch
+
+    def _instructions(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """What each row asks, [B, T], and the row of each picture and video, for strategies that read it."""
+        if all(example.instruction_ids is None for example in examples):
+            return {}
+        length = max(len(example.instruction_ids) for example in examples)
+        ids = torch.full((len(examples), length), self.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.instruction_ids)] = torch.from_numpy(example.instruction_ids)
+            mask[row, : len(example.instruction_ids)] = 1
+        rows = torch.arange(len(examples))
+        images, videos = ([len(getattr(e, kind)) for e in examples] for kind in ("images", "videos"))
+        return {
+            "instruction_ids": ids,
+            "instruction_mask": mask,
+            "image_row": rows.repeat_interleave(torch.tensor(images)),
+            "video_row": rows.repeat_interleave(torch.tensor(videos)),
+        }
 
     @staticmethod
     def _patches(examples: Sequence[Any], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -144,3 +162,21 @@ def _on_common_plane(views_u8: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tenso
     for row, view in enumerate(views_u8):
         pixels[row, :, : view.shape[1], : view.shape[2]] = torch.from_numpy(view)
     return pixels, sizes
+
+
+def _views(items: Sequence[Any], base: str) -> dict[str, Any]:
+    """The views of distinct items: one tensor for each name, a list of tensors where the items' shapes differ."""
+    batch: dict[str, Any] = {}
+    for name in items[0].views:
+        arrays = [item.views[name] for item in items]
+        alike = len({array.shape for array in arrays}) == 1
+        key = base if name == "base" else f"{base}_{name}"
+        batch[key] = torch.from_numpy(np.stack(arrays)) if alike else [torch.from_numpy(array) for array in arrays]
+    return batch
+
+
+def _open_counts(items: Sequence[Any], key: str) -> dict[str, torch.Tensor]:
+    """Least and most visual tokens of every place of the text, [items, 2], if any of them is open."""
+    if all(item.count.exact for item in items):
+        return {}
+    return {key: torch.tensor([(item.count.low, item.count.high) for item in items])}

@@ -57,7 +57,7 @@ class Located:
     """A dataset's part in a recipe with everything decided and every path made whole; nothing was opened yet.
 
     ``original`` is there where the authors' own files are read; ``other`` is where they would be, where they are not.
-    ``count`` records and ``sentences`` expressions are expected.
+    ``count`` records (or ``about`` so many) and ``sentences`` expressions are expected.
     """
 
     id: str
@@ -70,6 +70,7 @@ class Located:
     original: OriginalSource | None = None
     count: int | None = None
     sentences: int | None = None
+    about: int | None = None
     other: Path | None = None
 
 
@@ -146,6 +147,7 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
         image_root=root / reworked.images,
         template=template,
         count=reworked.count,
+        about=reworked.about,
         other=root / original.annotations if original else None,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box_rules import FoundThing
-from ullava.modeling.processing import UllavaProcessor, question_sample
+from ullava.modeling.processing import NOTHING, UllavaProcessor, question_sample
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.structures import Answer, Clip, ImageArray, Sample
+from ullava.modeling.vision_batch import PIXELS
+from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -75,12 +77,16 @@ class Predictor:
         *,
         video: VideoLike | Sequence[VideoLike] | None = None,
         max_new_tokens: int = 128,
+        boxes: Sequence[DetectedBoxes | None] = (),
+        force: Mapping[str, Any] = NOTHING,
     ) -> Answer:
         """Answer one question about one picture or video, several, or none: ``answer(question, video="clip.mp4")``.
 
         ``image``: path, PIL picture or uint8 [H, W, 3]; ``video``: path, or a Clip to choose the frames another way.
         They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A text alone is the
-        question. Raises UserError for a file that cannot be read or an empty question.
+        question. ``boxes``: what was found in each picture beforehand, for a front-end that looks at objects;
+        ``force``: overrides of the front-end (docs/front_ends.md). Raises UserError for a file that cannot be read, an
+        empty question or an unknown override.
         """
         if prompt is None and isinstance(image, str):
             image, prompt = None, image
@@ -92,51 +98,58 @@ class Predictor:
         ]
         pictures = [_to_array(item) for item in given]
         clips = [item if isinstance(item, Clip) else Clip(Path(item)) for item in _listed(video)]
-        sample = question_sample(prompt, paths, videos=clips)
+        sample = replace(question_sample(prompt, paths, videos=clips), boxes=tuple(boxes))
         videos = read_videos(clips, self.processor.video_frames, sample.name)
-        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos)
-        return self.answer_examples([example], max_new_tokens=max_new_tokens)[0]
+        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=force)
+        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=force)[0]
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int = 128) -> list[Answer]:
+    def answer_samples(
+        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+    ) -> list[Answer]:
         """Answer the last question of each sample in one batch; equal pictures and videos are encoded once."""
-        return self.answer_examples(self._encode(samples, prompt_only=True), max_new_tokens=max_new_tokens)
+        rows = self._encode(samples, prompt_only=True, force=force)
+        return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force)
 
-    def _encode(self, samples: Sequence[Sample], prompt_only: bool) -> list[Example]:
+    def _encode(self, samples: Sequence[Sample], prompt_only: bool, force: Mapping[str, Any]) -> list[Example]:
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
-        prepared: dict[tuple[Path, ...], tuple[ImageExample, ...]] = {}
-        clips: dict[Clip, VideoExample] = {}
+        prepared: dict[tuple[tuple[Path, ...], tuple[DetectedBoxes | None, ...]], tuple[ImageExample, ...]] = {}
+        clips: dict[tuple[Clip, tuple[DetectedBoxes | None, ...]], VideoExample] = {}
         rows = []
         for sample in samples:
-            for clip in sample.videos:
-                if clip not in clips:
+            shown = list(zip(sample.videos, sample.frame_boxes or ((),) * len(sample.videos), strict=True))
+            for clip, found in shown:
+                if (clip, found) not in clips:
                     (frames,) = read_videos([clip], self.processor.video_frames, sample.name)
-                    clips[clip] = self.processor.prepare_video(clip, frames, sample.name)
+                    clips[clip, found] = self.processor.prepare_video(clip, frames, sample.name, found, force)
             if sample.images not in decoded:
                 decoded[sample.images] = read_images(sample.images, sample.name)
             row = self.processor.encode(
                 sample,
                 decoded[sample.images],
                 prompt_only=prompt_only,
-                prepared=prepared.get(sample.images),
-                videos=[clips[clip] for clip in sample.videos],
+                prepared=prepared.get((sample.images, sample.boxes)),
+                videos=[clips[key] for key in shown],
+                force=force,
             )
-            prepared[sample.images] = row.images
+            prepared[sample.images, sample.boxes] = row.images
             rows.append(row)
         return rows
 
     @torch.inference_mode()
-    def answer_examples(self, examples: Sequence[Example], *, max_new_tokens: int = 128) -> list[Answer]:
-        """Answer rows that were encoded with ``prompt_only``. Greedy decoding."""
-        batch = self._to_device(self._prompts(examples))
+    def answer_examples(
+        self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+    ) -> list[Answer]:
+        """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
+        batch = self._to_device(self._prompts(examples)) | ({"force": force} if force else {})
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
         return self._answers(examples, texts, result.seg, result.loc, batch)
 
     @torch.inference_mode()
-    def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
+    def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
-        examples = self._encode(samples, prompt_only=False)
-        batch = self._to_device(self._dialogues(examples))
+        examples = self._encode(samples, prompt_only=False, force=force)
+        batch = self._to_device(self._dialogues(examples)) | ({"force": force} if force else {})
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
         batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
@@ -146,11 +159,14 @@ class Predictor:
 
     # ------------------------------------------------------------ back to pictures
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: value.to(self.device, non_blocking=True)
-            for key, value in batch.items()
-            if isinstance(value, torch.Tensor) and key not in ("boxes_xyxy_head", "original_sizes")
-        }
+        """Move what the network reads: tensors, and views of differing shapes, which are lists of them."""
+        moved: dict[str, Any] = {}
+        for key, value in batch.items():
+            if isinstance(value, torch.Tensor) and key not in ("boxes_xyxy_head", "original_sizes"):
+                moved[key] = value.to(self.device, non_blocking=True)
+            elif isinstance(value, list) and key.startswith(PIXELS):
+                moved[key] = [item.to(self.device, non_blocking=True) for item in value]
+        return moved
 
     def _answers(
         self,

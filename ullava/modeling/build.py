@@ -11,8 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     PreTrainedConfig,
     SamConfig,
     SamModel,
@@ -23,8 +21,9 @@ from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
-from ullava.modeling.positions import start_positions
+from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
@@ -80,9 +79,10 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         tokenizer=tokenizer,
         strategy=model_config.strategy,
         image_side=model_config.vision_config.image_size,
-        patch=model_config.vision_config.patch_size,
+        patch=patch_of(model_config),
         aspect=model_config.aspect,
         merge=model_config.merge,
+        settings=model_config.vision_settings,
         sam_side=model_config.sam_side,
         video_frames=model_config.video_frames,
         box_frame=model_config.box_frame,
@@ -107,13 +107,18 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
     fields: dict[str, Any] = {**box_fields(config.box, folder, f"{where}: box"), **special_token_ids(tokenizer)}
     return UllavaConfig(
         text_config=text,
-        vision_config=part_config(config.vision.tower, folder, f"{where}: vision.tower", CLIPVisionConfig),
+        vision_config=part_config(
+            config.vision.tower, folder, f"{where}: vision.tower", TOWERS[config.vision.strategy]
+        ),
         sam_config=part_config(config.mask.sam, folder, f"{where}: mask.sam", SamConfig),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
         aspect=config.vision.aspect,
         merge=config.vision.merge,
+        vision_settings=strategy_settings(
+            config.vision, lambda part, key: part_config(part, folder, f"{where}: vision.{key}", None)
+        ),
         head_state=config.head_state,
         mask_score=config.mask.score,
         max_text_length=config.text.max_length,
@@ -192,7 +197,9 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
     A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it: words
     then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
     """
-    start_positions(model, tower=not config.vision.tower.path, sam=not config.mask.sam.path)
+    model.vision.start_afresh(frozenset(pretrained_paths(config.vision, Path())))
+    if not config.mask.sam.path:
+        start_sam_positions(model)
     if not config.language.path and not model.config.text_config.tie_word_embeddings:
         table: Any = model.get_input_embeddings()
         torch.nn.init.normal_(table.weight)
@@ -205,9 +212,7 @@ def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, fold
         model.language_model.load_state_dict(language.state_dict(), strict=True, assign=True)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
-    if config.vision.tower.path:
-        tower = CLIPVisionModel.from_pretrained(str(folder / config.vision.tower.path))
-        model.vision.tower.load_state_dict(tower.state_dict(), strict=True, assign=True)
+    model.vision.load_pretrained(pretrained_paths(config.vision, folder))
     if config.mask.sam.path:
         sam = SamModel.from_pretrained(str(folder / config.mask.sam.path))
         model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)

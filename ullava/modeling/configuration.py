@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, CLIPVisionConfig, PreTrainedConfig, SamConfig
+from transformers import CONFIG_MAPPING, CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig
 
 
 def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -14,10 +14,18 @@ def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedC
     return CONFIG_MAPPING[table.pop("model_type")](**table)
 
 
+def _tower_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    table = dict(value or {})
+    return (ConvNextConfig if table.get("model_type") == ConvNextConfig.model_type else CLIPVisionConfig)(**table)
+
+
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
-    ``text_config`` may be any causal LM of transformers; ``vision_config`` is CLIP's vision tower, ``sam_config`` SAM.
+    ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower (CLIP's, or a
+    ConvNeXt), ``sam_config`` SAM. ``vision_settings``: the strategy's own choices (ullava.config.vision) as a table.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
@@ -27,19 +35,20 @@ class UllavaConfig(PreTrainedConfig):
     """
 
     model_type = "ullava"
-    sub_configs = {"text_config": PreTrainedConfig, "vision_config": CLIPVisionConfig, "sam_config": SamConfig}
+    sub_configs = {"text_config": PreTrainedConfig, "vision_config": PreTrainedConfig, "sam_config": SamConfig}
     is_composition = True
 
     def __init__(
         self,
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
-        vision_config: dict[str, Any] | CLIPVisionConfig | None = None,
+        vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         sam_config: dict[str, Any] | SamConfig | None = None,
         strategy: str = "clip_mlp",
         hidden_layer: int = -2,
         projector: str = "mlp2x",
         aspect: str = "pad",
         merge: int = 1,
+        vision_settings: dict[str, Any] | None = None,
         head_state: str = "predicting",
         mask_score: str = "iou_head",
         box_kind: str = "regression",
@@ -63,15 +72,14 @@ class UllavaConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.text_config = _text_config(text_config)
-        self.vision_config = (
-            vision_config if isinstance(vision_config, CLIPVisionConfig) else CLIPVisionConfig(**(vision_config or {}))
-        )
+        self.vision_config = _tower_config(vision_config)
         self.sam_config = sam_config if isinstance(sam_config, SamConfig) else SamConfig(**(sam_config or {}))
         self.strategy = strategy
         self.hidden_layer = hidden_layer
         self.projector = projector
         self.aspect = aspect
         self.merge = merge
+        self.vision_settings = dict(vision_settings or {})
         self.head_state = head_state
         self.mask_score = mask_score
         self.box_kind = box_kind

@@ -12,7 +12,7 @@ from ullava.errors import WeightsError
 from ullava.modeling.build import box_fields, build_processor, part_config, set_attention
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
-from ullava.modeling.positions import start_positions
+from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
@@ -39,7 +39,8 @@ def build_fresh_heads(
     config.max_text_length = heads.text.max_length
     set_attention(config, attention)
     model = UllavaForConditionalGeneration(config)
-    start_positions(model, tower=False, sam=not heads.mask.sam.path)
+    if not heads.mask.sam.path:
+        start_sam_positions(model)
     model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:

@@ -48,7 +48,7 @@ class UllavaOutput(ModelOutput):
     ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
     ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
-    from it, [n] (ullava.modeling.patches).
+    from it, [n] (ullava.modeling.patches). ``diagnostics``: what the strategy tells about its choices, by name.
     """
 
     logits: torch.Tensor | None = None
@@ -61,6 +61,7 @@ class UllavaOutput(ModelOutput):
     idle: torch.Tensor | None = None
     aux: dict[str, torch.Tensor] | None = None
     patch_nll: torch.Tensor | None = None
+    diagnostics: dict[str, Any] | None = None
 
 
 @dataclass

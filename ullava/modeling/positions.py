@@ -33,14 +33,16 @@ def sincos_grid(side: int, width: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def start_positions(model: Any, *, tower: bool, sam: bool) -> None:
-    """Write the tables of ``model``'s CLIP tower and SAM encoder (each if wanted and if its width allows it)."""
-    if tower:
-        table = model.vision.tower.embeddings.position_embedding.weight
-        side = round((table.shape[0] - 1) ** 0.5)
-        if table.shape[1] % 4 == 0:
-            table[1:] = sincos_grid(side, table.shape[1])
+def start_tower_positions(table: torch.Tensor) -> None:
+    """Write the table [1 + side * side, width] of a CLIP tower (the class token's row is left), if its width allows."""
+    if table.shape[1] % 4 == 0:
+        table[1:] = sincos_grid(round((table.shape[0] - 1) ** 0.5), table.shape[1])
+
+
+@torch.no_grad()
+def start_sam_positions(model: Any) -> None:
+    """Write the table of ``model``'s SAM encoder, if it has one whose width allows it."""
     encoder = model.mask_head.sam.vision_encoder
-    if sam and encoder.pos_embed is not None and encoder.pos_embed.shape[-1] % 4 == 0:
+    if encoder.pos_embed is not None and encoder.pos_embed.shape[-1] % 4 == 0:
         _, side, _, width = encoder.pos_embed.shape
         encoder.pos_embed.copy_(SAM_SCALE * sincos_grid(side, width).view(1, side, side, width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,33 +22,36 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
+from ullava.modeling.sample_rules import check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
-from ullava.modeling.tokenising import tokenise, tokenise_as_released
-from ullava.structures import Answer, Clip, GroundedObject, ImageArray, Sample, Task, Turn
+from ullava.modeling.tokenising import instruction_of, tokenise, tokenise_as_released
+from ullava.modeling.vision.strategy import ItemNotes
+from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample, Task, Turn
 from ullava.text.answers import name_last, split_objects
 from ullava.text.conversation import released_style, turn_end_ids, with_videos
 from ullava.text.released_tokenizer import decode_released
 from ullava.text.tokens import (
-    GROUNDING_TOKENS,
     IGNORE_LABEL,
     IMAGE_MARKER,
-    IMAGE_PATCH,
     LOC,
     SEG,
     VIDEO_MARKER,
-    VIDEO_PATCH,
     mark_places,
     special_token_ids,
 )
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+PLACEHOLDERS = ("image_patch_id", "image_start_id", "image_end_id", "video_patch_id", "video_start_id", "video_end_id")
 
 
 class UllavaProcessor(ProcessorMixin):
     """Everything around the network that must be the same in training and inference.
 
-    ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``sam_side``: S; ``box_frame``: what the
-    box head speaks; ``system``: a first sentence; ``max_length``: longest row in tokens, visual ones included;
-    ``as_released``: u-LLaVA's own way with blanks, labels and frames; ``video_frames``: T, frames of a video seen;
-    ``answer``: see TextConfig; ``box``: the box head's settings (ullava.modeling.heads.box_table.box_settings).
+    ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``settings``: its own
+    (UllavaConfig.vision_settings); ``sam_side``: S; ``box_frame``: what the box head speaks; ``system``: a first
+    sentence; ``max_length``: longest row in tokens, visual ones included; ``as_released``: u-LLaVA's own way with
+    blanks, labels and frames; ``video_frames``: T, frames of a video seen; ``answer``: see TextConfig; ``box``: the box
+    head's settings (ullava.modeling.heads.box_table.box_settings).
     """
 
     attributes = ["tokenizer"]
@@ -61,6 +65,7 @@ class UllavaProcessor(ProcessorMixin):
         patch: int = 14,
         aspect: str = "pad",
         merge: int = 1,
+        settings: dict[str, Any] | None = None,
         sam_side: int = 1024,
         box_frame: str = "norm",
         mask_score: str = "iou_head",
@@ -78,6 +83,7 @@ class UllavaProcessor(ProcessorMixin):
         self.patch = patch
         self.aspect = aspect
         self.merge = merge
+        self.settings = dict(settings or {})
         self.sam_side = sam_side
         self.mask_score = mask_score
         self.system = system
@@ -86,7 +92,11 @@ class UllavaProcessor(ProcessorMixin):
         self.answer = answer
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=with_videos(chat_template), **kwargs)
-        self.vision = build_preprocessor(strategy, side=image_side, patch=patch, aspect=aspect, merge=merge)
+        self.vision = build_preprocessor(
+            strategy, side=image_side, patch=patch, aspect=aspect, merge=merge, settings=self.settings
+        )
+        if as_released and self.vision.reads_text:
+            raise UserError(f"text.as_released: u-LLaVA's own rows do not tell what vision strategy {strategy} reads")
         self.set_box(box or {"kind": "regression"}, box_frame)
         self.token_ids = special_token_ids(tokenizer)
 
@@ -123,32 +133,29 @@ class UllavaProcessor(ProcessorMixin):
         prepared: Sequence[ImageExample] | None = None,
         with_patches: bool = False,
         videos: Sequence[ImageArray | VideoExample] = (),
+        force: Mapping[str, Any] = NOTHING,
     ) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
         ``videos``: the frames of ``sample.videos``, uint8 [T, H, W, 3], or what ``prepare_video`` made of them.
-        ``prepared``: what an earlier row made of the very same pictures, to be used again where it suffices.
+        ``prepared``: what an earlier row made of the very same pictures and boxes, to be used again where it suffices.
+        ``force``: overrides of the vision strategy, which the network has to be given too.
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
         mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
-        _check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
-        _check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
-        grounded = any(turn.regions for turn in sample.turns) or prompt_only
-        if prepared is not None and not (grounded and any(picture.sam_u8 is None for picture in prepared)):
-            examples = tuple(prepared)
-        else:
-            examples = tuple(
-                self._image_example(str(path), image, with_sam=grounded)
-                for path, image in zip(sample.images, images, strict=True)
-            )
+        check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
+        check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
+        ids, labels, instruction = self._tokenise(sample, prompt_only)
         clips = tuple(
-            video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name)
-            for clip, video in zip(sample.videos, videos, strict=True)
+            video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, force)
+            for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
         )
-        ids, labels = self._expand(sample, *self._tokenise(sample, prompt_only), examples, clips)
-        masks, boxes_px = _targets(sample, images, prompt_only)
+        room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
+        examples = self._pictures(sample, images, prepared or (), room, force, prompt_only)
+        ids, labels = self._expand(sample, ids, labels, examples, clips)
+        masks, boxes_px = targets_of(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
         self._check_counts(sample, labels, len(masks), len(boxes), prompt_only)
@@ -163,14 +170,45 @@ class UllavaProcessor(ProcessorMixin):
             boxes_xyxy_head=boxes.astype(np.float32),
             patch_words=self._patch_words(sample, examples) if with_patches and sample.things else None,
             videos=clips,
+            instruction_ids=instruction,
         )
 
-    def prepare_video(self, clip: Clip, frames_rgb_u8: ImageArray, sample: str) -> VideoExample:
+    def prepare_video(
+        self,
+        clip: Clip,
+        frames_rgb_u8: ImageArray,
+        sample: str,
+        boxes: tuple[DetectedBoxes | None, ...] = (),
+        force: Mapping[str, Any] = NOTHING,
+    ) -> VideoExample:
         """Preprocess the frames of one video, uint8 [T, H, W, 3]. Raises SampleError for another T than the model's."""
         if len(frames_rgb_u8) != self.video_frames:
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
-        inputs = self.vision.preprocess_video(frames_rgb_u8, as_released=self.as_released)
-        return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}", inputs.views, inputs.count)
+        notes = ItemNotes(frame_boxes=boxes, force=force)
+        inputs = self.vision.preprocess_video(frames_rgb_u8, notes, as_released=self.as_released)
+        return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}{inputs.variant}", inputs.views, inputs.count)
+
+    def _pictures(
+        self,
+        sample: Sample,
+        images: Sequence[ImageArray],
+        prepared: Sequence[ImageExample],
+        room: int,
+        force: Mapping[str, Any],
+        prompt_only: bool,
+    ) -> tuple[ImageExample, ...]:
+        """Preprocess the pictures of one row, which may have ``room`` visual tokens together."""
+        with_sam = any(turn.regions for turn in sample.turns) or prompt_only
+        suffices = sum(picture.count.high for picture in prepared) <= room and not any(
+            picture.shrunk or (with_sam and picture.sam_u8 is None) for picture in prepared
+        )
+        if prepared and suffices:
+            return tuple(prepared)
+        boxes = sample.boxes or (None,) * len(images)
+        return tuple(
+            self._image_example(str(path), image, ItemNotes(found, (), force, max(room // len(images), 1)), with_sam)
+            for path, image, found in zip(sample.images, images, boxes, strict=True)
+        )
 
     def _patch_words(self, sample: Sample, pictures: Sequence[ImageExample]) -> NDArray[np.int64]:
         picture = pictures[0]
@@ -183,8 +221,8 @@ class UllavaProcessor(ProcessorMixin):
             lambda words: self.tokenizer(words, add_special_tokens=False)["input_ids"],
         )
 
-    def _image_example(self, key: str, image_rgb_u8: ImageArray, with_sam: bool) -> ImageExample:
-        inputs = self.vision.preprocess(image_rgb_u8)
+    def _image_example(self, key: str, image_rgb_u8: ImageArray, notes: ItemNotes, with_sam: bool) -> ImageExample:
+        inputs = self.vision.preprocess(image_rgb_u8, notes)
         height, width = image_rgb_u8.shape[:2]
         geometry = dict(inputs.geometry)
         sam = box = None
@@ -194,19 +232,37 @@ class UllavaProcessor(ProcessorMixin):
                 box, geometry["box"] = own_view
             new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
             sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
-        return ImageExample(key, (height, width), inputs.views, geometry, inputs.count, sam, inputs.grid_hw, box)
+        return ImageExample(
+            key=key + inputs.variant,
+            original_hw=(height, width),
+            views=inputs.views,
+            geometry=geometry,
+            count=inputs.count,
+            sam_u8=sam,
+            grid_hw=inputs.grid_hw,
+            box_u8=box,
+            shrunk=inputs.shrunk,
+        )
 
-    def _tokenise(self, sample: Sample, prompt_only: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _tokenise(
+        self, sample: Sample, prompt_only: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Ids [L], labels [L] and, where the vision strategy reads them, the ids of what is asked."""
         style = released_style(self.chat_template)
         turns = sample.turns
         if self.answer == "name_last":
             turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
         if self.as_released and style is not None:
             try:
-                return tokenise_as_released(self.tokenizer, style, turns, prompt_only=prompt_only)
+                return *tokenise_as_released(self.tokenizer, style, turns, prompt_only=prompt_only), None
             except UserError as error:
                 raise SampleError(sample.name, str(error)) from error
-        return tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
+        row = tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
+        if not self.vision.reads_text:
+            return *row, None
+        slots = [self.token_ids[name] for name in PLACEHOLDERS]
+        asked = instruction_of(self.tokenizer, self.chat_template, turns, system=self.system, left_out=slots)
+        return *row, asked
 
     def _expand(
         self,
@@ -330,30 +386,3 @@ def question_sample(
     marked = mark_places(question, len(images), len(videos))
     task: Task = "res" if images else "vqa" if videos else "text"
     return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
-
-
-def _check_words(sample: Sample, marker: str, things: str, given: int, named: int) -> None:
-    """Compare the markers of one kind with the decoded items and with those that the sample names."""
-    markers = sum(turn.question.count(marker) for turn in sample.turns)
-    if markers != given or given != named:
-        raise SampleError(sample.name, f"{markers} {marker} markers, {given} {things}")
-    if not sample.turns:
-        raise SampleError(sample.name, "no question")
-    for turn in sample.turns:
-        for token in GROUNDING_TOKENS:
-            if token in turn.question or (token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH)):
-                raise SampleError(sample.name, f"the question holds the special token {token}")
-
-
-def _targets(
-    sample: Sample, images: Sequence[ImageArray], prompt_only: bool
-) -> tuple[tuple[NDArray[np.bool_], ...], list[tuple[float, float, float, float]]]:
-    if prompt_only:
-        return (), []
-    regions = [region for turn in sample.turns for region in turn.regions]
-    masks = tuple(region.mask for region in regions if region.mask is not None)
-    for mask in masks:
-        if not images or mask.shape != images[-1].shape[:2]:
-            size = f"{images[-1].shape[1]}x{images[-1].shape[0]}" if images else "missing"
-            raise SampleError(sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on a picture that is {size}")
-    return masks, [region.box_xyxy_px for region in regions if region.box_xyxy_px is not None]

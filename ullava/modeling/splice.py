@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,13 +27,22 @@ class ExpandedText:
 class VisualItems:
     """What the placeholders of one kind stand for: tokens [sum(counts), D] of distinct items, in order.
 
-    ``index`` says which of the items each place of the text shows, in reading order.
+    ``index`` says which of the items each place of the text shows, in reading order. ``bounds``: for each place the
+    least and the most tokens that it may get, as the processor announced them; None = all of them are written in full.
+    ``literal_ids`` [sum(counts)]: see VisionOutput.
     """
 
     patch_id: int
     tokens: torch.Tensor
     counts: Sequence[int]
     index: Sequence[int]
+    bounds: Sequence[Sequence[int]] | None = None
+    literal_ids: torch.Tensor | None = None
+
+    def of_places(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows of ``values`` [sum(counts), ...] for the places of the text, in reading order."""
+        pieces = values.split(list(self.counts))
+        return torch.cat([pieces[item] for item in self.index]) if self.index else values[:0]
 
 
 def splice_visual(
@@ -50,28 +59,73 @@ def splice_visual(
     """
     for items in kinds:
         counts = [items.counts[item] for item in items.index]
-        text = expand_markers(text, counts, patch_id=items.patch_id, pad_id=pad_id, left_pad=left_pad)
-    embeddings = embed(text.input_ids)
+        text = expand_markers(
+            text, counts, patch_id=items.patch_id, pad_id=pad_id, left_pad=left_pad, bounds=items.bounds
+        )
+    tokens = []
     for items in kinds:
-        pieces = items.tokens.split(list(items.counts))
-        tokens = torch.cat([pieces[item] for item in items.index]) if items.index else items.tokens[:0]
-        embeddings = scatter_visual_tokens(embeddings, text.input_ids, tokens, items.patch_id)
+        chosen = items.of_places(items.tokens)
+        if items.literal_ids is not None:
+            literal = items.of_places(items.literal_ids)
+            text = _write_literals(text, literal, items.patch_id)
+            chosen = chosen[literal < 0]
+        tokens.append(chosen)
+    embeddings = embed(text.input_ids)
+    for items, chosen in zip(kinds, tokens, strict=True):
+        embeddings = scatter_visual_tokens(embeddings, text.input_ids, chosen, items.patch_id)
     return text, embeddings
 
 
+def _write_literals(text: ExpandedText, literal_ids: torch.Tensor, patch_id: int) -> ExpandedText:
+    """Write words among the visual tokens: ``literal_ids`` [N] are those of all placeholders, -1 = stays one."""
+    places = text.input_ids == patch_id
+    if int(places.sum()) != len(literal_ids):
+        return text  # scatter_visual_tokens says what is wrong
+    ids = torch.where(literal_ids < 0, torch.full_like(literal_ids, patch_id), literal_ids)
+    return replace(text, input_ids=text.input_ids.masked_scatter(places, ids.to(text.input_ids)))
+
+
 def expand_markers(
-    text: ExpandedText, counts: Sequence[int], *, patch_id: int, pad_id: int, left_pad: bool
+    text: ExpandedText,
+    counts: Sequence[int],
+    *,
+    patch_id: int,
+    pad_id: int,
+    left_pad: bool,
+    bounds: Sequence[Sequence[int]] | None = None,
 ) -> ExpandedText:
     """Replace single markers by as many placeholders as the strategy gave tokens (deferred mode).
 
-    ``counts``: tokens per item in reading order. Text whose placeholders already number ``sum(counts)`` (static mode)
-    comes back unchanged. Labels are ignored on visual positions. Raises UserError when markers and items disagree.
+    ``counts``: tokens for each place in reading order; ``bounds``: (least, most) announced for each. A place whose
+    bounds agree has its placeholders already (static mode), another one a single marker. Without bounds all places are
+    of one mode, static where the text has ``sum(counts)`` placeholders. Text in which nothing is open comes back
+    unchanged. Labels are ignored on visual positions. Raises UserError when text, bounds and counts disagree.
     """
     found = int((text.input_ids == patch_id).sum())
-    if found == sum(counts):
-        return text
-    if found != len(counts):
+    if bounds is None:
+        written = list(counts) if found == sum(counts) else [1] * len(counts)
+    else:
+        written = [low if low == high else 1 for low, high in bounds]
+        for (low, high), count in zip(bounds, counts, strict=True):
+            if not low <= count <= high:
+                raise UserError(f"the vision strategy gave {count} tokens for an item that may have {low} to {high}")
+    if found != sum(written):
         raise UserError(f"{found} visual placeholders for {len(counts)} items with {sum(counts)} visual tokens")
+    if written == list(counts):
+        return text
+    return _repeat(text, _repeats(counts, written), patch_id, pad_id, left_pad)
+
+
+def _repeats(counts: Sequence[int], written: Sequence[int]) -> list[int]:
+    """How often each placeholder of the text is to stand there, in reading order."""
+    repeats: list[int] = []
+    for count, given in zip(counts, written, strict=True):
+        repeats += [count] if given == 1 else [1] * given
+    return repeats
+
+
+def _repeat(text: ExpandedText, counts: Sequence[int], patch_id: int, pad_id: int, left_pad: bool) -> ExpandedText:
+    """Write the k-th placeholder of the batch ``counts[k]`` times and pad the rows anew."""
     rows_ids, rows_labels, item = [], [], 0
     for row in range(len(text.input_ids)):
         every = torch.ones_like(text.input_ids[row], dtype=torch.bool)

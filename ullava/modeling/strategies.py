@@ -1,20 +1,31 @@
-"""The closed table of vision strategies: name in model.yaml -> preprocessor and network part."""
+"""The closed table of vision strategies: name in model.yaml -> tower, preprocessor and network part."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPVisionConfig, PreTrainedConfig
+
+from ullava.config.vision import PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.vision.clip_mlp import ClipMlp, ClipMlpPreprocessor
-from ullava.modeling.vision.strategy import VisionPreprocessor
+from ullava.modeling.vision.strategy import VisionPreprocessor, VisionStrategy
 
-STRATEGIES = ("clip_mlp",)
+TOWERS: Mapping[str, type[PreTrainedConfig]] = {"clip_mlp": CLIPVisionConfig}
+"""Strategy -> what its tower's config is."""
+
+STRATEGIES = tuple(TOWERS)
 
 
 def _unknown(name: str) -> UserError:
     return UserError(f"unknown vision strategy '{name}'{did_you_mean(name, STRATEGIES)}")
 
 
-def build_strategy(config: UllavaConfig, width_out: int) -> ClipMlp:
+def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
     """Build the network part for tokens of width ``width_out``."""
     if config.strategy == "clip_mlp":
         return ClipMlp(
@@ -27,8 +38,38 @@ def build_strategy(config: UllavaConfig, width_out: int) -> ClipMlp:
     raise _unknown(config.strategy)
 
 
-def build_preprocessor(strategy: str, *, side: int, patch: int, aspect: str, merge: int) -> VisionPreprocessor:
-    """Build the part that runs in data workers."""
+def build_preprocessor(
+    strategy: str, *, side: int, patch: int, aspect: str, merge: int, settings: Mapping[str, Any]
+) -> VisionPreprocessor:
+    """Build the part that runs in data workers; ``settings``: ``UllavaConfig.vision_settings``."""
     if strategy == "clip_mlp":
         return ClipMlpPreprocessor(side, patch, aspect, merge)
     raise _unknown(strategy)
+
+
+def patch_of(config: UllavaConfig) -> int:
+    """Pixels of the view along each side of what becomes one state of the tower."""
+    return int(config.vision_config.patch_size)
+
+
+def strategy_settings(vision: VisionConfig, sizes: Callable[[PartConfig, str], PreTrainedConfig]) -> dict[str, Any]:
+    """The chosen strategy's own table as plain values, for ``UllavaConfig.vision_settings``.
+
+    ``sizes``: a network of transformers and its key in the YAML -> its config, which takes its place in the table.
+    """
+    own = vision.settings()
+    table: dict[str, Any] = {}
+    for entry in fields(own) if own is not None else ():
+        value = getattr(own, entry.name)
+        if isinstance(value, PartConfig):
+            value = sizes(value, f"{vision.strategy}.{entry.name}").to_dict()
+        table[entry.name] = value
+    return table
+
+
+def pretrained_paths(vision: VisionConfig, folder: Path) -> dict[str, Path]:
+    """Where the front-end's networks have pretrained weights: ``tower``, or the field of the strategy's own table."""
+    own = vision.settings()
+    named = {entry.name: getattr(own, entry.name) for entry in fields(own)} if own is not None else {}
+    parts = {"tower": vision.tower} | {name: part for name, part in named.items() if isinstance(part, PartConfig)}
+    return {name: folder / part.path for name, part in parts.items() if part.path}

@@ -27,6 +27,29 @@ def tokenise(
     With ``prompt_only`` the last answer is left for the model to give and nothing is supervised. Every picture is one
     placeholder. In u-LLaVA's own styles pictures come first in their turn, and the tokenizer adds the start token.
     """
+    ids, labels = _render(tokenizer, chat_template, turns, system, prompt_only)
+    return ids, np.full_like(ids, IGNORE_LABEL) if prompt_only else labels
+
+
+def instruction_of(
+    tokenizer: Any,
+    chat_template: str | None,
+    turns: Sequence[Turn],
+    *,
+    system: str,
+    left_out: Sequence[int],
+) -> NDArray[np.int64]:
+    """The ids [t] of a dialogue's words that are not the assistant's, without those in ``left_out``.
+
+    They come from the dialogue without its last answer, in training as in inference: so they are the same in both, and
+    no word of an answer is among them.
+    """
+    ids, labels = _render(tokenizer, chat_template, turns, system, prompt_only=True)
+    return ids[(labels == IGNORE_LABEL) & ~np.isin(ids, left_out)]
+
+
+def _render(tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], system: str, prompt_only: bool) -> Row:
+    """Ids [L] and, as labels [L], those of the assistant's words."""
     released = released_style(chat_template) is not None
     if released:
         turns = [replace(turn, question=pictures_first(turn.question)) for turn in turns]
@@ -40,11 +63,10 @@ def tokenise(
     coded = tokenizer(rendered[0], add_special_tokens=released, return_offsets_mapping=True)
     ids = np.asarray(coded["input_ids"], dtype=np.int64)
     labels = np.full_like(ids, IGNORE_LABEL)
-    if not prompt_only:
-        starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        for begin, stop in spans[0]:
-            inside = (ends > begin) & (starts < stop)
-            labels[inside] = ids[inside]
+    starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    for begin, stop in spans[0]:
+        inside = (ends > begin) & (starts < stop)
+        labels[inside] = ids[inside]
     return ids, labels
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +21,8 @@ from ullava.modeling.read_heads import TokenStates, align_states, item_of_positi
 from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
-from ullava.modeling.vision.strategy import VisionOutput
+from ullava.modeling.vision.strategy import EncodeContext, VisionOutput
+from ullava.modeling.vision_batch import BATCH_KEYS, PIXELS, TEXT_KEYS, context_of, summed_aux, told_by, views_of
 from ullava.text.tokens import IGNORE_LABEL
 
 Batch = Mapping[str, Any]
@@ -43,12 +44,15 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     before it starts; ``generate_grounded`` adds masks and boxes from the states of that same pass.
 
     Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
-    ``pixel_values_<view>`` for strategies with more views); ``image_index`` [items], which of the I each picture of the
-    text is; ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
-    ``video_index``; ``sam_pixel_values`` uint8 [J, 3, h, w] with ``sam_sizes`` [J, 2] (h, w), or ``sam_embeddings``
-    [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none; ``box_pixel_values``, ``box_sizes`` and
-    ``box_index`` the same for the box head's own view, where it has one; ``labels`` [B, L]; ``patch_words``
-    [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
+    ``pixel_values_<view>`` for strategies with more views; a list of I tensors where their shapes differ);
+    ``image_index`` [items], which of the I each picture of the text is; ``image_counts`` [items, 2], the least and the
+    most visual tokens of each, where that is open; ``instruction_ids``, ``instruction_mask`` [B, T], what each row
+    asks, and ``image_row`` [items], for a strategy that reads it; ``force``, its overrides by name;
+    ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
+    ``video_index``, ``video_counts``, ``video_row``; ``sam_pixel_values`` uint8 [J, 3, h, w] with ``sam_sizes`` [J, 2]
+    (h, w), or ``sam_embeddings`` [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none;
+    ``box_pixel_values``, ``box_sizes`` and ``box_index`` the same for the box head's own view, where it has one;
+    ``labels`` [B, L]; ``patch_words`` [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
     """
 
     config_class = UllavaConfig
@@ -107,24 +111,47 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language head."""
         return self.language_model.get_output_embeddings()
 
-    def encode_images(self, batch: Batch) -> VisionOutput:
-        """Run the vision strategy once on the distinct pictures; the counts are per picture."""
-        return self.vision.encode(_views(batch, "pixel_values"))
+    def encode_images(self, batch: Batch, words: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision strategy once on the distinct pictures of ``batch``.
 
-    def encode_videos(self, batch: Batch) -> VisionOutput:
-        """Run the vision strategy once on the distinct videos; the counts are per video."""
-        return self.vision.encode_video(_views(batch, "video_pixel_values"))
+        ``words`` [B, T, D]: the embeddings of ``instruction_ids``, where they are at hand already.
+        """
+        return self.vision.encode(views_of(batch, "image"), self._context(batch, "image", words))
+
+    def encode_videos(self, batch: Batch, words: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision strategy once on the distinct videos, as ``encode_images``."""
+        return self.vision.encode_video(views_of(batch, "video"), self._context(batch, "video", words))
+
+    def embed_instruction(self, batch: Batch) -> torch.Tensor | None:
+        """Word embeddings [B, T, D] of what the rows ask; None where no strategy reads it."""
+        ids = batch.get("instruction_ids")
+        return None if ids is None else self.get_input_embeddings()(ids)
+
+    def _context(self, batch: Batch, kind: str, words: torch.Tensor | None) -> EncodeContext:
+        return context_of(batch, kind, self.embed_instruction(batch) if words is None else words)
 
     def _splice(self, text: ExpandedText, batch: Batch, left_pad: bool) -> Spliced:
         kinds, outputs = [], {}
+        words = self.embed_instruction(batch)
         for key, encode, patch_id in (
             ("image", self.encode_images, self.config.image_patch_id),
             ("video", self.encode_videos, self.config.video_patch_id),
         ):
             index = batch.get(f"{key}_index")
             if index is not None and len(index):
-                output = outputs[key] = encode(batch)
-                kinds.append(VisualItems(patch_id, output.tokens, output.counts, index.tolist()))
+                output = outputs[key] = encode(batch, words)
+                places = list(range(len(index))) if output.per_place else index.tolist()
+                bounds = batch.get(f"{key}_counts")
+                kinds.append(
+                    VisualItems(
+                        patch_id,
+                        output.tokens,
+                        output.counts,
+                        places,
+                        None if bounds is None else bounds.tolist(),
+                        output.literal_ids,
+                    )
+                )
             elif patch_id is not None and bool((text.input_ids == patch_id).any()):
                 things = {"image": "pictures", "video": "videos"}[key]
                 raise UserError(f"the text holds visual placeholders, the batch no {things}")
@@ -178,7 +205,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=result.past_key_values,
             hidden_states=(hidden,) if output_hidden_states else None,
             input_ids=input_ids,
-            aux=_summed(output.aux for output in (images, videos) if output is not None),
+            aux=summed_aux(output for output in (images, videos) if output is not None),
+            diagnostics=told_by(images, videos),
         )
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -193,7 +221,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if images is not None and batch.get("patch_words") is not None:
             output.patch_nll = self._patch_nll(images, batch["patch_words"], batch["patch_image"])
         if self.training:
-            output.idle = self._idle(images is None and videos is None, output)
+            output.idle = self._idle(images, videos, output)
         return output
 
     def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -265,10 +293,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return batch["sam_embeddings"][rows]
         return self.mask_head.embed_images(batch["sam_pixel_values"][rows], batch["sam_sizes"][rows])
 
-    def _idle(self, no_pictures: bool, output: Any) -> torch.Tensor:
+    def _idle(self, images: VisionOutput | None, videos: VisionOutput | None, output: Any) -> torch.Tensor:
         zero = output.logits.new_zeros(())
-        if no_pictures:
+        if images is None and videos is None:
             zero = zero + self.vision.encode_dummy()
+        for seen in (images, videos):
+            if seen is not None and seen.idle is not None:
+                zero = zero + seen.idle
         unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
         for module in unused:
@@ -292,11 +323,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         given = _given(input_ids, kwargs.pop("attention_mask", None), None)
         if given.attention_mask is None:
             given = replace(given, attention_mask=torch.ones_like(given.input_ids))
-        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in _BATCH_KEYS or key.startswith(_PIXELS)}
-        spliced = self._splice(given, batch, left_pad=True)
-        text = spliced.text
+        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in BATCH_KEYS or key.startswith(PIXELS)}
+        text, embeddings, *_ = self._splice(given, batch, left_pad=True)
         return super().generate(
-            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=spliced.embeddings, **kwargs
+            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
         )
 
     @torch.no_grad()
@@ -308,8 +338,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
-        inputs = {key: value for key, value in batch.items() if key in _TEXT_KEYS or key in _BATCH_KEYS
-                  or key.startswith(_PIXELS)}  # fmt: skip
+        inputs = {key: value for key, value in batch.items() if key in TEXT_KEYS or key in BATCH_KEYS
+                  or key.startswith(PIXELS)}  # fmt: skip
         result = self.generate(
             **inputs, return_dict_in_generate=True, output_hidden_states=True, use_cache=True, **generation
         )
@@ -329,23 +359,6 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return grounded
 
 
-def _views(batch: Batch, base: str) -> dict[str, torch.Tensor]:
-    """The views of a batch by name: ``base`` itself is the view ``base``, ``<base>_<view>`` the others."""
-    prefix = f"{base}_"
-    others = {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
-    return {"base": batch[base], **others}
-
-
-def _summed(terms: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor] | None:
-    """Add up named loss terms; None where nothing was encoded."""
-    total: dict[str, torch.Tensor] | None = None
-    for term in terms:
-        total = total or {}
-        for name, value in term.items():
-            total[name] = total[name] + value if name in total else value
-    return total
-
-
 def _given(
     input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
 ) -> ExpandedText:
@@ -353,11 +366,3 @@ def _given(
     if input_ids is None:
         raise UserError("the batch holds neither input_ids nor inputs_embeds")
     return ExpandedText(input_ids, attention_mask, labels)
-
-
-_TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
-_PIXELS = ("pixel_values", "video_pixel_values")
-_BATCH_KEYS = frozenset(
-    {"image_index", "video_index", "sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"}
-    | {"box_pixel_values", "box_sizes", "box_index"}
-)

@@ -6,14 +6,14 @@ or several processes the mean is over the whole step (``Counts``): the gradient 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ullava.config.schema import LossConfig
-from ullava.errors import ConfigError
+from ullava.errors import ConfigError, did_you_mean
 from ullava.geometry import plan_view, resized_hw
 from ullava.losses import (
     bce_per_mask,
@@ -49,8 +49,8 @@ class Counts:
     patches: float = 0.0
 
     def of(self, term: str) -> float:
-        """Return the count that belongs to a term."""
-        return float(getattr(self, _COUNT_OF[term]))
+        """Return the count that belongs to a term; the vision strategy's own go with the tokens."""
+        return float(getattr(self, _COUNT_OF.get(term, "tokens")))
 
     def stacked(self) -> list[float]:
         """Return the counts in the order of the fields."""
@@ -59,7 +59,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """Scalars, float32. Each term is unweighted; ``total`` is their weighted sum, the one to differentiate."""
+    """Scalars, float32. Each term is unweighted; ``total`` is their weighted sum, the one to differentiate.
+
+    ``aux``: the vision strategy's own terms, all of those that it may have, in its order.
+    """
 
     ce: torch.Tensor
     bce: torch.Tensor
@@ -69,10 +72,12 @@ class LossTerms:
     iou_score: torch.Tensor
     patch: torch.Tensor
     total: torch.Tensor
+    aux: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def stacked(self) -> torch.Tensor:
-        """Return the terms in the order of ``TERMS``, detached: [7]."""
-        return torch.stack([getattr(self, name).detach().float() for name in TERMS])
+        """Return the terms in the order of ``TERMS``, then those of ``aux``, detached: [7 + number of those]."""
+        own = [getattr(self, name) for name in TERMS]
+        return torch.stack([term.detach().float() for term in (*own, *self.aux.values())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +93,20 @@ class Targets:
 
 
 class GroundingObjective:
-    """Callable criterion: ``objective(output, targets)`` -> LossTerms."""
+    """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
-    def __init__(self, weights: LossConfig, sam_side: int) -> None:
+    ``aux_terms``: the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
+    """
+
+    def __init__(self, weights: LossConfig, sam_side: int, aux_terms: Sequence[str] = ()) -> None:
+        unknown = [name for name in weights.aux if name not in aux_terms]
+        if unknown:
+            raise ConfigError(
+                [f"loss.aux: the vision strategy has no term '{n}'{did_you_mean(n, aux_terms)}" for n in unknown]
+            )
         self.weights = weights
         self.sam_side = sam_side
+        self.aux_terms = tuple(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
         """Judge one batch. ``step``: the counts of the whole optimiser step, where that is more than this batch.
@@ -105,14 +119,19 @@ class GroundingObjective:
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
             means["patch"] = output.logits.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
+        given = output.aux or {}
+        if not given.keys() <= set(self.aux_terms):
+            raise ValueError(f"loss terms that the vision strategy does not announce: {sorted(given)}")
+        aux = {name: given.get(name, output.logits.new_zeros(())).float() for name in self.aux_terms}
         if step is not None:
             means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
+            aux = {name: term * (local.of(name) / max(step.of(name), 1.0)) for name, term in aux.items()}
         total = torch.stack([getattr(self.weights, name) * means[name] for name in TERMS]).sum()
         if output.idle is not None:
             total = total + output.idle
-        for term in (output.aux or {}).values():
-            total = total + term * (1.0 if step is None else local.tokens / max(step.tokens, 1.0))
-        return LossTerms(**means, total=total)
+        for name, term in aux.items():
+            total = total + self.weights.aux.get(name, 1.0) * term
+        return LossTerms(**means, total=total, aux=aux)
 
     @staticmethod
     def counts(output: Any, targets: Targets) -> Counts:

@@ -111,7 +111,7 @@ def layers_of(model: Any) -> list[nn.Module]:
     """Return the repeated layers of language model, tower and SAM's encoder: what is gathered one after the other."""
     return [
         *model.language_model.get_decoder().layers,
-        *model.vision.tower.encoder.layers,
+        *model.vision.layers(),
         *model.mask_head.sam.vision_encoder.layers,
     ]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
 from ullava.errors import ConfigError, did_you_mean
+from ullava.modeling.vision.strategy import VisionStrategy
 
 Stage = Literal["scratch", "align", "ground"]
 
@@ -24,6 +25,7 @@ LANGUAGE_HEAD = "language head"
 TOKEN_ROWS = "special-token rows"
 TOWER = "vision tower"
 PROJECTOR = "vision projector"
+"""Of the vision strategy, what it calls a tower and what it calls a projector; its parts have names of their own."""
 SAM_ENCODER = "SAM image encoder"
 PROMPT_ENCODER = "SAM prompt encoder"
 QUALITY = "SAM quality head"
@@ -37,8 +39,6 @@ UNREAD = "never read"
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (LANGUAGE_HEAD, ("language_model.lm_head.",)),
     (LANGUAGE, ("language_model.",)),
-    (TOWER, ("vision.tower.",)),
-    (PROJECTOR, ("vision.",)),
     (SAM_ENCODER, ("mask_head.sam.vision_encoder.",)),
     (PROMPT_ENCODER, ("mask_head.sam.prompt_encoder.", "mask_head.sam.shared_image_embedding.")),
     (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.",)),
@@ -129,6 +129,7 @@ def apply_stage(
     if not quality_trains:
         wanted.discard(QUALITY)
     part_of = assign_parts(model)
+    wanted = _by_name(wanted, model)
     wanted = _chosen(wanted, parts or {}, set(part_of.values()) | {TOKEN_ROWS})
     wanted -= set() if _head_trains(model) else {BOX_HEAD}
     missing = wanted - set(part_of.values()) - {TOKEN_ROWS, LANGUAGE_HEAD, DETECTOR, DETECTOR_BACKBONE}
@@ -172,35 +173,51 @@ def assert_plan(model: nn.Module, plan: TrainablePlan) -> None:
 def assign_parts(model: nn.Module) -> dict[str, str]:
     """Return the part of every parameter, by name (tied weights once). Raises ValueError for one that fits none."""
     unread = unread_names(model)
+    known = part_prefixes(model)
     parts: dict[str, str] = {}
     for name, _ in model.named_parameters():
         if ".lora_" in name:
             parts[name] = ADAPTERS
             continue
-        fitting = [part for part, prefixes in PARTS if name.startswith(prefixes)]
+        fitting = [part for part, prefixes in known if name.startswith(prefixes)]
         if not fitting:
             raise ValueError(f"parameter {name} belongs to no part; add it to ullava.training.stages.PARTS")
         parts[name] = UNREAD if name in unread else fitting[0]
     return parts
 
 
+def part_prefixes(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return every part of ``model`` with the starts of its parameters' names, the vision strategy's own among them."""
+    own = model.vision.parts()
+    vision = ((part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in own)
+    return (*PARTS[:2], *vision, *PARTS[2:])
+
+
+def _strategy(model: nn.Module) -> VisionStrategy:
+    return cast(VisionStrategy, model.get_submodule("vision"))
+
+
+def _by_name(wanted: set[str], model: nn.Module) -> set[str]:
+    """Replace "vision tower" and "vision projector" of a stage by the strategy's parts of those kinds."""
+    kinds = {"tower": TOWER, "projector": PROJECTOR}
+    own = {part.name for part in model.vision.parts() if kinds[part.kind] in wanted}
+    return (wanted - {TOWER, PROJECTOR}) | own
+
+
 def unread_names(model: nn.Module) -> frozenset[str]:
     """Return the parameters that no forward pass reads, so that no optimiser and no process group waits for them.
 
-    They are the tower's layers above the chosen hidden state, SAM's embeddings of points, boxes and mask prompts, and a
-    box head that looks for words, which are known only after the pass.
+    They are what the vision strategy names, SAM's embeddings of points, boxes and mask prompts, and a box head that
+    looks for words, which are known only after the pass.
     """
     names = [name for name, _ in model.named_parameters()]
     prompts = "mask_head.sam.prompt_encoder."
     unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
-    unread |= {name for name in names if name.startswith("vision.tower.post_layernorm.")}
+    vision = tuple(f"vision.{prefix}" for prefix in model.vision.unread())
+    unread |= {name for name in names if vision and name.startswith(vision)}
     skipped = getattr(getattr(model, "box_head", None), "unread", ()) if _head_trains(model) else ("",)
     unread |= {name for name in names if name.startswith(tuple(f"box_head.{start}" for start in skipped))}
-    config: Any = model.config
-    depth = int(config.vision_config.num_hidden_layers)
-    used = int(config.hidden_layer) % (depth + 1)
-    above = tuple(f"vision.tower.encoder.layers.{layer}." for layer in range(used, depth))
-    return frozenset(unread | {name for name in names if above and name.startswith(above)})
+    return frozenset(unread)
 
 
 def _head_trains(model: nn.Module) -> bool:
@@ -239,7 +256,7 @@ def _table_rows(
     model: nn.Module, part_of: dict[str, str], trainable: set[str], rows_only: frozenset[str], token_count: int
 ) -> tuple[PartRow, ...]:
     made: list[PartRow] = []
-    order = [ADAPTERS, TOKEN_ROWS, *(part for part, _ in PARTS), UNREAD]
+    order = [ADAPTERS, TOKEN_ROWS, *(part for part, _ in part_prefixes(model)), UNREAD]
     for part in order:
         names = rows_only if part == TOKEN_ROWS else [n for n, p in part_of.items() if p == part and n not in rows_only]
         if not names:

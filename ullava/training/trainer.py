@@ -36,21 +36,24 @@ Examiner = Callable[[nn.Module, int], dict[str, float]]
 class LossWindow:
     """Loss terms since the last log line, kept on the device so that a step waits for nothing.
 
-    ``sums`` [8]: every term times its count, and the total of every step. ``counts`` [4]: see Counts.
+    ``sums`` [8 + A]: every term times its count, the A of the vision strategy (``aux_terms``) among them, and the
+    total of every step. ``counts`` [4]: see Counts.
     """
 
     sums: torch.Tensor
     counts: torch.Tensor
     steps: int = 0
 
+    aux_terms: tuple[str, ...] = ()
     @classmethod
-    def empty(cls, device: torch.device) -> LossWindow:
+    def empty(cls, device: torch.device, aux_terms: tuple[str, ...] = ()) -> LossWindow:
         """Return a window without any step."""
-        return cls(torch.zeros(len(TERMS) + 1, device=device), torch.zeros(4, dtype=torch.float64))
+        sums = torch.zeros(len(TERMS) + len(aux_terms) + 1, device=device)
+        return cls(sums, torch.zeros(4, dtype=torch.float64), aux_terms=aux_terms)
 
     def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
         """Add one micro-batch, whose terms were divided by the counts of its ``step``."""
-        weights = [max(step.of(name), 1.0) for name in TERMS] + [1.0]
+        weights = [max(step.of(name), 1.0) for name in (*TERMS, *self.aux_terms)] + [1.0]
         self.sums += torch.cat([terms.stacked(), terms.total.detach().float()[None]]) * self.sums.new_tensor(weights)
         self.counts += torch.tensor(local.stacked(), dtype=torch.float64)
 
@@ -59,7 +62,9 @@ class LossWindow:
         seen = Counts(*self.counts.tolist())
         values = self.sums.tolist()
         means = {"loss": values[-1] / max(self.steps, 1)}
-        means |= {f"loss_{name}": values[i] / seen.of(name) for i, name in enumerate(TERMS) if seen.of(name) > 0}
+        named = [*(f"loss_{name}" for name in TERMS), *(f"loss_aux_{name}" for name in self.aux_terms)]
+        counts = [seen.of(name) for name in (*TERMS, *self.aux_terms)]
+        means |= {name: values[i] / counts[i] for i, name in enumerate(named) if counts[i] > 0}
         return means
 
 
@@ -111,7 +116,7 @@ class UllavaTrainer(Trainer):
             callbacks=[StepBook(self)],
         )
         self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
-        self.window = LossWindow.empty(self.args.device)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
 
     # ------------------------------------------------------------ data
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -232,7 +237,7 @@ class UllavaTrainer(Trainer):
 
     def _window_means(self) -> dict[str, float]:
         window = self._reduced_window()
-        self.window = LossWindow.empty(self.args.device)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
         return window.means()
 
     def _reduced_window(self) -> LossWindow:
@@ -240,7 +245,7 @@ class UllavaTrainer(Trainer):
             return self.window
         sums = self.accelerator.reduce(self.window.sums.clone(), reduction="sum")
         counts = self.accelerator.reduce(self.window.counts.float().to(self.args.device), reduction="sum")
-        return LossWindow(sums, counts.double().cpu(), self.window.steps)
+        return LossWindow(sums, counts.double().cpu(), self.window.steps, self.window.aux_terms)
 
     # ------------------------------------------------------------ evaluation
     def evaluate(
@@ -279,7 +284,7 @@ class UllavaTrainer(Trainer):
             return
         state = json.loads(path.read_text(encoding="utf-8"))
         self.skipped_batches = int(state["skipped_batches"])
-        self.window = LossWindow.empty(self.args.device)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
         self.window.steps = int(state["steps"])
         if self.args.process_index == 0:
             self.window.sums += torch.tensor(state["sums"], device=self.args.device)

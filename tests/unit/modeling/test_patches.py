@@ -113,8 +113,8 @@ def test_a_front_end_without_a_grid_is_refused(small: tuple[Any, Any], monkeypat
     picture = np.zeros((80, 80, 3), dtype=np.uint8)
     plain = processor.vision.preprocess
 
-    def without_grid(image: np.ndarray) -> Any:
-        return replace(plain(image), grid_hw=None)
+    def without_grid(image: np.ndarray, notes: Any) -> Any:
+        return replace(plain(image, notes), grid_hw=None)
 
     monkeypatch.setattr(processor.vision, "preprocess", without_grid)
     with pytest.raises(SampleError, match="no grid"):

@@ -13,7 +13,7 @@ from tests.unit.modeling.conftest import grounded_sample, picture
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, resize_u8
-from ullava.modeling.vision.strategy import TokenCount, VisionInputs
+from ullava.modeling.vision.strategy import ItemNotes, TokenCount, VisionInputs
 from ullava.structures import Region, Sample, Turn
 from ullava.text.answers import grounded_answer
 
@@ -139,12 +139,13 @@ class OpenCount:
     """A strategy whose number of tokens only the network settles."""
 
     view_names = ("base",)
+    reads_text = False
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
 
-    def preprocess(self, image_rgb_u8: np.ndarray) -> VisionInputs:
-        return replace(self.plain.preprocess(image_rgb_u8), count=TokenCount(2, 9))
+    def preprocess(self, image_rgb_u8: np.ndarray, notes: ItemNotes) -> VisionInputs:
+        return replace(self.plain.preprocess(image_rgb_u8, notes), count=TokenCount(2, 9))
 
 
 def test_open_counts_keep_one_marker_and_are_budgeted_at_their_most(

@@ -13,6 +13,7 @@ from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
 from ullava.modeling.vision.clip_mlp import merge_patches, pool_frames
+from ullava.modeling.vision.strategy import EncodeContext
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.conversation import with_videos
 
@@ -181,7 +182,7 @@ def test_what_does_not_fit_is_refused(small: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="the batch no videos"):
         model(**{key: value for key, value in batch.items() if not key.startswith("video_")})
     with pytest.raises(UserError, match="takes no override"):
-        model.vision.encode_video({"base": batch["video_pixel_values"]}, force={"frames": 2})
+        model.vision.encode_video({"base": batch["video_pixel_values"]}, EncodeContext(force={"frames": 2}))
     template = processor.chat_template
     try:
         processor.chat_template = template.replace("part['type'] == 'video'", "false")

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from ullava.config.schema import LossConfig
+from ullava.errors import ConfigError
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
@@ -103,10 +104,25 @@ def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
 
 def test_idle_and_strategy_terms_join_the_total() -> None:
     output, targets = judged()
-    objective = GroundingObjective(WEIGHTS, SIDE)
-    plain = float(objective(output, targets).total)
-    output.idle, output.aux = torch.zeros((), requires_grad=True) * 1.0, {"router": torch.tensor(0.25)}
-    assert float(objective(output, targets).total) == pytest.approx(plain + 0.25)
+    plain = float(GroundingObjective(WEIGHTS, SIDE)(output, targets).total)
+    output.idle = torch.zeros((), requires_grad=True) * 1.0
+    output.aux = {"router": torch.tensor(0.25), "balance": torch.tensor(2.0)}
+    weighed = replace(WEIGHTS, aux={"balance": 0.5})
+    objective = GroundingObjective(weighed, SIDE, ("balance", "router", "gate"))
+    terms = objective(output, targets)
+    assert float(terms.total) == pytest.approx(plain + 0.25 + 0.5 * 2.0)
+    assert terms.stacked().tolist()[len(TERMS) :] == [2.0, 0.25, 0.0]
+    shared = Counts(tokens=2.0 * len(output.targets), masks=4, boxes=3)
+    assert objective(output, targets, shared).aux["balance"].item() == pytest.approx(1.0)
+
+
+def test_terms_that_no_one_announced_are_refused() -> None:
+    output, targets = judged()
+    output.aux = {"router": torch.tensor(0.25)}
+    with pytest.raises(ValueError, match="does not announce: \\['router'\\]"):
+        GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    with pytest.raises(ConfigError, match="no term 'rooter'; did you mean 'router'"):
+        GroundingObjective(replace(WEIGHTS, aux={"rooter": 1.0}), SIDE, ("router",))
 
 
 def test_named_patches_are_averaged_and_weighed() -> None:

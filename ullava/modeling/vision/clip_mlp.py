@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,24 +15,36 @@ from ullava.errors import UserError
 from ullava.geometry import ViewKind, plan_view
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, stretch_plain_u8
-from ullava.modeling.vision.strategy import TokenCount, VideoInputs, VisionInputs, VisionOutput
+from ullava.modeling.positions import start_tower_positions
+from ullava.modeling.vision.strategy import (
+    NO_CONTEXT,
+    PLAIN,
+    EncodeContext,
+    ItemNotes,
+    TokenCount,
+    VideoInputs,
+    Views,
+    VisionInputs,
+    VisionOutput,
+    VisionPart,
+    VisionStrategy,
+    refuse_unknown,
+    trains,
+)
 
 ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
 """``aspect`` in model.yaml -> kind of view."""
 
 PAD_COLOUR = 255  # white, as u-LLaVA pads
 VIEW = "base"
-
-
-def _refuse_overrides(force: Mapping[str, Any] | None) -> None:
-    if force:
-        raise UserError(f"vision strategy clip_mlp takes no override, but was given {', '.join(sorted(force))}")
+OVERRIDES: tuple[str, ...] = ()
 
 
 class ClipMlpPreprocessor:
     """Square view of side R; a picture gives P = (R / patch / merge)^2 tokens, a video of T frames T + P."""
 
     view_names: tuple[str, ...] = (VIEW,)
+    reads_text = False
 
     def __init__(self, side: int, patch: int, aspect: str, merge: int = 1) -> None:
         self.side = side
@@ -40,8 +52,9 @@ class ClipMlpPreprocessor:
         self.grid_side = patch_grid_side(side, patch, merge)
         self.num_tokens = self.grid_side**2
 
-    def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
+    def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """Bicubic resize into the square; see VisionPreprocessor."""
+        refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
         height, width = image_rgb_u8.shape[:2]
         view = plan_view(ASPECTS[self.aspect], (width, height), self.side)
         if self.aspect == "crop":
@@ -51,8 +64,11 @@ class ClipMlpPreprocessor:
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
-    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], *, as_released: bool = False) -> VideoInputs:
+    def preprocess_video(
+        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
+    ) -> VideoInputs:
         """Each frame as a picture (``as_released``: stretched to the square); see VisionPreprocessor."""
+        refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
         if as_released:
             pixels = stretch_plain_u8(frames_rgb_u8, self.side)
         else:
@@ -86,7 +102,7 @@ def pool_frames(states: torch.Tensor) -> torch.Tensor:
     return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
 
 
-class ClipMlp(nn.Module):
+class ClipMlp(VisionStrategy):
     """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
 
     def __init__(
@@ -103,22 +119,21 @@ class ClipMlp(nn.Module):
         self.tower = CLIPVisionModel(config)
         self.projector = build_projector(projector, config.hidden_size * merge**2, width_out)
 
-    def encode(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
+    def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
-        _refuse_overrides(force)
-        return self._project(self._encode_states(views[VIEW]))
+        refuse_unknown(context.force, OVERRIDES, "clip_mlp")
+        return self._project(self._encode_states(_stacked(views)))
 
-    def encode_video(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
+    def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T + P), D], pooled before they are projected."""
-        _refuse_overrides(force)
-        clips = views[VIEW]
+        refuse_unknown(context.force, OVERRIDES, "clip_mlp")
+        clips = _stacked(views)
         return self._project(pool_frames(self._encode_states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])))
 
     def _encode_states(self, pixels: torch.Tensor) -> torch.Tensor:
         """[I, 3, R, R] -> states [I, P, width * merge^2]; without gradient where the tower does not train."""
         pixels = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
-        trainable = any(parameter.requires_grad for parameter in self.tower.parameters())
-        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(trains(self.tower)):
             return merge_patches(self._patch_states(pixels), self.merge)
 
     def _project(self, states: torch.Tensor) -> VisionOutput:
@@ -135,12 +150,33 @@ class ClipMlp(nn.Module):
             states = output if isinstance(output, torch.Tensor) else output[0]
         return states[:, 1:]
 
-    def encode_dummy(self) -> torch.Tensor:
-        """See VisionStrategy."""
-        return sum(parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad) + torch.zeros(
-            (), device=self.tower.device
-        )
+    def parts(self) -> tuple[VisionPart, ...]:
+        """Tower and projector."""
+        return (VisionPart("vision tower", ("tower.",), "tower"), VisionPart("vision projector", ("",), "projector"))
 
-    def frozen_eval_modules(self) -> list[nn.Module]:
-        """The CLIP tower."""
-        return [self.tower]
+    def unread(self) -> tuple[str, ...]:
+        """The layers above the chosen hidden state, and the norm after the last."""
+        depth = len(self.tower.encoder.layers)
+        above = range(self.hidden_layer % (depth + 1), depth)
+        return ("tower.post_layernorm.", *(f"tower.encoder.layers.{layer}." for layer in above))
+
+    def layers(self) -> list[nn.Module]:
+        """The tower's."""
+        return list(self.tower.encoder.layers)
+
+    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
+        """A CLIP vision tower; see VisionStrategy."""
+        if "tower" in paths:
+            tower = CLIPVisionModel.from_pretrained(str(paths["tower"]))
+            self.tower.load_state_dict(tower.state_dict(), strict=True, assign=True)
+
+    def start_afresh(self, pretrained: frozenset[str]) -> None:
+        """The tower's position table; see ullava.modeling.positions."""
+        if "tower" not in pretrained:
+            start_tower_positions(self.tower.embeddings.position_embedding.weight)
+
+
+def _stacked(views: Views) -> torch.Tensor:
+    """The one view of this strategy; all items have one shape, so it is one tensor."""
+    pixels = views[VIEW]
+    return pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))

@@ -1,16 +1,29 @@
-"""The contract of a vision strategy (spec/siblings.md 5.2-5.3). The language side sees nothing else of a front-end."""
+"""The contract of a vision strategy (spec/siblings.md 5.2-5.3; docs/front_ends.md tells how to write one).
+
+The language side sees nothing else of a front-end. A strategy has two parts: a ``VisionPreprocessor``, which runs in
+data workers, and a ``VisionStrategy``, which holds the weights. Neither touches token ids, labels or heads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from ullava.errors import UserError, did_you_mean
 from ullava.geometry import View
+from ullava.structures import DetectedBoxes
+
+Views = Mapping[str, "torch.Tensor | Sequence[torch.Tensor]"]
+"""What the network part reads, by name, an entry for each distinct item: one stacked tensor where all entries have the
+same shape, a list of tensors where they differ. Iterating gives the entries in both cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +40,94 @@ class TokenCount:
 
 
 @dataclass(frozen=True, slots=True)
-class VisionInputs:
-    """One preprocessed item: uint8 views [3, h, w] by name, the View (geometry) of each, and its token count.
+class ItemNotes:
+    """What is known of a picture or video beside its pixels.
 
-    ``grid_hw``: rows and columns, where the tokens are patches that share out the view ``base``, row by row.
+    ``boxes``: things that somebody found in a picture, ``frame_boxes`` in each frame of a video (or empty); None =
+    nobody looked. ``force``: the user's overrides by name. ``budget``: a picture should give no more tokens than this;
+    a strategy that can see it coarser does so, and the row is refused where that is not enough.
     """
 
-    views: Mapping[str, NDArray[np.uint8]]
+    boxes: DetectedBoxes | None = None
+    frame_boxes: tuple[DetectedBoxes | None, ...] = ()
+    force: Mapping[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+
+
+PLAIN = ItemNotes()
+
+
+@dataclass(frozen=True, slots=True)
+class VisionInputs:
+    """One preprocessed picture: what the network reads of it by name, the View (geometry) of pixels, its token count.
+
+    ``views``: pixels uint8 [3, h, w] or tiles [n, 3, h, w], and whatever else belongs to the item (boxes float32
+    [k, 4], a grid int64 [2]); one of them is ``base``. ``grid_hw``: rows and columns, where the tokens are patches
+    that share out the view ``base``, row by row. ``variant`` tells what one picture became under different notes;
+    equal pictures of equal variant share a place in the batch. ``shrunk``: the budget of the notes changed something.
+    """
+
+    views: Mapping[str, NDArray[Any]]
     geometry: Mapping[str, View]
     count: TokenCount
     grid_hw: tuple[int, int] | None = None
+    variant: str = ""
+    shrunk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInputs:
-    """The frames of one video, preprocessed alike: uint8 views [T, 3, h, w] by name, and how many tokens they give."""
+    """The frames of one video, preprocessed alike: pixels uint8 [T, 3, h, w] and other arrays by name; see above."""
 
-    views: Mapping[str, NDArray[np.uint8]]
+    views: Mapping[str, NDArray[Any]]
     count: TokenCount
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeContext:
+    """What stands around the items that ``encode`` gets.
+
+    ``places``: for each place of the text, in reading order, which of the distinct items it shows; ``rows``: in which
+    row of the batch it stands. ``words`` [B, T, D] and ``word_mask`` [B, T]: the word embeddings of what each row
+    asks (no answers, no padding, no placeholders); None for strategies that read no text. ``force``: overrides.
+    ``generator``: where noise in training comes from; None = torch's own, which the trainer seeds and restores.
+    """
+
+    places: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    words: torch.Tensor | None = None
+    word_mask: torch.Tensor | None = None
+    force: Mapping[str, Any] = field(default_factory=dict)
+    generator: torch.Generator | None = None
+
+    def words_of(self, place: int) -> torch.Tensor:
+        """The embeddings [t, D] of what the row of ``place`` asks. Raises UserError where the batch holds none."""
+        if self.words is None or self.word_mask is None:
+            raise UserError("this vision strategy reads the question, but the batch holds no instruction_ids")
+        row = self.rows[place]
+        return self.words[row][self.word_mask[row].bool()]
+
+
+NO_CONTEXT = EncodeContext()
 
 
 @dataclass(frozen=True, slots=True)
 class VisionOutput:
-    """Visual tokens of a batch of items: ``tokens`` [sum(counts), D], ``counts`` per item in the order given.
+    """Visual tokens [sum(counts), D]; ``counts`` are those of the distinct items in the order given.
 
-    ``aux`` are named loss terms of the strategy (a router's, say), ``diagnostics`` named numbers for the log.
+    ``per_place``: the counts are those of ``EncodeContext.places`` instead, because the words around an item settle
+    what it gives. ``literal_ids`` [sum(counts)]: the id of a word of the vocabulary that stands there instead of the
+    visual token (a separator), -1 elsewhere; its row of ``tokens`` is not read. ``idle``: a zero that depends on the
+    trainable weights that these items did not use. ``aux``: scalar loss terms by the names of
+    ``VisionStrategy.aux_terms``. ``diagnostics``: named values for logs and pictures.
     """
 
     tokens: torch.Tensor
     counts: tuple[int, ...]
+    per_place: bool = False
+    literal_ids: torch.Tensor | None = None
+    idle: torch.Tensor | None = None
     aux: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,34 +136,112 @@ class VisionPreprocessor(Protocol):
     """The part that runs in data workers: pure, picklable, without weights."""
 
     view_names: tuple[str, ...]
+    reads_text: bool
+    """Whether ``encode`` wants the words of the question (``EncodeContext.words``)."""
 
-    def preprocess(self, image_rgb_u8: NDArray[np.uint8]) -> VisionInputs:
-        """Make the views of one picture, uint8 [H, W, 3]."""
+    def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
+        """Make the views of one picture, uint8 [H, W, 3]. Raises UserError for an override it does not know."""
         ...
 
-    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], *, as_released: bool = False) -> VideoInputs:
+    def preprocess_video(
+        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
+    ) -> VideoInputs:
         """Make the views of the frames of one video, uint8 [T, H, W, 3]; ``as_released``: resized as u-LLaVA does."""
         ...
 
 
-class VisionStrategy(Protocol):
-    """The part with weights; an ``nn.Module``."""
+@dataclass(frozen=True, slots=True)
+class VisionPart:
+    """Parameters below ``prefixes`` (of the strategy) that stages and recipes call by one name.
 
-    def encode(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
-        """Encode stacked uint8 views (name -> [I, 3, h, w]); ``force`` carries user overrides, unknown keys raise.
+    Of a stage, a ``tower`` trains where pretrained towers do, a ``projector`` where projectors do.
+    """
 
-        The result for an item must not depend on the others in the batch.
+    name: str
+    prefixes: tuple[str, ...]
+    kind: Literal["tower", "projector"]
+
+
+class VisionStrategy(nn.Module, ABC):
+    """The part with weights."""
+
+    aux_terms: tuple[str, ...] = ()
+    """Every loss term that ``encode`` may return in ``VisionOutput.aux``."""
+
+    @abstractmethod
+    def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """Encode distinct pictures. Raises UserError for an override it does not know.
+
+        The result for an item must not depend on the others in the batch, and noise belongs to training alone.
         """
-        ...
 
-    def encode_video(self, views: Mapping[str, torch.Tensor], force: Mapping[str, Any] | None = None) -> VisionOutput:
-        """Encode stacked uint8 views of videos (name -> [V, T, 3, h, w]) under the same rules."""
-        ...
+    @abstractmethod
+    def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """Encode distinct videos under the same rules; pixels are [T, 3, h, w] for each."""
+
+    @abstractmethod
+    def parts(self) -> tuple[VisionPart, ...]:
+        """Every parameter by what it is for; the first part whose prefix fits has it."""
+
+    @abstractmethod
+    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
+        """Read the weights of the towers that have some: ``tower``, or the name of a PartConfig in the settings."""
+
+    def start_afresh(self, pretrained: frozenset[str]) -> None:
+        """Set starting values of parts without pretrained weights, where transformers' own are meant for large ones."""
 
     def encode_dummy(self) -> torch.Tensor:
         """A zero that depends on every trainable weight, for batches without pictures (keeps ranks in step)."""
-        ...
+        return zero_of(self)
 
-    def frozen_eval_modules(self) -> list[torch.nn.Module]:
-        """Modules that stay in eval mode, without gradient, unless a stage trains them."""
-        ...
+    def unread(self) -> tuple[str, ...]:
+        """Prefixes of parameters (of the strategy) that no pass reads."""
+        return ()
+
+    def layers(self) -> list[nn.Module]:
+        """The repeated layers: what is gathered one after the other where weights are shared out over processes."""
+        return []
+
+    def candidates(self) -> tuple[Mapping[str, Any], ...]:
+        """Overrides, one for each way in which the strategy may choose to see a picture."""
+        return ({},)
+
+
+def zero_of(*modules: nn.Module) -> torch.Tensor:
+    """A zero that depends on every trainable weight of ``modules``."""
+    zero = torch.zeros((), device=next(modules[0].parameters()).device)
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                zero = zero + parameter.sum() * 0.0
+    return zero
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether a pass through ``module`` has to keep what its gradient needs."""
+    return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
+
+
+def refuse_unknown(force: Mapping[str, Any], known: Sequence[str], strategy: str) -> None:
+    """Raise UserError for overrides that are not among ``known``."""
+    unknown = [name for name in force if name not in known]
+    if unknown and not known:
+        raise UserError(f"vision strategy {strategy} takes no override, but was given {', '.join(sorted(unknown))}")
+    if unknown:
+        raise UserError([f"vision strategy {strategy}: no override '{n}'{did_you_mean(n, known)}" for n in unknown])
+
+
+def run_by_shape(entries: Sequence[torch.Tensor], run: Any) -> list[torch.Tensor]:
+    """Run ``run`` once for every shape among ``entries`` ([n, 3, h, w] each) and give each entry its own rows back.
+
+    ``run`` takes [m, 3, h, w] and returns a tensor of m rows. No entry is padded; an empty one gets no rows.
+    """
+    groups: dict[torch.Size, list[int]] = {}
+    for place, entry in enumerate(entries):
+        groups.setdefault(entry.shape[1:], []).append(place)
+    found: dict[int, torch.Tensor] = {}
+    for members in groups.values():
+        sizes = [len(entries[place]) for place in members]
+        made = run(torch.cat([entries[place] for place in members]))
+        found.update(zip(members, made.split(sizes), strict=True))
+    return [found[place] for place in range(len(entries))]

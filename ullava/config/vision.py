@@ -1,0 +1,105 @@
+"""The front-end's part of ``model.yaml``: what every vision strategy has, and a table of settings for each of its own.
+
+The table of a strategy is a frozen dataclass with a default for every field; it is ``None`` in the YAML unless the
+strategy is chosen and something differs from the defaults. A ``PartConfig`` in it is a network of transformers, whose
+config is saved with the model and whose weights are read from its ``path``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ullava.config.fields import above, at_least
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartConfig:
+    """A transformers part: ``path`` of pretrained weights, or ``config`` (with ``model_type``) to build it afresh."""
+
+    path: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvConfig:
+    """ConvNeXt front-end (strategy ``conv``; ConvLLaVA).
+
+    ``area``: with ``aspect: any`` a picture may have this many times the pixels of the square of side R. At 1 no
+    picture gives more tokens than the square; far above it the short side is R, as in the paper's any-ratio test.
+    ``video_side``: side of the square of each frame. ``video``: ``frames`` gives all tokens of every frame,
+    ``pooled`` the mean of each frame and the mean over time of each place.
+    """
+
+    area: float = field(default=1.0, metadata=above(0))
+    video_side: int = field(default=768, metadata=at_least(1))
+    video: Literal["frames", "pooled"] = "frames"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlimeConfig:
+    """Tiles chosen by the question (strategy ``slime``; SliME).
+
+    ``gamma``: local tokens are kept while the sum of their shares is at most this; 1 keeps all. ``tau``, ``reduce``:
+    the shares are softmax(score / tau) of the sum or the mean of a token's cosines with the words asked; the mean does
+    not depend on how many words there are, and at 0.025 weighs as the released sum at 1 over forty. ``gate``: how the
+    global view's experts are mixed; ``view``: which views are seen (stages train one at a time). ``noise``: which
+    matrix scales the gate's noise in training (``gate``: what the released code does). ``local_side``: a tile gives
+    local_side^2 tokens. ``separator``: the word between global and local tokens.
+    """
+
+    gamma: float = field(default=0.95, metadata=at_least(0))
+    tau: float = field(default=0.025, metadata=above(0))
+    reduce: Literal["mean", "sum"] = "mean"
+    gate: Literal["learned", "mlp", "resampler"] = "learned"
+    view: Literal["both", "global", "local"] = "both"
+    noise: Literal["noise", "gate"] = "noise"
+    heads: int = field(default=8, metadata=at_least(1))
+    local_side: int = field(default=12, metadata=at_least(1))
+    max_tiles: int = field(default=7, metadata=at_least(2))
+    separator: str = ","
+
+    def __post_init__(self) -> None:
+        """Refuse a share above 1 (ValueError)."""
+        if self.gamma > 1:
+            raise ValueError(f"gamma {self.gamma}: a share is 1 at most")
+
+
+SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig}
+"""Strategies that have a table of their own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionConfig:
+    """The front-end: strategy, tower, and how its tokens reach the language width (docs/front_ends.md).
+
+    ``merge`` n joins n x n neighbouring patches into one visual token (side by side, before the projector).
+    ``video_frames``: how many frames of a video are seen. ``aspect``: how a picture becomes the tower's square;
+    ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
+    """
+
+    strategy: Literal["clip_mlp"] = "clip_mlp"
+    tower: PartConfig
+    hidden_layer: int = -2
+    projector: Literal["linear", "mlp2x"] = "mlp2x"
+    aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
+    merge: int = field(default=1, metadata=at_least(1))
+    video_frames: int = field(default=8, metadata=at_least(1))
+    conv: ConvConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that belong to another strategy (ValueError)."""
+        chosen: str = self.strategy
+        for name in SETTINGS:
+            if getattr(self, name) is not None and name != chosen:
+                raise ValueError(f"the table {name} belongs to strategy {name}, not to {chosen}")
+        if self.aspect == "any" and chosen != "conv":
+            raise ValueError(f"aspect any belongs to strategy conv, not to {chosen}")
+        if self.merge != 1 and chosen != "clip_mlp":
+            raise ValueError(f"merge belongs to strategy clip_mlp, not to {chosen}")
+
+    def settings(self) -> Any:
+        """Return the chosen strategy's own table, its defaults where the YAML has none; None where it has no table."""
+        if self.strategy not in SETTINGS:
+            return None
+        return getattr(self, self.strategy) or SETTINGS[self.strategy]()

@@ -1,0 +1,46 @@
+"""What a sample has to keep to before it becomes a row, and what it wants from the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ullava.errors import SampleError
+from ullava.structures import ImageArray, Sample
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH
+
+
+def check_words(sample: Sample, marker: str, things: str, given: int, named: int) -> None:
+    """Compare the markers of one kind with the decoded items and with those that the sample names.
+
+    Raises SampleError: they do not number the same, there is no question, or a question holds special tokens.
+    """
+    markers = sum(turn.question.count(marker) for turn in sample.turns)
+    if markers != given or given != named:
+        raise SampleError(sample.name, f"{markers} {marker} markers, {given} {things}")
+    if not sample.turns:
+        raise SampleError(sample.name, "no question")
+    for turn in sample.turns:
+        for token in GROUNDING_TOKENS:
+            if token in turn.question or (token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH)):
+                raise SampleError(sample.name, f"the question holds the special token {token}")
+
+
+def targets_of(
+    sample: Sample, images: Sequence[ImageArray], prompt_only: bool
+) -> tuple[tuple[NDArray[np.bool_], ...], list[tuple[float, float, float, float]]]:
+    """Masks bool [H, W] and boxes (xyxy in original pixels) of all turns in order; none with ``prompt_only``.
+
+    Raises SampleError for a mask of another size than the last picture.
+    """
+    if prompt_only:
+        return (), []
+    regions = [region for turn in sample.turns for region in turn.regions]
+    masks = tuple(region.mask for region in regions if region.mask is not None)
+    for mask in masks:
+        if not images or mask.shape != images[-1].shape[:2]:
+            size = f"{images[-1].shape[1]}x{images[-1].shape[0]}" if images else "missing"
+            raise SampleError(sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on a picture that is {size}")
+    return masks, [region.box_xyxy_px for region in regions if region.box_xyxy_px is not None]

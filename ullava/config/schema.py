@@ -10,43 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-def at_least(smallest: float) -> dict[str, float]:
-    """Return field metadata: a number (where there is one) has to be ``smallest`` or more."""
-    return {"at_least": smallest}
-
-
-def above(bound: float) -> dict[str, float]:
-    """Return field metadata: a number (where there is one) has to be greater than ``bound``."""
-    return {"above": bound}
+from ullava.config.fields import above, at_least
+from ullava.config.vision import PartConfig as PartConfig
+from ullava.config.vision import VisionConfig as VisionConfig
 
 
 # ---------------------------------------------------------------- models/<name>/model.yaml
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartConfig:
-    """A transformers part: ``path`` of pretrained weights, or ``config`` (with ``model_type``) to build it afresh."""
-
-    path: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisionConfig:
-    """The front-end: strategy, tower, and how its tokens reach the language width.
-
-    ``merge`` n joins n x n neighbouring patches into one visual token (side by side, before the projector).
-    ``video_frames``: how many frames of a video are seen.
-    """
-
-    strategy: Literal["clip_mlp"] = "clip_mlp"
-    tower: PartConfig
-    hidden_layer: int = -2
-    projector: Literal["linear", "mlp2x"] = "mlp2x"
-    aspect: Literal["pad", "stretch", "crop"] = "pad"
-    merge: int = field(default=1, metadata={"at_least": 1})
-    video_frames: int = field(default=8, metadata=at_least(1))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
     """``[SEG]`` -> SAM. ``score``: SAM's own quality prediction, or the mean foreground probability."""
@@ -269,7 +238,8 @@ class LossConfig:
     """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5).
 
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
-    that start from nothing (ullava.modeling.patches).
+    that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
+    those that are not named weigh 1.
     """
 
     ce: float = field(default=1.0, metadata=at_least(0))
@@ -279,6 +249,7 @@ class LossConfig:
     giou: float = field(default=1.0, metadata=at_least(0))
     iou_score: float = field(default=0.0, metadata=at_least(0))
     patch: float = field(default=0.0, metadata=at_least(0))
+    aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False
 
@@ -304,7 +275,7 @@ class HeadsConfig:
 
     mask: MaskHeadConfig
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    aspect: Literal["pad", "stretch", "crop"] = "pad"
+    aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
     text: TextConfig = field(default_factory=TextConfig)
 
 

@@ -53,7 +53,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     folder = RunFolder(out)
     main = int(os.environ.get("RANK", "0")) == 0
     values, problems = check_training_keys(recipe.training, recipe=recipe_path)
-    problems += check_sharding(recipe, values, resume=resume)
+    problems += check_sharding(recipe, values)
     if problems:
         raise ConfigError(problems)
     if main:
@@ -73,8 +73,6 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     settings = dict(recipe.training)
     if settings.get("deepspeed"):
         settings["deepspeed"] = find_deepspeed(settings["deepspeed"])
-    if recipe.sharding == "fsdp2":
-        settings["save_only_model"] = True
     args = build_training_arguments(
         settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
     )

@@ -23,7 +23,7 @@ from ullava.training.stages import TrainablePlan
 SHARDED_CLASS = "FSDP2"
 
 
-def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any], *, resume: bool) -> list[str]:
+def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
     """Return one line for each thing that this run's way of sharding cannot do."""
     problems = _launch_problems(recipe, values)
     whole_weights = recipe.sharding == "none" and not _is_zero3(values)
@@ -31,8 +31,6 @@ def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any], *, resume: bo
         problems.append("optimizer.kind: muon needs whole matrices; use adamw with sharding or DeepSpeed")
     if recipe.eval_dataset and not whole_weights:
         problems.append("eval_dataset: processes with a share of the weights cannot answer alone; evaluate afterwards")
-    if recipe.sharding == "fsdp2" and resume:
-        problems.append("--resume: with sharding: fsdp2 checkpoints hold weights alone; start a new run with init")
     return problems
 
 

@@ -23,6 +23,7 @@ from ullava.training.folder import RunFolder, append_json
 from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
 from ullava.training.sharding import is_sharded, whole_state
+from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
 
 BAD_STEPS_IN_A_ROW = 5
@@ -43,8 +44,8 @@ class LossWindow:
     sums: torch.Tensor
     counts: torch.Tensor
     steps: int = 0
-
     aux_terms: tuple[str, ...] = ()
+
     @classmethod
     def empty(cls, device: torch.device, aux_terms: tuple[str, ...] = ()) -> LossWindow:
         """Return a window without any step."""
@@ -106,6 +107,9 @@ class UllavaTrainer(Trainer):
         self.bad_samples: set[str] = set()
         self.skipped_batches = 0
         self._skipped_in_a_row = 0
+        weights_alone = args.save_only_model
+        # HF refuses to save the optimiser of a model that came to it sharded; here each process saves its share.
+        args.save_only_model = weights_alone or is_sharded(model)
         super().__init__(
             model=model,
             args=args,
@@ -115,6 +119,7 @@ class UllavaTrainer(Trainer):
             processing_class=processor,
             callbacks=[StepBook(self)],
         )
+        self.args.save_only_model = weights_alone
         self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
 
@@ -276,6 +281,27 @@ class UllavaTrainer(Trainer):
             state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
             state["skipped_batches"] = self.skipped_batches
             (Path(output_dir) / WINDOW_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save as HF does, or each process its share."""
+        if is_sharded(self.model):
+            save_optimizer_shares(self, Path(output_dir))
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load as HF does, or each process its share."""
+        if is_sharded(self.model):
+            load_whole_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load as HF does, or each process its share."""
+        if checkpoint is not None and is_sharded(self.model):
+            load_optimizer_shares(self, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def restore_window(self, checkpoint: Path) -> None:
         """Take up the gathered terms of ``checkpoint``, so that the first log line of a resumed run is the same."""

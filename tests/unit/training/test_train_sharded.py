@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -89,6 +90,25 @@ def test_two_processes_equal_one(
     override, wrapper = WAYS[way]
     two = train(recipe_file, tmp_path / "two", 2, *options, override, f"{batch}=2")
     check_same(alone[settings], two, wrapper)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Path) -> None:
+    options = ["sharding=fsdp2", "training.learning_rate=1e-3", "training.lr_scheduler_type=constant"]
+    options += ["training.optim=adamw_torch", "training.save_strategy=steps", "training.save_steps=1"]
+    options += ["dataset={shapes_res: {turns: 2}}", "training.per_device_train_batch_size=2"]
+    whole = train(recipe_file, tmp_path / "whole", 2, *options)
+    parts = train(recipe_file, tmp_path / "parts", 2, *options, "training.max_steps=2")
+    train(recipe_file, parts, 2, *options, "--resume")
+    for first, second in zip(compared(whole), compared(parts), strict=True):
+        assert second == pytest.approx(first, rel=1e-5)
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (whole, parts))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    shares = parts / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer_shares"
+    assert {path.name for path in shares.glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
+    shutil.rmtree(shares)
+    with pytest.raises(AssertionError, match="no optimizer_shares/, so its run was not sharded"):
+        train(recipe_file, parts, 2, *options, "--resume", "training.max_steps=4")
 
 
 def test_sharding_without_processes_is_refused(

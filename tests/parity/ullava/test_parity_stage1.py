@@ -114,7 +114,7 @@ def test_every_kind_of_row_alone_says_the_same(core: Core) -> None:
 def test_tower_and_video_features(core: Core) -> None:
     vision = core.model.vision
     with torch.no_grad():
-        core.close(vision._patch_states(core.inputs["images"]), core.expected["image_features"], "features_atol")
+        core.close(vision.patch_states(core.inputs["images"]), core.expected["image_features"], "features_atol")
         video = vision.encode_video({"base": core.inputs["videos"].permute(0, 2, 1, 3, 4)})
         expected = vision.projector(core.expected["video_features"])
     assert video.counts == (core.case["video_tokens"],) * core.case["n_video_rows"]

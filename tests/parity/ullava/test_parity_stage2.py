@@ -120,7 +120,7 @@ def test_what_lies_between(run: Run) -> None:
     model = run.model
     with torch.no_grad():
         hidden = model(output_hidden_states=True, **run.batch).hidden_states[-1]
-        features = model.vision._patch_states(run.inputs["images"])
+        features = model.vision.patch_states(run.inputs["images"])
         pictures = model.mask_head.embed_images(run.batch["sam_pixel_values"], run.batch["sam_sizes"])
         places = model.mask_head.sam.get_image_wide_positional_embeddings()
     real = run.inputs["attention_mask"].bool()

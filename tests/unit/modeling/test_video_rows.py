@@ -69,7 +69,7 @@ def test_temporal_tokens_come_first_and_are_pooled_before_the_projector(small: t
     frames = torch.from_numpy(np.stack([picture(number, 32, 32) for number in range(6)])).permute(0, 3, 1, 2)
     vision = model.vision
     output = vision.encode_video({"base": frames.unflatten(0, (2, 3))})
-    states = vision._patch_states(
+    states = vision.patch_states(
         torch.from_numpy(np.asarray(frames, dtype=np.float32))
         .div(255)
         .sub(torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None])

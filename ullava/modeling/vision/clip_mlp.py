@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig
 
 from ullava.errors import UserError
 from ullava.geometry import ViewKind, plan_view
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, stretch_plain_u8
-from ullava.modeling.positions import start_tower_positions
+from ullava.modeling.pixels import render_view, stretch_plain_u8
+from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -27,9 +26,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
-    VisionStrategy,
     refuse_unknown,
-    trains,
 )
 
 ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
@@ -102,78 +99,41 @@ def pool_frames(states: torch.Tensor) -> torch.Tensor:
     return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
 
 
-class ClipMlp(VisionStrategy):
+class ClipMlp(ClipFrontEnd):
     """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
 
     def __init__(
         self, config: CLIPVisionConfig, *, hidden_layer: int, projector: str, width_out: int, merge: int = 1
     ) -> None:
-        super().__init__()
-        if not -config.num_hidden_layers - 1 <= hidden_layer <= config.num_hidden_layers:
-            raise UserError(f"vision.hidden_layer {hidden_layer}: the tower has {config.num_hidden_layers} layers")
+        super().__init__(config, hidden_layer)
         grid = config.image_size // config.patch_size
         if grid % merge:
             raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
-        self.hidden_layer = hidden_layer
         self.merge = merge
-        self.tower = CLIPVisionModel(config)
         self.projector = build_projector(projector, config.hidden_size * merge**2, width_out)
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        return self._project(self._encode_states(_stacked(views)))
+        return self._project(self._states(_stacked(views)))
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T + P), D], pooled before they are projected."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
         clips = _stacked(views)
-        return self._project(pool_frames(self._encode_states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])))
+        return self._project(pool_frames(self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])))
 
-    def _encode_states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[I, 3, R, R] -> states [I, P, width * merge^2]; without gradient where the tower does not train."""
-        pixels = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embedding.weight.dtype)
-        with torch.set_grad_enabled(trains(self.tower)):
-            return merge_patches(self._patch_states(pixels), self.merge)
+    def _states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[I, 3, R, R] -> states [I, P, width * merge^2]."""
+        return merge_patches(self.patch_states(self.normalise(pixels)), self.merge)
 
     def _project(self, states: torch.Tensor) -> VisionOutput:
         tokens = self.projector(states)
         return VisionOutput(tokens.flatten(0, 1), (tokens.shape[1],) * tokens.shape[0])
 
-    def _patch_states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Run only the layers that lead to ``hidden_layer``; [I, 3, R, R] -> [I, P, width]."""
-        tower = self.tower
-        states = tower.pre_layrnorm(tower.embeddings(pixels))
-        depth = self.hidden_layer % (len(tower.encoder.layers) + 1)
-        for layer in tower.encoder.layers[:depth]:
-            output = layer(states, attention_mask=None)
-            states = output if isinstance(output, torch.Tensor) else output[0]
-        return states[:, 1:]
-
     def parts(self) -> tuple[VisionPart, ...]:
         """Tower and projector."""
         return (VisionPart("vision tower", ("tower.",), "tower"), VisionPart("vision projector", ("",), "projector"))
-
-    def unread(self) -> tuple[str, ...]:
-        """The layers above the chosen hidden state, and the norm after the last."""
-        depth = len(self.tower.encoder.layers)
-        above = range(self.hidden_layer % (depth + 1), depth)
-        return ("tower.post_layernorm.", *(f"tower.encoder.layers.{layer}." for layer in above))
-
-    def layers(self) -> list[nn.Module]:
-        """The tower's."""
-        return list(self.tower.encoder.layers)
-
-    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
-        """A CLIP vision tower; see VisionStrategy."""
-        if "tower" in paths:
-            tower = CLIPVisionModel.from_pretrained(str(paths["tower"]))
-            self.tower.load_state_dict(tower.state_dict(), strict=True, assign=True)
-
-    def start_afresh(self, pretrained: frozenset[str]) -> None:
-        """The tower's position table; see ullava.modeling.positions."""
-        if "tower" not in pretrained:
-            start_tower_positions(self.tower.embeddings.position_embedding.weight)
 
 
 def _stacked(views: Views) -> torch.Tensor:

@@ -11,6 +11,7 @@ import pytest
 
 from ullava.cli.main import main
 from ullava.data.shapes.write import draw_world
+from ullava.data.shapes.write_clips import draw_video_world
 
 Train = Callable[..., Path]
 
@@ -19,6 +20,12 @@ Train = Callable[..., Path]
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world to learn from."""
     return draw_world(tmp_path_factory.mktemp("lessons") / "world", images=12, seed=3, split="train", progress=False)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few clips of moving shapes."""
+    return draw_video_world(tmp_path_factory.mktemp("films") / "world", 6, 3, progress=False)
 
 
 @pytest.fixture(scope="session")

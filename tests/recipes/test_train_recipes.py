@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import Train, losses
 
+from ullava.config.load import load_config
+from ullava.config.schema import TrainRecipe
+
 ROOT = Path(__file__).resolve().parents[2]
 # Recipes at full size need weights that nobody has here; their small twins train in test_two_stages.py.
 RECIPES = sorted(
@@ -21,17 +24,26 @@ def test_there_are_recipes() -> None:
     assert len(RECIPES) >= 2
 
 
-FIRST_STAGE_OF = {"configs/train/tiny.yaml": "configs/train/tiny_stage1.yaml"}
+BEGINS_WHERE = {
+    "configs/train/tiny_2.yaml": "configs/train/tiny_1.yaml",
+    "configs/train/tiny.yaml": "configs/train/tiny_2.yaml",
+}
 """Recipes that begin where another one ends."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_trains(recipe: str, train: Train) -> None:
-    small = ["training.per_device_train_batch_size=2"]
-    begin = []
-    if recipe in FIRST_STAGE_OF:
-        begin = [f"init={train(FIRST_STAGE_OF[recipe], 1, *small) / 'model'}"]
-    run = train(recipe, 2, *small, *begin)
+def test_recipe_trains(recipe: str, train: Train, films: Path) -> None:
+    run = _run(recipe, 2, train, films)
     assert len(losses(run)) == 2
     assert all(math.isfinite(loss) for loss in losses(run))
     assert (run / "model" / "model.safetensors").is_file()
+
+
+def _run(recipe: str, steps: int, train: Train, films: Path) -> Path:
+    """Train for some steps; where the recipe begins with another one's end, that one first, for a step."""
+    small = ["training.per_device_train_batch_size=2"]
+    if recipe in BEGINS_WHERE:
+        small.append(f"init={_run(BEGINS_WHERE[recipe], 1, train, films) / 'model'}")
+    entries = load_config(TrainRecipe, ROOT / recipe).dataset
+    small += [f"dataset.{name}.data_root={films}" for name, entry in entries.items() if entry.data_root is not None]
+    return train(recipe, steps, *small)

@@ -10,13 +10,6 @@ import pytest
 from tests.recipes.conftest import Train, losses
 
 from ullava.cli.main import main
-from ullava.data.shapes.write_clips import draw_video_world
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few clips of moving shapes."""
-    return draw_video_world(tmp_path_factory.mktemp("films") / "world", 6, 3, progress=False)
 
 
 def test_an_entry_trains_beside_pictures_and_words(train: Train, films: Path, tmp_path: Path) -> None:

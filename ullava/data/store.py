@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -97,6 +98,11 @@ class AnnotationStore:
         """Return the picture that record ``index`` names ('' without one), as written in the record."""
         name: str = self._images[index].as_py()
         return name
+
+    def by_image(self) -> NDArray[np.int64]:
+        """Return the numbers of the records in the order of their pictures' names, for look-ups by halving."""
+        order: NDArray[np.int64] = pc.sort_indices(self._images).to_numpy().astype(np.int64)
+        return order
 
     def groups(self, limit: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Group the first ``limit`` records by picture: ``(order [n], starts [pictures + 1])``.

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 from sibling_cases import agree, folders, read, tensors
+from torch.nn import functional
 
 from ullava.geometry import plan_view
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
+from ullava.modeling.vision.mg import MgPreprocessor
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
 from ullava.modeling.vision.mg_pooling import ObjectTokens, upsampling
+from ullava.modeling.vision.strategy import ItemNotes
+from ullava.structures import DetectedBoxes
 
 KINDS = ("fusion_gate", "fusion_gate_step0", "fusion_gate_concat", "fusion_concat", "fusion_raw_concat")
 
@@ -84,6 +89,24 @@ def test_object_tokens(folder: Path) -> None:
     for row, found in enumerate(tokens):
         agree(module.pool([plane[row] for plane in maps], boxes[row], 768), wanted[f"roi_mean{row}"], folder)
         agree(found, wanted[f"tokens{row}"], folder)
+
+
+@pytest.mark.parametrize("folder", folders("mg_llava", "image_preprocess"))
+def test_pixels_of_both_views(folder: Path) -> None:
+    sizes, inputs, wanted = read(folder)["sizes"], tensors(folder, "inputs"), tensors(folder, "outputs")
+    stages = 4
+    patch = sizes["lo"] * 32 // sizes["hi"]
+    table = {"patch_size": 4, "hidden_sizes": [8] * stages}
+    settings = {"pyramid": table, "max_boxes": 100, "box_rule": "released", "frame_pool": 1}
+    preprocessor = MgPreprocessor(sizes["lo"], patch, settings)
+    boxes = inputs["boxes"].double().numpy()
+    found = DetectedBoxes(boxes, np.linspace(0.9, 0.5, len(boxes)), ("thing",) * len(boxes))
+    made = preprocessor.preprocess(inputs["image"].numpy(), ItemNotes(boxes=found))
+    high = normalise_u8(torch.from_numpy(made.views["base"])[None], CLIP_MEAN, CLIP_STD, torch.float32)
+    agree(high[0], wanted["hi"], folder)
+    low = functional.interpolate(high, (sizes["lo"],) * 2, mode="bilinear", align_corners=False)
+    agree(low[0], wanted["lo"], folder)
+    assert torch.equal(torch.from_numpy(made.views["boxes"]), wanted["boxes"])
 
 
 @pytest.mark.parametrize("folder", folders("mg_llava", "boxes"))

@@ -1,0 +1,197 @@
+"""Strategy ``avg`` by itself: counts, choices, batches, budgets, videos, gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPVisionConfig
+
+from ullava.errors import UserError
+from ullava.modeling.vision.avg import Avg, AvgPreprocessor
+from ullava.modeling.vision.strategy import EncodeContext, ItemNotes
+
+SETTINGS = {
+    "levels": [],
+    "canvases": [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]],
+    "unpad": "pixels",
+    "attention_axis": "tokens",
+    "text_slots": 5,
+    "heads": 4,
+    "dropout": 0.1,
+    "video_levels": 3,
+}
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TOWER |= {"image_size": 56, "patch_size": 14}
+SIZES = ((90, 60), (30, 120), (56, 56))
+
+
+def build(**other):
+    torch.manual_seed(0)
+    settings = SETTINGS | other
+    strategy = Avg(CLIPVisionConfig(**TOWER), hidden_layer=-2, projector="mlp2x", width_out=32, settings=settings)
+    strategy.start_afresh(frozenset())
+    return AvgPreprocessor(56, 14, settings), strategy.eval()
+
+
+def picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def views(items):
+    return {name: [torch.from_numpy(item.views[name]) for item in items] for name in items[0].views}
+
+
+def context(places, seed=7, length=9, **other):
+    torch.manual_seed(seed)
+    words = torch.randn(len(places), length, 32)
+    mask = torch.ones(len(places), length)
+    mask[1:, 6:] = 0
+    return EncodeContext(tuple(places), tuple(range(len(places))), words, mask, **other)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return build()
+
+
+def test_counts(parts):
+    preprocessor, strategy = parts
+    assert preprocessor.levels == strategy.levels == (1, 2, 4, 8, 16) and preprocessor.video_levels == (1, 2, 4)
+    made = preprocessor.preprocess(picture(56, 56))
+    # The middle of two tiles one above the other: 4 rows of 4 columns, or 2 rows of 1; a newline each.
+    assert (made.count.low, made.count.high) == (1 + 2 * 2, 16 + 4 * 5) and made.views["tiles"].shape == (2, 3, 56, 56)
+    forced = preprocessor.preprocess(picture(56, 56), ItemNotes(force={"granularity": 16}))
+    assert forced.count.low == forced.count.high == 36 and forced.variant != made.variant
+    tight = preprocessor.preprocess(picture(56, 56), ItemNotes(budget=35))
+    assert tight.shrunk and tight.count.high < 36 and tight.views["plan"].tolist() == [56, 56, 8]
+    assert preprocessor.preprocess(picture(56, 56), ItemNotes(budget=1)).views["plan"][2] == 1
+    assert set(made.geometry) == {"base", "tile_0", "tile_1"}
+    assert build(levels=[16, 1, 4])[0].levels == (1, 4, 16)
+
+
+@pytest.mark.parametrize("axis", ["tokens", "crops"])
+def test_a_picture_alone_is_the_picture_in_a_batch(axis):
+    preprocessor, strategy = build(attention_axis=axis)
+    items = [preprocessor.preprocess(picture(*size, seed)) for seed, size in enumerate(SIZES)]
+    around = context((2, 0, 1))
+    with torch.no_grad():
+        together = strategy.encode(views(items), around)
+        pieces = together.tokens.split(together.counts)
+        for place, item in enumerate(around.places):
+            row = EncodeContext((0,), (0,), around.words[[place]], around.word_mask[[place]])
+            alone = strategy.encode(views([items[item]]), row)
+            assert alone.diagnostics["granularity"] == together.diagnostics["granularity"][place : place + 1]
+            assert torch.allclose(alone.tokens, pieces[place], atol=1e-5)
+            assert items[item].count.low <= len(pieces[place]) <= items[item].count.high
+    assert together.per_place and together.diagnostics["probability"].shape == (3, 5)
+
+
+def test_question_decides_and_nothing_else_does(parts):
+    """Words behind the mask (answers, padding) do not reach the router; other questions choose other levels."""
+    preprocessor, strategy = parts
+    item = preprocessor.preprocess(picture(90, 60))
+    around = context((0, 0))
+    with torch.no_grad():
+        logits = strategy.router_logits(views([item]), around)
+        longer = torch.cat([around.words, torch.randn(2, 4, 32)], dim=1)
+        longer[1, 6:] = 99.0
+        mask = torch.cat([around.word_mask, torch.zeros(2, 4)], dim=1)
+        again = strategy.router_logits(views([item]), EncodeContext((0, 0), (0, 1), longer, mask))
+        assert torch.allclose(logits, again, atol=1e-5) and not torch.allclose(logits[0], logits[1], atol=1e-3)
+        chosen = {strategy.encode(views([item]), context((0,), seed)).diagnostics["granularity"] for seed in range(12)}
+    assert len(chosen) > 1
+
+
+def test_forced_levels(parts):
+    preprocessor, strategy = parts
+    items = [preprocessor.preprocess(picture(*size, seed)) for seed, size in enumerate(SIZES)]
+    assert [force["granularity"] for force in strategy.candidates()] == [1, 2, 4, 8, 16]
+    for force in strategy.candidates():
+        counted = [preprocessor.preprocess(picture(*size), ItemNotes(force=force)).count for size in SIZES]
+        with torch.no_grad():
+            output = strategy.encode(views(items), EncodeContext(force=force))
+        assert not output.per_place and all(count.exact for count in counted)
+        assert output.counts == tuple(count.low for count in counted)
+
+
+def test_budget_binds_the_router(parts):
+    preprocessor, strategy = parts
+    item = preprocessor.preprocess(picture(56, 56), ItemNotes(budget=14))
+    with torch.no_grad():
+        for seed in range(6):
+            output = strategy.encode(views([item]), context((0,), seed))
+            assert output.counts[0] <= 14 and item.count.low <= output.counts[0] <= item.count.high
+
+
+def test_gradients(parts):
+    """The choice passes the gradient of the softmax on; a forced level leaves the router out, but not behind."""
+    preprocessor, strategy = build(dropout=0.0)
+    item = preprocessor.preprocess(picture(90, 60))
+    strategy.train()
+    output = strategy.encode(views([item]), context((0,)))
+    output.tokens.square().sum().backward()
+    assert bool(strategy.router.voter.grad.any()) and bool(strategy.newline.grad.any())
+    strategy.zero_grad()
+    forced = strategy.encode(views([item]), EncodeContext(force={"granularity": 4}))
+    (forced.tokens.sum() + forced.idle).backward()
+    unread = strategy.unread()
+    missing = [n for n, value in strategy.named_parameters() if value.grad is None and not n.startswith(unread)]
+    assert missing == [] and not strategy.router.voter.grad.any()
+    strategy.zero_grad()
+    strategy.encode_dummy().backward()
+    assert all(value.grad is not None and not value.grad.any() for value in strategy.parameters())
+
+
+def test_tower_trains_where_it_should(parts):
+    preprocessor, strategy = build()
+    item = preprocessor.preprocess(picture(90, 60))
+    strategy.encode(views([item]), EncodeContext(force={"granularity": 16})).tokens.sum().backward()
+    assert strategy.tower.embeddings.patch_embedding.weight.grad is not None
+    strategy.tower.requires_grad_(False)
+    assert not strategy.patch_states(torch.zeros(1, 3, 56, 56)).requires_grad
+
+
+def test_half_precision_is_finite(parts):
+    preprocessor, strategy = parts
+    item, around = preprocessor.preprocess(picture(90, 60)), context((0,))
+    with torch.no_grad():
+        exact = strategy.router_logits(views([item]), around)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = strategy.encode(views([item]), around)
+        half = build()[1].bfloat16().encode(views([item]), around)
+    assert torch.isfinite(exact).all()
+    for output in (rough, half):
+        assert torch.isfinite(output.tokens).all() and torch.isfinite(output.diagnostics["probability"]).all()
+
+
+def test_video(parts):
+    preprocessor, strategy = parts
+    frames = np.stack([picture(90, 60, seed) for seed in range(3)])
+    clip = preprocessor.preprocess_video(frames)
+    assert (clip.count.low, clip.count.high) == (3, 12)
+    both = views([clip, preprocessor.preprocess_video(frames[::-1].copy())])
+    with torch.no_grad():
+        output = strategy.encode_video(both, context((1, 0)))
+        single = strategy.encode_video({"base": both["base"][:1]}, context((0, 0)))
+        forced = strategy.encode_video(both, EncodeContext(force={"granularity": 16}))
+    assert output.per_place and all(3 <= count <= 12 for count in output.counts)
+    assert set(output.diagnostics["granularity"]) <= {1, 2, 4}
+    assert torch.allclose(output.tokens.split(output.counts)[1], single.tokens.split(single.counts)[1], atol=1e-5)
+    assert forced.counts == (48, 48)
+    assert preprocessor.preprocess_video(frames, ItemNotes(force={"granularity": 16})).count.low == 48
+
+
+def test_refusals(parts):
+    preprocessor, strategy = parts
+    for wrong in (3, True, [16], "16"):
+        with pytest.raises(UserError, match="granularity has to be one of 1, 2, 4, 8, 16, not"):
+            preprocessor.preprocess(picture(9, 9), ItemNotes(force={"granularity": wrong}))
+    with pytest.raises(UserError, match="no override 'granularty'; did you mean 'granularity'"):
+        strategy.encode({}, EncodeContext(force={"granularty": 4}))
+    with pytest.raises(UserError, match="chooses by the question"):
+        strategy.encode(views([preprocessor.preprocess(picture(9, 9))]))
+    with pytest.raises(UserError, match=r"a canvas is \[columns, rows\], not \[2\]"):
+        build(canvases=[[2]])
+    with pytest.raises(UserError, match="no granularity of 5 tokens"):
+        build(levels=[5])

@@ -1,0 +1,192 @@
+"""Boxes that somebody found in pictures beforehand, for front-ends that look at objects (docs/front_ends.md).
+
+A file holds a JSON list of ``{image, boxes: [[x0, y0, x1, y1], ...], scores: [...], labels: [...]}``: ``image`` is the
+path below the folder of the pictures, boxes are in original pixels; ``scores`` and ``labels`` may be left out. Of a
+video, ``image`` is its path and ``frames`` a list of such tables, one for each frame at equal steps. MG-LLaVA's own
+files are keyed by the id of the annotation, which is not unique; ``keyed_by_picture`` turns them into ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ullava.data.json_stream import iter_records
+from ullava.data.readers.base import TaskDataset
+from ullava.data.readers.record import Record
+from ullava.data.store import AnnotationStore
+from ullava.errors import DataError
+from ullava.structures import Clip, DetectedBoxes, Sample, Task
+
+
+class BoxFile:
+    """Boxes by picture. Opening converts the file once (ullava.data.store); a look-up reads one record.
+
+    Raises DataError for a file that is missing, not JSON, or without the names of pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = AnnotationStore.open(path)
+        self._order = self.store.by_image()
+        if len(self.store) and not self.store.image_name(int(self._order[0])):
+            raise DataError(
+                f"{self.store.where(int(self._order[0]))}: no 'image', the path of its picture (published files are keyed "
+                "by annotation: 'ullava data boxes' turns them into files by picture)"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.store)
+
+    def record(self, name: str, sample: str) -> Record | None:
+        """Return the record of a picture or video, by its path below the folder; None where there is none."""
+        low, high = 0, len(self._order)
+        while low < high:
+            middle = (low + high) // 2
+            if self.store.image_name(int(self._order[middle])) < name:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._order) or self.store.image_name(int(self._order[low])) != name:
+            return None
+        number = int(self._order[low])
+        return Record(self.store.record(number), sample, lambda: self.store.where(number))
+
+    def of_picture(self, name: str, sample: str) -> DetectedBoxes | None:
+        """Return the boxes of a picture; None = missing. Raises SampleError for a record that is wrong."""
+        record = self.record(name, sample)
+        return None if record is None else boxes_of(record)
+
+    def of_video(self, name: str, sample: str) -> tuple[DetectedBoxes | None, ...]:
+        """Return the boxes of a video's frames; empty = missing. Raises SampleError for a record that is wrong."""
+        record = self.record(name, sample)
+        return () if record is None else tuple(boxes_of(frame) for frame in record.parts("frames"))
+
+
+def boxes_of(record: Record) -> DetectedBoxes:
+    """Read ``boxes``, ``scores`` and ``labels``. Raises SampleError with file and line."""
+    corners = record.items("boxes")
+    for box in corners:
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+            record.fail(f"a box has to be four numbers, x0 y0 x1 y1, not {box}")
+    scores = record.items("scores") if "scores" in record.value else [1.0] * len(corners)
+    labels = record.items("labels") if "labels" in record.value else [""] * len(corners)
+    if not len(corners) == len(scores) == len(labels):
+        record.fail(f"{len(corners)} boxes, {len(scores)} scores and {len(labels)} labels")
+    if not all(_is_number(score) for score in scores) or not all(isinstance(label, str) for label in labels):
+        record.fail("'scores' have to be numbers and 'labels' strings")
+    array = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
+    return DetectedBoxes(array, np.asarray(scores, dtype=np.float64), tuple(labels))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def reader_of(dataset: TaskDataset) -> TaskDataset:
+    """Return what reads the annotations, below the boxes."""
+    return dataset.dataset if isinstance(dataset, BoxedDataset) else dataset
+
+
+class BoxedDataset:
+    """A dataset whose samples know what was found in their pictures. ``missing``: pictures that the file left out.
+
+    Pictures without a record train without boxes. Frames that are drawn by lot have none: the file knows those at
+    equal steps.
+    """
+
+    def __init__(self, dataset: TaskDataset, boxes: BoxFile, image_root: Path) -> None:
+        self.dataset = dataset
+        self.boxes = boxes
+        self.image_root = image_root
+        self.id, self.split = dataset.id, dataset.split
+        self.task: Task = dataset.task
+        self.missing: set[str] = set()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return a training sample; see TaskDataset."""
+        return self._with_boxes(self.dataset.sample(index, rng))
+
+    def queries(self, index: int) -> list[Sample]:
+        """Return evaluation queries; see TaskDataset."""
+        return [self._with_boxes(sample) for sample in self.dataset.queries(index)]
+
+    def sources(self, index: int) -> str:
+        """Return file, line and record; see TaskDataset."""
+        return self.dataset.sources(index)
+
+    def _with_boxes(self, sample: Sample) -> Sample:
+        pictures = tuple(self._of_picture(path, sample.name) for path in sample.images)
+        clips = tuple(self._of_clip(clip, sample.name) for clip in sample.videos)
+        return replace(sample, boxes=pictures, frame_boxes=clips)
+
+    def _of_picture(self, path: Path, sample: str) -> DetectedBoxes | None:
+        name = path.relative_to(self.image_root).as_posix()
+        found = self.boxes.of_picture(name, sample)
+        if found is None:
+            self.missing.add(name)
+        return found
+
+    def _of_clip(self, clip: Clip, sample: str) -> tuple[DetectedBoxes | None, ...]:
+        if clip.sampling != "uniform":
+            return ()
+        name = clip.path.relative_to(self.image_root).as_posix()
+        found = self.boxes.of_video(name, sample)
+        if not found:
+            self.missing.add(name)
+        return found
+
+
+def keyed_by_picture(published: Path, annotations: Path, out: Path) -> tuple[int, int]:
+    """Write MG-LLaVA's boxes (``{id, boxes, scores, labels}``) under the pictures that ``annotations`` name.
+
+    ``annotations``: the LLaVA file ``[{id, image, ...}]`` that the ids are from; the first record with an id says which
+    picture it is. Returns how many pictures got boxes, and how many had none.
+
+    Raises:
+        DataError: a file that is missing or not JSON, an id that is not text, ``out`` there already.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already; name another file or remove it")
+    pictures: dict[str, str] = {}
+    for number, line, _, value in iter_records(annotations):
+        if isinstance(value.get("image"), str):
+            pictures.setdefault(_id_of(value, annotations, line, number), value["image"])
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    written: set[str] = set()
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for place, entry in enumerate(_published(published, pictures, written)):
+                file.write(("[\n" if place == 0 else ",\n") + json.dumps(entry, ensure_ascii=False))
+            file.write("\n]\n" if written else "[]\n")
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return len(written), len(set(pictures.values()) - written)
+
+
+def _published(published: Path, pictures: dict[str, str], written: set[str]) -> Iterator[dict[str, Any]]:
+    for number, line, _, value in iter_records(published):
+        image = pictures.get(_id_of(value, published, line, number))
+        if image is not None and image not in written:
+            written.add(image)
+            yield {"image": image, **{key: value[key] for key in ("boxes", "scores", "labels") if key in value}}
+
+
+def _id_of(value: dict[str, Any], path: Path, line: int, number: int) -> str:
+    found = value.get("id")
+    if not isinstance(found, str | int) or isinstance(found, bool):
+        raise DataError(f"{path}:{line}: record {number}: 'id' has to be text or a number")
+    return str(found)

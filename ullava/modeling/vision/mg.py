@@ -1,0 +1,232 @@
+"""Front-end of MG-LLaVA: fused tokens of a low and a high resolution, then a token for each box (arXiv 2406.17770).
+
+One view travels, the high-resolution square; the low one is made of its normalised pixels, as published. P fused tokens
+on the grid of both, k object tokens in the order of the boxes' scores: P + k, known before anything is encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPVisionConfig, ConvNextConfig, ConvNextModel
+
+from ullava.errors import UserError
+from ullava.geometry import View, plan_view
+from ullava.geometry.patches import patch_grid_side
+from ullava.modeling.pixels import pad_to_square_u8, resize_pillow_u8
+from ullava.modeling.vision.clip_mlp import build_projector, merge_patches
+from ullava.modeling.vision.clip_tower import ClipFrontEnd
+from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
+from ullava.modeling.vision.mg_fusion import ConvGateFusion
+from ullava.modeling.vision.mg_pooling import ObjectTokens
+from ullava.modeling.vision.mg_pyramid import ConvNextPyramid
+from ullava.modeling.vision.strategy import (
+    NO_CONTEXT,
+    PLAIN,
+    EncodeContext,
+    ItemNotes,
+    TokenCount,
+    VideoInputs,
+    Views,
+    VisionInputs,
+    VisionOutput,
+    VisionPart,
+    refuse_unknown,
+)
+from ullava.structures import DetectedBoxes
+
+PAD_COLOUR = (122, 116, 104)
+"""CLIP's mean colour in whole grey levels, rounded down; the published padding."""
+
+VIEW = "base"
+OVERRIDES = ("max_boxes",)
+NO_BOXES = DetectedBoxes(np.zeros((0, 4)), np.zeros(0), ())
+
+
+def pyramid_stride(table: Mapping[str, Any]) -> int:
+    """Pixels per cell of the coarsest map of a ConvNeXt, from its config as a table."""
+    return int(table["patch_size"]) * 2 ** (len(table["hidden_sizes"]) - 1)
+
+
+class MgPreprocessor:
+    """Centre-padded square of side ``high``; a picture with k boxes gives P + k tokens.
+
+    A video gives, for each frame, P / ``frame_pool``^2 tokens and one for each of its boxes. ``box_rule``: ``top``
+    keeps the ``max_boxes`` best of those that are not of one class and one place; ``released`` is the published rule,
+    with its cap by class and its filler box.
+    """
+
+    view_names: tuple[str, ...] = (VIEW, "boxes")
+    reads_text = False
+
+    def __init__(self, side: int, patch: int, settings: Mapping[str, Any]) -> None:
+        self.grid_side = patch_grid_side(side, patch, 1)
+        self.high = self.grid_side * pyramid_stride(settings["pyramid"])
+        self.max_boxes = int(settings["max_boxes"])
+        self.box_rule = str(settings["box_rule"])
+        self.frame_pool = int(settings["frame_pool"])
+        if self.grid_side % self.frame_pool:
+            raise UserError(
+                f"vision.mg.frame_pool {self.frame_pool}: a grid of {self.grid_side} x {self.grid_side} patches cannot "
+                "be joined so"
+            )
+
+    def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
+        """The square view and the boxes on it; see VisionPreprocessor. A small budget leaves out the last boxes."""
+        limit = self._limit(notes.force)
+        view, pixels = self._square(image_rgb_u8)
+        boxes = self._boxes(notes.boxes, view, limit)
+        tokens = self.grid_side**2
+        room = len(boxes) if notes.budget is None else max(notes.budget - tokens, 0)
+        kept = boxes[:room]
+        total = tokens + len(kept)
+        return VisionInputs(
+            views={VIEW: pixels, "boxes": kept},
+            geometry={VIEW: view},
+            count=TokenCount(total, total),
+            grid_hw=None if len(kept) else (self.grid_side, self.grid_side),
+            variant=_name_of(kept),
+            shrunk=len(kept) < len(boxes),
+        )
+
+    def preprocess_video(
+        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
+    ) -> VideoInputs:
+        """Each frame as a picture, whatever ``as_released`` says (u-LLaVA has no such view); see VisionPreprocessor."""
+        limit = self._limit(notes.force)
+        found = notes.frame_boxes or (None,) * len(frames_rgb_u8)
+        if len(found) != len(frames_rgb_u8):
+            raise UserError(f"boxes of {len(found)} frames for a video of {len(frames_rgb_u8)}")
+        seen = [self._square(frame) for frame in frames_rgb_u8]
+        boxes = [self._boxes(each, view, limit) for each, (view, _) in zip(found, seen, strict=True)]
+        total = len(seen) * (self.grid_side // self.frame_pool) ** 2 + sum(len(rows) for rows in boxes)
+        joined = np.concatenate(boxes) if boxes else np.zeros((0, 4), np.float32)
+        views: dict[str, NDArray[Any]] = {
+            VIEW: np.stack([pixels for _, pixels in seen]),
+            "boxes": joined,
+            "box_counts": np.asarray([len(rows) for rows in boxes], dtype=np.int64),
+        }
+        return VideoInputs(views, TokenCount(total, total), _name_of(joined))
+
+    def _limit(self, force: Mapping[str, Any]) -> int:
+        refuse_unknown(force, OVERRIDES, "mg")
+        limit = force.get("max_boxes", self.max_boxes)
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+            raise UserError(f"max_boxes has to be a whole number from 0, not {limit!r}")
+        return limit
+
+    def _square(self, image_rgb_u8: NDArray[np.uint8]) -> tuple[View, NDArray[np.uint8]]:
+        view = plan_view("pad_centre", (image_rgb_u8.shape[1], image_rgb_u8.shape[0]), self.high)
+        square = resize_pillow_u8(pad_to_square_u8(image_rgb_u8, PAD_COLOUR), self.high, self.high)
+        return view, np.ascontiguousarray(square.transpose(2, 0, 1))
+
+    def _boxes(self, found: DetectedBoxes | None, view: View, limit: int) -> NDArray[np.float32]:
+        """Boxes float32 [k, 4] in pixels of the view, the best first."""
+        given = found or NO_BOXES
+        if self.box_rule == "released":
+            boxes, _ = released_boxes(
+                given.boxes_xyxy_px, given.scores, given.labels, view.orig_wh, self.high, limit=limit
+            )
+        else:
+            boxes, _ = boxes_on_view(given.boxes_xyxy_px, given.scores, given.labels, view, limit)
+        return boxes.astype(np.float32)
+
+
+def _name_of(boxes: NDArray[np.float32]) -> str:
+    """What tells one set of boxes from another; nothing where there are none."""
+    return f"|boxes {hashlib.blake2b(boxes.tobytes(), digest_size=8).hexdigest()}" if len(boxes) else ""
+
+
+class Mg(ClipFrontEnd):
+    """CLIP states of the low view fused with the coarsest map of a ConvNeXt on the high one; tokens of boxes."""
+
+    def __init__(
+        self,
+        config: CLIPVisionConfig,
+        *,
+        hidden_layer: int,
+        projector: str,
+        width_out: int,
+        settings: Mapping[str, Any],
+    ) -> None:
+        super().__init__(config, hidden_layer)
+        self.pyramid = ConvNextPyramid(ConvNextConfig(**settings["pyramid"]))
+        self.low = int(config.image_size)
+        self.high = self.low // int(config.patch_size) * self.pyramid.stride
+        self.frame_pool = int(settings["frame_pool"])
+        channels = self.pyramid.channels
+        self.fusion = ConvGateFusion(settings["fusion"], config.hidden_size, channels[-1])
+        self.projector = build_projector(projector, self.fusion.width_out, width_out)
+        self.objects = ObjectTokens(settings["pooling"], channels, width_out, embed_boxes=settings["embed_boxes"])
+
+    def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """uint8 or normalised float [I, 3, R, R] and boxes [k_i, 4] -> tokens [sum(P + k_i), D]."""
+        refuse_unknown(context.force, OVERRIDES, "mg")
+        pixels = torch.stack(list(views[VIEW]))
+        tokens, objects, gate = self._see(pixels, list(views["boxes"]), pool=1)
+        pieces = [torch.cat(pair) for pair in zip(tokens, objects, strict=True)]
+        told = {"boxes": tuple(len(found) for found in objects), "gate": gate}
+        return VisionOutput(torch.cat(pieces), tuple(len(piece) for piece in pieces), diagnostics=told)
+
+    def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """uint8 or normalised float [V, T, 3, R, R] -> for each frame its pooled tokens, then those of its boxes."""
+        refuse_unknown(context.force, OVERRIDES, "mg")
+        clips = torch.stack(list(views[VIEW]))
+        boxes = [
+            rows
+            for joined, counts in zip(views["boxes"], views["box_counts"], strict=True)
+            for rows in joined.split(counts.tolist())
+        ]
+        tokens, objects, gate = self._see(clips.flatten(0, 1), boxes, pool=self.frame_pool)
+        frames = [torch.cat(pair) for pair in zip(tokens, objects, strict=True)]
+        length = clips.shape[1]
+        counts = tuple(sum(map(len, frames[start : start + length])) for start in range(0, len(frames), length))
+        return VisionOutput(torch.cat(frames), counts, diagnostics={"boxes": tuple(map(len, objects)), "gate": gate})
+
+    def _see(
+        self, pixels: torch.Tensor, boxes: Sequence[torch.Tensor], pool: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
+        """Fused tokens [I, P / pool^2, D], object tokens [k_i, D] of each picture, the gates [I]."""
+        high = self.normalise(pixels)
+        low = functional.interpolate(high, (self.low, self.low), mode="bilinear", align_corners=False)
+        maps = self.pyramid(high)
+        fused, gate = self.fusion(self.patch_states(low), maps[-1])
+        if pool > 1:
+            fused = merge_patches(fused, pool).unflatten(2, (pool * pool, -1)).mean(dim=2)
+        objects = self.objects(maps, boxes, self.high)
+        return self.projector(fused), objects, None if gate is None else gate.detach()[:, 0]
+
+    def parts(self) -> tuple[VisionPart, ...]:
+        """The two towers, which the published training never touches, and what stands between them and the words."""
+        return (
+            VisionPart("vision tower", ("tower.",), "tower"),
+            VisionPart("vision pyramid", ("pyramid.",), "tower"),
+            VisionPart("vision fusion", ("fusion.",), "projector"),
+            VisionPart("object projector", ("objects.",), "projector"),
+            VisionPart("vision projector", ("projector.",), "projector"),
+        )
+
+    def layers(self) -> list[nn.Module]:
+        """Those of both towers."""
+        return [*super().layers(), *(layer for stage in self.pyramid.model.encoder.stages for layer in stage.layers)]
+
+    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
+        """``tower``: a CLIP vision tower; ``pyramid``: a ConvNeXt of transformers; see VisionStrategy."""
+        super().load_pretrained(paths)
+        if "pyramid" in paths:
+            weights = ConvNextModel.from_pretrained(str(paths["pyramid"])).state_dict()
+            kept = {name: value for name, value in weights.items() if not name.startswith("layernorm.")}
+            self.pyramid.model.load_state_dict(kept, strict=True, assign=True)
+
+    def start_afresh(self, pretrained: frozenset[str]) -> None:
+        """The published start of the fusion, which leaves the low-resolution states as they are; the tower's table."""
+        super().start_afresh(pretrained)
+        self.fusion.start()

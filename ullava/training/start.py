@@ -143,7 +143,7 @@ def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) ->
 
 def _shape(config: Any, heads: str) -> dict[str, Any]:
     """Return the choices in which weights and a model.yaml have to agree; ``heads`` as in the recipe."""
-    names = ["strategy", "hidden_layer", "projector", "merge"]
+    names = ["strategy", "hidden_layer", "projector", "merge", "vision_settings"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "fresh":
         names += ["aspect", "head_state", "sam_side"]
@@ -155,5 +155,6 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
         sizes = ("model_type", "d_model", "num_queries", "encoder_layers", "decoder_layers")
         shape |= {f"detector {name}": getattr(config.detector_config, name, None) for name in sizes}
     for part, sizes in parts.items():
-        shape |= {f"{part} {name}": getattr(sizes, name) for name in ("hidden_size", "num_hidden_layers")}
+        named = ("hidden_size", "num_hidden_layers", "hidden_sizes", "depths")
+        shape |= {f"{part} {name}": getattr(sizes, name, None) for name in named}
     return shape

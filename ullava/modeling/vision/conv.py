@@ -1,0 +1,262 @@
+"""ConvNeXt front-end with a fifth stage (ConvLLaVA, arXiv 2405.15738): few tokens for many pixels, any aspect ratio.
+
+The last map, read row by row, is projected; no class token, no final norm. With five stages a token is 64 pixels wide:
+768 x 768 gives 144 tokens, 1536 x 1536 gives 576 (spec/siblings.md 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import ConvNextConfig, ConvNextModel
+
+from ullava.errors import UserError, WeightsError
+from ullava.geometry import View, plan_view, resized_hw
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, pad_to_square_u8, resize_pillow_u8
+from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
+from ullava.modeling.vision.strategy import (
+    NO_CONTEXT,
+    PLAIN,
+    EncodeContext,
+    ItemNotes,
+    TokenCount,
+    VideoInputs,
+    Views,
+    VisionInputs,
+    VisionOutput,
+    VisionPart,
+    VisionStrategy,
+    refuse_unknown,
+    run_by_shape,
+    trains,
+)
+
+VIEW = "base"
+NAME = "conv"
+OVERRIDES = ("resolution",)
+"""``resolution``: another R, in pixels, for this question."""
+
+MEAN_COLOUR = (int(255 * CLIP_MEAN[0]), int(255 * CLIP_MEAN[1]), int(255 * CLIP_MEAN[2]))
+"""What padding is filled with, as published: nearly zero once normalised."""
+
+
+def stride_of(config: ConvNextConfig) -> int:
+    """Pixels along each side of what becomes one token: the stem's, doubled by every further stage."""
+    return int(config.patch_size) * 2 ** (int(config.num_stages) - 1)
+
+
+def fit_any(orig_wh: tuple[int, int], side: int, stride: int, most: int) -> tuple[int, int]:
+    """Width and height, in multiples of ``stride``, at which a picture of ``orig_wh`` keeps nearly its shape.
+
+    The short side becomes ``side`` unless that gives more than ``most`` tokens; at least one token each way.
+    """
+    shortest = min(orig_wh)
+    scale = min(side / shortest, (most * stride**2 / (orig_wh[0] * orig_wh[1])) ** 0.5)
+    columns, rows = (max(1, round(length * scale / stride)) for length in orig_wh)
+    while columns * rows > most and max(columns, rows) > 1:
+        columns, rows = (columns - 1, rows) if columns >= rows else (columns, rows - 1)
+    return columns * stride, rows * stride
+
+
+class ConvPreprocessor:
+    """A square of side R (``pad``, ``stretch``, ``crop``), or any multiple of the stride each way (``any``).
+
+    ``area``: with ``any``, how many times the square's tokens a picture may give. ``video_side``: side of the square
+    of each frame; ``video``: see ConvConfig.
+    """
+
+    view_names: tuple[str, ...] = (VIEW,)
+    reads_text = False
+
+    def __init__(
+        self, side: int, stride: int, aspect: str, *, area: float, video_side: int, video: Literal["frames", "pooled"]
+    ) -> None:
+        for what, length in (("image_size", side), ("video_side", video_side)):
+            if length % stride or length < stride:
+                raise UserError(
+                    f"vision strategy {NAME}: {what} {length} is no multiple of the tower's stride {stride}"
+                )
+        self.side = side
+        self.stride = stride
+        self.aspect = aspect
+        self.area = area
+        self.video_side = video_side
+        self.video = video
+
+    def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
+        """One view ``base``; a budget below its tokens lowers the resolution. See VisionPreprocessor."""
+        refuse_unknown(notes.force, OVERRIDES, NAME)
+        height, width = image_rgb_u8.shape[:2]
+        side = self._side(notes.force)
+        wanted = self._plan((width, height), side, None)
+        view = self._plan((width, height), side, notes.budget)
+        shrunk = view.size_wh != wanted.size_wh
+        grid = (view.size_wh[1] // self.stride, view.size_wh[0] // self.stride)
+        pixels = self._render(image_rgb_u8, view)
+        count = TokenCount(grid[0] * grid[1], grid[0] * grid[1])
+        variant = f"|{view.size_wh[0]}x{view.size_wh[1]}" if view.size_wh != (self.side, self.side) else ""
+        return VisionInputs({VIEW: pixels}, {VIEW: view}, count, grid, variant, shrunk)
+
+    def preprocess_video(
+        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
+    ) -> VideoInputs:
+        """Each frame as a square, all its tokens or means of them; see VisionPreprocessor."""
+        refuse_unknown(notes.force, OVERRIDES, NAME)
+        side = self._side(notes.force) if notes.force else self.video_side
+        pixels = np.stack([self._render(frame, self._square(frame, side)) for frame in frames_rgb_u8])
+        frames, tokens = len(pixels), (side // self.stride) ** 2
+        total = frames * tokens if self.video == "frames" else frames + tokens
+        return VideoInputs({VIEW: pixels}, TokenCount(total, total), f"|{side}" if notes.force else "")
+
+    def _side(self, force: Mapping[str, Any]) -> int:
+        side = force.get("resolution", self.side)
+        if not isinstance(side, int) or side < self.stride or side % self.stride:
+            raise UserError(f"vision strategy {NAME}: resolution {side} is no multiple of {self.stride} pixels")
+        return side
+
+    def _plan(self, orig_wh: tuple[int, int], side: int, budget: int | None) -> View:
+        """Lay a picture of ``orig_wh`` into its view, of at most ``budget`` tokens if that leaves any."""
+        whole = (side // self.stride) ** 2
+        if self.aspect == "any":
+            most = max(1, round(whole * self.area))
+            width, height = fit_any(orig_wh, side, self.stride, most if budget is None else min(most, budget))
+            scale = (width / orig_wh[0], height / orig_wh[1])
+            return View("stretch", orig_wh, scale, (0.0, 0.0), (width, height))
+        if budget is not None and budget < whole:
+            side = self.stride * int(budget**0.5)
+        view = plan_view(ASPECTS[self.aspect], orig_wh, side)
+        if self.aspect == "crop":
+            left, top = ((length - side) // 2 for length in view.size_wh)
+            view = view.crop(left, top, (side, side))
+        return view
+
+    def _square(self, frame: NDArray[np.uint8], side: int) -> View:
+        kind = "pad_centre" if self.aspect == "any" else ASPECTS[self.aspect]
+        view = plan_view(kind, (frame.shape[1], frame.shape[0]), side)
+        if kind == "short_side":
+            left, top = ((length - side) // 2 for length in view.size_wh)
+            view = view.crop(left, top, (side, side))
+        return view
+
+    @staticmethod
+    def _render(image_rgb_u8: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+        """Pixels uint8 [3, h, w], padded first and resized by Pillow, as published."""
+        width, height = view.size_wh
+        if view.kind == "pad_centre":
+            image_rgb_u8 = pad_to_square_u8(image_rgb_u8, MEAN_COLOUR)
+        if view.kind == "short_side":
+            full_height, full_width = resized_hw(view)
+            left, top = (round(-offset) for offset in view.offset_xy)
+            resized = resize_pillow_u8(image_rgb_u8, full_height, full_width)[top : top + height, left : left + width]
+        else:
+            resized = resize_pillow_u8(image_rgb_u8, height, width)
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+
+class ConvStrategy(VisionStrategy):
+    """The last map of a ConvNeXt, projected to width D; pictures of one size run together."""
+
+    def __init__(
+        self, config: ConvNextConfig, *, projector: str, width_out: int, video: Literal["frames", "pooled"]
+    ) -> None:
+        super().__init__()
+        self.tower = ConvNextModel(config)
+        self.projector = build_projector(projector, int(config.hidden_sizes[-1]), width_out)
+        self.video = video
+
+    def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """uint8 or normalised float [3, h, w] for each picture -> tokens [sum(h / 64 * w / 64), D] with five stages."""
+        refuse_unknown(context.force, OVERRIDES, NAME)
+        states = run_by_shape([pixels[None] for pixels in views[VIEW]], self.encode_states)
+        counts = tuple(state.shape[1] for state in states)
+        return VisionOutput(self.projector(torch.cat([state[0] for state in states])), counts)
+
+    def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
+        """uint8 or normalised float [T, 3, h, w] for each video -> all tokens of all frames, or their means."""
+        refuse_unknown(context.force, OVERRIDES, NAME)
+        states = run_by_shape(list(views[VIEW]), self.encode_states)
+        if self.video == "pooled":
+            states = [pool_frames(clip[None])[0] for clip in states]
+        else:
+            states = [clip.flatten(0, 1) for clip in states]
+        return VisionOutput(self.projector(torch.cat(states)), tuple(len(clip) for clip in states))
+
+    def encode_maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """[I, 3, h, w] -> the map of every stage [I, C, h', w']; no gradient below the first stage that trains.
+
+        Sides that are no multiples of the stride lose their rest at every step.
+        """
+        pixels = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embeddings.weight.dtype)
+        with torch.set_grad_enabled(trains(self.tower.embeddings)):
+            state = self.tower.embeddings(pixels)
+        maps = []
+        for stage in self.tower.encoder.stages:
+            with torch.set_grad_enabled(state.requires_grad or trains(stage)):
+                state = stage(state)
+            maps.append(state)
+        return maps
+
+    def encode_states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[I, 3, h, w] -> states [I, P, C] of the last map, row by row."""
+        return self.encode_maps(pixels)[-1].flatten(2).transpose(1, 2)
+
+    def parts(self) -> tuple[VisionPart, ...]:
+        """Every stage of the tower by its number from 1 (the stem goes with the first), and the projector."""
+        stages = range(len(self.tower.encoder.stages))
+        stem = ("tower.embeddings.",)
+        towers = [
+            VisionPart(f"vision stage {n + 1}", (*(stem if n == 0 else ()), f"tower.encoder.stages.{n}."), "tower")
+            for n in stages
+        ]
+        return (*towers, VisionPart("vision projector", ("",), "projector"))
+
+    def unread(self) -> tuple[str, ...]:
+        """The norm behind the last map."""
+        return ("tower.layernorm.",)
+
+    def layers(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        return [layer for stage in self.tower.encoder.stages for layer in stage.layers]
+
+    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
+        """A ConvNeXt; stages that its folder does not have (the fifth of ConvLLaVA's start) begin at random.
+
+        Raises WeightsError for weights that have no place here or lack in the middle.
+        """
+        if "tower" not in paths:
+            return
+        loaded = ConvNextModel.from_pretrained(str(paths["tower"]))
+        problems = load_stages(self.tower, loaded.state_dict())
+        if problems:
+            raise WeightsError([f"{paths['tower']}: {problem}" for problem in problems])
+
+
+def load_stages(tower: ConvNextModel, weights: Mapping[str, torch.Tensor]) -> Sequence[str]:
+    """Load the stem and as many stages as ``weights`` have; return what is wrong with them.
+
+    The final norm is left out: nothing reads it, and in the released five-stage towers it has the fourth stage's width.
+    """
+    kept = {name: value for name, value in weights.items() if not name.startswith("layernorm.")}
+    stages = {name.split(".")[2] for name in kept if name.startswith("encoder.stages.")}
+    own = tower.state_dict()
+    expected = {
+        name
+        for name in own
+        if name.startswith("embeddings.") or (name.startswith("encoder.") and name.split(".")[2] in stages)
+    }
+    problems = [f"missing weight {name}" for name in sorted(expected - kept.keys())]
+    problems += [f"unexpected weight {name}" for name in sorted(kept.keys() - expected)]
+    problems += [
+        f"weight {name} is {list(kept[name].shape)}, here {list(own[name].shape)}"
+        for name in sorted(expected & kept.keys())
+        if kept[name].shape != own[name].shape
+    ]
+    if not problems:
+        tower.load_state_dict(kept, strict=False)
+    return problems

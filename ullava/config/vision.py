@@ -65,7 +65,7 @@ class SlimeConfig:
             raise ValueError(f"gamma {self.gamma}: a share is 1 at most")
 
 
-SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig}
+SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig, "slime": SlimeConfig}
 """Strategies that have a table of their own."""
 
 
@@ -78,7 +78,7 @@ class VisionConfig:
     ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
     """
 
-    strategy: Literal["clip_mlp"] = "clip_mlp"
+    strategy: Literal["clip_mlp", "slime"] = "clip_mlp"
     tower: PartConfig
     hidden_layer: int = -2
     projector: Literal["linear", "mlp2x"] = "mlp2x"
@@ -86,6 +86,7 @@ class VisionConfig:
     merge: int = field(default=1, metadata=at_least(1))
     video_frames: int = field(default=8, metadata=at_least(1))
     conv: ConvConfig | None = None
+    slime: SlimeConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that belong to another strategy (ValueError)."""

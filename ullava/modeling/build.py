@@ -23,7 +23,7 @@ from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings
+from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings, word_ids
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
@@ -118,7 +118,8 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         merge=config.vision.merge,
         vision_settings=strategy_settings(
             config.vision, lambda part, key: part_config(part, folder, f"{where}: vision.{key}", None)
-        ),
+        )
+        | word_ids(config.vision, tokenizer),
         head_state=config.head_state,
         mask_score=config.mask.score,
         max_text_length=config.text.max_length,

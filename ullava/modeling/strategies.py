@@ -13,9 +13,10 @@ from ullava.config.vision import PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.vision.clip_mlp import ClipMlp, ClipMlpPreprocessor
+from ullava.modeling.vision.slime import Slime, SlimePreprocessor, slime_settings
 from ullava.modeling.vision.strategy import VisionPreprocessor, VisionStrategy
 
-TOWERS: Mapping[str, type[PreTrainedConfig]] = {"clip_mlp": CLIPVisionConfig}
+TOWERS: Mapping[str, type[PreTrainedConfig]] = {"clip_mlp": CLIPVisionConfig, "slime": CLIPVisionConfig}
 """Strategy -> what its tower's config is."""
 
 STRATEGIES = tuple(TOWERS)
@@ -35,6 +36,14 @@ def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
             merge=config.merge,
             width_out=width_out,
         )
+    if config.strategy == "slime":
+        return Slime(
+            config.vision_config,
+            hidden_layer=config.hidden_layer,
+            settings=slime_settings(config.vision_settings),
+            separator_id=config.vision_settings["separator_id"],
+            width_out=width_out,
+        )
     raise _unknown(config.strategy)
 
 
@@ -44,12 +53,29 @@ def build_preprocessor(
     """Build the part that runs in data workers; ``settings``: ``UllavaConfig.vision_settings``."""
     if strategy == "clip_mlp":
         return ClipMlpPreprocessor(side, patch, aspect, merge)
+    if strategy == "slime":
+        return SlimePreprocessor(side, patch, slime_settings(settings))
     raise _unknown(strategy)
 
 
 def patch_of(config: UllavaConfig) -> int:
     """Pixels of the view along each side of what becomes one state of the tower."""
     return int(config.vision_config.patch_size)
+
+
+def word_ids(vision: VisionConfig, tokenizer: Any) -> dict[str, int]:
+    """Ids of the words that a strategy writes between its tokens, for ``UllavaConfig.vision_settings``.
+
+    Raises UserError where the tokenizer needs several tokens for one.
+    """
+    if vision.strategy != "slime":
+        return {}
+    word = vision.settings().separator
+    known = tokenizer.get_vocab().get(word)
+    ids = [known] if known is not None else tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise UserError(f"vision.slime.separator: '{word}' is {len(ids)} tokens of this tokenizer, it has to be one")
+    return {"separator_id": int(ids[0])}
 
 
 def strategy_settings(vision: VisionConfig, sizes: Callable[[PartConfig, str], PreTrainedConfig]) -> dict[str, Any]:

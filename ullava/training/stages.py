@@ -129,7 +129,7 @@ def apply_stage(
     if not quality_trains:
         wanted.discard(QUALITY)
     part_of = assign_parts(model)
-    wanted = _by_name(wanted, model)
+    wanted = _by_name(wanted, model, set(part_of.values()))
     wanted = _chosen(wanted, parts or {}, set(part_of.values()) | {TOKEN_ROWS})
     wanted -= set() if _head_trains(model) else {BOX_HEAD}
     missing = wanted - set(part_of.values()) - {TOKEN_ROWS, LANGUAGE_HEAD, DETECTOR, DETECTOR_BACKBONE}
@@ -197,11 +197,16 @@ def _strategy(model: nn.Module) -> VisionStrategy:
     return cast(VisionStrategy, model.get_submodule("vision"))
 
 
-def _by_name(wanted: set[str], model: nn.Module) -> set[str]:
-    """Replace "vision tower" and "vision projector" of a stage by the strategy's parts of those kinds."""
-    kinds = {"tower": TOWER, "projector": PROJECTOR}
-    own = {part.name for part in model.vision.parts() if kinds[part.kind] in wanted}
-    return (wanted - {TOWER, PROJECTOR}) | own
+def _by_name(wanted: set[str], model: nn.Module, present: set[str]) -> set[str]:
+    """Replace "vision tower" and "vision projector" of a stage by the strategy's parts of those kinds.
+
+    Of several those alone that some pass reads (``present``): a strategy's settings may leave one out.
+    """
+    for kind, general in (("tower", TOWER), ("projector", PROJECTOR)):
+        if general in wanted:
+            own = {part.name for part in model.vision.parts() if part.kind == kind}
+            wanted = (wanted - {general}) | (own & present or own)
+    return wanted
 
 
 def unread_names(model: nn.Module) -> frozenset[str]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sibling_cases import agree, folders, read, tensors
+from transformers import CLIPVisionConfig
 
+from ullava.config.vision import SlimeConfig
+from ullava.modeling.vision.slime import Slime
 from ullava.modeling.vision.slime_mixture import GatedMixture, GateMode
 from ullava.modeling.vision.slime_resampler import Resampler, key_positions, query_positions
 from ullava.modeling.vision.slime_selection import merge_tiles, select_top_p, word_cosines
 from ullava.modeling.vision.slime_tiles import plan_tiles, render_tiles, render_whole
+from ullava.modeling.vision.strategy import EncodeContext
 
 MODES: dict[str, GateMode] = {"mode0": "mlp", "mode1": "resampler", "mode-1": "learned"}
 
@@ -113,3 +118,39 @@ def test_order_of_the_tiles(folder: Path) -> None:
         places = torch.stack(torch.meshgrid(torch.arange(tiles), torch.arange(side**2), indexing="ij"), dim=-1)
         assert merge_tiles(places, grid).tolist() == row["output"]["order_spatial"]
         assert places.flatten(0, 1).tolist() == row["output"]["order_flat"]
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "gamma0.95": {"gamma": 0.95},
+    "gamma0.75": {"gamma": 0.75},
+    "global_only": {"view": "global"},
+    "local_only": {"view": "local", "gamma": 0.95},
+}
+
+
+@pytest.mark.parametrize("folder", folders("slime", "visual_path"))
+def test_tokens_of_pictures_behind_the_tower(folder: Path) -> None:
+    sizes, weights = read(folder)["sizes"], tensors(folder, "weights")
+    inputs, wanted = tensors(folder, "inputs"), tensors(folder, "outputs")
+    side, table = round(sizes["tokens"] ** 0.5), inputs["embed_tokens.weight"]
+    tower = CLIPVisionConfig(hidden_size=sizes["width"], num_attention_heads=2, intermediate_size=8,
+                             num_hidden_layers=1, image_size=side, patch_size=1)  # fmt: skip
+    states = [inputs[f"clip{number}"] for number in range(len(sizes["image_wh"]))]
+    grids = [plan_tiles((width, height), 336).grid_cr for width, height in sizes["image_wh"]]
+    asked = inputs["attention_mask"] & (inputs["input_ids"] >= 0)
+    words = table[inputs["input_ids"].clamp(min=0)]
+    context = EncodeContext(places=(0, 1), rows=(0, 1), words=words, word_mask=asked)
+    for name, switches in SWITCHES.items():
+        local = round(sizes["local_queries"] ** 0.5)
+        chosen = SlimeConfig(heads=sizes["heads"], local_side=local, tau=1.0, reduce="sum", **switches)
+        module = Slime(tower, hidden_layer=-2, settings=chosen, separator_id=sizes["separator_id"],
+                       width_out=sizes["d"]).eval()  # fmt: skip
+        module.mixture.load_state_dict(of("mm_projector.", weights))
+        module.local.load_state_dict(of("sampler.post_qformer.", weights))
+        whole = torch.stack([part[0] for part in states])
+        tiles = [part[1:] for part in states] if chosen.view != "global" else []
+        output = module.tokens_of(whole if chosen.view != "local" else whole[:0], tiles, grids, context)
+        assert output.literal_ids is not None
+        tokens = torch.where((output.literal_ids >= 0)[:, None], table[output.literal_ids], output.tokens)
+        for number, found in enumerate(tokens.split(list(output.counts))):
+            agree(found, wanted[f"tokens{number}.{name}"], folder)

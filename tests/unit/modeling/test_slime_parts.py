@@ -104,7 +104,7 @@ def test_no_words_leave_every_token_alike() -> None:
 @pytest.mark.parametrize(("gamma", "tau", "reduce"), [(1.1, 1, "sum"), (-0.1, 1, "sum"), (0.5, 0, "sum"), (1, 1, "su")])
 def test_wrong_settings_of_the_selection(gamma: float, tau: float, reduce: str) -> None:
     with pytest.raises(UserError, match="share|temperature|did you mean"):
-        select_top_p(torch.zeros(3), gamma, tau, reduce)  # type: ignore[arg-type]
+        select_top_p(torch.zeros(3, 2), gamma, tau, reduce)  # type: ignore[arg-type]
 
 
 def test_a_fresh_gate_takes_the_mean_of_both_experts() -> None:

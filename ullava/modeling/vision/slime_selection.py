@@ -28,6 +28,14 @@ def word_cosines(tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         return functional.normalize(tokens.float(), dim=-1) @ functional.normalize(words.float(), dim=-1).T
 
 
+def reduce_cosines(cosines: torch.Tensor, reduce: Reduce) -> torch.Tensor:
+    """Cosines [N, T] -> scores [N]. Raises UserError for an unknown ``reduce``."""
+    if reduce not in REDUCTIONS:
+        raise UserError(f"unknown reduction '{reduce}'{did_you_mean(str(reduce), REDUCTIONS)}")
+    total = cosines.sum(dim=1)
+    return total if reduce == "sum" else total / max(cosines.shape[1], 1)
+
+
 @torch.no_grad()
 def select_top_p(scores: torch.Tensor, gamma: float, tau: float = 1.0, reduce: Reduce = "sum") -> torch.Tensor:
     """Indices of the tokens that are kept, ascending, int64 [K]; at least one of any.
@@ -46,11 +54,8 @@ def select_top_p(scores: torch.Tensor, gamma: float, tau: float = 1.0, reduce: R
         raise UserError(f"gamma is {gamma}: a share lies between 0 and 1")
     if tau <= 0:
         raise UserError(f"tau is {tau}: a temperature is above 0")
-    if reduce not in REDUCTIONS:
-        raise UserError(f"unknown reduction '{reduce}'{did_you_mean(str(reduce), REDUCTIONS)}")
     if scores.ndim == 2:
-        words = scores.shape[1]
-        scores = scores.sum(dim=1) if reduce == "sum" else scores.sum(dim=1) / max(words, 1)
+        scores = reduce_cosines(scores, reduce)
     if gamma >= EVERYTHING or len(scores) == 0:
         return torch.arange(len(scores), device=scores.device)
     shares = (scores.double() / tau).softmax(dim=0)

@@ -221,6 +221,8 @@ class DatasetEntry:
     """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
     images: str | None = None
     """This folder of pictures in the place of the split's; relative to the working folder."""
+    boxes: str | None = None
+    """What was found in the pictures beforehand (ullava.data.boxes), for front-ends that read it; below the data root."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,6 +296,8 @@ class TrainRecipe:
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
     at the picture rather than at habits of speech (ullava.data.word_dropout).
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
+    ``passes``: how often a batch is run, for front-ends that choose how to see a picture (ullava.training.passes):
+    once, for ``every`` granularity, or to ``rank`` them for the router.
     """
 
     model: str
@@ -315,6 +319,7 @@ class TrainRecipe:
     max_new_tokens: int = field(default=96, metadata=at_least(1))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    passes: Literal["one", "every", "rank"] = "one"
     training: dict[str, Any] = field(default_factory=dict)
 
 

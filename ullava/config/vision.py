@@ -15,7 +15,10 @@ from ullava.config.fields import above, at_least
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartConfig:
-    """A transformers part: ``path`` of pretrained weights, or ``config`` (with ``model_type``) to build it afresh."""
+    """A transformers part: ``path`` of pretrained weights, or ``config`` (with ``model_type``) to build it afresh.
+
+    With both, ``config`` changes single values of the one that lies at ``path``.
+    """
 
     path: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +68,53 @@ class SlimeConfig:
             raise ValueError(f"gamma {self.gamma}: a share is 1 at most")
 
 
-SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig, "slime": SlimeConfig}
+def _convnext_large() -> PartConfig:
+    """The first four stages of ConvNeXt-L."""
+    sizes = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3], "num_stages": 4}
+    return PartConfig(config={"model_type": "convnext", **sizes})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MgConfig:
+    """Two resolutions and a token for each object (strategy ``mg``; MG-LLaVA).
+
+    ``pyramid``: a ConvNeXt, which sees the picture so large that its last map has the tower's grid. ``fusion``: how
+    that map meets the tower's states; ``pooling``: what an object token is the mean of; ``embed_boxes``: it also tells
+    where its box lies (not published). ``max_boxes``: how many objects a picture may have; ``box_rule``: ``top`` keeps
+    the best by score, ``released`` does as published, with its cap by class and its filler box. ``frame_pool`` n joins
+    n x n tokens of a video's frame.
+    """
+
+    pyramid: PartConfig = field(default_factory=_convnext_large)
+    fusion: Literal["gate", "gate_concat", "concat", "raw_concat"] = "gate"
+    pooling: Literal["pyramid", "last_only", "multi_level"] = "pyramid"
+    embed_boxes: bool = False
+    max_boxes: int = field(default=100, metadata=at_least(0))
+    box_rule: Literal["top", "released"] = "top"
+    frame_pool: int = field(default=2, metadata=at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AvgConfig:
+    """As many tokens as the question needs (strategy ``avg``; AVG-LLaVA).
+
+    ``levels``: tokens per crop to choose between (none: all that the tower's grid has); a video has the first
+    ``video_levels`` of the grid's, coarsest first. ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
+    the question that the router reads; ``heads``, ``dropout`` are those of its layer. ``attention_axis: crops`` and
+    ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/front_ends.md).
+    """
+
+    levels: list[int] = field(default_factory=list)
+    video_levels: int = field(default=3, metadata=at_least(1))
+    canvases: list[list[int]] = field(default_factory=lambda: [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]])
+    text_slots: int = field(default=32, metadata=at_least(1))
+    heads: int = field(default=8, metadata=at_least(1))
+    dropout: float = field(default=0.1, metadata=at_least(0))
+    attention_axis: Literal["tokens", "crops"] = "tokens"
+    unpad: Literal["pixels", "cells"] = "pixels"
+
+
+SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig, "slime": SlimeConfig, "mg": MgConfig, "avg": AvgConfig}
 """Strategies that have a table of their own."""
 
 
@@ -78,7 +127,7 @@ class VisionConfig:
     ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
     """
 
-    strategy: Literal["clip_mlp", "slime"] = "clip_mlp"
+    strategy: Literal["clip_mlp", "conv", "slime", "mg", "avg"] = "clip_mlp"
     tower: PartConfig
     hidden_layer: int = -2
     projector: Literal["linear", "mlp2x"] = "mlp2x"
@@ -87,6 +136,8 @@ class VisionConfig:
     video_frames: int = field(default=8, metadata=at_least(1))
     conv: ConvConfig | None = None
     slime: SlimeConfig | None = None
+    mg: MgConfig | None = None
+    avg: AvgConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that belong to another strategy (ValueError)."""

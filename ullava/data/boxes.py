@@ -38,8 +38,8 @@ class BoxFile:
         self._order = self.store.by_image()
         if len(self.store) and not self.store.image_name(int(self._order[0])):
             raise DataError(
-                f"{self.store.where(int(self._order[0]))}: no 'image', the path of its picture (published files are keyed "
-                "by annotation: 'ullava data boxes' turns them into files by picture)"
+                f"{self.store.where(int(self._order[0]))}: no 'image', the path of its picture (published files are "
+                "keyed by annotation: 'ullava data boxes' turns them into files by picture)"
             )
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ullava.config.schema import DatasetEntry
+from ullava.data.boxes import BoxedDataset, BoxFile
 from ullava.data.descriptor import Located, locate
 from ullava.data.images import FOREGROUND_ABOVE, WHITE_ALONE
 from ullava.data.mixture import Mixture
@@ -66,7 +67,10 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         ignore_label=located.config.ignore_label,
         foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
     )
-    return READERS[layout](origin)
+    reader = READERS[layout](origin)
+    if entry.boxes is None:
+        return reader
+    return BoxedDataset(reader, BoxFile(Path(entry.data_root or data_root) / entry.boxes), located.image_root)
 
 
 def open_store(located: Located) -> AnnotationStore:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ullava.config.load import load_config
 from ullava.config.recipes import config_class
 from ullava.config.schema import EvalRecipe, TrainRecipe
+from ullava.data.boxes import BoxedDataset
 from ullava.data.build import build_mixture
 from ullava.data.mixture import Mixture
 from ullava.errors import ConfigError, SampleError
@@ -59,6 +60,8 @@ def measure_mixture(mixture: Mixture, samples: int = SAMPLES) -> dict[str, Any]:
             continue
         tallies[number].add(sample)
     rows = [row | tally.row() for row, tally in zip(mixture.describe(), tallies, strict=True)]
+    for row, dataset in zip(rows, mixture.datasets, strict=True):
+        row["has_boxes"] = isinstance(dataset, BoxedDataset)
     return {"positions_per_epoch": mixture.positions_per_epoch, "walked": walked, "datasets": rows, "bad": bad}
 
 
@@ -74,10 +77,17 @@ def format_report(report: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     lines.append("turns, regions: mean; words, area: least-median-most")
     lines.append(f"{report['walked']} of {report['positions_per_epoch']} positions of an epoch were read")
+    lines += [_boxes_line(row) for row in report["datasets"] if row["has_boxes"]]
     lines += [f"bad: {entry['name']}: {entry['reason']}" for entry in report["bad"][:SHOWN]]
     if len(report["bad"]) > SHOWN:
         lines.append(f"... and {len(report['bad']) - SHOWN} more bad samples")
     return "\n".join(lines)
+
+
+def _boxes_line(row: dict[str, Any]) -> str:
+    """How many of the pictures the file of found boxes knows, and how many boxes they have (least-median-most)."""
+    known = f"{row['pictures_with_boxes']} of {row['pictures']} pictures have boxes"
+    return f"{row['dataset']}: {known}, {_range(row['boxes'])} each"
 
 
 class _Tally:
@@ -92,10 +102,16 @@ class _Tally:
         self.answer_words: list[int] = []
         self.areas: list[float] = []
         self.without_target = 0
+        self.pictures = 0
+        self.boxed = 0
+        self.boxes: list[int] = []
 
     def add(self, sample: Sample) -> None:
         self.walked += 1
         self.turns.append(len(sample.turns))
+        self.pictures += len(sample.images)
+        self.boxed += sum(found is not None for found in sample.boxes)
+        self.boxes += [len(found.labels) for found in sample.boxes if found is not None]
         for turn in sample.turns:
             self.regions.append(len(turn.regions))
             self.question_words.append(len(turn.question.split()))
@@ -113,6 +129,9 @@ class _Tally:
             "question_words": _spread(self.question_words),
             "answer_words": _spread(self.answer_words),
             "mask_area_percent": _spread(self.areas),
+            "pictures": self.pictures,
+            "pictures_with_boxes": self.boxed,
+            "boxes": _spread(self.boxes),
         }
 
 

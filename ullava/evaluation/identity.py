@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from ullava.data.boxes import BoxedDataset, reader_of
 from ullava.data.readers.base import Reader, TaskDataset
 
 _SAMPLED = 64
@@ -34,9 +35,11 @@ def model_identity(predictor: Any) -> str:
 
 
 def dataset_identity(dataset: TaskDataset) -> str:
-    """Hash the annotation file of a data set; other kinds of data sets are known by id, split and length."""
-    if isinstance(dataset, Reader):
-        return _file_hash(dataset.origin.store.source)
+    """Hash the annotation file of a data set (and that of its boxes); others are known by id, split and length."""
+    reader = reader_of(dataset)
+    if isinstance(reader, Reader):
+        own = _file_hash(reader.origin.store.source)
+        return own if not isinstance(dataset, BoxedDataset) else f"{own}+{_file_hash(dataset.boxes.path)}"
     return hashlib.sha256(f"{dataset.id}/{dataset.split}/{len(dataset)}".encode()).hexdigest()[:20]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ullava.data.boxes import reader_of
 from ullava.data.readers.base import Reader, TaskDataset
 from ullava.structures import Sample
 
@@ -24,10 +25,11 @@ def picture_groups(dataset: TaskDataset) -> list[list[int]]:
 
     Wholly determined by the annotations and cheap: no mask is decoded. An index without a picture stands alone.
     """
-    if not isinstance(dataset, Reader) or dataset.origin.by_image:
+    reader = reader_of(dataset)
+    if not isinstance(reader, Reader) or reader.origin.by_image:
         return [[index] for index in range(len(dataset))]
-    store = dataset.origin.store
-    order, starts = store.groups(dataset.origin.limit)
+    store = reader.origin.store
+    order, starts = store.groups(reader.origin.limit)
     groups: list[list[int]] = []
     for start, end in zip(starts[:-1], starts[1:], strict=True):
         members = [int(index) for index in order[start:end]]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from ullava.config.schema import EvalRecipe
+from ullava.data.boxes import reader_of
 from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.refer import GroupReferReader
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
@@ -228,7 +229,7 @@ def family_of(dataset: TaskDataset) -> str:
 
     Raises ConfigError for a task that nothing scores.
     """
-    if isinstance(dataset, GroupReferReader) and dataset.task in ("res", "rec"):
+    if isinstance(reader_of(dataset), GroupReferReader) and dataset.task in ("res", "rec"):
         return f"g{dataset.task}"
     if dataset.task not in SCORERS:
         raise ConfigError(f"dataset {dataset.id}: unknown task '{dataset.task}'{did_you_mean(dataset.task, SCORERS)}")

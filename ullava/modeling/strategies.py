@@ -7,16 +7,25 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPVisionConfig, PreTrainedConfig
+from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig
 
 from ullava.config.vision import PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.vision.avg import Avg, AvgPreprocessor
 from ullava.modeling.vision.clip_mlp import ClipMlp, ClipMlpPreprocessor
+from ullava.modeling.vision.conv import ConvPreprocessor, ConvStrategy, stride_of
+from ullava.modeling.vision.mg import Mg, MgPreprocessor
 from ullava.modeling.vision.slime import Slime, SlimePreprocessor, slime_settings
 from ullava.modeling.vision.strategy import VisionPreprocessor, VisionStrategy
 
-TOWERS: Mapping[str, type[PreTrainedConfig]] = {"clip_mlp": CLIPVisionConfig, "slime": CLIPVisionConfig}
+TOWERS: Mapping[str, type[PreTrainedConfig]] = {
+    "clip_mlp": CLIPVisionConfig,
+    "slime": CLIPVisionConfig,
+    "conv": ConvNextConfig,
+    "mg": CLIPVisionConfig,
+    "avg": CLIPVisionConfig,
+}
 """Strategy -> what its tower's config is."""
 
 STRATEGIES = tuple(TOWERS)
@@ -36,6 +45,9 @@ def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
             merge=config.merge,
             width_out=width_out,
         )
+    if config.strategy == "conv":
+        video = config.vision_settings["video"]
+        return ConvStrategy(config.vision_config, projector=config.projector, width_out=width_out, video=video)
     if config.strategy == "slime":
         return Slime(
             config.vision_config,
@@ -43,6 +55,15 @@ def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
             settings=slime_settings(config.vision_settings),
             separator_id=config.vision_settings["separator_id"],
             width_out=width_out,
+        )
+    if config.strategy in ("mg", "avg"):
+        network = Mg if config.strategy == "mg" else Avg
+        return network(
+            config.vision_config,
+            hidden_layer=config.hidden_layer,
+            projector=config.projector,
+            width_out=width_out,
+            settings=config.vision_settings,
         )
     raise _unknown(config.strategy)
 
@@ -53,14 +74,21 @@ def build_preprocessor(
     """Build the part that runs in data workers; ``settings``: ``UllavaConfig.vision_settings``."""
     if strategy == "clip_mlp":
         return ClipMlpPreprocessor(side, patch, aspect, merge)
+    if strategy == "conv":
+        return ConvPreprocessor(side, patch, aspect, **settings)
     if strategy == "slime":
         return SlimePreprocessor(side, patch, slime_settings(settings))
+    if strategy == "mg":
+        return MgPreprocessor(side, patch, settings)
+    if strategy == "avg":
+        return AvgPreprocessor(side, patch, settings)
     raise _unknown(strategy)
 
 
 def patch_of(config: UllavaConfig) -> int:
     """Pixels of the view along each side of what becomes one state of the tower."""
-    return int(config.vision_config.patch_size)
+    tower = config.vision_config
+    return stride_of(tower) if isinstance(tower, ConvNextConfig) else int(tower.patch_size)
 
 
 def word_ids(vision: VisionConfig, tokenizer: Any) -> dict[str, int]:

@@ -27,6 +27,7 @@ from ullava.training.finish import save_run
 from ullava.training.folder import RunFolder, write_text
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
+from ullava.training.passes import Passes
 from ullava.training.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
 from ullava.training.start import note_in_config, start_model
@@ -76,6 +77,9 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     args = build_training_arguments(
         settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
     )
+    passes = Passes(recipe.passes, model.vision)
+    if recipe.passes == "rank" and recipe.sharding != "none":
+        raise ConfigError("passes: rank runs the router by itself, which sharding: fsdp2 does not allow")
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)
     if main:
@@ -91,7 +95,8 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         sampler=MixtureSampler(mixture),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
         processor=processor,
-        objective=GroundingObjective(loss, processor.sam_side, model.vision.aux_terms),
+        objective=GroundingObjective(loss, processor.sam_side, passes.aux_terms),
+        passes=passes,
         plan=plan,
         folder=folder,
         optimizer_config=recipe.optimizer,

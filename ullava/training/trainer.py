@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
 from ullava.training.folder import RunFolder, append_json
+from ullava.training.loss_window import LossWindow
 from ullava.training.muon import MuonWithAdam, split_parameters
-from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
+from ullava.training.objective import Counts, GroundingObjective
+from ullava.training.passes import Passes
 from ullava.training.sharding import is_sharded, whole_state
 from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
@@ -33,49 +35,13 @@ WINDOW_FILE = "loss_window.json"
 Examiner = Callable[[nn.Module, int], dict[str, float]]
 
 
-@dataclass
-class LossWindow:
-    """Loss terms since the last log line, kept on the device so that a step waits for nothing.
-
-    ``sums`` [8 + A]: every term times its count, the A of the vision strategy (``aux_terms``) among them, and the
-    total of every step. ``counts`` [4]: see Counts.
-    """
-
-    sums: torch.Tensor
-    counts: torch.Tensor
-    steps: int = 0
-    aux_terms: tuple[str, ...] = ()
-
-    @classmethod
-    def empty(cls, device: torch.device, aux_terms: tuple[str, ...] = ()) -> LossWindow:
-        """Return a window without any step."""
-        sums = torch.zeros(len(TERMS) + len(aux_terms) + 1, device=device)
-        return cls(sums, torch.zeros(4, dtype=torch.float64), aux_terms=aux_terms)
-
-    def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
-        """Add one micro-batch, whose terms were divided by the counts of its ``step``."""
-        weights = [max(step.of(name), 1.0) for name in (*TERMS, *self.aux_terms)] + [1.0]
-        self.sums += torch.cat([terms.stacked(), terms.total.detach().float()[None]]) * self.sums.new_tensor(weights)
-        self.counts += torch.tensor(local.stacked(), dtype=torch.float64)
-
-    def means(self) -> dict[str, float]:
-        """Return ``loss`` per step and ``loss_<term>`` per thing; terms that had nothing to judge are left out."""
-        seen = Counts(*self.counts.tolist())
-        values = self.sums.tolist()
-        means = {"loss": values[-1] / max(self.steps, 1)}
-        named = [*(f"loss_{name}" for name in TERMS), *(f"loss_aux_{name}" for name in self.aux_terms)]
-        counts = [seen.of(name) for name in (*TERMS, *self.aux_terms)]
-        means |= {name: values[i] / counts[i] for i, name in enumerate(named) if counts[i] > 0}
-        return means
-
-
 class UllavaTrainer(Trainer):
     """Trains one model on a mixture.
 
     ``sampler`` names the positions of each epoch; ``examiner(model, step)`` returns figures by name and runs wherever
     HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
     run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
-    without a finite loss. ``optimizer_config``: which optimiser.
+    without a finite loss. ``optimizer_config``: which optimiser. ``passes``: how often a batch is run (None: once).
     """
 
     control: TrainerControl
@@ -94,6 +60,7 @@ class UllavaTrainer(Trainer):
         plan: TrainablePlan,
         folder: RunFolder,
         optimizer_config: OptimizerConfig,
+        passes: Passes | None = None,
         bad_sample_budget: int = 0,
         examiner: Examiner | None = None,
     ) -> None:
@@ -102,6 +69,7 @@ class UllavaTrainer(Trainer):
         self.plan = plan
         self.folder = folder
         self.optimizer_config = optimizer_config
+        self.passes = passes or Passes()
         self.bad_sample_budget = bad_sample_budget
         self.examiner = examiner
         self.bad_samples: set[str] = set()
@@ -176,6 +144,28 @@ class UllavaTrainer(Trainer):
         finally:
             model.set_requires_gradient_sync(True)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """HF's, for each variant of the batch that has a backward pass of its own; the last one shares gradients."""
+        *early, last = self.passes.variants()
+        state = self.accelerator.gradient_state
+        shares_at_the_end = state.sync_gradients
+        loss = torch.zeros((), device=self.args.device)
+        if early and not is_empty(inputs):
+            state._set_sync_gradients(False)
+            with self._unshared(model) if shares_at_the_end else nullcontext():
+                for force in early:
+                    loss = loss + super().training_step(model, {**inputs, "force": force}, num_items_in_batch)
+            state._set_sync_gradients(shares_at_the_end)
+        return loss + super().training_step(model, {**inputs, "force": last} if last else inputs, num_items_in_batch)
+
+    def _unshared(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Keep gradients to this process for now, whatever wraps the model."""
+        if is_sharded(self.model):
+            return self._defer_fsdp_gradient_reduction()
+        if self.is_deepspeed_enabled:
+            return nullcontext()
+        return self.accelerator.no_sync(model)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -188,10 +178,12 @@ class UllavaTrainer(Trainer):
             return _idle_loss(model)
         self.plan.hold_frozen()
         targets = targets_of(inputs)
-        output = model(**network_inputs(inputs))
+        output = self.passes(model, network_inputs(inputs))
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)
+        if len(self.passes.variants()) > 1:
+            terms = replace(terms, total=terms.total / len(self.passes.variants()))
         loss = terms.total
         if self._finite(loss):
             self.window.add(terms, step, local)

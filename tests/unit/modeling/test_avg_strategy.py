@@ -131,7 +131,7 @@ def test_gradients(parts):
     strategy.train()
     output = strategy.encode(views([item]), context((0,)))
     output.tokens.square().sum().backward()
-    assert bool(strategy.router.voter.grad.any()) and bool(strategy.newline.grad.any())
+    assert bool(strategy.router.voter.grad.any()) and bool(strategy.newline.weight.grad.any())
     strategy.zero_grad()
     forced = strategy.encode(views([item]), EncodeContext(force={"granularity": 4}))
     (forced.tokens.sum() + forced.idle).backward()

@@ -19,9 +19,10 @@ from ullava.errors import UserError
 from ullava.training.arguments import build_training_arguments
 from ullava.training.batches import TrainingCollator, is_empty
 from ullava.training.folder import RunFolder
+from ullava.training.loss_window import LossWindow
 from ullava.training.objective import Counts, GroundingObjective, LossTerms
 from ullava.training.stages import apply_stage
-from ullava.training.trainer import BAD_STEPS_IN_A_ROW, LossWindow, UllavaTrainer
+from ullava.training.trainer import BAD_STEPS_IN_A_ROW, UllavaTrainer
 
 TRAINING = {"use_cpu": True, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "seed": 1}
 TRAINING |= {"save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-3}

@@ -142,6 +142,18 @@ def video_levels(grid_side: int, settings: Mapping[str, Any]) -> tuple[int, ...]
     return tuple(level for level in own if level in coarse) or own[:1]
 
 
+class RowEnd(nn.Module):
+    """The learned token after every row of tiles. A module, so that wrappers which share weights out gather it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width) / width**0.5)
+
+    def forward(self) -> torch.Tensor:
+        """The token [D]."""
+        return self.weight.clone()
+
+
 class Avg(ClipFrontEnd):
     """CLIP states, a projector, the scaler and the router."""
 
@@ -162,7 +174,7 @@ class Avg(ClipFrontEnd):
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
         self.projector = build_projector(projector, config.hidden_size, width_out)
-        self.newline = nn.Parameter(torch.randn(width_out) / width_out**0.5)
+        self.newline = RowEnd(width_out)
         self.router = GranularityRouter(
             width_out,
             self.levels,
@@ -235,7 +247,7 @@ class Avg(ClipFrontEnd):
     def _tokens(self, crops: torch.Tensor, plan: Sequence[int], level: int) -> torch.Tensor:
         canvas = plan_canvas((plan[0], plan[1]), self.side, self.canvases)
         layout = plan_layout(canvas, self.grid_side, level, self.unpad)
-        return lay_out(scale_tokens(crops, level), layout, self.newline)
+        return lay_out(scale_tokens(crops, level), layout, self.newline())
 
     # ------------------------------------------------------------ videos
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
@@ -257,11 +269,10 @@ class Avg(ClipFrontEnd):
             scale_tokens(states[item], level).flatten(0, 1) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)
         ]
-        idle = self.newline.sum() * 0.0 if self.newline.requires_grad else None
-        return _output(pieces, per_place=True, idle=idle, told=_told(logits, picks, self.levels))
+        return _output(pieces, per_place=True, idle=zero_of(self.newline), told=_told(logits, picks, self.levels))
 
     def _idle_router(self) -> torch.Tensor:
-        return zero_of(self.router) + self.newline.sum() * 0.0
+        return zero_of(self.router, self.newline)
 
     # ------------------------------------------------------------ the contract's other parts
     def parts(self) -> tuple[VisionPart, ...]:

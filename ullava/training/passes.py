@@ -1,0 +1,89 @@
+"""What one batch is put through: one pass, one for each way of seeing a picture, or those and a lesson for the router.
+
+AVG-LLaVA (spec/siblings.md 2.2, 5.4) trains the language model on every granularity and then the router on what each of
+them cost. A front-end that does not choose has one way of seeing, and all three come to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ullava.errors import ConfigError
+from ullava.losses import answer_nll, ranking_loss
+from ullava.modeling.vision_batch import context_of, views_of
+from ullava.text.tokens import IGNORE_LABEL
+
+PassKind = Literal["one", "every", "rank"]
+RANKING_TERMS = ("rglf_ce", "rglf_rank")
+
+
+class Passes:
+    """How a batch becomes outputs to be judged.
+
+    ``one``: a pass as the model itself would see the batch. ``every``: a pass for each of the front-end's candidates,
+    each with a backward pass of its own; the loss is their mean. ``rank``: a pass for each candidate without gradient,
+    then the loss of the router's scores (terms ``rglf_ce``, ``rglf_rank``) against what the answers cost.
+
+    Raises ConfigError where the front-end has nothing to choose between.
+    """
+
+    def __init__(self, kind: PassKind = "one", strategy: Any = None) -> None:
+        self.kind = kind
+        self.candidates: tuple[Mapping[str, Any], ...] = () if kind == "one" else tuple(strategy.candidates())
+        if kind != "one" and len(self.candidates) < 2:
+            raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
+        if kind == "rank" and not hasattr(strategy, "router_logits"):
+            raise ConfigError("passes: rank teaches a router; the model's front-end has none")
+        own: tuple[str, ...] = () if strategy is None else tuple(strategy.aux_terms)
+        self.aux_terms = own + (RANKING_TERMS if kind == "rank" else ())
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """The overrides of the passes that each have a backward pass of their own; the loss is the mean over them."""
+        return self.candidates if self.kind == "every" else ({},)
+
+    def __call__(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """Run the model on one variant of a batch and return its output."""
+        if self.kind != "rank":
+            return model(**inputs)
+        return self._rank(model, inputs)
+
+    def _rank(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """The costs of all candidates, then the router's loss on the output of the last one.
+
+        The last pass keeps its gradient, which is that of ``idle`` alone where nothing but the router trains: wrappers
+        for several processes only wait for gradients after such a pass.
+        """
+        labels = inputs["labels"][:, 1:]
+        supervised = labels != IGNORE_LABEL
+        row = supervised.nonzero()[:, 0]
+        costs = []
+        for place, force in enumerate(self.candidates):
+            with torch.set_grad_enabled(place == len(self.candidates) - 1):
+                output = model(**inputs, force=force)
+            each = functional.cross_entropy(output.logits.detach().float(), output.targets, reduction="none")
+            costs.append(answer_nll(each, row, len(labels)))
+        scored = self._scores(model, inputs)
+        if scored is None:
+            return output
+        logits, rows = scored
+        terms = ranking_loss(logits, torch.stack(costs, dim=1)[rows])
+        own = dict(output.aux or {}) | {"rglf_ce": terms.ce, "rglf_rank": terms.rank}
+        return replace(output, aux=own)
+
+    @staticmethod
+    def _scores(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The router's scores [n, L] for the pictures of a batch and their rows [n]; None without pictures."""
+        index = inputs.get("image_index")
+        if index is None or not len(index):
+            return None
+        network = cast(Any, model)
+        while not hasattr(network, "vision"):
+            network = network.module
+        context = context_of(inputs, "image", network.embed_instruction(inputs))
+        return network.vision.router_logits(views_of(inputs, "image"), context), inputs["image_row"]

@@ -63,6 +63,22 @@ class BoxHeadConfig:
             raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
 
 
+Template = Literal[
+    "vicuna_v1",
+    "vicuna_lines",
+    "llama2",
+    "llama3",
+    "phi3",
+    "chatml",
+    "simple",
+    "plain",
+    "conv_simple",
+    "conv_sep2",
+    "conv_llama2",
+]
+"""Formats of conversations (docs/conversations.md)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
     """How a conversation is written down (docs/conversations.md). ``conv_*`` are u-LLaVA's styles.
@@ -73,19 +89,7 @@ class TextConfig:
     (ullava.text.released).
     """
 
-    template: Literal[
-        "vicuna_v1",
-        "vicuna_lines",
-        "llama2",
-        "llama3",
-        "phi3",
-        "chatml",
-        "simple",
-        "plain",
-        "conv_simple",
-        "conv_sep2",
-        "conv_llama2",
-    ] = "vicuna_v1"
+    template: Template = "vicuna_v1"
     as_released: bool = False
     answer: Literal["name_first", "name_last"] = "name_first"
     system: str = ""
@@ -291,6 +295,8 @@ class TrainRecipe:
     says, for a second stage that follows one without masks and boxes; ``fresh_box``: the box head alone. ``parts``:
     parts of the stage's table that train (true) or not (false) against what the stage says. ``loss``: where the recipe
     has none, that of ``init``.
+    ``vision``: settings of the vision strategy that differ from the model's in this stage, ``conversation``: how it
+    writes dialogues, where that is not the model's way (ullava.modeling.stage_settings).
     ``sharding: fsdp2`` shares weights, gradients and optimiser out over the processes (ullava.training.sharding).
     ``output``: the run folder where --out names none.
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
@@ -306,6 +312,8 @@ class TrainRecipe:
     heads: Literal["kept", "fresh", "fresh_box"] | HeadsConfig = "kept"
     stage: Literal["scratch", "align", "ground"]
     parts: dict[str, bool] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
+    conversation: Template | None = None
     lora: LoraConfig | None = None
     sharding: Literal["none", "fsdp2"] = "none"
     output: str | None = None

@@ -43,7 +43,7 @@ def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: st
 
 
 def resize_pillow_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Pillow's bicubic resize of uint8 [H, W, 3] to [height, width, 3], for front-ends published with its very pixels."""
+    """Pillow's bicubic resize, uint8 [H, W, 3] to [height, width, 3], for front-ends published with its pixels."""
     if image_rgb_u8.shape[:2] == (height, width):
         return image_rgb_u8
     return np.asarray(Image.fromarray(image_rgb_u8).resize((width, height), Image.Resampling.BICUBIC))

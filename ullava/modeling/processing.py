@@ -92,13 +92,25 @@ class UllavaProcessor(ProcessorMixin):
         self.answer = answer
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=with_videos(chat_template), **kwargs)
-        self.vision = build_preprocessor(
-            strategy, side=image_side, patch=patch, aspect=aspect, merge=merge, settings=self.settings
-        )
-        if as_released and self.vision.reads_text:
-            raise UserError(f"text.as_released: u-LLaVA's own rows do not tell what vision strategy {strategy} reads")
+        self.set_vision(self.settings)
         self.set_box(box or {"kind": "regression"}, box_frame)
         self.token_ids = special_token_ids(tokenizer)
+
+    def set_vision(self, settings: Mapping[str, Any]) -> None:
+        """Take other settings of the same vision strategy."""
+        self.settings = dict(settings)
+        self.vision = build_preprocessor(
+            self.strategy,
+            side=self.image_side,
+            patch=self.patch,
+            aspect=self.aspect,
+            merge=self.merge,
+            settings=self.settings,
+        )
+        if self.as_released and self.vision.reads_text:
+            raise UserError(
+                f"text.as_released: u-LLaVA's own rows do not tell what vision strategy {self.strategy} reads"
+            )
 
     def set_box(self, settings: Mapping[str, Any], frame: str) -> None:
         """Take the rules of another box head."""

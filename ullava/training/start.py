@@ -15,6 +15,7 @@ from ullava.inference.load import weights_folder
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import build_model, to_model_config
 from ullava.modeling.fresh_heads import build_fresh_box, build_fresh_heads
+from ullava.modeling.stage_settings import change_conversation, change_vision
 from ullava.resources import find
 from ullava.training.lora import attach_adapters, is_adapter, load_adapter, read_run
 
@@ -43,12 +44,23 @@ def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
     """Make the model as ``recipe`` says. Raises UserError for what does not fit together, before any step is taken."""
     adapter = Path(recipe.init)
     if is_adapter(adapter):
-        return _going_on(recipe, recipe_path, adapter)
+        start = _going_on(recipe, recipe_path, adapter)
+        _as_the_stage_sees(start.model, start.processor, recipe, recipe_path)
+        return start
     base = None if recipe.init == "scratch" else weights_folder(recipe.init)
     model, processor = _plain_model(recipe, recipe_path, base)
+    _as_the_stage_sees(model, processor, recipe, recipe_path)
     loss = _loss(recipe, model.config)
     adapters = attach_adapters(model.language_model, recipe.lora, str(recipe_path)) if recipe.lora else None
     return Start(model, processor, adapters, loss, base, recipe.heads != "kept")
+
+
+def _as_the_stage_sees(model: Any, processor: Any, recipe: TrainRecipe, recipe_path: Path) -> None:
+    """Take up what the recipe does otherwise than the model says."""
+    if recipe.vision:
+        change_vision(model, processor, recipe.vision, f"{place(recipe_path, 'vision')}: vision")
+    if recipe.conversation is not None:
+        change_conversation(model, processor, recipe.conversation)
 
 
 def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:

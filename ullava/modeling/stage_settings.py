@@ -1,0 +1,58 @@
+"""What a stage of training does otherwise than the model says: switches of the front-end, how dialogues are written.
+
+Weights stay as they are. The changes are saved with the model; a later stage says what it wants itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+
+from ullava.config.load import parse_text
+from ullava.config.vision import SETTINGS
+from ullava.errors import ConfigError, UserError
+from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.strategies import build_strategy
+from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
+
+
+def change_vision(
+    model: UllavaForConditionalGeneration, processor: UllavaProcessor, changes: Mapping[str, Any], where: str
+) -> None:
+    """Lay ``changes`` over the settings of the model's vision strategy, in the network and in the processor.
+
+    Raises ConfigError, which names ``where``, for keys and values that the strategy's table does not take, and for
+    changes after which the weights do not fit any more.
+    """
+    config = model.config
+    if config.strategy not in SETTINGS:
+        raise ConfigError(f"{where}: vision strategy {config.strategy} has no settings of its own")
+    parsed = parse_text(SETTINGS[config.strategy], yaml.safe_dump(dict(changes)), where)
+    settings = {**config.vision_settings, **{name: getattr(parsed, name) for name in changes}}
+    old = model.vision
+    config.vision_settings = settings
+    with torch.device("meta"):
+        new = build_strategy(config, config.text_config.hidden_size)
+    try:
+        new.load_state_dict(old.state_dict(), strict=True, assign=True)
+    except RuntimeError as error:
+        raise ConfigError(f"{where}: the weights do not fit these settings: {error}") from error
+    model.vision = new.train(old.training)
+    try:
+        processor.set_vision(settings)
+    except UserError as error:
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+
+
+def change_conversation(model: UllavaForConditionalGeneration, processor: UllavaProcessor, template: str) -> None:
+    """Write dialogues in the format ``template`` from now on (ullava.text.conversation).
+
+    Raises UserError for a format whose end the tokenizer lacks.
+    """
+    ends = turn_end_ids(processor.tokenizer, CHAT_TEMPLATES[template])
+    processor.chat_template = CHAT_TEMPLATES[template]
+    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    ConvNextConfig,
     PreTrainedConfig,
     SamConfig,
     SamModel,
@@ -54,9 +55,9 @@ def build_model(
 
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
-    """Choose the attention kernel of every part; SAM's decoder has a config of its own two levels down."""
+    """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
     for part in (config, config.text_config, config.vision_config, config.sam_config):
-        part._attn_implementation = attention
+        part._attn_implementation = "eager" if isinstance(part, ConvNextConfig) else attention
     for part in (config.sam_config.vision_config, config.sam_config.mask_decoder_config):
         part._attn_implementation = attention
 
@@ -152,13 +153,19 @@ def box_fields(box: BoxHeadConfig, folder: Path, where: str) -> dict[str, Any]:
 def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
     """Return the transformers config of one part; ``kind`` None reads it from ``model_type``.
 
+    With a path, ``part.config`` changes single values of what lies there.
+
     Raises ConfigError, which names ``where``, for a path that is not there and for keys that the kind does not have.
     """
     if part.path:
         path = folder / part.path
         if not path.exists():
             raise ConfigError(f"{where}.path: no such file or folder: {path}")
-        return (kind or AutoConfig).from_pretrained(str(path))
+        found = (kind or AutoConfig).from_pretrained(str(path))
+        if not part.config:
+            return found
+        _refuse_unknown(part.config, type(found), f"{where}.config")
+        return type(found)(**{**found.to_dict(), **part.config})
     table = dict(part.config)
     if kind is None:
         name = table.pop("model_type", None)

@@ -222,11 +222,11 @@ class DatasetEntry:
     limit: int | None = field(default=None, metadata=at_least(1))
     frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
     annotations: str | None = None
-    """Boxes found in the pictures beforehand (ullava.data.boxes), for front-ends with objects; below the data root."""
+    """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
     images: str | None = None
     """This folder of pictures in the place of the split's; relative to the working folder."""
     boxes: str | None = None
-    """What was found in the pictures beforehand (ullava.data.boxes), below the data root; for front-ends with objects."""
+    """Boxes found in the pictures beforehand (ullava.data.boxes), for front-ends with objects; below the data root."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -264,12 +264,19 @@ class LossConfig:
 class OptimizerConfig:
     """``adamw`` is Hugging Face's (``training.optim``); ``muon`` takes ``training.learning_rate`` for weight matrices.
 
-    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions.
+    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions. ``rates``:
+    learning rates of single parts by the names in the stage's table, with ``adamw``.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
     momentum: float = 0.95
     adam_share: float = 0.25
+    rates: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse rates of parts with an optimiser that has two of its own (ValueError)."""
+        if self.rates and self.kind != "adamw":
+            raise ValueError(f"rates go with adamw, not with {self.kind}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,7 @@ from ullava.training.loss_window import LossWindow
 from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import Counts, GroundingObjective
 from ullava.training.passes import Passes
+from ullava.training.rates import give_rates
 from ullava.training.sharding import is_sharded, whole_state
 from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
@@ -331,7 +332,11 @@ class UllavaTrainer(Trainer):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
             )
             return self.optimizer
-        return super().create_optimizer(model)
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.optimizer_config.rates:
+            give_rates(optimizer, self.model, self.optimizer_config.rates)
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the matrices and kernels: no norms, biases, embedding tables, learned positions.

@@ -1,0 +1,38 @@
+"""Learning rates of single parts: ``optimizer.rates`` of a recipe (a projector slower than adapters, say)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ullava.errors import ConfigError, did_you_mean
+from ullava.training.stages import assign_parts
+
+
+def give_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[str, float]) -> None:
+    """Move the weights of the parts that ``rates`` names into groups with a learning rate of their own.
+
+    To be called before the schedule is made, which then scales every rate alike. Raises ConfigError for a part that
+    does not exist or does not train.
+    """
+    weights = dict(model.named_parameters())
+    part_of = {id(weights[name]): part for name, part in assign_parts(model).items()}
+    trained = {part_of[id(weight)] for group in optimizer.param_groups for weight in group["params"]}
+    wrong = [
+        f"optimizer.rates: no part '{part}' trains{did_you_mean(part, trained)}"
+        for part in rates
+        if part not in trained
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    for group in list(optimizer.param_groups):
+        for part, rate in rates.items():
+            mine = [weight for weight in group["params"] if part_of[id(weight)] == part]
+            if not mine:
+                continue
+            taken = {id(weight) for weight in mine}
+            group["params"] = [weight for weight in group["params"] if id(weight) not in taken]
+            optimizer.add_param_group({**group, "params": mine, "lr": rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

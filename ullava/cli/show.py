@@ -9,6 +9,7 @@ from ullava import resources
 from ullava.config.load import dump_config, load_config
 from ullava.config.nodes import read_file
 from ullava.config.recipes import config_class
+from ullava.config.schema import ModelConfig
 from ullava.errors import UserError, did_you_mean
 
 HELP = "print where a model, dataset or config is, and its full YAML"
@@ -18,15 +19,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava show``."""
     parser.add_argument("name", help="a name that 'ullava list' prints, or the path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the file")
+    parser.add_argument(
+        "--sizes",
+        action="store_true",
+        help="of a model: parameters of its parts and visual tokens of pictures, with or without its weights",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the absolute path as a comment, then the merged YAML."""
+    """Print the absolute path as a comment, then the merged YAML; with ``--sizes`` a model's figures."""
     path = locate(args.name)
     cls = config_class(path)
+    if args.sizes:
+        return _show_sizes(path, args.overrides)
     text = read_file(path) if cls is None else dump_config(load_config(cls, path, args.overrides))
     print(f"# {path}")
     print(text, end="")
+    return 0
+
+
+def _show_sizes(path: Path, overrides: list[str]) -> int:
+    """Print what a model is made of."""
+    from ullava.modeling.outline import outline
+
+    if config_class(path) is not ModelConfig:
+        raise UserError(f"{path}: --sizes are those of a model")
+    print(f"# {path}")
+    for line in outline(load_config(ModelConfig, path, overrides), path.parent).lines():
+        print(line)
     return 0
 
 

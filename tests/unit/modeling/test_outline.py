@@ -1,0 +1,99 @@
+"""Figures of the systems at full size, told without their weights, against the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ullava.config.load import load_config, parse_text
+from ullava.config.schema import ModelConfig
+from ullava.errors import ConfigError
+from ullava.modeling.outline import Outline, outline
+from ullava.resources import find, names
+
+Command = Callable[..., tuple[int, str, str]]
+
+MILLIONS: dict[str, dict[str, float]] = {
+    "mg_llava_7b": {"vision fusion": 6.09, "vision projector": 20.98, "object projector": 28.58},
+    "avg_llava_7b": {"vision router": 117.51},
+    "conv_llava_7b": {
+        "vision stage 1": 0.9, "vision stage 2": 3.9, "vision stage 3": 129.8, "vision stage 4": 61.6,
+        "vision stage 5": 472.9, "vision projector": 29.4,
+    },
+    "slime_7b": {"vision projector": 20.98, "vision resampler a": 4.79, "vision resampler b": 4.35},
+}  # fmt: skip
+"""Spec of the four front-ends: parameters of their own parts in millions."""
+TOKENS: dict[str, dict[tuple[int, int], tuple[int, int]]] = {
+    "mg_llava_7b": {(640, 480): (576, 576)},
+    "avg_llava_7b": {(640, 480): (166, 2340), (1024, 1024): (192, 2928), (2000, 400): (112, 1598)},
+    "conv_llava_7b": {(640, 480): (144, 144)},
+    "conv_llava_7b_1024": {(640, 480): (256, 256)},
+    "conv_llava_7b_1536": {(640, 480): (576, 576)},
+    "slime_7b": {(336, 336): (578, 865), (640, 480): (578, 1153), (1920, 1080): (578, 1441), (2000, 400): (578, 1297)},
+}
+VIDEOS = {"mg_llava_7b": (1152, 1152), "avg_llava_7b": (288, 1152), "conv_llava_7b": (1152, 1152),
+          "slime_7b": (578, 1729)}  # fmt: skip
+"""Tokens of a video of eight frames: least and most."""
+
+
+@pytest.fixture(scope="module")
+def told() -> Callable[[str], Outline]:
+    known: dict[str, Outline] = {}
+
+    def tell(name: str) -> Outline:
+        if name not in known:
+            path = find("models", name)
+            known[name] = outline(load_config(ModelConfig, path), path.parent)
+        return known[name]
+
+    return tell
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_parameters_of_the_front_ends(name: str, told: Callable[[str], Outline]) -> None:
+    parts = told(name).parts
+    for part, millions in MILLIONS[name].items():
+        digits = len(str(millions).split(".")[1])
+        assert round(parts[part] / 1e6, digits) == millions, part
+    assert round(parts["language model"] / 1e9, 2) == 6.74
+
+
+def test_the_whole_five_stage_encoder(told: Callable[[str], Outline]) -> None:
+    parts = told("conv_llava_7b").parts
+    assert round(sum(size for part, size in parts.items() if part.startswith("vision stage")) / 1e6) == 669
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_visual_tokens(name: str, told: Callable[[str], Outline]) -> None:
+    figures = told(name)
+    for size, (low, high) in TOKENS[name].items():
+        assert (figures.pictures[size].low, figures.pictures[size].high) == (low, high), size
+    if name in VIDEOS:
+        assert (figures.video.low, figures.video.high) == VIDEOS[name]
+
+
+@pytest.mark.parametrize("name", sorted(set(names("models")) - set(TOKENS)))
+def test_every_other_model_can_be_told(name: str, told: Callable[[str], Outline]) -> None:
+    figures = told(name)
+    assert sum(figures.parts.values()) > 10_000 and all(count.high > 0 for count in figures.pictures.values())
+
+
+def test_show_prints_the_figures(command: Command) -> None:
+    code, out, _ = command("show", "slime_7b", "--sizes")
+    assert code == 0 and out.startswith("# ")
+    assert "vision resampler a           4,794,368" in out and "578 to 1,441" in out
+    code, _, err = command("show", "llava_pretrain", "--sizes")
+    assert code == 2 and "--sizes are those of a model" in err
+
+
+def test_a_part_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"language": "vicuna_7b_v1.6", "tower": "clip-vit-large-patch14"}
+    text = (
+        f"{{name: x, tokenizer: t, language: {{path: {parts['language']}}}, "
+        f"vision: {{tower: {{path: {parts['tower']}}}}}, mask: {{sam: {{config: {{}}}}}}}}"
+    )
+    with pytest.raises(ConfigError, match=r"vicuna_7b_v1.6 is not there, and its sizes are not known; did you mean"):
+        outline(parse_text(ModelConfig, text), tmp_path)

@@ -26,7 +26,8 @@ def test_there_are_recipes() -> None:
 
 BEGINS_WHERE = {
     "configs/train/tiny_2.yaml": "configs/train/tiny_1.yaml",
-    "configs/train/tiny.yaml": "configs/train/tiny_2.yaml",
+    "configs/train/tiny_3.yaml": "configs/train/tiny_2.yaml",
+    "configs/train/tiny.yaml": "configs/train/tiny_3.yaml",
 }
 """Recipes that begin where another one ends."""
 

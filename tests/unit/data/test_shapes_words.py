@@ -125,7 +125,20 @@ def test_namings_say_what_their_expressions_mean_and_words_alone_do_not(drawn: D
                 assert accepted == [f"{thing['colour']} {thing['shape']}, {thing['size']}"]
                 kinds[kind] += 1
             assert [turn["value"] for turn in record["conversations"][1::2]] == [f"{a}." for (a,) in record["accepted"]]
-    assert kinds["relation"] + kinds["ordinal"] > 0.6 * kinds.total() and "attributes" not in kinds
+    assert kinds["nearest"] + kinds["later"] > 0.45 * kinds.total() and "attributes" not in kinds
+
+
+def test_reasoning_takes_two_steps(drawn: Drawn) -> None:
+    kinds: Counter[str] = Counter()
+    for truth, records in drawn:
+        for record in records.reasoning():
+            for words, kind in zip(record["sentences"], record["kinds"], strict=True):
+                (place,) = reader.meant(words, truth)
+                assert truth["objects"][place]["bbox"] == record["bbox"]
+                kinds[kind] += 1
+                assert kind != "later" or re.search(r"\b(second|third)\b.* from the ", words)
+                assert kind != "nearest" or re.search(r"\b(nearest|closest) to the ", words)
+    assert set(kinds) == {"nearest", "later", "relation"} and min(kinds.values()) > 0.1 * kinds.total()
 
 
 def test_held_out_pairs_are_neither_drawn_nor_named_in_training(drawn: Drawn) -> None:

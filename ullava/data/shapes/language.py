@@ -31,6 +31,9 @@ KIND_WEIGHTS: dict[str, float] = {
 }  # fmt: skip
 """How often a kind is tried first. Not every kind fits every object, which is why these are not the final shares."""
 
+REASONING_KINDS: dict[str, float] = {"nearest": 0.65, "later": 0.25, "relation": 0.1}
+"""Kinds that take two steps: ``nearest`` to another object, ``later`` than the first in a row."""
+
 FURTHEST_ORDINAL = 3
 """People count from the nearer side: "the third from the left", hardly ever the fifth."""
 
@@ -181,13 +184,29 @@ def _ordinal(scene: Scene, place: int, rng: Random) -> Form | None:
     return None
 
 
-def _relation(scene: Scene, place: int, rng: Random) -> Form | None:
+def _later(scene: Scene, place: int, rng: Random) -> Form | None:
+    form = _ordinal(scene, place, rng)
+    return form if isinstance(form, Ordinal) and form.number > 1 else None
+
+
+def _anchored(scene: Scene, place: int, rng: Random) -> tuple[Description, Description] | None:
+    """What the object is called, and a single other one."""
     others = [other for other in range(len(scene.things)) if other != place]
     anchor = unique_description(scene, rng.choice(others), rng)
-    if anchor is None:
+    return None if anchor is None else (_loose_description(scene, place, rng), anchor)
+
+
+def _relation(scene: Scene, place: int, rng: Random) -> Form | None:
+    found = _anchored(scene, place, rng)
+    if found is None:
         return None
-    what = _loose_description(scene, place, rng)
+    what, anchor = found
     return Nearest(what, anchor) if rng.random() < 0.25 else Relation(what, rng.choice(DIRECTIONS), anchor)
+
+
+def _nearest(scene: Scene, place: int, rng: Random) -> Form | None:
+    found = _anchored(scene, place, rng)
+    return None if found is None else Nearest(*found)
 
 
 def _position(scene: Scene, place: int, rng: Random) -> Form | None:
@@ -200,6 +219,8 @@ _MAKERS: dict[str, Callable[[Scene, int, Random], Form | None]] = {
     "ordinal": _ordinal,
     "relation": _relation,
     "position": _position,
+    "nearest": _nearest,
+    "later": _later,
 }
 
 
@@ -225,11 +246,13 @@ def targets_wanted(scene: Scene) -> list[int]:
     return [place for place in places if scene.split != "unseen" or scene.things[place].pair in HELD_OUT]
 
 
-def sentences_for(scene: Scene, place: int, rng: Random, most: int = 3) -> list[Expression]:
-    """Up to ``most`` different expressions for one object."""
+def sentences_for(
+    scene: Scene, place: int, rng: Random, kinds: Mapping[str, float] = KIND_WEIGHTS, most: int = 3
+) -> list[Expression]:
+    """Up to ``most`` different expressions for one object; ``kinds`` as in ``refer``."""
     found: dict[str, Expression] = {}
     for _ in range(most + 1):
-        expression = refer(scene, place, rng)
+        expression = refer(scene, place, rng, kinds)
         if expression is not None and len(found) < most:
             found.setdefault(expression.words, expression)
     return list(found.values())

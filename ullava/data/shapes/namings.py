@@ -14,7 +14,9 @@ from ullava.data.shapes.questions import Question
 from ullava.data.shapes.scene import Scene, Thing
 
 NAMED_PER_IMAGE = 10
-NAMED_KINDS: dict[str, float] = {"relation": 0.5, "ordinal": 0.3, "extreme": 0.12, "position": 0.08}
+NAMED_KINDS: dict[str, float] = {
+    "nearest": 0.45, "later": 0.2, "relation": 0.15, "extreme": 0.1, "ordinal": 0.05, "position": 0.05,
+}  # fmt: skip
 """Shares of the kinds of expression; attributes say the name themselves."""
 
 

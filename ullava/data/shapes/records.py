@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ullava.data.shapes.forms import Description
-from ullava.data.shapes.language import Expression, sentences_for, targets_wanted
+from ullava.data.shapes.language import KIND_WEIGHTS, REASONING_KINDS, Expression, sentences_for, targets_wanted
 from ullava.data.shapes.namings import namings
 from ullava.data.shapes.plurals import generalised
 from ullava.data.shapes.questions import Question, caption, conversation, listing, named_in_full, questions, quiz
@@ -115,9 +115,16 @@ class SceneRecords:
 
     def res(self) -> list[Record]:
         """Layout ``refer``: one record for each object that has an unambiguous expression."""
-        rng, records = self._rng("res"), []
+        return self._referred("res", KIND_WEIGHTS)
+
+    def reasoning(self) -> list[Record]:
+        """As ``res``, with the kinds of expression alone that take two steps."""
+        return self._referred("reasoning", REASONING_KINDS)
+
+    def _referred(self, stream: str, kinds: Mapping[str, float]) -> list[Record]:
+        rng, records = self._rng(stream), []
         for place in targets_wanted(self.scene):
-            expressions = sentences_for(self.scene, place, rng)
+            expressions = sentences_for(self.scene, place, rng, kinds)
             if expressions:
                 records.append(
                     {

@@ -26,7 +26,7 @@ from ullava.errors import DataError, did_you_mean
 
 JPEG_QUALITY = 92
 ANNOTATIONS: tuple[str, ...] = (
-    "res", "gres", "semantic", "salient", "caption", "listing", "naming", "vqa", "text", "parts",
+    "res", "gres", "reasoning", "semantic", "salient", "caption", "listing", "naming", "vqa", "text", "parts",
 )  # fmt: skip
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
 

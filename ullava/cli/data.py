@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ullava.cli import data_import
+from ullava.cli import data_boxes, data_import
 from ullava.errors import UserError
 
 HELP = "import your own data, draw the shapes world, train a tokenizer, or report what a recipe's data yields"
@@ -21,9 +21,10 @@ WORDY_ANNOTATIONS = ("res", "gres", "semantic", "salient", "caption", "listing",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``import``, ``draw``, ``stats`` and ``tokenizer``."""
-    commands = parser.add_subparsers(dest="data_command", metavar="{import,draw,stats,tokenizer}", required=True)
+    """Add the subcommands ``import``, ``draw``, ``boxes``, ``stats`` and ``tokenizer``."""
+    commands = parser.add_subparsers(dest="data_command", metavar="{import,draw,boxes,stats,tokenizer}", required=True)
     data_import.configure(commands)
+    data_boxes.configure(commands)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, help="how many pictures")
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the subcommand; 0 where it went well."""
     if args.data_command == "import":
         return data_import.run(args)
+    if args.data_command == "boxes":
+        return data_boxes.run(args)
     if args.data_command == "draw":
         return _draw(args)
     if args.data_command == "tokenizer":

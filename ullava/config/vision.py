@@ -99,13 +99,15 @@ class AvgConfig:
     """As many tokens as the question needs (strategy ``avg``; AVG-LLaVA).
 
     ``levels``: tokens per crop to choose between (none: all that the tower's grid has); a video has the first
-    ``video_levels`` of the grid's, coarsest first. ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
+    ``video_levels`` of the grid's, coarsest first. ``granularity``: always this level, as before the router is trained
+    (none: the router chooses). ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
     the question that the router reads; ``heads``, ``dropout`` are those of its layer. ``attention_axis: crops`` and
     ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/front_ends.md).
     """
 
     levels: list[int] = field(default_factory=list)
     video_levels: int = field(default=3, metadata=at_least(1))
+    granularity: int | None = None
     canvases: list[list[int]] = field(default_factory=lambda: [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]])
     text_slots: int = field(default=32, metadata=at_least(1))
     heads: int = field(default=8, metadata=at_least(1))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.errors import DataError
+from ullava.geometry import xywh_to_xyxy
 from ullava.structures import Clip, DetectedBoxes, Sample, Task
 
 
@@ -158,23 +159,64 @@ def keyed_by_picture(published: Path, annotations: Path, out: Path) -> tuple[int
     Raises:
         DataError: a file that is missing or not JSON, an id that is not text, ``out`` there already.
     """
-    if out.exists():
-        raise DataError(f"{out}: exists already; name another file or remove it")
+    _check_new(out)
     pictures: dict[str, str] = {}
     for number, line, _, value in iter_records(annotations):
         if isinstance(value.get("image"), str):
             pictures.setdefault(_id_of(value, annotations, line, number), value["image"])
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     written: set[str] = set()
+    write_boxes(_published(published, pictures, written), out)
+    return len(written), len(set(pictures.values()) - written)
+
+
+def boxes_of_instances(instances: Path, out: Path) -> int:
+    """Write the true boxes of a COCO instances file, crowds left out, each with the name of its class and score 1.
+
+    What a perfect detector would find: an upper bound of what object tokens can bring. Returns how many pictures.
+
+    Raises:
+        DataError: a file that is missing or not of that form, ``out`` there already.
+    """
+    store = AnnotationStore.open(instances, "coco")
+    write_boxes((_instances(store, number) for number in range(len(store))), out)
+    return len(store)
+
+
+def _instances(store: AnnotationStore, number: int) -> dict[str, Any]:
+    record = Record(store.record(number), store.image_name(number), lambda: store.where(number))
+    things = [part for part in record.parts("annotations") if part.value.get("iscrowd") != 1 and "bbox" in part.value]
+    corners = xywh_to_xyxy([part.items("bbox") for part in things]).tolist()
+    names = store.facts["categories"]
+    labels = [names.get(str(part.integer("category_id")), "") for part in things]
+    return {"image": store.image_name(number), "boxes": corners, "scores": [1.0] * len(things), "labels": labels}
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise DataError(f"{out}: exists already; name another file or remove it")
+
+
+def write_boxes(entries: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """Write a file of found boxes, one record a line, under another name until it is whole.
+
+    Raises:
+        DataError: ``out`` is there already, or cannot be written.
+    """
+    _check_new(out)
+    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8") as file:
-            for place, entry in enumerate(_published(published, pictures, written)):
-                file.write(("[\n" if place == 0 else ",\n") + json.dumps(entry, ensure_ascii=False))
-            file.write("\n]\n" if written else "[]\n")
+            ahead = "[\n"
+            for entry in entries:
+                file.write(ahead + json.dumps(entry, ensure_ascii=False))
+                ahead = ",\n"
+            file.write("[]\n" if ahead == "[\n" else "\n]\n")
         os.replace(unfinished, out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror})") from error
     finally:
         unfinished.unlink(missing_ok=True)
-    return len(written), len(set(pictures.values()) - written)
 
 
 def _published(published: Path, pictures: dict[str, str], written: set[str]) -> Iterator[dict[str, Any]]:

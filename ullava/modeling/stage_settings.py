@@ -41,6 +41,11 @@ def change_vision(
         new.load_state_dict(old.state_dict(), strict=True, assign=True)
     except RuntimeError as error:
         raise ConfigError(f"{where}: the weights do not fit these settings: {error}") from error
+    made = dict(old.named_buffers())
+    for name, buffer in list(new.named_buffers()):
+        if buffer.is_meta:  # not among the weights, and the same under any settings: numbers of positions
+            owner, _, leaf = name.rpartition(".")
+            setattr(new.get_submodule(owner), leaf, made[name])
     model.vision = new.train(old.training)
     try:
         processor.set_vision(settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.boxes import BoxedDataset, BoxFile, keyed_by_picture, reader_of
+from ullava.data.boxes import BoxedDataset, BoxFile, boxes_of_instances, keyed_by_picture, reader_of
 from ullava.errors import DataError, SampleError
 from ullava.structures import Clip, Sample, Turn
 
@@ -116,3 +116,29 @@ def test_published_boxes_under_their_pictures(write, tmp_path):
     assert not (tmp_path / "x.json").exists()
     nothing = keyed_by_picture(write("none.json", "[]"), tmp_path / "a.json", tmp_path / "y.json")
     assert nothing == (0, 2) and json.loads((tmp_path / "y.json").read_text()) == []
+
+
+INSTANCES = {
+    "images": [{"id": 4, "file_name": "images/4.png", "width": 40, "height": 30}],
+    "categories": [{"id": 2, "name": "cup"}],
+    "annotations": [
+        {"id": 1, "image_id": 4, "category_id": 2, "bbox": [1, 2, 10, 20], "iscrowd": 0},
+        {"id": 2, "image_id": 4, "category_id": 2, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+    ],
+}
+
+
+def test_true_boxes_and_the_command(write, tmp_path, command):
+    instances = write("instances.json", json.dumps(INSTANCES))
+    assert boxes_of_instances(instances, tmp_path / "true.json") == 1
+    found = BoxFile(tmp_path / "true.json").of_picture("images/4.png", "s")
+    assert found.boxes_xyxy_px.tolist() == [[1, 2, 11, 22]] and found.labels == ("cup",)
+    code, said, _ = command("data", "boxes", "--instances", str(instances), "--out", str(tmp_path / "new" / "b.json"))
+    assert code == 0 and "boxes of 1 pictures" in said and (tmp_path / "new" / "b.json").is_file()
+    for wrong, reason in (
+        (["--instances", str(instances)], "exists already"),
+        ([], "say where the boxes come from"),
+        (["--published", "a.json"], "--published and --annotations go together"),
+    ):
+        code, _, error = command("data", "boxes", *wrong, "--out", str(tmp_path / "true.json"))
+        assert code == 2 and reason in error

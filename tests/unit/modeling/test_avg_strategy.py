@@ -13,6 +13,7 @@ from ullava.modeling.vision.strategy import EncodeContext, ItemNotes
 
 SETTINGS = {
     "levels": [],
+    "granularity": None,
     "canvases": [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]],
     "unpad": "pixels",
     "attention_axis": "tokens",
@@ -113,6 +114,19 @@ def test_forced_levels(parts):
             output = strategy.encode(views(items), EncodeContext(force=force))
         assert not output.per_place and all(count.exact for count in counted)
         assert output.counts == tuple(count.low for count in counted)
+
+
+def test_a_model_may_always_see_alike(parts):
+    """Before its router is trained; an override still wins."""
+    preprocessor, strategy = build(granularity=16)
+    item = preprocessor.preprocess(picture(56, 56))
+    assert item.count.low == item.count.high == 36
+    with torch.no_grad():
+        assert strategy.encode(views([item])).counts == (36,)
+        assert strategy.encode(views([item]), EncodeContext(force={"granularity": 4})).counts[0] < 36
+        assert strategy.encode(views([item]), context((0,), force={"granularity": None})).per_place
+    with pytest.raises(UserError, match="granularity has to be one of"):
+        build(granularity=5)[0].preprocess(picture(9, 9))
 
 
 def test_budget_binds_the_router(parts):

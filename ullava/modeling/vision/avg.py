@@ -61,10 +61,13 @@ def chosen_levels(grid_side: int, wanted: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(wanted))) or levels_of(grid_side)
 
 
-def forced_level(force: Mapping[str, Any], levels: Sequence[int]) -> int | None:
-    """The override ``granularity``; None = the router's choice. Raises UserError for anything but one of ``levels``."""
+def forced_level(force: Mapping[str, Any], levels: Sequence[int], usual: int | None) -> int | None:
+    """The override ``granularity``, else the model's own; None = the router's choice.
+
+    Raises UserError for anything but one of ``levels``.
+    """
     refuse_unknown(force, OVERRIDES, "avg")
-    level = force.get("granularity")
+    level = force.get("granularity", usual)
     if level is not None and (isinstance(level, bool) or level not in levels):
         raise UserError(f"granularity has to be one of {', '.join(map(str, levels))}, not {level!r}")
     return level
@@ -85,12 +88,13 @@ class AvgPreprocessor:
         self.grid_side = patch_grid_side(side, patch, 1)
         self.levels = chosen_levels(self.grid_side, settings["levels"])
         self.video_levels = video_levels(self.grid_side, settings)
+        self.granularity: int | None = settings["granularity"]
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """Base crop, tiles, and ``plan``: width, height, finest level allowed; see VisionPreprocessor."""
-        forced = forced_level(notes.force, self.levels)
+        forced = forced_level(notes.force, self.levels, self.granularity)
         orig_wh = (image_rgb_u8.shape[1], image_rgb_u8.shape[0])
         plan = plan_canvas(orig_wh, self.side, self.canvases)
         tokens = {level: plan_layout(plan, self.grid_side, level, self.unpad).num_tokens for level in self.levels}
@@ -114,7 +118,7 @@ class AvgPreprocessor:
         self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
     ) -> VideoInputs:
         """Every frame stretched to the square, whatever ``as_released`` says; see VisionPreprocessor."""
-        forced = forced_level(notes.force, self.levels)
+        forced = forced_level(notes.force, self.levels, self.granularity)
         pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         allowed = self.video_levels if forced is None else (forced,)
         variant = "" if forced is None else f"|granularity {forced}"
@@ -171,6 +175,7 @@ class Avg(ClipFrontEnd):
         self.grid_side = patch_grid_side(self.side, int(config.patch_size), 1)
         self.levels = chosen_levels(self.grid_side, settings["levels"])
         self.video_levels = video_levels(self.grid_side, settings)
+        self.granularity: int | None = settings["granularity"]
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
         self.projector = build_projector(projector, config.hidden_size, width_out)
@@ -190,7 +195,7 @@ class Avg(ClipFrontEnd):
 
         Forced, they are those of every distinct picture.
         """
-        forced = forced_level(context.force, self.levels)
+        forced = forced_level(context.force, self.levels, self.granularity)
         crops = self._crops(views)
         plans = [tuple(int(value) for value in plan) for plan in views["plan"]]
         if forced is not None:
@@ -256,7 +261,7 @@ class Avg(ClipFrontEnd):
         The router chooses among ``video_levels`` and takes the frames for crops; its words are those near to the mean
         of the frames.
         """
-        forced = forced_level(context.force, self.levels)
+        forced = forced_level(context.force, self.levels, self.granularity)
         clips = torch.stack(list(views[VIEW]))
         states = self.projector(self.patch_states(self.normalise(clips.flatten(0, 1)))).unflatten(0, clips.shape[:2])
         if forced is not None:

@@ -343,7 +343,8 @@ class EvalRecipe:
     """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA does.
 
     ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the centre-padded
-    square (ConvLLaVA) or the picture (``norm``).
+    square (ConvLLaVA) or the picture (``norm``). ``force``: overrides of the front-end for every question, such as
+    {granularity: 36} (docs/front_ends.md).
     """
 
     model: str = "tiny"
@@ -359,3 +360,4 @@ class EvalRecipe:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     bootstrap: int = field(default=0, metadata=at_least(0))
+    force: dict[str, Any] = field(default_factory=dict)

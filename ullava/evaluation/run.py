@@ -40,6 +40,7 @@ def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True)
     from ullava.inference.load import load
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype)
+    predictor.force = recipe.force
     return evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
 
 
@@ -141,6 +142,7 @@ def _identity(
         **({"text_box_frame": recipe.text_box_frame} if recipe.protocol == "text_box" else {}),
         "max_new_tokens": recipe.max_new_tokens,
         "dtype": recipe.dtype,
+        **({"force": recipe.force} if recipe.force else {}),
         "data": data,
     }
 

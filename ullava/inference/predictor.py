@@ -54,12 +54,22 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 class Predictor:
-    """A loaded model that answers. ``name`` is how reports call it."""
+    """A loaded model that answers. ``name`` is how reports call it.
 
-    def __init__(self, model: UllavaForConditionalGeneration, processor: UllavaProcessor, name: str = "model") -> None:
+    ``force``: overrides of the front-end for every question (docs/front_ends.md); those of a call are laid over them.
+    """
+
+    def __init__(
+        self,
+        model: UllavaForConditionalGeneration,
+        processor: UllavaProcessor,
+        name: str = "model",
+        force: Mapping[str, Any] = NOTHING,
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name
+        self.force = force
         pad_id = processor.tokenizer.pad_token_id
         self._prompts = Collator(pad_id, padding_side="left")
         self._dialogues = Collator(pad_id, padding_side="right")
@@ -100,8 +110,9 @@ class Predictor:
         clips = [item if isinstance(item, Clip) else Clip(Path(item)) for item in _listed(video)]
         sample = replace(question_sample(prompt, paths, videos=clips), boxes=tuple(boxes))
         videos = read_videos(clips, self.processor.video_frames, sample.name)
-        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=force)
-        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=force)[0]
+        given = {**self.force, **force}
+        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=given)
+        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=given)[0]
 
     def answer_samples(
         self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
@@ -111,6 +122,7 @@ class Predictor:
         return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force)
 
     def _encode(self, samples: Sequence[Sample], prompt_only: bool, force: Mapping[str, Any]) -> list[Example]:
+        force = {**self.force, **force}
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
         prepared: dict[tuple[tuple[Path, ...], tuple[DetectedBoxes | None, ...]], tuple[ImageExample, ...]] = {}
         clips: dict[tuple[Clip, tuple[DetectedBoxes | None, ...]], VideoExample] = {}
@@ -140,7 +152,7 @@ class Predictor:
         self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
-        batch = self._to_device(self._prompts(examples)) | ({"force": force} if force else {})
+        batch = self._to_device(self._prompts(examples)) | self._forced(force)
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
         return self._answers(examples, texts, result.seg, result.loc, batch)
@@ -149,7 +161,7 @@ class Predictor:
     def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
         examples = self._encode(samples, prompt_only=False, force=force)
-        batch = self._to_device(self._dialogues(examples)) | ({"force": force} if force else {})
+        batch = self._to_device(self._dialogues(examples)) | self._forced(force)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
         batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
@@ -158,6 +170,10 @@ class Predictor:
         return self._answers(examples, texts, output.seg, output.loc, batch)
 
     # ------------------------------------------------------------ back to pictures
+    def _forced(self, force: Mapping[str, Any]) -> dict[str, Any]:
+        forced = {**self.force, **force}
+        return {"force": forced} if forced else {}
+
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Move what the network reads: tensors, and views of differing shapes, which are lists of them."""
         moved: dict[str, Any] = {}

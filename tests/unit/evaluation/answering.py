@@ -19,6 +19,7 @@ class Perfect:
 
     def __init__(self) -> None:
         self.batches: list[list[Sample]] = []
+        self.force: dict[str, object] = {}
 
     def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
         self.batches.append(list(samples))

@@ -44,6 +44,16 @@ def test_a_recipe_from_the_command_line(command: Command, perfect: Perfect, worl
     assert json.loads(printed) == metrics
 
 
+def test_overrides_of_the_front_end_are_part_of_what_was_measured(
+    command: Command, perfect: Perfect, world: Path, tmp_path: Path
+) -> None:
+    arguments = ("eval", "eval_caption", f"data_root={world}", "--out", str(tmp_path / "out"))
+    assert command(*arguments, "force={granularity: 36}")[0] == 0
+    assert perfect.force == {"granularity": 36}
+    code, _, errors = command(*arguments, "force={granularity: 144}")
+    assert code == 2 and "granularity" in errors
+
+
 def test_results_lie_below_runs_by_default(
     command: Command, perfect: Perfect, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

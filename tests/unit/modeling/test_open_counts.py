@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList
 from ullava.config.schema import LossConfig
 from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
+from ullava.inference.predictor import Predictor
 from ullava.modeling.splice import ExpandedText
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
@@ -288,3 +289,27 @@ def test_counts_outside_the_announced_bounds_are_refused(reading: tuple[Any, Any
     del batch["instruction_ids"]
     with pytest.raises(UserError, match="holds no instruction_ids"):
         model(**batch)
+
+
+def test_a_predictor_hands_its_overrides_on(reading: tuple[Any, Any]) -> None:
+    model, processor = reading
+    asked: list[dict[str, Any]] = []
+    encode = model.vision.encode
+
+    def listen(views: Any, context: Any) -> Any:
+        asked.append(dict(context.force))
+        return encode(views, context)
+
+    model.vision.encode = listen
+    try:
+        predictor = Predictor(model, processor, force={"keep": "all"})
+        predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        predictor.force = {}
+        free = predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        again = predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2, force={"keep": "all"})
+        with pytest.raises(UserError, match="no override 'kep'"):
+            predictor.answer(picture(1, *SHAPES[1]), "What is it?", force={"kep": "all"})
+    finally:
+        del model.vision.encode
+    assert asked == [{"keep": "all"}, {}, {}, {"keep": "all"}] and free == again

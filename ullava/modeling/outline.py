@@ -72,7 +72,7 @@ def outline(config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int
 
 def _sizes(model: UllavaForConditionalGeneration) -> dict[str, int]:
     """Parameters of the language model, of the front-end's own parts, and of the heads."""
-    known = [("language model", ("language_model.",))]
+    known: list[tuple[str, tuple[str, ...]]] = [("language model", ("language_model.",))]
     known += [(part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in model.vision.parts()]
     known += [("mask head (SAM)", ("mask_head.",)), ("box head", ("box_head.",))]
     sizes: Counter[str] = Counter({part: 0 for part, _ in known})

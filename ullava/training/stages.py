@@ -188,7 +188,7 @@ def assign_parts(model: nn.Module) -> dict[str, str]:
 
 def part_prefixes(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return every part of ``model`` with the starts of its parameters' names, the vision strategy's own among them."""
-    own = model.vision.parts()
+    own = _strategy(model).parts()
     vision = ((part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in own)
     return (*PARTS[:2], *vision, *PARTS[2:])
 
@@ -204,7 +204,7 @@ def _by_name(wanted: set[str], model: nn.Module, present: set[str]) -> set[str]:
     """
     for kind, general in (("tower", TOWER), ("projector", PROJECTOR)):
         if general in wanted:
-            own = {part.name for part in model.vision.parts() if part.kind == kind}
+            own = {part.name for part in _strategy(model).parts() if part.kind == kind}
             wanted = (wanted - {general}) | (own & present or own)
     return wanted
 
@@ -218,7 +218,7 @@ def unread_names(model: nn.Module) -> frozenset[str]:
     names = [name for name, _ in model.named_parameters()]
     prompts = "mask_head.sam.prompt_encoder."
     unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
-    vision = tuple(f"vision.{prefix}" for prefix in model.vision.unread())
+    vision = tuple(f"vision.{prefix}" for prefix in _strategy(model).unread())
     unread |= {name for name in names if vision and name.startswith(vision)}
     skipped = getattr(getattr(model, "box_head", None), "unread", ()) if _head_trains(model) else ("",)
     unread |= {name for name in names if name.startswith(tuple(f"box_head.{start}" for start in skipped))}

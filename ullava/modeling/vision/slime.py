@@ -170,7 +170,7 @@ class Slime(ClipFrontEnd):
         """
         gamma = gamma_of(context.force, self.settings)
         items, told = self._project(whole, tiles, grids, context)
-        places = range(len(items))
+        places: Sequence[int] = range(len(items))
         if tiles and gamma < 1.0:
             places = context.places
             kept = [self._select(items[item].local, place, gamma, context) for place, item in enumerate(places)]

@@ -110,9 +110,9 @@ class Predictor:
         clips = [item if isinstance(item, Clip) else Clip(Path(item)) for item in _listed(video)]
         sample = replace(question_sample(prompt, paths, videos=clips), boxes=tuple(boxes))
         videos = read_videos(clips, self.processor.video_frames, sample.name)
-        given = {**self.force, **force}
-        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=given)
-        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=given)[0]
+        forced = {**self.force, **force}
+        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=forced)
+        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=forced)[0]
 
     def answer_samples(
         self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ullava.errors import UserError
 
@@ -14,6 +16,10 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--published", type=Path, metavar="JSON", help="boxes by annotation: MG-LLaVA's own files")
     parser.add_argument("--annotations", type=Path, metavar="JSON", help="with --published: the file the ids are from")
     parser.add_argument("--instances", type=Path, metavar="JSON", help="the true boxes of a COCO instances file")
+    parser.add_argument("--detector", type=Path, metavar="DIR", help="a zero-shot detector (OWLv2) of transformers")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="with --detector: the folder of the pictures")
+    parser.add_argument("--words", type=Path, metavar="FILE", help="with --detector: what to look for, a line each")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="of the detector (default: auto)")
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="file to write; must not be there")
 
 
@@ -21,13 +27,55 @@ def run(args: argparse.Namespace) -> int:
     """Write the file and say how many pictures have boxes; 0 where it went well."""
     from ullava.data.boxes import boxes_of_instances, keyed_by_picture
 
-    if (args.published is None) == (args.instances is None):
-        raise UserError("say where the boxes come from: --published with --annotations, or --instances")
+    if sum(source is not None for source in (args.published, args.instances, args.detector)) != 1:
+        raise UserError(
+            "say where the boxes come from: --published with --annotations, --instances, or --detector with --images "
+            "and --words"
+        )
     if (args.published is None) != (args.annotations is None):
         raise UserError("--published and --annotations go together: boxes by annotation, and the annotations")
+    if args.detector is not None:
+        return _detect(args)
     if args.instances is not None:
         print(f"{args.out}: boxes of {boxes_of_instances(args.instances, args.out)} pictures")
         return 0
     found, missing = keyed_by_picture(args.published, args.annotations, args.out)
     print(f"{args.out}: boxes of {found} pictures; {missing} pictures have none")
+    return 0
+
+
+def _detect(args: argparse.Namespace) -> int:
+    """Let a detector look at every picture of a folder."""
+    from ullava.errors import DataError
+
+    if args.images is None or args.words is None:
+        raise UserError("--detector needs --images and --words: where it looks, and what for")
+    problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
+    problems += [f"--words {args.words}: no such file"] if not args.words.is_file() else []
+    if problems:
+        raise DataError(problems)
+    from tqdm import tqdm
+
+    from ullava.data.boxes import write_boxes
+    from ullava.data.images import read_image_rgb_u8
+    from ullava.data.originals.source import PICTURE_SUFFIXES
+    from ullava.inference.box_sources import WordDetector
+    from ullava.inference.predictor import pick_device
+
+    words = args.words.read_text(encoding="utf-8").splitlines()
+    detector = WordDetector(args.detector, words, device=str(pick_device(args.device)))
+    pictures = sorted(path for path in args.images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not pictures:
+        raise DataError(f"{args.images}: no pictures ({', '.join(PICTURE_SUFFIXES)})")
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for path in tqdm(pictures, desc="looking for things", unit="picture", disable=None):
+            found = detector.boxes_in(path, read_image_rgb_u8(path))
+            corners = found.boxes_xyxy_px.round(2).tolist()
+            scores = found.scores.round(4).tolist()
+            name = path.relative_to(args.images).as_posix()
+            yield {"image": name, "boxes": corners, "scores": scores, "labels": list(found.labels)}
+
+    write_boxes(entries(), args.out)
+    print(f"{args.out}: boxes of {len(pictures)} pictures")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR",
         help=f"where the files go (default: {DEFAULT_OUT}; with --json: nowhere)",
     )  # fmt: skip
+    parser.add_argument(
+        "--boxes", type=Path, metavar="FILE.json",
+        help="boxes found in the pictures (named from the file's folder), for a front-end that looks at objects",
+    )  # fmt: skip
+    parser.add_argument(
+        "--detector", type=Path, metavar="DIR",
+        help="a zero-shot detector (OWLv2) to find them with --words, instead of --boxes",
+    )  # fmt: skip
+    parser.add_argument("--words", metavar="WORD,WORD", help="what the detector looks for")
+    parser.add_argument(
+        "--force", action="append", default=[], metavar="key=value",
+        help="an override of the front-end, such as granularity=36 or gamma=1.0; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument("--max-new-tokens", type=_positive, default=96, metavar="N", help="default: 96")
@@ -51,10 +65,14 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         check_folder(folder)
     weights_folder(args.model)
+    force = _overrides(args.force)
     questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
     check_pictures(questions)
-    predictor = load(args.model, device=args.device)
-    settings = {"model": args.model, "max_new_tokens": args.max_new_tokens}
+    loaded = load(args.model, device=args.device)
+    loaded.force = force
+    predictor, boxes = _with_boxes(loaded, args)
+    settings = {"model": args.model, "max_new_tokens": args.max_new_tokens, **boxes}
+    settings |= {"force": force} if force else {}
     show = _print_json if args.json else _print_words
     if args.prompts is None and len(questions) == 1:
         show(answer_one(predictor, questions[0], folder, settings))
@@ -67,8 +85,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _with_boxes(predictor: Any, args: argparse.Namespace) -> tuple[Any, dict[str, str]]:
+    """The predictor that looks for boxes first where it was told where from, and how the answers call that."""
+    if args.boxes is None and args.detector is None:
+        return predictor, {}
+    from ullava.inference.box_sources import FileBoxes, WithBoxes, WordDetector
+
+    if args.boxes is not None:
+        return WithBoxes(predictor, FileBoxes(args.boxes)), {"boxes": str(args.boxes)}
+    detector = WordDetector(args.detector, args.words.split(","), device=str(predictor.device))
+    return WithBoxes(predictor, detector), {"boxes": f"{args.detector}: {args.words}"}
+
+
+def _overrides(given: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` with YAML values -> overrides of the front-end, which checks their names itself."""
+    from ullava.config.nodes import parse_value
+
+    made: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--force '{text}': expected key=value")
+        made[key.strip()] = parse_value(value, "--force").value
+        if isinstance(made[key.strip()], dict | list):
+            raise UserError(f"--force '{text}': expected one number or word")
+    return made
+
+
 def _check_choice(args: argparse.Namespace) -> None:
     """Refuse options that contradict each other or lead nowhere."""
+    if args.boxes is not None and args.detector is not None:
+        raise UserError("--boxes and --detector both say where boxes come from; give one of them")
+    if (args.detector is None) != (args.words is None):
+        raise UserError("--detector and --words go together: what looks, and what for")
+    if args.boxes is not None and not args.boxes.is_file():
+        raise UserError(f"--boxes {args.boxes}: no such file")
     if args.prompts is not None and (args.image or args.video or args.prompt is not None):
         raise UserError("--prompts brings its own pictures and prompts; leave --image, --video and --prompt out")
     if args.prompts is None and args.prompt is None:

@@ -155,3 +155,21 @@ def test_a_folder_without_a_model_is_named(command: Command, tmp_path: Path, pic
     code, _, errors = command("predict", "--model", str(tmp_path), "--image", str(pictures[0]), "--prompt", "x")
     assert code == 2
     assert str(tmp_path) in errors
+
+
+@pytest.mark.parametrize(
+    ("force", "message"),
+    [
+        ("granularity=36", "vision strategy clip_mlp takes no override, but was given granularity"),
+        ("granularity", "--force 'granularity': expected key=value"),
+        ("gamma=[1, 2]", "--force 'gamma=[1, 2]': expected one number or word"),
+    ],
+)
+def test_overrides_reach_the_front_end(
+    command: Command, random_model: Path, pictures: list[Path], force: str, message: str
+) -> None:
+    code, _, errors = command(
+        "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "What?", "--json",
+        "--force", force,
+    )  # fmt: skip
+    assert code == 2 and message in errors

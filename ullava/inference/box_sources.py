@@ -1,0 +1,117 @@
+"""Where the boxes of a front-end with object tokens come from, when it answers (docs/front_ends.md).
+
+None at all, a person's own (``Predictor.answer(..., boxes=...)``), a file, a detector that looks for words, or the
+model's last answer. In training they come from files alone (ullava.data.boxes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ullava.data.boxes import BoxFile
+from ullava.data.images import read_image_rgb_u8
+from ullava.errors import UserError
+from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
+
+PROMPT = "a photo of {}"
+THRESHOLD = 0.2
+"""How MG-LLaVA's authors ask OWLv2 for a word, and the score from which they keep a box."""
+
+
+class BoxProvider(Protocol):
+    """Finds things in a picture."""
+
+    def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes | None:
+        """Return the boxes in the picture's own pixels; None = nobody looked."""
+        ...
+
+
+class FileBoxes:
+    """Boxes from a file whose pictures are named from the file's own folder (ullava.data.boxes)."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = BoxFile(path)
+        self.root = path.resolve().parent
+
+    def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes | None:
+        """See BoxProvider; a picture outside the folder has none."""
+        whole = path.resolve()
+        if not whole.is_relative_to(self.root):
+            return None
+        return self.file.of_picture(whole.relative_to(self.root).as_posix(), str(path))
+
+
+class WordDetector:
+    """A zero-shot detector of transformers (OWL-ViT, OWLv2) that looks for the same words in every picture.
+
+    Raises UserError for a folder that holds none, and without a word to look for.
+    """
+
+    def __init__(
+        self, folder: Path, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
+    ) -> None:
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+        self.words = [word.strip() for word in words if word.strip()]
+        if not self.words:
+            raise UserError("a detector needs words to look for")
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: no saved detector (config.json) in this folder")
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(str(folder))
+            model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(str(folder))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{folder}: not a zero-shot detector: {str(error).splitlines()[0]}") from error
+        self.model = model.to(device).eval()
+        self.threshold = threshold
+
+    @torch.inference_mode()
+    def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes:
+        """See BoxProvider; boxes are cut at the picture's edges."""
+        height, width = image_rgb_u8.shape[:2]
+        prompts = [[PROMPT.format(word) for word in self.words]]
+        inputs = self.processor(text=prompts, images=[np.ascontiguousarray(image_rgb_u8)], return_tensors="pt")
+        output = self.model(**inputs.to(self.model.device))
+        (found,) = self.processor.post_process_grounded_object_detection(
+            output, threshold=self.threshold, target_sizes=[(height, width)], text_labels=[self.words]
+        )
+        corners = found["boxes"].double().cpu().numpy().reshape(-1, 4).clip(0, [width, height, width, height])
+        return DetectedBoxes(corners, found["scores"].double().cpu().numpy(), tuple(found["text_labels"]))
+
+
+def boxes_of_answer(answer: Answer, image: int = 0) -> DetectedBoxes:
+    """What an answer pointed at in picture ``image``, as boxes for the next question about it."""
+    things = [thing for thing in answer.objects if thing.image == image and thing.box_xyxy_px is not None]
+    corners = np.asarray([thing.box_xyxy_px for thing in things], dtype=np.float64).reshape(-1, 4)
+    scores = np.asarray([thing.score for thing in things], dtype=np.float64)
+    return DetectedBoxes(corners, scores, tuple(thing.phrase for thing in things))
+
+
+class WithBoxes:
+    """A predictor whose pictures are looked at by ``provider`` first, once each. Samples that have boxes keep them."""
+
+    def __init__(self, predictor: Any, provider: BoxProvider) -> None:
+        self.predictor = predictor
+        self.provider = provider
+        self.found: dict[Path, DetectedBoxes | None] = {}
+
+    def answer_samples(
+        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] | None = None
+    ) -> list[Answer]:
+        """Answer single-turn samples, in order; see Predictor."""
+        seen = [sample if sample.boxes else replace(sample, boxes=self._boxes(sample)) for sample in samples]
+        options = {"force": force} if force else {}
+        answers: list[Answer] = self.predictor.answer_samples(seen, max_new_tokens=max_new_tokens, **options)
+        return answers
+
+    def _boxes(self, sample: Sample) -> tuple[DetectedBoxes | None, ...]:
+        for path in sample.images:
+            if path not in self.found:
+                self.found[path] = self.provider.boxes_in(path, read_image_rgb_u8(path))
+        return tuple(self.found[path] for path in sample.images)

@@ -106,6 +106,9 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     fields: dict[str, Any] = {**box_fields(config.box, folder, f"{where}: box"), **special_token_ids(tokenizer)}
+    settings = strategy_settings(
+        config.vision, lambda part, key: part_config(part, folder, f"{where}: vision.{key}", None)
+    )
     return UllavaConfig(
         text_config=text,
         vision_config=part_config(
@@ -117,10 +120,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         projector=config.vision.projector,
         aspect=config.vision.aspect,
         merge=config.vision.merge,
-        vision_settings=strategy_settings(
-            config.vision, lambda part, key: part_config(part, folder, f"{where}: vision.{key}", None)
-        )
-        | word_ids(config.vision, tokenizer),
+        vision_settings=settings | word_ids(config.vision.strategy, settings, tokenizer),
         head_state=config.head_state,
         mask_score=config.mask.score,
         max_text_length=config.text.max_length,

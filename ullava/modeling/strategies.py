@@ -91,16 +91,17 @@ def patch_of(config: UllavaConfig) -> int:
     return stride_of(tower) if isinstance(tower, ConvNextConfig) else int(tower.patch_size)
 
 
-def word_ids(vision: VisionConfig, tokenizer: Any) -> dict[str, int]:
+def word_ids(strategy: str, settings: Mapping[str, Any], tokenizer: Any) -> dict[str, int]:
     """Ids of the words that a strategy writes between its tokens, for ``UllavaConfig.vision_settings``.
 
     Raises UserError where the tokenizer needs several tokens for one.
     """
-    if vision.strategy != "slime":
+    if strategy != "slime":
         return {}
-    word = vision.settings().separator
+    word = settings["separator"]
     known = tokenizer.get_vocab().get(word)
     ids = [known] if known is not None else tokenizer(word, add_special_tokens=False)["input_ids"]
+    ids = [number for number in ids if tokenizer.decode([number]).strip()] if len(ids) > 1 else ids  # a blank before it
     if len(ids) != 1:
         raise UserError(f"vision.slime.separator: '{word}' is {len(ids)} tokens of this tokenizer, it has to be one")
     return {"separator_id": int(ids[0])}

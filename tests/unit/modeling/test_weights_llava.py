@@ -135,3 +135,54 @@ def test_what_ours_cannot_be_is_refused(tmp_path, command, parts, change, words)
     write_words(source, tmp_path / "pieces")
     code, _, errors = run(command, source, tmp_path / "made", sam)
     assert code == 2 and words in errors
+
+
+def slime_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """SliME's names: a gated projector with a resampler in it, a second resampler, tables of positions beside them."""
+    from ullava.modeling.vision.slime_mixture import GatedMixture
+    from ullava.modeling.vision.slime_resampler import Resampler
+
+    made = own_layout(state, "model.vision_tower.vision_tower.vision_model.")
+    made = {name: tensor for name, tensor in made.items() if not name.startswith("model.mm_projector.")}
+    torch.manual_seed(5)
+    mixture, local = GatedMixture(2, 16, 1, 16), Resampler(2, 16, 1)
+    made |= {f"model.mm_projector.{name}": tensor for name, tensor in mixture.state_dict().items()}
+    made |= {f"model.sampler.post_qformer.{name}": tensor for name, tensor in local.state_dict().items()}
+    unused = ("mm_projector.mean", "mm_projector.std", "mm_projector.attn.pos_embed", "sampler.post_qformer.pos_embed")
+    return made | {f"model.{name}": torch.zeros(4, 16) for name in unused}
+
+
+def slime_table(config: dict) -> dict:
+    kept = {key: value for key, value in config.items() if key not in ("vision_config", "mm_token_ids")}
+    return kept | {
+        "model_type": "llava_llama", "mm_projector_type": "gated", "mm_vision_select_layer": -2,
+        "vision_config": config["vision_config"], "mm_resampler_type": "cosine", "mm_resampler_topp": 0.9,
+        "mm_resampler_temp": 2.0, "mm_resampler_dim": 4,
+    }  # fmt: skip
+
+
+def test_slime_becomes_the_strategy_of_its_name(tmp_path, command, parts):
+    state, config, sam = parts
+    made = slime_layout(state)
+    write_shards(tmp_path / "slime", made, slime_table(config))
+    write_words(tmp_path / "slime", tmp_path / "pieces")
+    code, printed, errors = run(command, tmp_path / "slime", tmp_path / "made", sam)
+    assert code == 0, errors
+    assert "left out" in printed and "mm_projector.mean" in printed
+    written = read_state_dict(tmp_path / "made")
+    for ours, theirs in (("mixture.w_gate", "mm_projector.w_gate"), ("local.query", "sampler.post_qformer.query"),
+                         ("mixture.attn.attn.in_proj_weight", "mm_projector.attn.attn.in_proj_weight")):  # fmt: skip
+        assert torch.equal(written[f"vision.{ours}"], made[f"model.{theirs}"])
+    table = json.loads((tmp_path / "made" / "config.json").read_text())
+    settings = table["vision_settings"]
+    assert table["strategy"] == "slime" and isinstance(settings["separator_id"], int)
+    assert (settings["gamma"], settings["tau"], settings["reduce"], settings["noise"]) == (0.9, 2.0, "sum", "gate")
+    assert (settings["gate"], settings["local_side"], settings["heads"]) == ("learned", 2, 1)
+
+
+def test_a_slime_that_ours_cannot_be_is_refused(tmp_path, command, parts):
+    state, config, sam = parts
+    write_shards(tmp_path / "slime", slime_layout(state), slime_table(config) | {"mm_resampler_type": "qformer"})
+    write_words(tmp_path / "slime", tmp_path / "pieces")
+    code, _, errors = run(command, tmp_path / "slime", tmp_path / "made", sam)
+    assert code == 2 and "mm_resampler_type 'qformer'" in errors and "'cosine'" in errors

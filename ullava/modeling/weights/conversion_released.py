@@ -13,6 +13,7 @@ from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextCo
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_processor
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.strategies import word_ids
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict, read_table
@@ -139,6 +140,7 @@ def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
     if len(tokenizer) > rows:
         grow_rows(found, len(tokenizer))
     _write_ids(found.config, special_token_ids(tokenizer), tokenizer)
+    found.config.vision_settings |= word_ids(found.config.strategy, found.config.vision_settings, tokenizer)
     return tokenizer, [f"tokens this layout lacks, new rows are the mean of the others: {', '.join(new)}"]
 
 

@@ -2,30 +2,42 @@
 
 Two layouts: LLaVA's own (``model.mm_projector.*``, with or without its tower) and that of transformers
 (``multi_modal_projector.*``). LLaVA marks no beginning and end of a picture, points at nothing and has no SAM: those
-rows and heads start afresh, and the report says so.
+rows and heads start afresh, and the report says so. SliME's checkpoints are of LLaVA's layout too, with a gated
+projector and a second resampler; they become our strategy ``slime`` with its switches as released.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
 
+from ullava.config.vision import SlimeConfig
 from ullava.errors import WeightsError
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.released import NO_TOKEN, Released, clip_sizes, text_sizes
 
-PROJECTORS = {"linear": "linear", "mlp2x_gelu": "mlp2x"}
+GATED = "gated"
+PROJECTORS = {"linear": "linear", "mlp2x_gelu": "mlp2x", GATED: "mlp2x"}
+"""Name in ``config.json`` -> ours; the gated one is SliME's, whose MLP is part of a mixture."""
+GATES: Mapping[int, Literal["learned", "mlp", "resampler"]] = {-1: "learned", 0: "mlp", 1: "resampler"}
+HEAD_WIDTH = 128
+"""Channels of an attention head in SliME's resamplers."""
 _TOWER = r"(?:model\.vision_tower\.vision_tower|vision_tower|model\.vision_tower)\."
 
 RULES: tuple[Rule, ...] = (
     Rule(r"(?:.*\.)?rotary_emb\.inv_freq|" + _TOWER + r"(?:vision_model\.)?embeddings\.position_ids", ()),
     Rule(_TOWER + r"(?:vision_model\.)?(.+)", (r"vision.tower.\1",)),
+    Rule(r"(?:model\.)?(?:mm_projector\.(?:mean|std|attn\.pos_embed)|sampler\.post_qformer\.pos_embed)", ()),
+    Rule(r"(?:model\.)?mm_projector\.((?:w_gate|w_noise)|(?:projection|attn)\..+)", (r"vision.mixture.\1",)),
+    Rule(r"(?:model\.)?sampler\.post_qformer\.(.+)", (r"vision.local.\1",)),
     Rule(r"(?:model\.)?mm_projector\.(.+)", (r"vision.projector.\1",)),
     Rule(r"(?:model\.)?multi_modal_projector\.linear_1\.(\w+)", (r"vision.projector.0.\1",)),
     Rule(r"(?:model\.)?multi_modal_projector\.linear_2\.(\w+)", (r"vision.projector.2.\1",)),
@@ -100,8 +112,33 @@ def _config_of(
         hidden_layer=int(layer),
         projector=PROJECTORS[projector],
         aspect=aspect,
+        strategy="slime" if projector == GATED else "clip_mlp",
+        vision_settings=_slime_settings(config, tower.hidden_size) if projector == GATED else None,
         seg_id=NO_TOKEN,
         loc_id=NO_TOKEN,
+    )
+
+
+def _slime_settings(config: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """SliME's switches as its ``config.json`` has them, and those that its code has fixed."""
+    queries = int(config.get("mm_resampler_dim", 144))
+    side = math.isqrt(queries)
+    gate = int(config.get("mm_learnable_gated", -1))
+    if config.get("mm_resampler_type", "cosine") != "cosine" or side * side != queries or gate not in GATES:
+        raise WeightsError(
+            f"config.json: mm_resampler_type {config.get('mm_resampler_type')!r}, mm_resampler_dim {queries}, "
+            f"mm_learnable_gated {gate}; ours can be: 'cosine', a square number, {', '.join(map(str, GATES))}"
+        )
+    return asdict(
+        SlimeConfig(
+            gamma=float(config.get("mm_resampler_topp", 0.95)),
+            tau=float(config.get("mm_resampler_temp", 1.0)),
+            reduce="sum",
+            gate=GATES[gate],
+            noise="gate",
+            heads=max(width // HEAD_WIDTH, 1),
+            local_side=side,
+        )
     )
 
 

@@ -34,9 +34,7 @@ def load_optimizer_shares(trainer: Any, checkpoint: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     if not (checkpoint / OPTIMIZER_FOLDER / ".metadata").is_file():
-        raise UserError(
-            f"{checkpoint}: no {OPTIMIZER_FOLDER}/, so its run was not sharded: go on as it began"
-        )
+        raise UserError(f"{checkpoint}: no {OPTIMIZER_FOLDER}/, so its run was not sharded: go on as it began")
     optimizer = _plain_optimizer(trainer)
     wanted = {"optimizer": get_optimizer_state_dict(trainer.model, optimizer)}
     dcp.load(wanted, checkpoint_id=str(checkpoint / OPTIMIZER_FOLDER))
@@ -49,7 +47,7 @@ def load_whole_weights(model: Any, checkpoint: Path) -> None:
     from safetensors.torch import load_file
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Any] = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         weights |= load_file(str(path))
     # Tied copies are not in the file, and names and shapes were compared before (ullava.training.run.check_weights).

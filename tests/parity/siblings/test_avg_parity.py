@@ -13,7 +13,8 @@ from torch.nn import functional
 from ullava.losses import answer_nll, ranking_loss
 from ullava.modeling.vision.avg_layout import lay_out, plan_canvas, plan_layout, scale_tokens
 from ullava.modeling.vision.avg_router import GranularityRouter, choose_words, released_words
-from ullava.modeling.vision.slime_tiles import render_tiles, render_whole
+from ullava.modeling.vision.strategy import EncodeContext
+from ullava.modeling.vision.tiles import render_tiles, render_whole
 
 
 def canvases_of(folder: Path, tile: int) -> list[tuple[int, int]]:
@@ -130,6 +131,26 @@ def test_visual_path(folder: Path) -> None:
         rows.append(torch.cat([table[ids[:place]], tokens, table[ids[place + 1 :]]]))
     assert [len(row) for row in rows] == case["expected"]["lengths"]
     agree(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), wanted["inputs_embeds"], folder)
+
+
+@pytest.mark.parametrize("folder", folders("avg_llava", "router_text"))
+def test_words_that_the_router_gets(folder: Path) -> None:
+    """In training those asked, else all there are: our rows of words are theirs without what is masked."""
+    inputs, wanted = tensors(folder, "inputs"), tensors(folder, "outputs")
+    table, ids = inputs["embed_tokens.weight"], inputs["input_ids"]
+    shown = inputs["attention_mask"].bool() & (ids >= 0)
+    for mode, mask in (("eval", shown), ("train", shown & (inputs["labels"] == -100))):
+        length = int(mask.sum(dim=1).max())
+        asked = torch.zeros(len(ids), length, dtype=torch.long)
+        word_mask = torch.zeros(len(ids), length)
+        for row in range(len(ids)):
+            words = ids[row][mask[row]]
+            asked[row, : len(words)], word_mask[row, : len(words)] = words, 1
+        context = EncodeContext((0, 1, 2), (0, 1, 2), functional.embedding(asked, table), word_mask)
+        for side in ("left", "right"):
+            for row in range(len(ids)):
+                theirs = wanted[f"embeds.{mode}.{side}"][row][wanted[f"mask.{mode}.{side}"][row].bool()]
+                agree(context.words_of(row), theirs, folder)
 
 
 @pytest.mark.parametrize("folder", folders("avg_llava", "rglf_loss"))

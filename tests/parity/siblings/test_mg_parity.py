@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ullava.geometry import plan_view
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
+from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.vision.mg import MgPreprocessor
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
@@ -160,3 +161,25 @@ def test_own_boxes_lie_where_the_original_rounds_them(folder: Path) -> None:
 def _by_score(given: dict[str, list[float]], wanted: dict[str, list[str]]) -> list[int]:
     order = np.argsort(-np.asarray(given["scores"]), kind="stable").tolist()
     return order[: len(wanted["labels"])]
+
+
+@pytest.mark.parametrize("folder", folders("mg_llava", "splice"))
+def test_fused_and_object_tokens_take_the_place_of_their_marker(folder: Path) -> None:
+    sizes, inputs, wanted = read(folder)["sizes"], tensors(folder, "inputs"), tensors(folder, "outputs")
+    table = torch.cat([inputs["embed_tokens.weight"], torch.zeros(1, sizes["d"])])
+    patch = len(table) - 1
+    ids = inputs["input_ids"]
+    counts = [sizes["image_tokens"] + objects for objects in sizes["object_tokens"]]
+    tokens = torch.cat(
+        [torch.cat([inputs["image_tokens"][row], inputs[f"object_tokens{row}"]]) for row in range(len(counts))]
+    )
+    text = ExpandedText(torch.where(ids < 0, patch, ids), inputs["attention_mask"], inputs["labels"])
+    items = VisualItems(patch, tokens, counts, range(len(counts)))
+    text, embeddings = splice_visual(
+        text, lambda rows: functional.embedding(rows, table), [items], pad_id=0, left_pad=False
+    )
+    mask = wanted["attention_mask"]
+    assert torch.equal(text.attention_mask, mask) and torch.equal(text.labels, wanted["labels"])
+    agree(embeddings * mask[..., None], wanted["inputs_embeds"] * mask[..., None], folder)
+    # transformers counts positions from the mask: those of the original, wherever it looks at a token
+    assert torch.equal((mask.cumsum(dim=1) - 1)[mask.bool()], wanted["position_ids"][mask.bool()])

@@ -16,8 +16,9 @@ from ullava.modeling.vision.slime import Slime
 from ullava.modeling.vision.slime_mixture import GatedMixture, GateMode
 from ullava.modeling.vision.slime_resampler import Resampler, key_positions, query_positions
 from ullava.modeling.vision.slime_selection import merge_tiles, select_top_p, word_cosines
-from ullava.modeling.vision.slime_tiles import plan_tiles, render_tiles, render_whole
+from ullava.modeling.vision.slime_tiles import plan_tiles
 from ullava.modeling.vision.strategy import EncodeContext
+from ullava.modeling.vision.tiles import render_tiles, render_whole
 
 MODES: dict[str, GateMode] = {"mode0": "mlp", "mode1": "resampler", "mode-1": "learned"}
 

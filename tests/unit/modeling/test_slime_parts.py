@@ -10,7 +10,8 @@ from ullava.errors import UserError
 from ullava.modeling.vision.slime_mixture import GatedMixture
 from ullava.modeling.vision.slime_resampler import Resampler
 from ullava.modeling.vision.slime_selection import merge_tiles, select_top_p, word_cosines
-from ullava.modeling.vision.slime_tiles import candidate_grids, plan_tiles, render_tiles, render_whole, whole_view
+from ullava.modeling.vision.slime_tiles import candidate_grids, plan_tiles
+from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
 
 GRIDS = {
     (336, 336): (1, 2),

@@ -31,7 +31,6 @@ from ullava.modeling.vision.avg_layout import (
 from ullava.modeling.vision.avg_router import GranularityRouter, choose_words
 from ullava.modeling.vision.clip_mlp import build_projector
 from ullava.modeling.vision.clip_tower import ClipFrontEnd
-from ullava.modeling.vision.slime_tiles import render_tiles, render_whole, whole_view
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -46,6 +45,7 @@ from ullava.modeling.vision.strategy import (
     refuse_unknown,
     zero_of,
 )
+from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
 
 VIEW = "base"
 OVERRIDES = ("granularity",)

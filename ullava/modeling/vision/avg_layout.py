@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers.image_processing_utils import select_best_resolution
 
 from ullava.errors import UserError
-from ullava.modeling.vision.slime_tiles import TilePlan, fit_into
+from ullava.modeling.vision.tiles import TilePlan, fit_into
 
 Unpad = Literal["pixels", "cells"]
 

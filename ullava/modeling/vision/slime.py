@@ -21,7 +21,7 @@ from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.slime_mixture import GatedMixture
 from ullava.modeling.vision.slime_resampler import Resampler
 from ullava.modeling.vision.slime_selection import merge_tiles, reduce_cosines, select_top_p, word_cosines
-from ullava.modeling.vision.slime_tiles import MIN_WANTED, plan_tiles, render_tiles, render_whole, whole_view
+from ullava.modeling.vision.slime_tiles import MIN_WANTED, plan_tiles
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -35,6 +35,7 @@ from ullava.modeling.vision.strategy import (
     VisionPart,
     refuse_unknown,
 )
+from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
 
 OVERRIDES = ("gamma", "max_tiles")
 SCORE_NOISE = 0.1

@@ -15,6 +15,7 @@ KINDS = {
     "sam": "a segment-anything checkpoint (sam_vit_b/l/h)",
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
+    "convnext": "a ConvNeXt of open_clip, timm or transformers, with four stages or five",
     "llama2c": "a language model of llama2.c (version 0 files)",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
@@ -40,12 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--sam", type=Path, help="converted SAM for weights that have none (stage I, LLaVA)")
         part.add_argument("--seed", type=int, default=0, help="of parts that the layout lacks")
     kinds["ullava"].add_argument("--template", choices=STYLES, help="conversation style (default: the stage's)")
-    kinds["llava"].add_argument("--tower", type=Path, help="converted CLIP for weights that have no tower")
+    kinds["llava"].add_argument(
+        "--tower", type=Path, help="converted CLIP, or a ConvNeXt folder, for weights that have no tower"
+    )
     kinds["grounding_dino"].add_argument("--heads", type=int, default=8, help="attention heads (default 8)")
     kinds["grounding_dino"].add_argument("--text-heads", type=int, default=12, help="of the text encoder (default 12)")
     kinds["clip"].add_argument("--heads", type=int, help="attention heads (default: one for 64 dimensions)")
     activations = ("quick_gelu", "gelu")
     kinds["clip"].add_argument("--activation", choices=activations, default="quick_gelu", help="gelu: open_clip's own")
+    kinds["convnext"].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
     kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
     kinds["llama2c"].add_argument("--tokenizer", type=Path, help="its sentencepiece model")
 
@@ -77,6 +81,8 @@ def _convert(args: argparse.Namespace) -> Path:
         return parts.convert_grounding_dino_file(args.source, args.out, args.heads, args.text_heads)
     if args.convert_command == "clip":
         return parts.convert_clip_file(args.source, args.out, args.heads, args.activation)
+    if args.convert_command == "convnext":
+        return parts.convert_convnext_file(args.source, args.out, args.image_size)
     return parts.convert_llama2c_file(args.source, args.out, args.tokenizer)
 
 

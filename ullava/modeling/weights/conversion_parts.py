@@ -1,4 +1,4 @@
-"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, and a language model of llama2.c."""
+"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, and a language model of llama2.c."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ullava.errors import WeightsError
 from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
+from ullava.modeling.weights.convnext import convert_convnext
 from ullava.modeling.weights.files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
 from ullava.modeling.weights.llama2c import convert_llama2c
@@ -67,6 +68,24 @@ def convert_clip_file(source: Path, out: Path, heads: int | None = None, activat
         sizes = {key: getattr(config, key) for key in ("image_size", "patch_size", "hidden_size", "num_hidden_layers")}
         report = {"kind": "clip", "parameters": made.model.num_parameters(), **sizes}
         return report | {"activation": config.hidden_act, "left out": list(made.left_out)}
+
+    return write_folder(out, source, write)
+
+
+def convert_convnext_file(source: Path, out: Path, image_size: int = 224) -> Path:
+    """Turn a ConvNeXt checkpoint into a ``ConvNextModel`` folder (``vision.tower.path`` or ``vision.mg.pyramid.path``).
+
+    Raises:
+        WeightsError: the file is unsafe or unreadable, or is not a whole ConvNeXt.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        made = convert_convnext(read_pickled_or_safe(source), image_size=image_size)
+        made.model.save_pretrained(folder)
+        config = made.model.config
+        sizes = {key: getattr(config, key) for key in ("image_size", "hidden_sizes", "depths")}
+        report = {"kind": "convnext", "parameters": made.model.num_parameters(), **sizes}
+        return report | {"left out": list(made.left_out)}
 
     return write_folder(out, source, write)
 

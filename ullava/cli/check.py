@@ -86,7 +86,8 @@ def check_file(path: Path, overrides: list[str] | None = None) -> object:
 def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     """Validate a recipe (or any other YAML) and its data; return lines that say what was found.
 
-    The data of a dataset that knows its own ``root`` is looked at too.
+    The data of a dataset that knows its own ``root`` is looked at too; a model is built without its weights and told
+    in figures.
 
     Raises:
         UserError: with every problem.
@@ -100,6 +101,10 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
                 lines.append(f"{split}: {_check_data(str(path), DatasetEntry(split=split), path.parent)}")
             except UserError as error:
                 problems.extend(f"{place(path, f'splits.{split}')}: {problem}" for problem in error.problems)
+    if isinstance(config, ModelConfig):
+        from ullava.modeling.outline import outline
+
+        lines += outline(config, path.parent).lines()
     if isinstance(config, TrainRecipe | EvalRecipe):
         for section, entries in sections(config).items():
             for name, entry in entries.items():

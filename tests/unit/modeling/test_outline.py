@@ -89,6 +89,11 @@ def test_show_prints_the_figures(command: Command) -> None:
     assert code == 2 and "--sizes are those of a model" in err
 
 
+def test_check_builds_a_model(command: Command) -> None:
+    code, out, _ = command("check", "models/slime_7b")
+    assert code == 0 and "model.yaml: valid" in out and "vision resampler b" in out
+
+
 def test_a_part_that_nobody_knows_is_named(tmp_path: Path) -> None:
     parts: dict[str, Any] = {"language": "vicuna_7b_v1.6", "tower": "clip-vit-large-patch14"}
     text = (

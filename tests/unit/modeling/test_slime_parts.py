@@ -64,6 +64,18 @@ def test_a_point_of_the_picture_is_found_in_its_tile() -> None:
     assert render_whole(picture, 56)[:, int(y), int(x)].min() > 200
 
 
+def test_where_the_local_tokens_look() -> None:
+    plan = plan_tiles((640, 480), 336)
+    assert plan.grid_cr == (2, 2) and plan.offset_xy == (0, 84)
+    boxes = plan.cell_boxes_xyxy_px(12)
+    assert boxes.shape == (4 * 144, 4)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    inside = slice(24 * 3, 24 * 21)  # three of 24 rows are padding above, three below
+    assert sizes.sum() == pytest.approx(640 * 480) and sizes[inside].sum() == pytest.approx(640 * 480)
+    assert np.allclose(boxes[inside][0], [0, 0, 640 / 24, 640 / 24])
+    assert np.allclose(boxes[inside][-1], [640 - 640 / 24, 480 - 640 / 24, 640, 480])
+
+
 def test_tiles_are_put_together_over_the_canvas() -> None:
     canvas = torch.arange(2 * 3 * 4).reshape(4, 6)
     tiles = canvas.reshape(2, 2, 3, 2).transpose(1, 2).reshape(6, 4, 1)

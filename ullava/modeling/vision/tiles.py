@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.geometry import View, plan_view
+from ullava.geometry import Boxes, View, clip_boxes_px, plan_view
 from ullava.modeling.pixels import resize_pillow_u8
 
 
@@ -33,12 +33,26 @@ class TilePlan:
         """How many tiles the canvas is cut into."""
         return self.grid_cr[0] * self.grid_cr[1]
 
-    def views(self) -> list[View]:
-        """The geometry of every tile, row by row over the canvas."""
+    def canvas(self) -> View:
+        """The geometry of the whole canvas."""
         scale = (self.resized_wh[0] / self.orig_wh[0], self.resized_wh[1] / self.orig_wh[1])
         corner = (float(self.offset_xy[0]), float(self.offset_xy[1]))
         canvas_wh = (self.grid_cr[0] * self.side, self.grid_cr[1] * self.side)
-        canvas = View("canvas_tile", self.orig_wh, scale, corner, canvas_wh)
+        return View("canvas_tile", self.orig_wh, scale, corner, canvas_wh)
+
+    def cell_boxes_xyxy_px(self, cells: int) -> Boxes:
+        """Where the tokens of the tiles look: boxes [m cells^2, 4] in original pixels, row by row over the canvas.
+
+        ``cells``: tokens along a side of a tile. Boxes are cut at the picture's border; those of padding are empty.
+        """
+        columns, rows = self.grid_cr[0] * cells, self.grid_cr[1] * cells
+        corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
+        boxes = np.concatenate([corners, corners + 1], axis=1) * (self.side / cells)
+        return clip_boxes_px(self.canvas().to_orig(boxes), self.orig_wh)
+
+    def views(self) -> list[View]:
+        """The geometry of every tile, row by row over the canvas."""
+        canvas = self.canvas()
         columns, rows = self.grid_cr
         square = (self.side, self.side)
         return [canvas.crop(x * self.side, y * self.side, square) for y in range(rows) for x in range(columns)]

@@ -16,8 +16,9 @@ SMALLEST_VOCABULARY = 258
 DRAWN_TEMPLATES = ("CAP", "CLS", "INST", "SEG", "SS")
 """The templates that word questions about the drawn world: a tokenizer learned from it reads no others."""
 
-WORDY_ANNOTATIONS = ("res", "gres", "semantic", "salient", "caption", "listing", "naming", "vqa", "text")
-"""The annotation files of a drawn world of pictures that hold words."""
+WORDY_ANNOTATIONS = ("res", "gres", "semantic", "salient", "caption", "listing", "vqa", "text")
+"""The annotation files of a drawn world of pictures whose words a tokenizer learns; those for training reasoning say
+nothing new."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

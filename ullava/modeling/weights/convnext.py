@@ -1,7 +1,7 @@
 """ConvNeXt checkpoints -> ``ConvNextModel``: the names of open_clip and timm, or those of transformers.
 
-Four stages or five (ConvLLaVA's). The text side and the heads are named in the report. Nobody here reads the norm behind
-the last stage, so one that is missing, or of another stage's width (ConvLLaVA's), starts as ones.
+Four stages or five (ConvLLaVA's). The text side and the heads are named in the report. The norm behind the last stage
+is not read here, so one that is missing, or of another stage's width (ConvLLaVA's), starts as ones.
 """
 
 from __future__ import annotations

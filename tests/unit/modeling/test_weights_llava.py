@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from released_folder import PIECES, core_config, released_names, small_model, write_shards, write_tokenizer
+from safetensors.torch import save_file
+from transformers import ConvNextConfig
 
+from ullava.modeling.auto import load_folder
+from ullava.modeling.vision.conv import ConvStrategy
 from ullava.modeling.weights.files import read_state_dict
 from ullava.text.released_tokenizer import UNKNOWN, llama_tokenizer
 
@@ -186,3 +191,72 @@ def test_a_slime_that_ours_cannot_be_is_refused(tmp_path, command, parts):
     write_words(tmp_path / "slime", tmp_path / "pieces")
     code, _, errors = run(command, tmp_path / "slime", tmp_path / "made", sam)
     assert code == 2 and "mm_resampler_type 'qformer'" in errors and "'cosine'" in errors
+
+
+def conv_layout(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], ConvStrategy]:
+    """ConvLLaVA's names, without its tower, and the network that they belong to."""
+    torch.manual_seed(6)
+    sizes = {"hidden_sizes": [4, 4, 6, 6, 8], "depths": [1, 1, 2, 1, 1], "patch_size": 1}
+    network = ConvStrategy(ConvNextConfig(num_stages=5, **sizes), projector="mlp2x", width_out=16, video="frames")
+    made = {name: value for name, value in own_layout(state, None).items() if "mm_projector" not in name}
+    projector = {f"model.mm_projector.{name}": value for name, value in network.projector.state_dict().items()}
+    return made | projector, network
+
+
+CONV_TABLE = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -1, "image_aspect_ratio": "pad"}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_convllava_becomes_the_strategy_conv(tmp_path, command, parts, inside):
+    state, config, sam = parts
+    made, network = conv_layout(state)
+    tower = {name: value for name, value in network.tower.state_dict().items() if not name.startswith("layernorm.")}
+    more: tuple[str, ...] = ()
+    if inside:  # with the norm that nothing reads, in the width of the fourth stage
+        made |= {f"model.vision_tower.vision_tower.{name}": value for name, value in tower.items()}
+        made["model.vision_tower.vision_tower.layernorm.weight"] = torch.ones(6)
+    else:
+        (tmp_path / "tower").mkdir()
+        save_file(tower, tmp_path / "tower" / "model.safetensors")
+        (tmp_path / "tower" / "config.json").write_text(json.dumps({"model_type": "convnext", "num_stages": 4}))
+        more = ("--tower", str(tmp_path / "tower"))
+    table = {key: value for key, value in config.items() if key not in ("vision_config", "mm_token_ids")}
+    table |= CONV_TABLE | {"model_type": "llava", "mm_vision_resolution": 64}
+    write_shards(tmp_path / "conv", made, table)
+    write_words(tmp_path / "conv", tmp_path / "pieces")
+    code, _, errors = run(command, tmp_path / "conv", tmp_path / "made", sam, *more)
+    assert code == 0, errors
+    written = read_state_dict(tmp_path / "made")
+    for name, value in tower.items():
+        assert torch.equal(written[f"vision.tower.{name}"], value)
+    assert torch.equal(written["vision.projector.2.weight"], made["model.mm_projector.2.weight"])
+    assert written["vision.tower.layernorm.weight"].shape == (8,)
+    model, processor = load_folder(tmp_path / "made", torch.float32)
+    assert (model.config.strategy, model.config.aspect, model.config.vision_settings["video_side"]) == (
+        "conv",
+        "pad",
+        64,
+    )
+    seen = processor.vision.preprocess(np.zeros((30, 50, 3), dtype=np.uint8))
+    assert seen.count.low == 16 and seen.views["base"].shape == (3, 64, 64)
+    tokens = model.vision.encode({"base": torch.from_numpy(seen.views["base"])[None]}).tokens
+    assert torch.equal(tokens, network.eval().encode({"base": torch.from_numpy(seen.views["base"])[None]}).tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mm_vision_resolution": None}, "no mm_vision_resolution"),
+        ({"mm_vision_select_layer": -2}, "the last map is read"),
+    ],
+)
+def test_what_a_convnext_needs_is_said(tmp_path, command, parts, change, words):
+    state, config, sam = parts
+    made, network = conv_layout(state)
+    made |= {f"model.vision_tower.vision_tower.{name}": value for name, value in network.tower.state_dict().items()}
+    table = {key: value for key, value in config.items() if key not in ("vision_config", "mm_token_ids")}
+    table |= CONV_TABLE | {"model_type": "llava", "mm_vision_resolution": 64} | change
+    write_shards(tmp_path / "conv", made, {key: value for key, value in table.items() if value is not None})
+    write_words(tmp_path / "conv", tmp_path / "pieces")
+    code, _, errors = run(command, tmp_path / "conv", tmp_path / "made", sam)
+    assert code == 2 and words in errors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, CLIPVisionConfig, SamConfig, SamModel
+from transformers import AutoTokenizer, CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig, SamModel
 
 from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.errors import UserError, WeightsError
@@ -144,10 +144,13 @@ def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
     return tokenizer, [f"tokens this layout lacks, new rows are the mean of the others: {', '.join(new)}"]
 
 
-def _read_tower(folder: Path) -> tuple[CLIPVisionConfig, dict[str, torch.Tensor]]:
+def _read_tower(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """A converted CLIP, or a ConvNeXt as transformers writes it."""
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no converted tower is here (`ullava convert clip` makes one)")
-    return CLIPVisionConfig.from_pretrained(str(folder)), read_state_dict(folder)
+    convnext = read_table(folder / "config.json").get("model_type") == ConvNextConfig.model_type
+    kind: type[PreTrainedConfig] = ConvNextConfig if convnext else CLIPVisionConfig
+    return kind.from_pretrained(str(folder)), read_state_dict(folder)
 
 
 def _settle_generation(model: UllavaForConditionalGeneration, config: UllavaConfig) -> None:

@@ -3,24 +3,25 @@
 Two layouts: LLaVA's own (``model.mm_projector.*``, with or without its tower) and that of transformers
 (``multi_modal_projector.*``). LLaVA marks no beginning and end of a picture, points at nothing and has no SAM: those
 rows and heads start afresh, and the report says so. SliME's checkpoints are of LLaVA's layout too, with a gated
-projector and a second resampler; they become our strategy ``slime`` with its switches as released.
+projector and a second resampler; they become our strategy ``slime`` with its switches as released. Those of ConvLLaVA
+have a ConvNeXt for a tower, in the checkpoint or beside it, and become our strategy ``conv``.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
+from transformers import CLIPVisionConfig, ConvNextConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
-from ullava.config.vision import SlimeConfig
+from ullava.config.vision import ConvConfig, SlimeConfig
 from ullava.errors import WeightsError
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.weights.convnext import convert_convnext
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.released import NO_TOKEN, Released, clip_sizes, text_sizes
 
@@ -28,6 +29,10 @@ GATED = "gated"
 PROJECTORS = {"linear": "linear", "mlp2x_gelu": "mlp2x", GATED: "mlp2x"}
 """Name in ``config.json`` -> ours; the gated one is SliME's, whose MLP is part of a mixture."""
 GATES: Mapping[int, Literal["learned", "mlp", "resampler"]] = {-1: "learned", 0: "mlp", 1: "resampler"}
+PREFIX = "vision.tower."
+RESOLUTION = "mm_vision_resolution"
+"""Where ConvLLaVA's ``config.json`` keeps the side of the tower's square, in pixels."""
+CONVNEXT_STEM = "embeddings.patch_embeddings.weight"
 HEAD_WIDTH = 128
 """Channels of an attention head in SliME's resamplers."""
 _TOWER = r"(?:model\.vision_tower\.vision_tower|vision_tower|model\.vision_tower)\."
@@ -51,7 +56,7 @@ def read_llava(
     config: Mapping[str, Any],
     state: Mapping[str, Tensor],
     *,
-    tower: tuple[CLIPVisionConfig, Mapping[str, Tensor]] | None,
+    tower: tuple[PreTrainedConfig, Mapping[str, Tensor]] | None,
     sam: tuple[SamConfig, Mapping[str, Tensor]],
 ) -> Released:
     """Translate a LLaVA checkpoint.
@@ -59,7 +64,7 @@ def read_llava(
     Args:
         config: its ``config.json``.
         state: its tensors by their own names.
-        tower: a CLIP vision tower, where the checkpoint has none of its own.
+        tower: a CLIP vision tower or a ConvNeXt, where the checkpoint has none of its own.
         sam: the SAM to put beside it.
 
     Raises:
@@ -70,24 +75,24 @@ def read_llava(
         raise WeightsError(f"config.json: model_type is {kind!r}; LLaVA's are 'llava' or 'llava_llama'")
     named = rename_keys(state, RULES)
     tensors = dict(named.tensors)
-    own_tower = any(name.startswith("vision.tower.") for name in tensors)
+    own_tower = any(name.startswith(PREFIX) for name in tensors)
     if own_tower == (tower is not None):
         raise WeightsError(
             "this checkpoint has a tower of its own, another cannot be given"
             if own_tower
             else "this checkpoint has no vision tower; name a converted one (`ullava convert clip`) with --tower"
         )
-    if tower is not None:
-        tensors |= {f"vision.tower.{name}": tensor for name, tensor in tower[1].items()}
+    tower_config, own = _stored_tower(config, tensors) if tower is None else _given_tower(config, *tower)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in own.items()}
     tensors |= {f"mask_head.sam.{name}": tensor for name, tensor in sam[1].items()}
-    tower_config = tower[0] if tower is not None else _stored_tower(config, tensors)
     return Released(
         _config_of(config, tensors, tower_config, sam[0]), tensors, tuple(named.unknown), tuple(named.dropped)
     )
 
 
 def _config_of(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], tower: CLIPVisionConfig, sam: SamConfig
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], tower: PreTrainedConfig, sam: SamConfig
 ) -> UllavaConfig:
     own = "projector_hidden_act" not in config and "text_config" not in config
     projector = str(config.get("mm_projector_type", "linear")) if own else "mlp2x_gelu"
@@ -105,6 +110,11 @@ def _config_of(
         text["vocab_size"] = len(rows)
     aspect = "pad" if not own or config.get("image_aspect_ratio") == "pad" else "crop"
     layer = config.get("mm_vision_select_layer" if own else "vision_feature_layer", -2)
+    strategy = "conv" if isinstance(tower, ConvNextConfig) else "slime" if projector == GATED else "clip_mlp"
+    if strategy == "conv" and (projector == GATED or int(layer) != -1):
+        raise WeightsError("config.json: of a ConvNeXt the last map is read, and projected; this one does otherwise")
+    settings = {"conv": lambda: asdict(ConvConfig(video_side=min(768, int(tower.image_size)))),
+                "slime": lambda: _slime_settings(config, tower.hidden_size)}  # fmt: skip
     return UllavaConfig(
         text_config=LlamaConfig(**text),
         vision_config=tower,
@@ -112,8 +122,8 @@ def _config_of(
         hidden_layer=int(layer),
         projector=PROJECTORS[projector],
         aspect=aspect,
-        strategy="slime" if projector == GATED else "clip_mlp",
-        vision_settings=_slime_settings(config, tower.hidden_size) if projector == GATED else None,
+        strategy=strategy,
+        vision_settings=settings[strategy]() if strategy in settings else None,
         seg_id=NO_TOKEN,
         loc_id=NO_TOKEN,
     )
@@ -142,13 +152,41 @@ def _slime_settings(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     )
 
 
-def _stored_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CLIPVisionConfig:
-    """The tower's sizes: of ``vision_config``, or read off its tensors (heads as in every CLIP of OpenAI)."""
+def _given_tower(
+    config: Mapping[str, Any], tower: PreTrainedConfig, tensors: Mapping[str, Tensor]
+) -> tuple[PreTrainedConfig, Mapping[str, Tensor]]:
+    """A tower from beside the checkpoint, which says at what size it sees through it."""
+    if not isinstance(tower, ConvNextConfig):
+        return tower, tensors
+    return _convnext(tensors, int(config.get(RESOLUTION, tower.image_size)))
+
+
+def _stored_tower(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[PreTrainedConfig, Mapping[str, Tensor]]:
+    """The tower in the checkpoint. Sizes: of ``vision_config``, or read off its tensors (heads as in OpenAI's CLIPs).
+
+    Raises WeightsError for a ConvNeXt whose config does not say how many pixels it sees.
+    """
+    part = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    if CONVNEXT_STEM in part:
+        if RESOLUTION not in config:
+            raise WeightsError(f"config.json: no {RESOLUTION}, so nothing says how large the tower's square is")
+        return _convnext(part, int(config[RESOLUTION]))
+    return _clip_sizes(config, part), part
+
+
+def _convnext(tensors: Mapping[str, Tensor], image_size: int) -> tuple[PreTrainedConfig, Mapping[str, Tensor]]:
+    """Sizes are read off the tensors: what a released config says of the fifth stage is not transformers'."""
+    model = convert_convnext(tensors, image_size=image_size).model
+    return model.config, model.state_dict()
+
+
+def _clip_sizes(config: Mapping[str, Any], part: Mapping[str, Tensor]) -> CLIPVisionConfig:
     if isinstance(config.get("vision_config"), dict):
         return CLIPVisionConfig(**clip_sizes(config["vision_config"]))
     from ullava.modeling.weights.clip import convert_clip
 
-    part = {re.sub(r"^vision\.tower\.", "", k): v for k, v in tensors.items() if k.startswith("vision.tower.")}
     with torch.no_grad():
-        result: CLIPVisionConfig = convert_clip(part).model.config
+        result: CLIPVisionConfig = convert_clip(dict(part)).model.config
     return result

@@ -260,3 +260,56 @@ def test_what_a_convnext_needs_is_said(tmp_path, command, parts, change, words):
     write_words(tmp_path / "conv", tmp_path / "pieces")
     code, _, errors = run(command, tmp_path / "conv", tmp_path / "made", sam)
     assert code == 2 and words in errors
+
+
+def avg_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """AVG-LLaVA's names: a router, a newline, and a tower of 4 x 4 patches."""
+    from ullava.modeling.vision.avg_router import GranularityRouter
+
+    made = own_layout(state, "model.vision_tower.vision_tower.vision_model.")
+    places = "model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight"
+    width = len(made["model.mm_projector.weight"])
+    torch.manual_seed(6)
+    made[places] = torch.randn(17, made[places].shape[1])
+    router = GranularityRouter(width, (1, 2, 4, 8, 16), text_slots=3, axis="crops")
+    made |= {f"model.router.{name}": value for name, value in router.state_dict().items()}
+    return made | {"model.image_newline": torch.randn(width)}
+
+
+def avg_table(config: dict) -> dict:
+    tower = dict(config["vision_config"])
+    side = 4 * int(tower["patch_size"])
+    kept = {key: value for key, value in config.items() if key != "mm_token_ids"}
+    return kept | {
+        "model_type": "llava_llama", "mm_projector_type": "linear", "mm_vision_select_layer": -2,
+        "vision_config": tower | {"image_size": side}, "image_aspect_ratio": "anyres",
+        "image_grid_pinpoints": [[side, 2 * side], [2 * side, side]],
+    }  # fmt: skip
+
+
+def test_avg_becomes_the_strategy_of_its_name(tmp_path, command, parts):
+    state, config, sam = parts
+    made = avg_layout(state)
+    write_shards(tmp_path / "avg", made, avg_table(config))
+    write_words(tmp_path / "avg", tmp_path / "pieces")
+    code, _, errors = run(command, tmp_path / "avg", tmp_path / "made", sam)
+    assert code == 0, errors
+    written = read_state_dict(tmp_path / "made")
+    renamed = {"newline.weight": "image_newline", "router.voter": "router.voter"}
+    renamed |= {name: name for name in ("router.merger.self_attn.in_proj_weight", "router.router.2.bias")}
+    for ours, theirs in renamed.items():
+        assert torch.equal(written[f"vision.{ours}"], made[f"model.{theirs}"])
+    table = json.loads((tmp_path / "made" / "config.json").read_text())
+    settings = table["vision_settings"]
+    assert table["strategy"] == "avg" and settings["canvases"] == [[1, 2], [2, 1]]
+    assert (settings["text_slots"], settings["attention_axis"], settings["unpad"]) == (3, "crops", "cells")
+
+
+def test_a_router_of_another_size_is_refused(tmp_path, command, parts):
+    state, config, sam = parts
+    made = avg_layout(state)
+    made["model.router.voter"] = torch.zeros(30, 1)
+    write_shards(tmp_path / "avg", made, avg_table(config))
+    write_words(tmp_path / "avg", tmp_path / "pieces")
+    code, _, errors = run(command, tmp_path / "avg", tmp_path / "made", sam)
+    assert code == 2 and "the router weighs 30 places and 5 levels" in errors

@@ -4,7 +4,8 @@ Two layouts: LLaVA's own (``model.mm_projector.*``, with or without its tower) a
 (``multi_modal_projector.*``). LLaVA marks no beginning and end of a picture, points at nothing and has no SAM: those
 rows and heads start afresh, and the report says so. SliME's checkpoints are of LLaVA's layout too, with a gated
 projector and a second resampler; they become our strategy ``slime`` with its switches as released. Those of ConvLLaVA
-have a ConvNeXt for a tower, in the checkpoint or beside it, and become our strategy ``conv``.
+have a ConvNeXt for a tower, in the checkpoint or beside it, and become our strategy ``conv``. AVG-LLaVA's have a router
+and become our strategy ``avg`` with its two defects as released.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, ConvNextConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
-from ullava.config.vision import ConvConfig, SlimeConfig
+from ullava.config.vision import AvgConfig, ConvConfig, SlimeConfig
 from ullava.errors import WeightsError
+from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.vision.avg_layout import levels_of
 from ullava.modeling.weights.convnext import convert_convnext
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.released import NO_TOKEN, Released, clip_sizes, text_sizes
@@ -33,6 +36,8 @@ PREFIX = "vision.tower."
 RESOLUTION = "mm_vision_resolution"
 """Where ConvLLaVA's ``config.json`` keeps the side of the tower's square, in pixels."""
 CONVNEXT_STEM = "embeddings.patch_embeddings.weight"
+ROUTER = "vision.router."
+VOTER = f"{ROUTER}voter"
 HEAD_WIDTH = 128
 """Channels of an attention head in SliME's resamplers."""
 _TOWER = r"(?:model\.vision_tower\.vision_tower|vision_tower|model\.vision_tower)\."
@@ -44,6 +49,8 @@ RULES: tuple[Rule, ...] = (
     Rule(r"(?:model\.)?mm_projector\.((?:w_gate|w_noise)|(?:projection|attn)\..+)", (r"vision.mixture.\1",)),
     Rule(r"(?:model\.)?sampler\.post_qformer\.(.+)", (r"vision.local.\1",)),
     Rule(r"(?:model\.)?mm_projector\.(.+)", (r"vision.projector.\1",)),
+    Rule(r"model\.router\.(.+)", (r"vision.router.\1",)),
+    Rule(r"model\.image_newline", (r"vision.newline.weight",)),
     Rule(r"(?:model\.)?multi_modal_projector\.linear_1\.(\w+)", (r"vision.projector.0.\1",)),
     Rule(r"(?:model\.)?multi_modal_projector\.linear_2\.(\w+)", (r"vision.projector.2.\1",)),
     Rule(r"language_model\.(model\..+|lm_head\.weight)", (r"language_model.\1",)),
@@ -111,10 +118,13 @@ def _config_of(
     aspect = "pad" if not own or config.get("image_aspect_ratio") == "pad" else "crop"
     layer = config.get("mm_vision_select_layer" if own else "vision_feature_layer", -2)
     strategy = "conv" if isinstance(tower, ConvNextConfig) else "slime" if projector == GATED else "clip_mlp"
+    if VOTER in tensors and strategy == "clip_mlp":
+        strategy = "avg"
     if strategy == "conv" and (projector == GATED or int(layer) != -1):
         raise WeightsError("config.json: of a ConvNeXt the last map is read, and projected; this one does otherwise")
     settings = {"conv": lambda: asdict(ConvConfig(video_side=min(768, int(tower.image_size)))),
-                "slime": lambda: _slime_settings(config, tower.hidden_size)}  # fmt: skip
+                "slime": lambda: _slime_settings(config, tower.hidden_size),
+                "avg": lambda: _avg_settings(config, tensors, tower)}  # fmt: skip
     return UllavaConfig(
         text_config=LlamaConfig(**text),
         vision_config=tower,
@@ -150,6 +160,24 @@ def _slime_settings(config: Mapping[str, Any], width: int) -> dict[str, Any]:
             local_side=side,
         )
     )
+
+
+def _avg_settings(config: Mapping[str, Any], tensors: Mapping[str, Tensor], tower: PreTrainedConfig) -> dict[str, Any]:
+    """AVG-LLaVA's canvases as its ``config.json`` has them, the router's sizes, and the released ways."""
+    side = int(tower.image_size)
+    levels = levels_of(patch_grid_side(side, int(tower.patch_size)))
+    choices = tensors.get(f"{ROUTER}router.2.bias")
+    slots = len(tensors[VOTER]) - sum(levels)
+    if choices is None or len(choices) != len(levels) or slots < 1:
+        raise WeightsError(
+            f"the router weighs {len(tensors[VOTER])} places and {0 if choices is None else len(choices)} levels; "
+            f"a tower of {side} pixels has the levels {', '.join(map(str, levels))} (and some words)"
+        )
+    pinpoints = config.get("image_grid_pinpoints") or [[side * c, side * r] for c, r in AvgConfig().canvases]
+    if any(len(size) != 2 or size[0] % side or size[1] % side for size in pinpoints):
+        raise WeightsError(f"config.json: image_grid_pinpoints {pinpoints}; canvases are whole tiles of {side} pixels")
+    canvases = [[int(size[0]) // side, int(size[1]) // side] for size in pinpoints]
+    return asdict(AvgConfig(canvases=canvases, text_slots=slots, attention_axis="crops", unpad="cells"))
 
 
 def _given_tower(

@@ -138,7 +138,8 @@ def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.chdir(tmp_path)
     folder = ROOT / "configs" / "deepspeed"
-    assert {path.name for path in folder.glob("*.json")} == {"bf16_zero2.json", *(f"zero{n}.json" for n in (1, 2, 3))}
+    halves = {"bf16_zero2.json", "fp16_zero2.json"}
+    assert {path.name for path in folder.glob("*.json")} == halves | {f"zero{n}.json" for n in (1, 2, 3)}
     for name in ("zero2.json", "configs/deepspeed/zero2.json", "./configs/deepspeed/zero2.json"):
         assert Path(find_deepspeed(name)) == folder / "zero2.json"
     with pytest.raises(ConfigError, match="no file zero4.json; known: .*zero2.json"):

@@ -87,8 +87,9 @@ def _draw(args: argparse.Namespace) -> int:
 
 def _annotations_of(world: Path) -> list[Path]:
     """The files of a drawn world that hold words: of pictures, or where it has clips, of those."""
-    clips = (world / "clips.jsonl").is_file()
-    names = ("video_caption", "video_qa") if clips else WORDY_ANNOTATIONS
+    from ullava.data.shapes.write_clips import VIDEO_ANNOTATIONS
+
+    names = VIDEO_ANNOTATIONS if (world / "clips.jsonl").is_file() else WORDY_ANNOTATIONS
     return [world / "annotations" / f"{name}.json" for name in names]
 
 

@@ -33,7 +33,7 @@ from ullava.geometry.masks import (
     segmentation_to_mask,
 )
 from ullava.geometry.outlines import mask_outlines, mask_to_polygons
-from ullava.geometry.views import VIEW_KINDS, View, ViewKind, plan_bounded_view, plan_view, resized_hw
+from ullava.geometry.views import VIEW_KINDS, View, ViewKind, plan_bounded_view, plan_square, plan_view, resized_hw
 
 __all__ = [
     "VIEW_KINDS",
@@ -54,6 +54,7 @@ __all__ = [
     "norm_to_px",
     "padsq_to_px",
     "plan_bounded_view",
+    "plan_square",
     "plan_view",
     "polygons_to_mask",
     "px_to_norm",

@@ -95,6 +95,15 @@ def plan_view(
     raise ValueError(f"unknown kind of view {kind!r}; known: {', '.join(VIEW_KINDS)}")
 
 
+def plan_square(kind: ViewKind, orig_wh: tuple[int, int], side: int) -> View:
+    """``plan_view``, and of ``short_side`` the middle square of ``side`` alone: what a tower for squares sees."""
+    view = plan_view(kind, orig_wh, side)
+    if kind != "short_side":
+        return view
+    left, top = ((length - side) // 2 for length in view.size_wh)
+    return view.crop(left, top, (side, side))
+
+
 def plan_bounded_view(orig_wh: tuple[int, int], short_side: int, long_side: int) -> View:
     """Lay a whole picture into an input whose short side is ``short_side``, unless the long one exceeds ``long_side``.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ullava.errors import UserError
+from ullava.modeling.weights.files import read_state_dict
 
 OPTIMIZER_FOLDER = "optimizer_shares"
 SCHEDULER_FILE = "scheduler.pt"
@@ -44,12 +45,9 @@ def load_optimizer_shares(trainer: Any, checkpoint: Path) -> None:
 
 def load_whole_weights(model: Any, checkpoint: Path) -> None:
     """Give every process its share of the weights that ``checkpoint`` holds whole (safetensors)."""
-    from safetensors.torch import load_file
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    weights: dict[str, Any] = {}
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        weights |= load_file(str(path))
+    weights: dict[str, Any] = dict(read_state_dict(checkpoint))
     # Tied copies are not in the file, and names and shapes were compared before (ullava.training.run.check_weights).
     set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPVisionConfig
 
 from ullava.errors import UserError
-from ullava.geometry import ViewKind, plan_view
+from ullava.geometry import ViewKind, plan_square
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view, stretch_plain_u8
 from ullava.modeling.vision.clip_tower import ClipFrontEnd
@@ -53,10 +53,7 @@ class ClipMlpPreprocessor:
         """Bicubic resize into the square; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
         height, width = image_rgb_u8.shape[:2]
-        view = plan_view(ASPECTS[self.aspect], (width, height), self.side)
-        if self.aspect == "crop":
-            left, top = ((length - self.side) // 2 for length in view.size_wh)
-            view = view.crop(left, top, (self.side, self.side))
+        view = plan_square(ASPECTS[self.aspect], (width, height), self.side)
         pixels = render_view(image_rgb_u8, view, mode="bicubic", fill=PAD_COLOUR)
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import UserError, WeightsError
-from ullava.geometry import View, plan_view, resized_hw
+from ullava.geometry import View, plan_square, resized_hw
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, pad_to_square_u8, resize_pillow_u8
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
 from ullava.modeling.vision.strategy import (
@@ -130,19 +130,11 @@ class ConvPreprocessor:
             return View("stretch", orig_wh, scale, (0.0, 0.0), (width, height))
         if budget is not None and budget < whole:
             side = self.stride * int(budget**0.5)
-        view = plan_view(ASPECTS[self.aspect], orig_wh, side)
-        if self.aspect == "crop":
-            left, top = ((length - side) // 2 for length in view.size_wh)
-            view = view.crop(left, top, (side, side))
-        return view
+        return plan_square(ASPECTS[self.aspect], orig_wh, side)
 
     def _square(self, frame: NDArray[np.uint8], side: int) -> View:
         kind = "pad_centre" if self.aspect == "any" else ASPECTS[self.aspect]
-        view = plan_view(kind, (frame.shape[1], frame.shape[0]), side)
-        if kind == "short_side":
-            left, top = ((length - side) // 2 for length in view.size_wh)
-            view = view.crop(left, top, (side, side))
-        return view
+        return plan_square(kind, (frame.shape[1], frame.shape[0]), side)
 
     @staticmethod
     def _render(image_rgb_u8: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:

@@ -29,4 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from ullava.training.run import train
 
     train(recipe, recipe_path=path, out=out, resume=args.resume)
+    if recipe.sharding != "none":
+        from ullava.training.sharding import end_process
+
+        end_process()
     return 0

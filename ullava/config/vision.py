@@ -25,6 +25,17 @@ class PartConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipMlpConfig:
+    """Plain front-end (strategy ``clip_mlp``; u-LLaVA).
+
+    ``frame_grid`` n: a video's frame gives n x n temporal tokens, the means of its fields. At 1, as published, a
+    temporal token is the mean of the whole frame and tells what is in it, but hardly where (models/tiny/README.md).
+    """
+
+    frame_grid: int = field(default=1, metadata=at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ConvConfig:
     """ConvNeXt front-end (strategy ``conv``; ConvLLaVA).
 
@@ -116,8 +127,14 @@ class AvgConfig:
     unpad: Literal["pixels", "cells"] = "pixels"
 
 
-SETTINGS: dict[str, type[Any]] = {"conv": ConvConfig, "slime": SlimeConfig, "mg": MgConfig, "avg": AvgConfig}
-"""Strategies that have a table of their own."""
+SETTINGS: dict[str, type[Any]] = {
+    "clip_mlp": ClipMlpConfig,
+    "conv": ConvConfig,
+    "slime": SlimeConfig,
+    "mg": MgConfig,
+    "avg": AvgConfig,
+}
+"""Strategy -> its own table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +153,7 @@ class VisionConfig:
     aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
     merge: int = field(default=1, metadata=at_least(1))
     video_frames: int = field(default=8, metadata=at_least(1))
+    clip_mlp: ClipMlpConfig | None = None
     conv: ConvConfig | None = None
     slime: SlimeConfig | None = None
     mg: MgConfig | None = None
@@ -153,7 +171,5 @@ class VisionConfig:
             raise ValueError(f"merge belongs to strategy clip_mlp, not to {chosen}")
 
     def settings(self) -> Any:
-        """Return the chosen strategy's own table, its defaults where the YAML has none; None where it has no table."""
-        if self.strategy not in SETTINGS:
-            return None
+        """Return the chosen strategy's own table, its defaults where the YAML has none."""
         return getattr(self, self.strategy) or SETTINGS[self.strategy]()

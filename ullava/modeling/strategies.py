@@ -44,6 +44,7 @@ def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
             projector=config.projector,
             merge=config.merge,
             width_out=width_out,
+            **config.vision_settings,
         )
     if config.strategy == "conv":
         video = config.vision_settings["video"]
@@ -73,7 +74,7 @@ def build_preprocessor(
 ) -> VisionPreprocessor:
     """Build the part that runs in data workers; ``settings``: ``UllavaConfig.vision_settings``."""
     if strategy == "clip_mlp":
-        return ClipMlpPreprocessor(side, patch, aspect, merge)
+        return ClipMlpPreprocessor(side, patch, aspect, merge, **settings)
     if strategy == "conv":
         return ConvPreprocessor(side, patch, aspect, **settings)
     if strategy == "slime":
@@ -114,7 +115,7 @@ def strategy_settings(vision: VisionConfig, sizes: Callable[[PartConfig, str], P
     """
     own = vision.settings()
     table: dict[str, Any] = {}
-    for entry in fields(own) if own is not None else ():
+    for entry in fields(own):
         value = getattr(own, entry.name)
         if isinstance(value, PartConfig):
             value = sizes(value, f"{vision.strategy}.{entry.name}").to_dict()
@@ -125,6 +126,6 @@ def strategy_settings(vision: VisionConfig, sizes: Callable[[PartConfig, str], P
 def pretrained_paths(vision: VisionConfig, folder: Path) -> dict[str, Path]:
     """Where the front-end's networks have pretrained weights: ``tower``, or the field of the strategy's own table."""
     own = vision.settings()
-    named = {entry.name: getattr(own, entry.name) for entry in fields(own)} if own is not None else {}
+    named = {entry.name: getattr(own, entry.name) for entry in fields(own)}
     parts = {"tower": vision.tower} | {name: part for name, part in named.items() if isinstance(part, PartConfig)}
     return {name: folder / part.path for name, part in parts.items() if part.path}

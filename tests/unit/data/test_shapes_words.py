@@ -128,6 +128,24 @@ def test_namings_say_what_their_expressions_mean_and_words_alone_do_not(drawn: D
     assert kinds["nearest"] + kinds["later"] > 0.45 * kinds.total() and "attributes" not in kinds
 
 
+def test_drills_ask_for_every_neighbour_and_rank(drawn: Drawn) -> None:
+    kinds: Counter[str] = Counter()
+    for truth, records in drawn:
+        anchors = set()
+        for record in records.drill():
+            asked = [turn["value"].removeprefix("<image>") for turn in record["conversations"][::2]]
+            assert len(set(asked)) == len(asked)
+            for question, accepted, kind in zip(asked, record["accepted"], record["answer_type"], strict=True):
+                (place,) = reader.meant(question.removeprefix("Name ").removesuffix("."), truth)
+                thing = truth["objects"][place]
+                assert accepted == [f"{thing['colour']} {thing['shape']}, {thing['size']}"]
+                kinds[kind] += 1
+                if kind == "nearest":
+                    anchors.add(re.split(" to the ", question)[1])
+        assert len(anchors) <= len(truth["objects"]) * 2
+    assert set(kinds) == {"nearest", "later"} and min(kinds.values()) > 0.2 * kinds.total()
+
+
 def test_reasoning_takes_two_steps(drawn: Drawn) -> None:
     kinds: Counter[str] = Counter()
     for truth, records in drawn:
@@ -163,6 +181,7 @@ def test_held_out_pairs_are_neither_drawn_nor_named_in_training(drawn: Drawn) ->
                 records.text(),
                 records.parts(),
                 records.naming(),
+                records.drill(),
             ]
             assert not pairs.search(repr(said))
 

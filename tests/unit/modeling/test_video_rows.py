@@ -97,6 +97,25 @@ def test_joined_patches_give_fewer_tokens() -> None:
     assert model.encode_videos(batch).counts == (7,)
 
 
+def test_a_frame_can_give_a_grid_of_temporal_tokens() -> None:
+    states = torch.arange(2 * 16, dtype=torch.float32).view(1, 2, 16, 1)  # two frames of 4 x 4 patches
+    tokens = pool_frames(states, 2).flatten()
+    assert tokens[:4].tolist() == [2.5, 4.5, 10.5, 12.5], "upper left, upper right, lower left, lower right"
+    assert tokens[4:8].tolist() == [18.5, 20.5, 26.5, 28.5] and len(tokens) == 2 * 4 + 16
+    assert torch.equal(tokens[8:], pool_frames(states).flatten()[2:]), "spatial tokens are the same"
+    grid = "vision.clip_mlp={frame_grid: 2}"
+    model, processor = build_small((grid, "vision.video_frames=3"))
+    patches = processor.vision.num_tokens
+    example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
+    assert example.videos[0].count.low == 3 * 4 + patches
+    batch = Collator(processor.tokenizer.pad_token_id)([example])
+    assert model.encode_videos(batch).counts == (3 * 4 + patches,)
+    with pytest.raises(UserError, match="frame_grid 3: a grid of 4 x 4 tokens cannot be cut so"):
+        build_small(("vision.clip_mlp={frame_grid: 3}",))
+    with pytest.raises(UserError, match="table clip_mlp belongs to strategy clip_mlp, not to conv"):
+        build_small((grid, "vision.strategy=conv"))
+
+
 def test_any_mixture_is_the_same_as_each_alone(small: tuple[Any, Any]) -> None:
     model, processor = small
     both = Sample(

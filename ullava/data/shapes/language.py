@@ -144,7 +144,7 @@ def _length(what: Description) -> int:
     return sum(value is not None for value in (what.colour, what.shape, what.size, what.texture, what.core))
 
 
-def _loose_description(scene: Scene, place: int, rng: Random, sized: bool = True) -> Description:
+def loose_description(scene: Scene, place: int, rng: Random, sized: bool = True) -> Description:
     """A description that fits object ``place`` and, where there is one, fits others too."""
     return rng.choices(*_loose_options(scene, place, sized))[0]
 
@@ -170,12 +170,12 @@ def _attributes(scene: Scene, place: int, rng: Random) -> Form | None:
 
 
 def _extreme(scene: Scene, place: int, rng: Random) -> Form | None:
-    form = Extreme(_loose_description(scene, place, rng, sized=rng.random() < 0.2), rng.choice(RANKS))
+    form = Extreme(loose_description(scene, place, rng, sized=rng.random() < 0.2), rng.choice(RANKS))
     return None if form.what.size and form.rank in ("largest", "smallest") else form
 
 
 def _ordinal(scene: Scene, place: int, rng: Random) -> Form | None:
-    what = _loose_description(scene, place, rng, sized=rng.random() < 0.3)
+    what = loose_description(scene, place, rng, sized=rng.random() < 0.3)
     side = rng.choice(SIDES)
     for number in range(1, min(len(what.matches(scene)), FURTHEST_ORDINAL) + 1):
         form = Ordinal(what, number, side)
@@ -193,7 +193,7 @@ def _anchored(scene: Scene, place: int, rng: Random) -> tuple[Description, Descr
     """What the object is called, and a single other one."""
     others = [other for other in range(len(scene.things)) if other != place]
     anchor = unique_description(scene, rng.choice(others), rng)
-    return None if anchor is None else (_loose_description(scene, place, rng), anchor)
+    return None if anchor is None else (loose_description(scene, place, rng), anchor)
 
 
 def _relation(scene: Scene, place: int, rng: Random) -> Form | None:
@@ -210,7 +210,7 @@ def _nearest(scene: Scene, place: int, rng: Random) -> Form | None:
 
 
 def _position(scene: Scene, place: int, rng: Random) -> Form | None:
-    return InZone(_loose_description(scene, place, rng), rng.choice(ZONES))
+    return InZone(loose_description(scene, place, rng), rng.choice(ZONES))
 
 
 _MAKERS: dict[str, Callable[[Scene, int, Random], Form | None]] = {

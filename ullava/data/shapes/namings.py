@@ -6,10 +6,29 @@ holds a dozen of them. Only expressions whose words leave the name open are aske
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
-from ullava.data.shapes.forms import Extreme, Form, InZone, Nearest, Ordinal, Relation
-from ullava.data.shapes.language import Expression, refer, targets_wanted
+from ullava.data.shapes.forms import (
+    SIDES,
+    Description,
+    Extreme,
+    Form,
+    InZone,
+    Nearest,
+    Ordinal,
+    Relation,
+    denote,
+)
+from ullava.data.shapes.language import (
+    FURTHEST_ORDINAL,
+    Expression,
+    loose_description,
+    phrase,
+    refer,
+    targets_wanted,
+    unique_description,
+)
 from ullava.data.shapes.questions import Question
 from ullava.data.shapes.scene import Scene, Thing
 
@@ -43,7 +62,44 @@ def namings(scene: Scene, rng: Random, turns: int = NAMED_PER_IMAGE) -> list[Que
         expression = refer(scene, place, rng, NAMED_KINDS)
         if expression is not None and leaves_open(expression.form, scene):
             found.setdefault(expression.words, (expression, scene.things[place]))
-    return [
-        Question(f"Name {expression.words}.", f"{short_name(thing)}.", (short_name(thing),), expression.kind)
-        for expression, thing in found.values()
-    ]
+    return [_asked(expression, thing) for expression, thing in found.values()]
+
+
+def drills(scene: Scene, rng: Random) -> list[Question]:
+    """Every neighbour and every rank of one picture: "Name the shape nearest to the red star.", in any order.
+
+    Asked of everything that can be an anchor, about any object and about some: where one expression in fourteen says
+    "nearest to", a small model does not begin to learn it (models/tiny/README.md).
+    """
+    wanted = targets_wanted(scene)
+    found: dict[str, tuple[Expression, Thing]] = {}
+    for kind, form in _drill_forms(scene, rng):
+        targets = denote(form, scene)
+        if targets is None or len(targets) != 1 or not leaves_open(form, scene):
+            continue
+        (place,) = targets
+        if place in wanted:
+            expression = Expression(phrase(form, rng), form, (place,), kind)
+            found.setdefault(expression.words, (expression, scene.things[place]))
+    asked = [_asked(expression, thing) for expression, thing in found.values()]
+    rng.shuffle(asked)
+    return asked
+
+
+def _drill_forms(scene: Scene, rng: Random) -> Iterator[tuple[str, Form]]:
+    """Each kind twice: about any object, and about those that a description of one of them fits."""
+    places = range(len(scene.things))
+    for place in places:
+        anchor = unique_description(scene, place, rng)
+        if anchor is not None:
+            yield "nearest", Nearest(Description(), anchor)
+            yield "nearest", Nearest(loose_description(scene, rng.choice(places), rng), anchor)
+    for side in SIDES:
+        for what in (Description(), loose_description(scene, rng.choice(places), rng)):
+            for number in range(2, FURTHEST_ORDINAL + 1):
+                yield "later", Ordinal(what, number, side)
+
+
+def _asked(expression: Expression, thing: Thing) -> Question:
+    name = short_name(thing)
+    return Question(f"Name {expression.words}.", f"{name}.", (name,), expression.kind)

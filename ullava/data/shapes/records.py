@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from ullava.data.shapes.forms import Description
 from ullava.data.shapes.language import KIND_WEIGHTS, REASONING_KINDS, Expression, sentences_for, targets_wanted
-from ullava.data.shapes.namings import namings
+from ullava.data.shapes.namings import drills, namings
 from ullava.data.shapes.plurals import generalised
 from ullava.data.shapes.questions import Question, caption, conversation, listing, named_in_full, questions, quiz
 from ullava.data.shapes.render import Picture
@@ -257,6 +257,11 @@ class SceneRecords:
         """LLaVA JSON with many short turns, each naming what an expression means; nothing where none leaves it open."""
         asked = namings(self.scene, self._rng("naming"))
         return [quiz(self._name("naming"), asked, self._shown())] if asked else []
+
+    def drill(self) -> list[Record]:
+        """LLaVA JSON that asks for every neighbour and every rank; nothing where none leaves the name open."""
+        asked = drills(self.scene, self._rng("drill"))
+        return [quiz(self._name("drill"), asked, self._shown())] if asked else []
 
     def vqa(self) -> list[Record]:
         """LLaVA JSON with several turns about the picture."""

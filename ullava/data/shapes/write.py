@@ -26,7 +26,8 @@ from ullava.errors import DataError, did_you_mean
 
 JPEG_QUALITY = 92
 ANNOTATIONS: tuple[str, ...] = (
-    "res", "gres", "reasoning", "semantic", "salient", "caption", "listing", "naming", "vqa", "text", "parts",
+    "res", "gres", "reasoning", "semantic", "salient", "caption", "listing", "naming", "drill", "vqa", "text",
+    "parts",
 )  # fmt: skip
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
 

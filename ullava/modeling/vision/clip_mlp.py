@@ -38,13 +38,17 @@ OVERRIDES: tuple[str, ...] = ()
 
 
 class ClipMlpPreprocessor:
-    """Square view of side R; a picture gives P = (R / patch / merge)^2 tokens, a video of T frames T + P."""
+    """Square view of side R; a picture gives P = (R / patch / merge)^2 tokens, a video of T frames T n^2 + P.
+
+    n is ``frame_grid`` (ullava.config.vision.ClipMlpConfig).
+    """
 
     view_names: tuple[str, ...] = (VIEW,)
     reads_text = False
 
-    def __init__(self, side: int, patch: int, aspect: str, merge: int = 1) -> None:
+    def __init__(self, side: int, patch: int, aspect: str, merge: int = 1, frame_grid: int = 1) -> None:
         self.side = side
+        self.frame_grid = frame_grid
         self.aspect = aspect
         self.grid_side = patch_grid_side(side, patch, merge)
         self.num_tokens = self.grid_side**2
@@ -67,7 +71,7 @@ class ClipMlpPreprocessor:
             pixels = stretch_plain_u8(frames_rgb_u8, self.side)
         else:
             pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
-        total = len(pixels) + self.num_tokens
+        total = len(pixels) * self.frame_grid**2 + self.num_tokens
         return VideoInputs({VIEW: pixels}, TokenCount(total, total))
 
 
@@ -87,26 +91,43 @@ def merge_patches(states: torch.Tensor, merge: int) -> torch.Tensor:
     return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 5).flatten(1, 2)
 
 
-def pool_frames(states: torch.Tensor) -> torch.Tensor:
-    """Tokens of videos from their frames' patches, [V, T, P, D] -> [V, T + P, D] (spec/ullava.md 1.4; Video-ChatGPT).
+def pool_frames(states: torch.Tensor, frame_grid: int = 1) -> torch.Tensor:
+    """Tokens of videos from their frames' patches, [V, T, P, D] -> [V, T n^2 + P, D] for ``frame_grid`` n.
 
-    First a temporal token for each frame, the mean of its patches; then a spatial token for each patch, its mean over
-    the frames.
+    First n x n temporal tokens for each frame, rows first, the means of the patches in its fields; then a spatial token
+    for each patch, its mean over the frames. At n = 1 spec/ullava.md 1.4 (Video-ChatGPT).
     """
-    return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
+    if frame_grid == 1:
+        return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
+    field = round(states.shape[2] ** 0.5) // frame_grid
+    grid = states.unflatten(2, (frame_grid, field, frame_grid, field))
+    return torch.cat([grid.mean(dim=(3, 5)).flatten(1, 3), states.mean(dim=1)], dim=1)
 
 
 class ClipMlp(ClipFrontEnd):
     """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
 
     def __init__(
-        self, config: CLIPVisionConfig, *, hidden_layer: int, projector: str, width_out: int, merge: int = 1
+        self,
+        config: CLIPVisionConfig,
+        *,
+        hidden_layer: int,
+        projector: str,
+        width_out: int,
+        merge: int = 1,
+        frame_grid: int = 1,
     ) -> None:
         super().__init__(config, hidden_layer)
         grid = config.image_size // config.patch_size
         if grid % merge:
             raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
+        if grid // merge % frame_grid:
+            raise UserError(
+                f"vision.clip_mlp.frame_grid {frame_grid}: a grid of {grid // merge} x {grid // merge} tokens "
+                "cannot be cut so"
+            )
         self.merge = merge
+        self.frame_grid = frame_grid
         self.projector = build_projector(projector, config.hidden_size * merge**2, width_out)
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
@@ -115,10 +136,11 @@ class ClipMlp(ClipFrontEnd):
         return self._project(self._states(_stacked(views)))
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T + P), D], pooled before they are projected."""
+        """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
         clips = _stacked(views)
-        return self._project(pool_frames(self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])))
+        states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return self._project(pool_frames(states, self.frame_grid))
 
     def _states(self, pixels: torch.Tensor) -> torch.Tensor:
         """[I, 3, R, R] -> states [I, P, width * merge^2]."""

@@ -1,12 +1,19 @@
-"""How a batch crosses from a loader's worker: all of its tensors in one block of shared memory.
+"""How a batch crosses from a loader's worker: all of its tensors in one block of shared memory, used again and again.
 
 Left to itself, torch moves every tensor of a batch through shared memory of its own: a file, a connection between the
 processes and a mapping for each of a dozen tensors, most of them a few bytes long. One block for all of them costs one.
+A worker keeps its blocks: the first byte of each says whether the other side still holds a tensor of it. A block that
+is free again carries the next batch, under the number by which the other side knows it, so that neither file nor
+mapping nor fresh pages are needed for it.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import active_children
 from typing import Any, cast
 
 import torch
@@ -14,8 +21,16 @@ import torch
 ALIGNMENT = 64
 """Bytes to which each tensor's place in the block is rounded up, so that vector instructions may read it."""
 
+SPARE = 1.25
+"""How much larger than its first batch a block is made, for those that follow."""
+
+HELD, FREE = 1, 0
+
 Layout = list[tuple[torch.dtype, tuple[int, ...], int]]
 """Of each tensor: what it holds, its shape, and the byte at which it starts."""
+
+Key = tuple[int, int]
+"""The process that made a block, and the block's number there."""
 
 
 class Batch(dict[str, Any]):
@@ -28,8 +43,10 @@ class Batch(dict[str, Any]):
         tensors: list[torch.Tensor] = []
         places: dict[int, _Place] = {}
         frame = {key: _take_out(value, tensors, places) for key, value in self.items()}
-        block, layout = pack(tensors)
-        return _arrive, (frame, block, layout)
+        layout, size = lay_out(tensors)
+        block, known, dropped = _OWN.take(size)
+        fill(block.memory, tensors, layout)
+        return _arrive, (frame, layout, block.key, None if known else block.memory, dropped)
 
 
 class _Place(int):
@@ -56,18 +73,21 @@ def _put_back(value: Any, tensors: list[torch.Tensor]) -> Any:
     return value
 
 
-def pack(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, Layout]:
-    """Copy ``tensors`` into one block of shared memory, uint8 [bytes], and say where each of them lies."""
+# ---------------------------------------------------------------- what lies where
+def lay_out(tensors: list[torch.Tensor]) -> tuple[Layout, int]:
+    """Say where each of ``tensors`` lies in a block whose first bytes are its mark, and how many bytes that takes."""
     layout: Layout = []
-    end = 0
+    end = ALIGNMENT
     for tensor in tensors:
         layout.append((tensor.dtype, tuple(tensor.shape), end))
         end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    block = torch.empty(0, dtype=torch.uint8)
-    block = block.new(block.untyped_storage()._new_shared(max(end, 1)))
+    return layout, end
+
+
+def fill(block: torch.Tensor, tensors: list[torch.Tensor], layout: Layout) -> None:
+    """Copy ``tensors`` to their places in ``block``, uint8 [bytes]."""
     for tensor, (_, _, start) in zip(tensors, layout, strict=True):
         block[start : start + tensor.nbytes] = tensor.contiguous().view(-1).view(torch.uint8)
-    return block, layout
 
 
 def unpack(block: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
@@ -79,6 +99,83 @@ def unpack(block: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
     return found
 
 
-def _arrive(frame: Mapping[str, Any], block: torch.Tensor, layout: Layout) -> dict[str, Any]:
-    tensors = unpack(block, layout)
-    return cast(dict[str, Any], {key: _put_back(value, tensors) for key, value in frame.items()})
+# ---------------------------------------------------------------- the side that sends
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Shared memory, uint8 [bytes]; its first byte is ``HELD`` from when it is sent until the receiver lets go."""
+
+    key: Key
+    memory: torch.Tensor
+
+    @property
+    def free(self) -> bool:
+        """Whether it may carry another batch."""
+        return int(self.memory[0]) == FREE
+
+
+@dataclass(slots=True)
+class Pool:
+    """The blocks of this process."""
+
+    process: int = field(default_factory=os.getpid)
+    blocks: list[Block] = field(default_factory=list)
+    made: int = 0
+
+    def take(self, size: int) -> tuple[Block, bool, list[Key]]:
+        """Return a block of ``size`` bytes or more, marked as held, and whether the receiver knows it.
+
+        Free blocks that are too small are given up; their keys come with the new one, for the receiver to forget.
+        """
+        if self.process != os.getpid():  # a forked copy: those blocks are another process's
+            self.process, self.blocks, self.made = os.getpid(), [], 0
+        free = [block for block in self.blocks if block.free]
+        fitting = [block for block in free if len(block.memory) >= size]
+        if fitting:
+            chosen = min(fitting, key=lambda block: len(block.memory))
+            chosen.memory[0] = HELD
+            return chosen, True, []
+        self.blocks = [block for block in self.blocks if block not in free]
+        empty = torch.empty(0, dtype=torch.uint8)
+        memory = empty.new(empty.untyped_storage()._new_shared(int(size * SPARE)))
+        memory[0] = HELD
+        self.made += 1
+        made = Block((self.process, self.made), memory)
+        self.blocks.append(made)
+        return made, False, [block.key for block in free]
+
+
+_OWN = Pool()
+
+# ---------------------------------------------------------------- the side that receives
+_KNOWN: dict[Key, torch.Tensor] = {}
+
+
+def _arrive(
+    frame: Mapping[str, Any], layout: Layout, key: Key, memory: torch.Tensor | None, dropped: list[Key]
+) -> dict[str, Any]:
+    if memory is not None:
+        _forget_ended()
+        _KNOWN[key] = memory
+    for gone in dropped:
+        _KNOWN.pop(gone, None)
+    tensors = unpack(borrow(_KNOWN[key]), layout)
+    return cast(dict[str, Any], {name: _put_back(value, tensors) for name, value in frame.items()})
+
+
+def borrow(memory: torch.Tensor) -> torch.Tensor:
+    """Return a tensor over a block's ``memory`` whose end, with that of all its views, marks the block as free."""
+    lent = memory.numpy()
+    weakref.finalize(lent, _let_go, memory, os.getpid()).atexit = False
+    return torch.from_numpy(lent)
+
+
+def _let_go(memory: torch.Tensor, borrower: int) -> None:
+    if os.getpid() == borrower:  # and not a forked copy of it
+        memory[0] = FREE
+
+
+def _forget_ended() -> None:
+    """Drop the blocks of workers that are gone; what is still held of them stays until it is let go."""
+    alive = {child.pid for child in active_children()} | {os.getpid()}
+    for key in [key for key in _KNOWN if key[0] not in alive]:
+        del _KNOWN[key]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ullava.data.transport import ALIGNMENT, Batch, pack, unpack
+from ullava.data import transport
+from ullava.data.transport import ALIGNMENT, Batch, Pool, borrow, fill, lay_out, unpack
 
 
 def _batch() -> Batch:
@@ -50,6 +53,18 @@ class Numbers(Dataset[int]):
         return position
 
 
+class Many(Numbers):
+    """More positions."""
+
+    def __len__(self) -> int:
+        return 20
+
+
+def make_numbered(positions: Sequence[int]) -> Batch:
+    """A batch that says which one it is."""
+    return Batch(number=torch.full((5000,), positions[0]))
+
+
 def make(_: Sequence[int]) -> Batch:
     """The collator of the workers."""
     return _batch()
@@ -80,12 +95,65 @@ def test_only_one_block_of_memory_crosses() -> None:
 
 def test_tensors_lie_aligned_and_share_the_block() -> None:
     tensors = [torch.arange(3, dtype=torch.uint8), torch.arange(5.0), torch.zeros(0, 2), torch.tensor(True)]
-    block, layout = pack(tensors)
-    assert [start for _, _, start in layout] == [0, ALIGNMENT, 2 * ALIGNMENT, 2 * ALIGNMENT]
+    layout, size = lay_out(tensors)
+    assert [start for _, _, start in layout] == [ALIGNMENT, 2 * ALIGNMENT, 3 * ALIGNMENT, 3 * ALIGNMENT]
+    block = torch.zeros(size, dtype=torch.uint8)
+    fill(block, tensors, layout)
     back = unpack(block, layout)
     assert all(torch.equal(left, right) for left, right in zip(tensors, back, strict=True))
     back[0][0] = 9
-    assert block[0] == 9
+    assert block[ALIGNMENT] == 9
+
+
+def test_a_block_is_used_again_when_nothing_of_it_is_held() -> None:
+    pool = Pool()
+    first, known, _ = pool.take(1000)
+    assert not known and first.memory.is_shared() and len(first.memory) >= 1000 and not first.free
+    batch = borrow(first.memory)
+    view = batch[200:300].view(10, 10)[2]
+    del batch
+    second, known, dropped = pool.take(1000)
+    assert second is not first and not known and not dropped, "a view still holds the first"
+    assert view.sum() == 0
+    del view
+    assert first.free
+    assert pool.take(900) == (first, True, []) and not first.free
+
+
+def test_small_blocks_make_room_for_a_larger_one() -> None:
+    pool = Pool()
+    held, free = pool.take(100)[0], pool.take(120)[0]
+    del held
+    lent = borrow(free.memory)
+    del lent
+    larger, known, dropped = pool.take(5000)
+    assert not known and dropped == [free.key] and len(larger.memory) >= 5000
+    assert [block.key for block in pool.blocks] == [(pool.process, 1), larger.key]
+
+
+def test_another_processs_copy_of_the_pool_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    block = pool.take(100)[0]
+    lent = borrow(block.memory)
+    monkeypatch.setattr(transport.os, "getpid", lambda: -5)
+    del lent
+    assert not block.free, "a forked copy of the receiver must not let go for it"
+    other, known, dropped = pool.take(100)
+    assert other.key == (-5, 1) and not known and not dropped and pool.blocks == [other]
+
+
+def test_many_batches_cross_in_few_blocks_and_ended_workers_are_forgotten() -> None:
+    kept = []
+    for number, received in enumerate(DataLoader(Many(), batch_size=1, num_workers=1, collate_fn=make_numbered)):
+        assert received["number"].tolist() == [number] * 5000
+        if number in (3, 9):
+            kept.append((number, received["number"]))
+    assert all(tensor.tolist() == [number] * 5000 for number, tensor in kept), "what is held is not written over"
+    (worker,) = {process for process, _ in transport._KNOWN if process != os.getpid()}
+    assert 2 <= len([key for key in transport._KNOWN if key[0] == worker]) <= 6 < len(Many())
+    list(DataLoader(Many(), batch_size=1, num_workers=1, collate_fn=make_numbered))
+    assert worker not in {process for process, _ in transport._KNOWN}
+    assert all(tensor.tolist() == [number] * 5000 for number, tensor in kept)
 
 
 def test_copying_a_batch_in_this_process_moves_nothing() -> None:

@@ -37,6 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="{train,seen,unseen}",
         help="seen: like train, other pictures; unseen: colour-shape pairs that train never shows (default train)",
     )
+    draw.add_argument(
+        "--world",
+        default="plain",
+        metavar="{plain,detail}",
+        help="detail: larger and longer pictures of more and smaller objects, fine textures (default plain)",
+    )
     draw.add_argument("--workers", type=int, default=1, help="processes that draw (default 1)")
     stats = commands.add_parser("stats", help="counts, ratios, lengths and bad samples of a recipe's mixture")
     stats.add_argument("recipe", help="recipe name or path of its YAML")
@@ -72,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
 def _draw(args: argparse.Namespace) -> int:
     if (args.images is None) == (args.videos is None):
         raise UserError("say how much to draw: --images N or --videos N, each into a folder of its own")
+    if args.videos is not None and args.world != "plain":
+        raise UserError(f"--world {args.world}: clips are drawn of the plain world only")
     if args.videos is not None:
         from ullava.data.shapes.write_clips import draw_video_world
 
@@ -80,8 +88,9 @@ def _draw(args: argparse.Namespace) -> int:
         return 0
     from ullava.data.shapes.write import draw_world
 
-    out = draw_world(args.out, args.images, args.seed, args.split, workers=args.workers)
-    print(f"{out}: {args.images} pictures of the shapes world, split {args.split}, seed {args.seed}")
+    out = draw_world(args.out, args.images, args.seed, args.split, workers=args.workers, world=args.world)
+    kind = "shapes" if args.world == "plain" else f"{args.world} shapes"
+    print(f"{out}: {args.images} pictures of the {kind} world, split {args.split}, seed {args.seed}")
     return 0
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ullava.data.shapes.outlines import outline, polygon_area
 from ullava.data.shapes.render import background, draw_thing, to_pixels
-from ullava.data.shapes.scene import CANVASES, GAP_PX, Box, Thing, jitter, rng_of
+from ullava.data.shapes.scene import Box, Thing, jitter, rng_of
 from ullava.data.shapes.vocabulary import (
     COLOURS,
     HELD_OUT_PAIRS,
@@ -24,6 +24,7 @@ from ullava.data.shapes.vocabulary import (
     VERSION,
     Split,
 )
+from ullava.data.shapes.worlds import PLAIN
 from ullava.structures import ImageArray
 
 LENGTHS: tuple[int, ...] = (8, 9, 10, 12)
@@ -75,7 +76,7 @@ def sample_moving_scene(split: Split, seed: int, index: int) -> MovingScene:
     In ``unseen`` the first object drawn has a held-out pair of colour and shape, in the other splits none has.
     """
     rng = rng_of(split, seed, index, "clip")
-    width, height = rng.choice(CANVASES)
+    width, height = rng.choice(PLAIN.canvases)
     length = rng.choice(LENGTHS)
     count = rng.choices((1, 2, 3), (35, 40, 25))[0]
     movers: list[Mover] = []
@@ -153,7 +154,7 @@ def _path(rng: Random, half: NDArray[np.float64], travel: int, step: tuple[int, 
 
 
 def _clear(path: Box, other: Box) -> bool:
-    gap = GAP_PX
+    gap = PLAIN.gap_px
     return (
         path[2] + gap <= other[0] or path[0] - gap >= other[2] or path[3] + gap <= other[1] or path[1] - gap >= other[3]
     )

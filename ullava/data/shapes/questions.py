@@ -202,20 +202,21 @@ def _compare(scene: Scene, rng: Random) -> Question | None:
     return None
 
 
-_ASKERS: dict[str, Asker[Scene]] = {
-    "count": (_count, 0.22),
-    "colour": (_colour, 0.2),
-    "shape": (_shape, 0.18),
-    "exists": (_exists, 0.2),
-    "compare": (_compare, 0.1),
-    "size": (_size, 0.06),
-    "texture": (_texture, 0.04),
+_ASKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
+    "count": _count,
+    "colour": _colour,
+    "shape": _shape,
+    "exists": _exists,
+    "compare": _compare,
+    "size": _size,
+    "texture": _texture,
 }
 
 
 def questions(scene: Scene, rng: Random, turns: int = 8) -> list[Question]:
     """``turns`` different questions about ``scene`` (fewer only where so many attempts fail)."""
-    return draw_questions(_ASKERS, scene, rng, turns)
+    askers = {kind: (_ASKERS[kind], often) for kind, often in scene.world.asks.items()}
+    return draw_questions(askers, scene, rng, turns)
 
 
 # ---------------------------------------------------------------- what still and moving scenes share

@@ -104,20 +104,22 @@ def _paint(rng: np.random.Generator, thing: Thing, width: int, height: int) -> F
     x = np.arange(width, dtype=np.float32)[None, :]
     y = np.arange(height, dtype=np.float32)[:, None]
     u = x * math.cos(angle) + y * math.sin(angle)
+    grain = thing.world.small_grain if thing.size == "small" else thing.world.large_grain
+    period = grain.period_px
     if thing.texture == "striped":
-        period = 6.5 if thing.size == "small" else 9.0
         share = np.clip(0.5 + 1.6 * np.sin(u * (2 * math.pi / period)), 0, 1)
     else:
         v = y * math.cos(angle) - x * math.sin(angle)
-        period, radius = (6.5, 1.7) if thing.size == "small" else (9.0, 2.4)
         du, dv = u % period - period / 2, v % period - period / 2
-        share = np.clip(radius + 0.5 - np.sqrt(du * du + dv * dv), 0, 1)
+        share = np.clip(grain.radius_px + 0.5 - np.sqrt(du * du + dv * dv), 0, 1)
+    if thing.world.even:
+        share = share - share.mean()
     return np.asarray(base + share[..., None].astype(np.float32) * (other - base), dtype=np.float32)
 
 
 def core_radius_px(thing: Thing) -> float:
     """Radius of the object's core in pixels."""
-    return max(3.6, CORE_RADIUS * thing.diameter_px)
+    return max(thing.world.core_px, CORE_RADIUS * thing.diameter_px)
 
 
 def render(scene: Scene) -> Picture:

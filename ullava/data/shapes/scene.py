@@ -22,16 +22,11 @@ from ullava.data.shapes.vocabulary import (
     VERSION,
     Split,
 )
+from ullava.data.shapes.worlds import PLAIN, World
 
-CANVASES: tuple[tuple[int, int], ...] = ((128, 128), (128, 96), (96, 128))
-SMALL_PX = (21.0, 27.0)
-LARGE_PX = (36.0, 45.0)
-SALIENT_PX = (46.0, 56.0)
-SALIENT_SHARE = 0.6
 ALIKE_SHARE = 0.4
 ALIKE_SHARING = 0.65
 LOOSE_SHARING = 0.2
-GAP_PX = 4.0
 LISTED_AT_MOST = 3
 """Scenes of so few objects are captioned by listing all of them."""
 END_GAP_PX = 8.0
@@ -48,6 +43,7 @@ class Thing:
     """One object. ``outline_px`` [n, 2] is about ``centre_px`` (x, y), the centre of its box; ``core_px`` likewise.
 
     ``area_px`` is the area inside the outline, a ring's hole included. ``core`` is the colour of its inner dot.
+    ``world`` says how fine its texture is.
     """
 
     colour: str
@@ -62,6 +58,7 @@ class Thing:
     area_px: float
     rgb: RGB
     core_rgb: RGB
+    world: World = PLAIN
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -80,6 +77,7 @@ class Scene:
     height: int
     things: tuple[Thing, ...]
     salient: int | None
+    world: World = PLAIN
 
     def may_name(self, colour: str | None, shape: str | None) -> bool:
         """Whether words of this split may join ``colour`` and ``shape``: training must not deny unseen pairs."""
@@ -122,7 +120,7 @@ def jitter(rng: Random, rgb: RGB) -> RGB:
 
 
 def _place(
-    rng: Random, extent: NDArray[np.float64], width: int, height: int, boxes: list[Box]
+    rng: Random, extent: NDArray[np.float64], width: int, height: int, boxes: list[Box], gap: float
 ) -> tuple[float, float] | None:
     """A centre for an object of ``extent`` (half width, half height) clear of the edge and of ``boxes``, if found."""
     half_w, half_h = float(extent[0]), float(extent[1])
@@ -130,7 +128,7 @@ def _place(
     for _ in range(40):
         x = rng.uniform(half_w + edge, width - half_w - edge)
         y = rng.uniform(half_h + edge, height - half_h - edge)
-        near_w, near_h = half_w + GAP_PX, half_h + GAP_PX
+        near_w, near_h = half_w + gap, half_h + gap
         if all(x + near_w <= b[0] or x - near_w >= b[2] or y + near_h <= b[1] or y - near_h >= b[3] for b in boxes):
             return x, y
     return None
@@ -143,14 +141,15 @@ def _draw_thing(
     diameter_px: float,
     canvas: tuple[int, int],
     boxes: list[Box],
+    world: World,
 ) -> Thing | None:
     colour, shape = pair
     points, core_px = outline(shape, diameter_px, rng.uniform(-1, 1))
     extent = points.max(axis=0)
-    centre = _place(rng, extent, canvas[0], canvas[1], boxes)
+    centre = _place(rng, extent, canvas[0], canvas[1], boxes, world.gap_px)
     if centre is None:
         return None
-    texture = rng.choices(TEXTURES, (6, 2, 2))[0]
+    texture = rng.choices(TEXTURES, world.textures)[0]
     if shape == "ring" and size == "small":
         texture = "plain"
     core: str | None = None
@@ -171,10 +170,13 @@ def _draw_thing(
         area_px=polygon_area(points),
         rgb=jitter(rng, COLOURS[colour]),
         core_rgb=jitter(rng, COLOURS[core or colour]),
+        world=world,
     )
 
 
-def _draw_things(rng: Random, split: Split, count: int, salient: bool, canvas: tuple[int, int]) -> list[Thing]:
+def _draw_things(
+    rng: Random, split: Split, count: int, salient: bool, canvas: tuple[int, int], world: World
+) -> list[Thing]:
     """Up to ``count`` objects, at least two; the first is the salient one where there is one.
 
     In some scenes most objects are alike in colour or shape, so that only several words together tell them apart.
@@ -186,11 +188,11 @@ def _draw_things(rng: Random, split: Split, count: int, salient: bool, canvas: t
     for place in range(count):
         pair = _pick_pair(rng, split, [thing.pair for thing in things], sharing)
         large = place < wanted_large
-        sizes = SALIENT_PX if salient and place == 0 else LARGE_PX if large else SMALL_PX
-        size = "small" if sizes is SMALL_PX else "large"
-        thing = _draw_thing(rng, pair, size, rng.uniform(*sizes), canvas, boxes)
+        sizes = world.salient_px if salient and place == 0 else world.large_px if large else world.small_px
+        size = "small" if sizes is world.small_px else "large"
+        thing = _draw_thing(rng, pair, size, rng.uniform(*sizes), canvas, boxes, world)
         if thing is None:
-            thing = _draw_thing(rng, pair, "small", rng.uniform(*SMALL_PX), canvas, boxes)
+            thing = _draw_thing(rng, pair, "small", rng.uniform(*world.small_px), canvas, boxes, world)
         if thing is not None:
             things.append(thing)
     return things
@@ -204,18 +206,18 @@ def _tells_left_from_right(things: Sequence[Thing]) -> bool:
     return row[1] - row[0] >= END_GAP_PX and row[-1] - row[-2] >= END_GAP_PX
 
 
-def sample_scene(split: Split, seed: int, index: int) -> Scene:
-    """Scene ``index`` of the world (``split``, ``seed``): 2 to 6 objects whose boxes do not touch.
+def sample_scene(split: Split, seed: int, index: int, world: World = PLAIN) -> Scene:
+    """Scene ``index`` of the world (``split``, ``seed``): objects (2 to 6 in the plain one) whose boxes do not touch.
 
     In ``unseen`` the first object drawn, which is also the salient one where there is one, has a held-out pair.
     """
     rng = rng_of(split, seed, index, "scene")
-    canvas = rng.choice(CANVASES)
-    count = rng.choices((2, 3, 4, 5, 6), (13, 23, 24, 22, 18))[0]
-    salient = rng.random() < SALIENT_SHARE
+    canvas = rng.choice(world.canvases)
+    count = rng.choices(tuple(world.counts), tuple(world.counts.values()))[0]
+    salient = rng.random() < world.salient_share
     things: list[Thing] = []
     for _ in range(30):
-        things = _draw_things(rng, split, count, salient, canvas)
+        things = _draw_things(rng, split, count, salient, canvas, world)
         if len(things) >= 2 and _tells_left_from_right(things):
             break
     order = list(range(len(things)))
@@ -228,4 +230,5 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
         height=canvas[1],
         things=tuple(things[i] for i in order),
         salient=order.index(0) if salient else None,
+        world=world,
     )

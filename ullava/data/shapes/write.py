@@ -22,6 +22,7 @@ from ullava.data.shapes.records import SceneRecords
 from ullava.data.shapes.render import render
 from ullava.data.shapes.scene import sample_scene
 from ullava.data.shapes.vocabulary import SHAPES, SPLITS, VERSION, Split, class_id
+from ullava.data.shapes.worlds import PLAIN, WORLDS, World
 from ullava.errors import DataError, did_you_mean
 
 JPEG_QUALITY = 92
@@ -51,9 +52,9 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def draw_scene(index: int, seed: int, split: Split) -> DrawnFiles:
+def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN) -> DrawnFiles:
     """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched."""
-    scene = sample_scene(split, seed, index)
+    scene = sample_scene(split, seed, index, world)
     drawn = SceneRecords.of(scene, render(scene))
     picture = drawn.picture
     bgr = np.ascontiguousarray(picture.image_rgb_u8[..., ::-1])
@@ -133,36 +134,52 @@ def _write_instances(path: Path, images: Path, annotations: Path) -> None:
         file.write(f',"categories":{json.dumps(categories)}}}\n')
 
 
-def _write_world(folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool) -> None:
+def _write_world(
+    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World
+) -> None:
     for name in ("images", "labels", "salient", "annotations"):
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
-    scenes = drawn_in_order(partial(draw_scene, seed=seed, split=split), images, workers)
+    scenes = drawn_in_order(partial(draw_scene, seed=seed, split=split, world=world), images, workers)
     with scenes as drawn:
         bar = tqdm(drawn, total=images, desc=f"draw {split}", unit="img", disable=not progress)
         write_drawn(folder, bar, (*ANNOTATIONS, "coco_images", "coco_annotations"), "scenes")
     _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
-    about = {"world": "shapes", "version": VERSION, "seed": seed, "split": split, "images": images}
+    kind = "shapes" if world is PLAIN else f"{world.name} shapes"
+    about = {"world": kind, "version": VERSION, "seed": seed, "split": split, "images": images}
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def draw_world(
-    out: Path, images: int, seed: int, split: str = "train", workers: int = 1, progress: bool = True
+    out: Path,
+    images: int,
+    seed: int,
+    split: str = "train",
+    workers: int = 1,
+    progress: bool = True,
+    world: str = PLAIN.name,
 ) -> Path:
     """Draw ``images`` scenes of the world (``split``, ``seed``) into the new folder ``out`` and return it.
+
+    ``world``: which kind, by its name in ullava.data.shapes.worlds.
 
     The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
     drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
     """
-    known = check_order(out, "images", images, seed, split, workers)
-    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress))
+    known = check_order(out, "images", images, seed, split, workers, world)
+    kind = WORLDS[world]
+    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind))
 
 
-def check_order(out: Path, things: str, count: int, seed: int, split: str, workers: int) -> Split:
+def check_order(
+    out: Path, things: str, count: int, seed: int, split: str, workers: int, world: str = PLAIN.name
+) -> Split:
     """Return the split of a world to draw; DataError with a line for each argument that makes no sense."""
     problems = []
     if split not in SPLITS:
         problems.append(f"split '{split}' is not known{did_you_mean(split, SPLITS)}")
+    if world not in WORLDS:
+        problems.append(f"world '{world}' is not known{did_you_mean(world, WORLDS)}")
     if count < 1:
         problems.append(f"{things} must be 1 or more, not {count}")
     if seed < 0:

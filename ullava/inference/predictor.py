@@ -176,7 +176,7 @@ class Predictor:
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Move what the network reads: tensors, and views of differing shapes, which are lists of them."""
-        moved: dict[str, Any] = {}
+        moved: dict[str, Any] = {"content_only": True}
         for key, value in batch.items():
             if isinstance(value, torch.Tensor) and key not in ("boxes_xyxy_head", "original_sizes"):
                 moved[key] = value.to(self.device, non_blocking=True)

@@ -51,6 +51,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
     ``video_index``, ``video_counts``, ``video_row``; ``sam_pixel_values`` uint8 [J, 3, h, w] with ``sam_sizes`` [J, 2]
     (h, w), or ``sam_embeddings`` [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none;
+    ``content_only``, true where nobody looks at mask logits of the padding, which need not be drawn then;
     ``box_pixel_values``, ``box_sizes`` and ``box_index`` the same for the box head's own view, where it has one;
     ``labels`` [B, L]; ``patch_words`` [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
     """
@@ -279,7 +280,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             masks, quality = seg.states.new_zeros(0, plane, plane), seg.states.new_zeros(0)
         else:
             used, place = sam_row.unique(return_inverse=True)
-            masks, quality = self.mask_head.decode(seg.states, self._sam_embeddings(batch, used), place)
+            height = int(batch["sam_sizes"][used, 0].max()) if batch.get("content_only") else None
+            masks, quality = self.mask_head.decode(seg.states, self._sam_embeddings(batch, used), place, height)
         return SegOutput(
             mask_logits_lowres=masks,
             iou_scores=quality,

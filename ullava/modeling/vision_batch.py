@@ -17,7 +17,7 @@ PIXELS = ("pixel_values", "video_pixel_values")
 BATCH_KEYS = frozenset(
     {f"{kind}_{what}" for kind in ("image", "video") for what in ("index", "counts", "row")}
     | {"instruction_ids", "instruction_mask", "force", "generator"}
-    | {"sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings"}
+    | {"sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings", "content_only"}
     | {"box_pixel_values", "box_sizes", "box_index"}
 )
 """Keys beside views and text that generation takes too."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import SamConfig, SamModel
 
 from ullava.modeling.heads import sam_decoder, sam_encoder
-from ullava.modeling.heads.mask import MaskHead
+from ullava.modeling.heads.mask import MaskHead, upscale_mask_logits
 
 
 def random_sam(use_rel_pos: bool = True) -> SamModel:
@@ -65,6 +66,27 @@ def test_blockwise_encoder_agrees(use_rel_pos):
         found = torch.cat([sam_encoder.encode_one(sam.vision_encoder, picture[None]) for picture in pixels])
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_what_lies_on_the_picture_is_drawn_the_same_without_the_padding():
+    sam = random_sam()
+    head = MaskHead(sam.config, 16).eval()
+    head.sam = sam
+    torch.manual_seed(2)
+    states, embeddings, places = torch.randn(3, 16), torch.randn(2, 32, 32, 32), torch.tensor([1, 0, 1])
+    resized, original = (150, 256), (117, 200)
+    with torch.no_grad():
+        whole, quality = head.decode(states, embeddings, places)
+        part, same_quality = head.decode(states, embeddings, places, content_height=150)
+    assert torch.equal(quality, same_quality) and part.shape == whole.shape == (3, 128, 128)
+    assert (part[:, 80:] == 0).all() and torch.equal(part[:, :80], whole[:, :80]), (
+        "19 cells of 32 hold 150 of 256; and one"
+    )
+    drawn = [upscale_mask_logits(m, side=256, resized_hw=resized, original_hw=original) for m in (whole, part)]
+    assert drawn[0].shape == (3, 117, 200) and torch.equal(*drawn)
+    square = functional.interpolate(whole[:, None], (256, 256), mode="bilinear")[..., :150, :]
+    expected = functional.interpolate(square, original, mode="bilinear")[:, 0]
+    torch.testing.assert_close(drawn[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_numbers", [1, 1 << 20])

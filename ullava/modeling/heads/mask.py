@@ -52,15 +52,25 @@ class MaskHead(nn.Module):
         return squares
 
     def decode(
-        self, states: torch.Tensor, image_embeddings: torch.Tensor, image_of_state: torch.Tensor
+        self,
+        states: torch.Tensor,
+        image_embeddings: torch.Tensor,
+        image_of_state: torch.Tensor,
+        content_height: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p] and quality [K]."""
+        """States [K, D] of tokens on images ``image_of_state`` [K] -> mask logits [K, 4S/p, 4S/p] and quality [K].
+
+        ``content_height``: no picture reaches further down the square of S than this; logits well below it, which
+        are cut off with the padding, may be left at 0.
+        """
         sam = self.sam
         prompts = self.projector(states)
         dense = sam.prompt_encoder.no_mask_embed.weight[0]
         positions = sam.get_image_wide_positional_embeddings().to(image_embeddings.dtype)
         if can_fold(sam.mask_decoder, prompts):
-            return decode_folded(sam.mask_decoder, prompts, image_embeddings, dense, positions[0], image_of_state)
+            grid = image_embeddings.shape[-1]
+            rows = None if content_height is None else -(-content_height * grid // self.side) + 1
+            return decode_folded(sam.mask_decoder, prompts, image_embeddings, dense, positions[0], image_of_state, rows)
         embeddings = image_embeddings[image_of_state]
         masks, quality = sam.mask_decoder(
             image_embeddings=embeddings,
@@ -80,7 +90,13 @@ def upscale_mask_logits(
     Bilinear to the S x S square, padding cut off, bilinear to the original (SAM's own post-processing). Always fp32.
     """
     planes = mask_logits_lowres.float()[:, None]
-    if planes.shape[-1] != side:
+    finer, rest = divmod(side, planes.shape[-1])
+    if finer > 1 and rest == 0:  # padding beyond the next cell has no part in what is kept
+        rows, columns = (-(-int(length) // finer) + 1 for length in resized_hw)
+        planes = functional.interpolate(
+            planes[..., :rows, :columns], scale_factor=finer, mode="bilinear", align_corners=False
+        )
+    elif planes.shape[-1] != side:
         planes = functional.interpolate(planes, (side, side), mode="bilinear", align_corners=False)
     planes = planes[..., : int(resized_hw[0]), : int(resized_hw[1])]
     size = (int(original_hw[0]), int(original_hw[1]))

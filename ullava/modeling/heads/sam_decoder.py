@@ -41,6 +41,7 @@ def decode_folded(
     dense: Tensor,
     positions: Tensor,
     image_of_prompt: Tensor,
+    rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode one mask for each prompt token.
 
@@ -51,6 +52,7 @@ def decode_folded(
         dense: [C], the dense prompt, alike everywhere.
         positions: [C, g, g], the picture's positional embedding.
         image_of_prompt: [K], numbers below I.
+        rows: draw the first rows of the grid alone; the logits below them are 0. None draws all g.
 
     Returns:
         Mask logits [K, 4g, 4g] and SAM's quality prediction [K].
@@ -61,14 +63,16 @@ def decode_folded(
     pictures = image_embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format).add_(dense)
     places = positions.flatten(1).T.contiguous()
     chunk = max(1, CHUNK_NUMBERS // pictures[0].numel())
-    made = [
-        _decode_chunk(decoder, prompts[start : start + chunk], pictures[image_of_prompt[start : start + chunk]], places)
-        for start in range(0, len(prompts), chunk)
-    ]
+    made = []
+    for start in range(0, len(prompts), chunk):
+        part = slice(start, start + chunk)
+        made.append(_decode_chunk(decoder, prompts[part], pictures[image_of_prompt[part]], places, rows))
     return torch.cat([masks for masks, _ in made]), torch.cat([quality for _, quality in made])
 
 
-def _decode_chunk(decoder: SamMaskDecoder, prompts: Tensor, picture: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _decode_chunk(
+    decoder: SamMaskDecoder, prompts: Tensor, picture: Tensor, places: Tensor, rows: int | None
+) -> tuple[Tensor, Tensor]:
     """[k, C] on [k, N, C] with positions [N, C] -> masks [k, 4g, 4g], quality [k]."""
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     first = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts[:, None]], dim=1)
@@ -89,7 +93,7 @@ def _decode_chunk(decoder: SamMaskDecoder, prompts: Tensor, picture: Tensor, pla
     tokens = decoder.transformer.layer_norm_final_attn(tokens)
     quality = decoder.iou_prediction_head(tokens[:, 0])[:, 0]
     mask_weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    return _draw(decoder, picture, mask_weights), quality
+    return _draw(decoder, picture, mask_weights, rows), quality
 
 
 def _among_tokens(attention: SamAttention, query: Tensor, value: Tensor) -> Tensor:
@@ -135,18 +139,20 @@ def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: 
     return torch.baddbmm(picture + attention.out_proj.bias, shares.transpose(1, 2), gathered)
 
 
-def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor) -> Tensor:
+def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor, rows: int | None) -> Tensor:
     """Refine [k, N, C] twice by 2 x 2 and weigh the channels with ``mask_weights`` [k, C / 8]: [k, 4g, 4g]."""
     grid = round(picture.shape[1] ** 0.5)
+    drawn = grid if rows is None else min(rows, grid)
     norm = decoder.upscale_layer_norm
     pieces = []
-    for part in picture.split(PART_POSITIONS, dim=1):
+    for part in picture[:, : drawn * grid].split(PART_POSITIONS, dim=1):
         finer = _split_positions(part, decoder.upscale_conv1)
         finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))
         pieces.append((finest.flatten(1, 2) @ mask_weights[:, :, None])[..., 0])
-    cells = torch.cat(pieces, dim=1).view(-1, grid, grid, 2, 2, 2, 2)
-    return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * grid, 4 * grid)
+    cells = torch.cat(pieces, dim=1).view(-1, drawn, grid, 2, 2, 2, 2)
+    plane = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * drawn, 4 * grid)
+    return functional.pad(plane, (0, 0, 0, 4 * (grid - drawn))) if drawn < grid else plane
 
 
 def _split_positions(positions: Tensor, convolution: torch.nn.ConvTranspose2d) -> Tensor:

@@ -280,6 +280,17 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetConfig:
+    """A run ends after ``seconds`` of training, its schedule fitted to them (ullava.training.budget).
+
+    ``clock``: ``wall``, or ``cpu``, the seconds of the process on its cores.
+    """
+
+    seconds: float = field(metadata=above(0))
+    clock: Literal["wall", "cpu"] = "wall"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeadsConfig:
     """What a run makes afresh around the language model and the tower that it starts from: heads, view, conversation.
 
@@ -311,6 +322,7 @@ class TrainRecipe:
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     ``passes``: how often a batch is run, for front-ends that choose how to see a picture (ullava.training.passes):
     once, for ``every`` granularity, or to ``rank`` them for the router.
+    ``budget``: the run ends with its seconds, whatever it got done in them.
     """
 
     model: str
@@ -335,6 +347,7 @@ class TrainRecipe:
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
+    budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
 

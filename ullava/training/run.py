@@ -22,6 +22,7 @@ from ullava.data.word_dropout import WordDropout
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
+from ullava.training.budget import Budget
 from ullava.training.curve import draw_curve
 from ullava.training.finish import save_run
 from ullava.training.folder import RunFolder, write_text
@@ -103,9 +104,14 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         bad_sample_budget=recipe.bad_sample_budget,
         examiner=monitor,
     )
+    budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
+    if budget is not None:
+        trainer.add_callback(budget)
     begun = time.time()
     _fit(trainer, folder, resume, main)
     report = _report(trainer, monitor, recipe, time.time() - begun)
+    if recipe.budget is not None and budget is not None:
+        report["training"]["budget"] = {"clock": recipe.budget.clock, "spent": round(budget.spent, 1)}
     save_run(trainer, start, folder)
     if main:
         write_text(folder.metrics, json.dumps(report, indent=2) + "\n")

@@ -45,8 +45,7 @@ def build_model(
     _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer))
     generation = model.generation_config
-    ends = turn_end_ids(tokenizer, CHAT_TEMPLATES[config.text.template])
-    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    generation.eos_token_id = turn_end_ids(tokenizer, CHAT_TEMPLATES[config.text.template])
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = tokenizer.bos_token_id
     processor = build_processor(config, model_config, tokenizer)

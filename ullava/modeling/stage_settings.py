@@ -17,6 +17,7 @@ from ullava.errors import ConfigError, UserError
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.vision.strategy import VisionStrategy
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 
 
@@ -29,28 +30,33 @@ def change_vision(
     changes after which the weights do not fit any more.
     """
     config = model.config
-    if config.strategy not in SETTINGS:
-        raise ConfigError(f"{where}: vision strategy {config.strategy} has no settings of its own")
     parsed = parse_text(SETTINGS[config.strategy], yaml.safe_dump(dict(changes)), where)
     settings = {**config.vision_settings, **{name: getattr(parsed, name) for name in changes}}
+    before, config.vision_settings = config.vision_settings, settings
+    try:
+        new = _rebuilt(model)
+        processor.set_vision(settings)
+    except UserError as error:
+        config.vision_settings = before
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+    model.vision = new
+
+
+def _rebuilt(model: UllavaForConditionalGeneration) -> VisionStrategy:
+    """The model's front-end under its config as it is now, with the same weights; UserError where they do not fit."""
     old = model.vision
-    config.vision_settings = settings
     with torch.device("meta"):
-        new = build_strategy(config, config.text_config.hidden_size)
+        new = build_strategy(model.config, model.config.text_config.hidden_size)
     try:
         new.load_state_dict(old.state_dict(), strict=True, assign=True)
     except RuntimeError as error:
-        raise ConfigError(f"{where}: the weights do not fit these settings: {error}") from error
+        raise UserError(f"the weights do not fit these settings: {error}") from error
     made = dict(old.named_buffers())
     for name, buffer in list(new.named_buffers()):
         if buffer.is_meta:  # not among the weights, and the same under any settings: numbers of positions
             owner, _, leaf = name.rpartition(".")
             setattr(new.get_submodule(owner), leaf, made[name])
-    model.vision = new.train(old.training)
-    try:
-        processor.set_vision(settings)
-    except UserError as error:
-        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+    return new.train(old.training)
 
 
 def change_conversation(model: UllavaForConditionalGeneration, processor: UllavaProcessor, template: str) -> None:
@@ -58,6 +64,6 @@ def change_conversation(model: UllavaForConditionalGeneration, processor: Ullava
 
     Raises UserError for a format whose end the tokenizer lacks.
     """
-    ends = turn_end_ids(processor.tokenizer, CHAT_TEMPLATES[template])
+    ends = turn_end_ids(processor.tokenizer, CHAT_TEMPLATES[template])  # before anything is changed: it may refuse
     processor.chat_template = CHAT_TEMPLATES[template]
-    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    model.generation_config.eos_token_id = ends

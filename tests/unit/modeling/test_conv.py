@@ -195,9 +195,11 @@ def test_a_tower_of_four_stages_is_the_start_of_one_of_five(tmp_path: Path) -> N
     assert processor.vision.stride == 16 and len(model.vision.tower.encoder.stages) == 5
     del stored["embeddings.layernorm.bias"]
     found = load_stages(model.vision.tower, stored | {"encoder.stages.1.layers.0.other": torch.zeros(1)})
-    assert found == ["missing weight embeddings.layernorm.bias", "unexpected weight encoder.stages.1.layers.0.other"]
+    assert found == ["missing: embeddings.layernorm.bias [8]", "unexpected: encoder.stages.1.layers.0.other [1]"]
     stored["embeddings.layernorm.bias"] = torch.zeros(9)
-    assert load_stages(model.vision.tower, stored) == ["weight embeddings.layernorm.bias is [9], here [8]"]
+    assert load_stages(model.vision.tower, stored) == [
+        "shape: embeddings.layernorm.bias is [9] in the file and [8] in the model"
+    ]
 
 
 def test_save_and_load_give_the_same_tokens(conv: tuple[Any, Any], tmp_path: Path) -> None:

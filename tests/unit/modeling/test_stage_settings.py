@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.unit.modeling.conftest import build_small, picture
@@ -45,10 +46,17 @@ def test_changes_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
         change_vision(model, processor, changes, "recipe")
 
 
-def test_a_front_end_without_settings_has_none_to_change() -> None:
+def test_the_plain_front_end_changes_its_frames_and_refuses_what_it_does_not_know() -> None:
     model, processor = build_small()
-    with pytest.raises(ConfigError, match="clip_mlp has no settings of its own"):
+    frames = np.zeros((3, 20, 20, 3), dtype=np.uint8)
+    before = processor.vision.preprocess_video(frames).count.low
+    change_vision(model, processor, {"frame_grid": 2}, "recipe")
+    assert model.vision.frame_grid == 2 and processor.vision.preprocess_video(frames).count.low == before + 3 * 3
+    with pytest.raises(ConfigError, match="gamma"):
         change_vision(model, processor, {"gamma": 1.0}, "recipe")
+    with pytest.raises(ConfigError, match="recipe: vision.clip_mlp.frame_grid 3"):
+        change_vision(model, processor, {"frame_grid": 3}, "recipe")
+    assert model.config.vision_settings == {"frame_grid": 2} and model.vision.frame_grid == 2
 
 
 def test_captions_are_written_plainly_in_their_stage() -> None:

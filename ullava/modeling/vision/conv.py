@@ -36,6 +36,7 @@ from ullava.modeling.vision.strategy import (
     run_by_shape,
     trains,
 )
+from ullava.modeling.weights.strict import find_misfits
 
 VIEW = "base"
 NAME = "conv"
@@ -237,18 +238,10 @@ def load_stages(tower: ConvNextModel, weights: Mapping[str, torch.Tensor]) -> Se
     kept = {name: value for name, value in weights.items() if not name.startswith("layernorm.")}
     stages = {name.split(".")[2] for name in kept if name.startswith("encoder.stages.")}
     own = tower.state_dict()
-    expected = {
-        name
-        for name in own
-        if name.startswith("embeddings.") or (name.startswith("encoder.") and name.split(".")[2] in stages)
-    }
-    problems = [f"missing weight {name}" for name in sorted(expected - kept.keys())]
-    problems += [f"unexpected weight {name}" for name in sorted(kept.keys() - expected)]
-    problems += [
-        f"weight {name} is {list(kept[name].shape)}, here {list(own[name].shape)}"
-        for name in sorted(expected & kept.keys())
-        if kept[name].shape != own[name].shape
+    absent = [
+        n for n in own if n.startswith("layernorm.") or (n.startswith("encoder.") and n.split(".")[2] not in stages)
     ]
+    problems = find_misfits(tower, kept, optional=absent)
     if not problems:
         tower.load_state_dict(kept, strict=False)
     return problems

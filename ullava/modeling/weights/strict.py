@@ -35,11 +35,18 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], ignorable: 
     module.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
 
 
-def find_misfits(module: nn.Module, state_dict: Mapping[str, Tensor], ignorable: Sequence[str] = ()) -> list[str]:
-    """Return one line for every key that keeps ``state_dict`` from fitting ``module``; empty if it fits."""
+def find_misfits(
+    module: nn.Module, state_dict: Mapping[str, Tensor], ignorable: Sequence[str] = (), optional: Sequence[str] = ()
+) -> list[str]:
+    """Return one line for every key that keeps ``state_dict`` from fitting ``module``; empty if it fits.
+
+    ``ignorable``: patterns of keys that the module need not have; ``optional``: its own names that may be missing.
+    """
     own = module.state_dict(keep_vars=True)
     supplied = {id(tensor) for name, tensor in own.items() if name in state_dict}
-    missing = [name for name in own if name not in state_dict and id(own[name]) not in supplied]
+    missing = [
+        name for name in own if name not in state_dict and id(own[name]) not in supplied and name not in optional
+    ]
     unexpected = [
         name for name in state_dict if name not in own and not any(fnmatchcase(name, pattern) for pattern in ignorable)
     ]

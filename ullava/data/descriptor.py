@@ -97,15 +97,8 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
     else the one whose annotations are there.
     """
     own_id, config = load_descriptor(dataset_id)
-    problems = list(_entry_problems(config, entry))
-    known = _splits(config, entry.form)
-    split = entry.split or ("train" if "train" in known else next(iter(known), ""))
-    if entry.form is not None and not known:
-        problems.append(f"form: {own_id} has no {entry.form} files{_other_form(entry.form)}")
-    elif split not in known:
-        problems.append(f"split: no split '{split}'{did_you_mean(split, known)}")
-    elif entry.split is None and split != "train" and len(known) > 1:
-        problems.append(f"split: say which one; known: {', '.join(known)}")
+    split, problems = _choose_split(own_id, config, entry)
+    problems = [*_entry_problems(config, entry), *problems]
     if problems:
         raise ConfigError([f"dataset {dataset_id}: {problem}" for problem in problems])
     root = Path(entry.data_root or config.root or data_root)
@@ -150,6 +143,19 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
         about=reworked.about,
         other=root / original.annotations if original else None,
     )
+
+
+def _choose_split(own_id: str, config: DatasetConfig, entry: DatasetEntry) -> tuple[str, list[str]]:
+    """Return the split that ``entry`` means, and what is wrong with it."""
+    known = _splits(config, entry.form)
+    split = entry.split or ("train" if "train" in known else next(iter(known), ""))
+    if entry.form is not None and not known:
+        return split, [f"form: {own_id} has no {entry.form} files{_other_form(entry.form)}"]
+    if split not in known:
+        return split, [f"split: no split '{split}'{did_you_mean(split, known)}"]
+    if entry.split is None and split != "train" and len(known) > 1:
+        return split, [f"split: say which one; known: {', '.join(known)}"]
+    return split, []
 
 
 def _splits(config: DatasetConfig, form: Form | None) -> list[str]:

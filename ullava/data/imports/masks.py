@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +63,14 @@ def read_masks(
             if not present:
                 faults.leave(str(drawn[stem]), "no pixel of a class")
                 continue
+            record: dict[str, Any] = {}
             if salient:
                 written = np.where((written > 0) & (written != IGNORED), 255, 0).astype(np.uint8)
-            classes = [{"class": names[number - 1], "class_id": number} for number in present]
+            else:
+                record["classes"] = [{"class": names[number - 1], "class_id": number} for number in present]
+            picture = pictures[stem]
             items.append(
-                Item(
-                    picture=pictures[stem],
-                    name=pictures[stem].name,
-                    size_hw=size,
-                    records=({} if salient else {"classes": classes},),
-                    label_png=_png(written),
-                )
+                Item(picture=picture, name=picture.name, size_hw=size, records=(record,), label_png=_png(written))
             )
     if salient:
         return Import(layout="salient_png", task="salient", items=items, faults=faults)

@@ -322,6 +322,8 @@ class TrainRecipe:
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     ``passes``: how often a batch is run, for front-ends that choose how to see a picture (ullava.training.passes):
     once, for ``every`` granularity, or to ``rank`` them for the router.
+    ``grouping: modality_length`` makes batches of alike rows (ullava.data.grouping). ``tokenised``: words are tokenised
+    once and kept beside the annotations (ullava.data.tokenised).
     ``budget``: the run ends with its seconds, whatever it got done in them.
     """
 
@@ -347,6 +349,8 @@ class TrainRecipe:
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
+    grouping: Literal["none", "modality_length"] = "none"
+    tokenised: bool = False
     budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from ullava.data.json_stream import iter_records
 from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
+from ullava.data.word_sizes import WordSizes
 from ullava.errors import DataError
 from ullava.geometry import xywh_to_xyxy
 from ullava.structures import Clip, DetectedBoxes, Sample, Task
@@ -127,6 +128,10 @@ class BoxedDataset:
     def sources(self, index: int) -> str:
         """Return file, line and record; see TaskDataset."""
         return self.dataset.sources(index)
+
+    def word_sizes(self) -> WordSizes:
+        """Return what samples show and say; see TaskDataset."""
+        return self.dataset.word_sizes()
 
     def _with_boxes(self, sample: Sample) -> Sample:
         pictures = tuple(self._of_picture(path, sample.name) for path in sample.images)

@@ -35,6 +35,7 @@ class Encoder(Protocol):
         prompt_only: bool = False,
         with_patches: bool = False,
         videos: Sequence[Any] = (),
+        words: Any = None,
     ) -> Any:
         """See UllavaProcessor.encode."""
         ...
@@ -84,7 +85,10 @@ def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: s
 
 
 class EncodedMixture:
-    """A map-style dataset over positions of the mixture."""
+    """A map-style dataset over positions of the mixture.
+
+    ``tokenised``: the ids at a position where they were made beforehand (ullava.data.tokenised).
+    """
 
     def __init__(
         self,
@@ -93,21 +97,25 @@ class EncodedMixture:
         *,
         with_patches: bool = False,
         word_dropout: WordDropout | None = None,
+        tokenised: Callable[[int], Any] | None = None,
     ) -> None:
         self.mixture = mixture
         self.encoder = encoder
         self.with_patches = with_patches
         self.word_dropout = word_dropout
+        self.tokenised = tokenised
 
     def __len__(self) -> int:
         return len(self.mixture)
 
     def __getitem__(self, position: int) -> Any:
         """Example, or BadSample."""
+        words = {} if self.tokenised is None else {"words": self.tokenised(position)}
         row = encode_or_bad(
             lambda: self.mixture.sample(position),
             self.encoder,
             f"position {position}",
             with_patches=self.with_patches,
+            **words,
         )
         return row if self.word_dropout is None or isinstance(row, BadSample) else self.word_dropout(row, position)

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.readers.base import TaskDataset
@@ -50,6 +51,33 @@ def _stir(value: int) -> int:
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _WORD
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _WORD
     return value ^ value >> 31
+
+
+def permuted_all(indices: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
+    """Return ``permuted`` of many ``indices`` [n] at once."""
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    state = 0
+    for part in key:
+        state = _stir(state ^ part)
+    result = indices.astype(np.uint64)
+    open_places = np.arange(len(result))
+    while len(open_places):
+        left, right = result[open_places] >> half, result[open_places] & low
+        for number in range(_ROUNDS):
+            first = np.uint64((state + (number << 32)) & _WORD)
+            left, right = right, left ^ (_stir_all(first + right) & low)
+        result[open_places] = left << half | right
+        open_places = open_places[result[open_places] >= size]
+    return result.astype(np.int64)
+
+
+def _stir_all(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``_stir`` of many; arrays of 64 bits wrap around by themselves."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
 
 
 class Mixture:
@@ -91,6 +119,27 @@ class Mixture:
         else:
             index = permuted(turn % size, size, self.seed, _SUBSET, number)
         return number, index, np.random.default_rng([self.seed, position])
+
+    def epoch_items(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return dataset number and index at every position of an epoch, [positions] each, as ``locate`` would."""
+        places = np.arange(self.positions_per_epoch, dtype=np.int64)
+        slots = permuted_all(places, self.positions_per_epoch, self.seed, _ORDER, epoch)
+        numbers = np.searchsorted(self._ends, slots, side="right").astype(np.int64)
+        indices = np.zeros_like(slots)
+        for number, (size, count, end) in enumerate(zip(self._sizes, self._counts, self._ends, strict=True)):
+            here = numbers == number
+            turns = slots[here] - (end - count)
+            indices[here] = turns % max(size, 1)
+            if self.by_weight:
+                laps, within = np.divmod(epoch * count + turns, max(size, 1))
+                found = np.empty_like(turns)
+                for lap in np.unique(laps).tolist():
+                    found[laps == lap] = permuted_all(within[laps == lap], size, self.seed, _PASS, number, lap)
+                indices[here] = found
+            else:
+                drawn = here.nonzero()[0][turns >= count // max(size, 1) * size]
+                indices[drawn] = permuted_all(indices[drawn], size, self.seed, _SUBSET, number)
+        return numbers, indices
 
     def sample(self, position: int) -> Sample:
         """Return the training sample at ``position``; raises SampleError."""
@@ -134,7 +183,12 @@ class Mixture:
 
 
 class MixtureSampler:
-    """Yields the positions of one epoch, in order; torch's DataLoader takes it as its ``sampler``."""
+    """Yields the positions of one epoch, in order; torch's DataLoader takes it as its ``sampler``.
+
+    ``block``: how many rows belong together; a run can only be gone on with at the same number.
+    """
+
+    block = 1
 
     def __init__(self, mixture: Mixture, epoch: int = 0) -> None:
         self._length = mixture.positions_per_epoch

@@ -33,6 +33,8 @@ IMAGE_KEYS = ("image_path", "image", "file_name")
 
 Kind = Literal["records", "coco"]
 FACTS_SUFFIX = ".facts.json"
+SIZES_SUFFIX = ".sizes.npy"
+"""Of what ullava.data.word_sizes keeps beside a converted file."""
 
 
 class Row(NamedTuple):
@@ -172,6 +174,8 @@ def _keep(source: Path, arrow: Path, kind: str, write: Callable[[], None]) -> No
             if old != arrow:
                 old.unlink(missing_ok=True)
                 old.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
+                for sizes in arrow.parent.glob(f"{old.stem}.*{SIZES_SUFFIX}"):
+                    sizes.unlink(missing_ok=True)
     except OSError as error:
         hint = "set ULLAVA_CACHE to a folder with room for it"
         raise DataError(

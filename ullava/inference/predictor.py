@@ -16,7 +16,8 @@ from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box_rules import FoundThing
-from ullava.modeling.processing import NOTHING, UllavaProcessor, question_sample
+from ullava.modeling.processing import NOTHING, UllavaProcessor
+from ullava.modeling.sample_rules import question_sample
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.vision_batch import PIXELS
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample

@@ -24,9 +24,9 @@ from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.sample_rules import check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
-from ullava.modeling.tokenising import instruction_of, tokenise, tokenise_as_released
+from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
 from ullava.modeling.vision.strategy import ItemNotes
-from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample, Task, Turn
+from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample
 from ullava.text.answers import name_last, split_objects
 from ullava.text.conversation import released_style, turn_end_ids, with_videos
 from ullava.text.released_tokenizer import decode_released
@@ -36,7 +36,6 @@ from ullava.text.tokens import (
     LOC,
     SEG,
     VIDEO_MARKER,
-    mark_places,
     special_token_ids,
 )
 
@@ -146,12 +145,14 @@ class UllavaProcessor(ProcessorMixin):
         with_patches: bool = False,
         videos: Sequence[ImageArray | VideoExample] = (),
         force: Mapping[str, Any] = NOTHING,
+        words: Words | None = None,
     ) -> Example:
         """Make one row. ``images``: the decoded pictures of ``sample.images``, uint8 [H, W, 3].
 
         ``videos``: the frames of ``sample.videos``, uint8 [T, H, W, 3], or what ``prepare_video`` made of them.
         ``prepared``: what an earlier row made of the very same pictures and boxes, to be used again where it suffices.
-        ``force``: overrides of the vision strategy, which the network has to be given too.
+        ``force``: overrides of the vision strategy, which the network has to be given too. ``words``: what ``tokenise``
+        made of ``sample``, where that was done beforehand.
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
@@ -159,7 +160,7 @@ class UllavaProcessor(ProcessorMixin):
         """
         check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
         check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
-        ids, labels, instruction = self._tokenise(sample, prompt_only)
+        ids, labels, instruction = words or self.tokenise(sample, prompt_only)
         clips = tuple(
             video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, force)
             for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
@@ -256,10 +257,8 @@ class UllavaProcessor(ProcessorMixin):
             shrunk=inputs.shrunk,
         )
 
-    def _tokenise(
-        self, sample: Sample, prompt_only: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-        """Ids [L], labels [L] and, where the vision strategy reads them, the ids of what is asked."""
+    def tokenise(self, sample: Sample, prompt_only: bool = False) -> Words:
+        """The words alone: every picture and video is one placeholder. Raises SampleError, see ``encode``."""
         style = released_style(self.chat_template)
         turns = sample.turns
         if self.answer == "name_last":
@@ -389,12 +388,3 @@ class UllavaProcessor(ProcessorMixin):
         if self.mask_score == "mean_probability":
             score = float(full[full > 0].sigmoid().mean()) if mask.any() else 0.0
         return mask, float(min(max(score, 0.0), 1.0))
-
-
-def question_sample(
-    question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
-) -> Sample:
-    """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
-    marked = mark_places(question, len(images), len(videos))
-    task: Task = "res" if images else "vqa" if videos else "text"
-    return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))

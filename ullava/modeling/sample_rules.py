@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
-from ullava.structures import ImageArray, Sample
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH
+from ullava.structures import Clip, ImageArray, Sample, Task, Turn
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH, mark_places
+
+
+def question_sample(
+    question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
+) -> Sample:
+    """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
+    marked = mark_places(question, len(images), len(videos))
+    task: Task = "res" if images else "vqa" if videos else "text"
+    return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
 
 
 def check_words(sample: Sample, marker: str, things: str, given: int, named: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import transformers
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -17,6 +20,26 @@ from ullava.text.released import open_text, released_row, with_picture, with_vid
 from ullava.text.tokens import IGNORE_LABEL
 
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
+Words = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
+"""Ids [L], labels [L] and, where the vision strategy reads them, the ids [t] of what is asked."""
+
+
+def words_key(processor: Any) -> str:
+    """A short name of all that ``UllavaProcessor.tokenise`` depends on beside the sample."""
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    told = {
+        "tokenizer": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
+        "kind": type(tokenizer).__name__,
+        "signs": {name: str(sign) for name, sign in tokenizer.special_tokens_map.items()},
+        "chat_template": processor.chat_template,
+        "system": processor.system,
+        "answer": processor.answer,
+        "as_released": processor.as_released,
+        "instruction": processor.vision.reads_text,
+        "transformers": transformers.__version__,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def tokenise(

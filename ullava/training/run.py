@@ -17,9 +17,12 @@ from ullava.config.schema import TrainRecipe
 from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
+from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import Mixture, MixtureSampler
+from ullava.data.tokenised import tokenised
 from ullava.data.word_dropout import WordDropout
 from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.modeling.tokenising import words_key
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
 from ullava.training.budget import Budget
@@ -41,6 +44,7 @@ FREE_TO_CHANGE = (
     "eval_protocol",
     "bad_sample_budget",
     "max_new_tokens",
+    "tokenised",
     "data_root",
     "output",
 )
@@ -88,12 +92,13 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         print(plan.table())
         folder.prepare(dump_config(recipe))
     share = recipe.word_dropout
+    words = tokenised(mixture, processor.tokenise, words_key(processor)) if recipe.tokenised else None
     dropout = WordDropout.of(processor.tokenizer, share, seed) if share else None
     trainer = UllavaTrainer(
         model=model,
         args=args,
-        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0, word_dropout=dropout),
-        sampler=MixtureSampler(mixture),
+        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0, word_dropout=dropout, tokenised=words),
+        sampler=_sampler(recipe, mixture, args.train_batch_size * args.world_size),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
         processor=processor,
         objective=GroundingObjective(loss, processor.sam_side, passes.aux_terms),
@@ -119,6 +124,11 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     leave_together(trainer)
     return report
+
+
+def _sampler(recipe: TrainRecipe, mixture: Mixture, block: int) -> MixtureSampler:
+    """Return the order of the mixture's positions; ``block``: rows of all processes in one pass."""
+    return MixtureSampler(mixture) if recipe.grouping == "none" else GroupedSampler(mixture, block)
 
 
 def _check_same_run(folder: RunFolder, recipe: TrainRecipe, resume: bool) -> None:

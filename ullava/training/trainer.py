@@ -272,7 +272,7 @@ class UllavaTrainer(Trainer):
         window = self._reduced_window()
         if _internal_call and output_dir is not None and self.args.should_save:
             state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
-            state["skipped_batches"] = self.skipped_batches
+            state |= {"skipped_batches": self.skipped_batches, "block": self.mixture_sampler.block}
             (Path(output_dir) / WINDOW_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -302,6 +302,11 @@ class UllavaTrainer(Trainer):
         if not path.is_file():
             return
         state = json.loads(path.read_text(encoding="utf-8"))
+        before, block = state.get("block", 1), self.mixture_sampler.block
+        if before != block:
+            raise UserError(
+                f"{checkpoint}: grouped by {before} rows a pass, now {block}; keep batch size and processes"
+            )
         self.skipped_batches = int(state["skipped_batches"])
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
         self.window.steps = int(state["steps"])

@@ -50,6 +50,7 @@ def test_published_figures(stage: str, side: int) -> None:
         training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * DEVICES == wanted["batch"]
     )
     assert training["deepspeed"] == f"configs/deepspeed/zero{wanted['zero']}.json"
+    assert found.grouping == "modality_length"
     assert found.stage == "align" and found.parts == dict.fromkeys(wanted["parts"], True)
     assert {entry.dataset or name for name, entry in found.dataset.items()} == DATA[stage]
     assert found.model == named("conv_llava_7b", side)
@@ -71,7 +72,7 @@ def test_models(side: int) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_small_twin_differs_in_size_alone(stage: str) -> None:
     full, twin = recipe(stage), recipe(f"twins/tiny_{stage}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer"):
+    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "grouping"):
         assert getattr(full, key) == getattr(twin, key), key
     assert twin.model == "tiny_conv" and (twin.init == "scratch") == (full.init == "scratch")
     sizes = {

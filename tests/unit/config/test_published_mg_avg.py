@@ -69,6 +69,7 @@ def test_what_trains_and_how(name: str) -> None:
     assert (found.stage, found.parts, found.passes, found.vision) == STAGES[name]
     assert found.init == (f"runs/{BEFORE[name]}/model" if name in BEFORE else "scratch")
     assert found.loss is not None and found.lora is None
+    assert found.grouping == "modality_length"
     if name == "avg_s4_rglf":
         assert (found.loss.ce, found.loss.aux) == (0.0, {"rglf_ce": 0.1, "rglf_rank": 1.0})
     else:
@@ -107,7 +108,7 @@ def test_models() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_small_twin_differs_in_size_alone(name: str) -> None:
     full, twin = recipe(name), recipe(f"twins/tiny_{name}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "passes"):
+    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "passes", "grouping"):
         assert getattr(full, key) == getattr(twin, key), key
     assert {key: value and 64 for key, value in full.vision.items()} == twin.vision
     assert twin.init == (f"runs/tiny_{BEFORE[name]}/model" if name in BEFORE else "scratch")

@@ -14,6 +14,7 @@ from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
 from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
 from ullava.data.encode import BadSample, EncodedMixture
+from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.training.arguments import build_training_arguments
@@ -153,6 +154,18 @@ def test_five_in_a_row_stop_the_run(make_trainer: Any) -> None:
     with pytest.raises(UserError, match="loss was not finite 5 times in a row at step 5"):
         trainer.train()
     assert trainer.skipped_batches == BAD_STEPS_IN_A_ROW
+
+
+def test_a_grouped_run_goes_on_with_as_many_rows_a_pass(make_trainer: Any, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.mixture_sampler = GroupedSampler(trainer.train_dataset.mixture, 2)
+    trainer.train()
+    (tmp_path / "checkpoint-3").mkdir()
+    trainer.save_model(str(tmp_path / "checkpoint-3"), _internal_call=True)
+    trainer.restore_window(tmp_path / "checkpoint-3")
+    trainer.mixture_sampler = GroupedSampler(trainer.train_dataset.mixture, 4)
+    with pytest.raises(UserError, match="grouped by 2 rows a pass, now 4; keep batch size and processes"):
+        trainer.restore_window(tmp_path / "checkpoint-3")
 
 
 def test_norms_biases_and_tables_do_not_decay(make_trainer: Any) -> None:

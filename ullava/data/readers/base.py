@@ -15,6 +15,7 @@ from ullava.data.images import FOREGROUND_ABOVE
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.data.templates import Templates
+from ullava.data.word_sizes import RecordSizes, WordSizes, record_sizes
 from ullava.structures import FrameSampling, Region, Sample, Task, Turn
 from ullava.text.answers import grounded_answer, no_target_answer
 from ullava.text.tokens import IMAGE_MARKER
@@ -41,6 +42,10 @@ class TaskDataset(Protocol):
 
     def sources(self, index: int) -> str:
         """Return file, line and record number of what the index is made of."""
+        ...
+
+    def word_sizes(self) -> WordSizes:
+        """Return what every sample shows and about how many characters it has, without making it."""
         ...
 
 
@@ -107,6 +112,20 @@ class Reader(ABC):
     @abstractmethod
     def queries(self, index: int) -> list[Sample]:
         """Return evaluation queries; see TaskDataset."""
+
+    @abstractmethod
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the words of each question, with its answer's own, that a record could put; unchecked."""
+
+    def word_sizes(self) -> WordSizes:
+        """Return what samples show and say; see TaskDataset."""
+        return self.record_sizes().capped(self.origin.turns)
+
+    def record_sizes(self) -> RecordSizes:
+        """Return what the records in use show and say."""
+        sizes = record_sizes(self.origin.store, type(self).__name__, self.said)
+        count = self._count
+        return RecordSizes(sizes.kinds[:count], sizes.characters[:count], sizes.questions[:count])
 
     def sources(self, index: int) -> str:
         """Return ``file:line: record n``."""

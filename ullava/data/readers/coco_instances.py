@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,13 @@ class CocoInstancesReader(Reader):
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self.categories = {int(number): name for number, name in origin.store.facts["categories"].items()}
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the names of the categories that are there, as often as each has instances: all are answered."""
+        named: dict[int, list[str]] = {}
+        for part in value["annotations"]:
+            named.setdefault(part["category_id"], []).append(self.categories[part["category_id"]])
+        return [" ".join(names) for names in named.values()]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with up to ``turns`` of its categories."""

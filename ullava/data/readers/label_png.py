@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,10 @@ from ullava.structures import Region, Sample
 
 class LabelPngReader(Reader):
     """One question a class; its mask is every pixel of that class, its box is the mask's."""
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the classes' names."""
+        return list({part["class"].lower(): part["class"] for part in value["classes"]}.values())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with up to ``turns`` of its classes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
+from ullava.data.word_sizes import VIDEO_KEYS
 from ullava.errors import did_you_mean
 from ullava.structures import Clip, Region, Sample, Turn
 from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
 
 SPEAKERS = ("human", "gpt")
-VIDEO_KEYS = ("video", "gif")
-"""``gif`` is what u-LLaVA's TGIF records call it."""
 
 
 class LlavaJsonReader(Reader):
@@ -29,6 +29,11 @@ class LlavaJsonReader(Reader):
     ``truth`` of queries. A record that has one of the first two is a quiz: its questions do not build on each other.
     ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists everything in the picture.
     """
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return each question with its answer."""
+        texts = [part["value"] for part in value["conversations"]]
+        return [question + answer for question, answer in zip(texts[::2], texts[1::2], strict=False)]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return up to ``turns`` questions (0: all): the beginning of a conversation, or a draw from a quiz."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
+from ullava.data.word_sizes import RecordSizes
 from ullava.errors import did_you_mean
 from ullava.structures import Region, Sample
 
@@ -27,6 +30,15 @@ class ExpressionReader(Reader):
     def sources(self, index: int) -> str:
         """Return where the record is, or the records of this picture are."""
         return "; ".join(self.origin.store.where(number) for number in self._numbers(index))
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the expressions."""
+        return list(value["sentences"])
+
+    def record_sizes(self) -> RecordSizes:
+        """Return what records, or pictures, show and say."""
+        sizes = super().record_sizes()
+        return sizes if self._pictures is None else sizes.grouped(*self._pictures)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with up to ``turns`` questions.
@@ -114,6 +126,11 @@ class GroupReferReader(ExpressionReader):
 
     An annotation with ``box_only`` has no ``segmentation``, whatever the task.
     """
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return each expression with the names of what it means."""
+        names = " ".join(part["category"] for part in value["annotations"])
+        return [f"{sentence} {names}" for sentence in value["sentences"]]
 
     def _regions(self, record: Record) -> tuple[Region, ...]:
         parts = record.parts("annotations")

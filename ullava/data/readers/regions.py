@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
@@ -12,6 +15,10 @@ from ullava.structures import Sample
 
 class RegionsReader(Reader):
     """One question a name; a name that several annotations share is answered with all of them, from left to right."""
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the names, each once."""
+        return list(dict.fromkeys(value["classes"]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with up to ``turns`` of its names."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,11 @@ UNNAMED = "salient object"
 
 class SalientPngReader(Reader):
     """One question a picture; the answer closes with the reason, where there is one."""
+
+    def said(self, value: dict[str, Any]) -> Sequence[str]:
+        """Return the object's name with the reason."""
+        words = value.get("gpt", {"tag": UNNAMED, "reason": ""})
+        return [f"{words['tag']} {words['reason']}"]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with its one question."""

@@ -26,6 +26,8 @@ ImageArray = NDArray[np.uint8]
 Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
 Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
+GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
+"""Tasks whose answers point at things."""
 TASKS: tuple[Task, ...] = ("text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance")
 
 

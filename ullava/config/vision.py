@@ -59,7 +59,8 @@ class SlimeConfig:
     not depend on how many words there are, and at 0.025 weighs as the released sum at 1 over forty. ``gate``: how the
     global view's experts are mixed; ``view``: which views are seen (stages train one at a time). ``noise``: which
     matrix scales the gate's noise in training (``gate``: what the released code does). ``local_side``: a tile gives
-    local_side^2 tokens. ``separator``: the word between global and local tokens.
+    local_side^2 tokens. ``separator``: the word between global and local tokens. ``gamma_floor``: the least share for
+    rows that ask for masks or boxes.
     """
 
     gamma: float = field(default=0.95, metadata=at_least(0))
@@ -72,11 +73,13 @@ class SlimeConfig:
     local_side: int = field(default=12, metadata=at_least(1))
     max_tiles: int = field(default=7, metadata=at_least(2))
     separator: str = ","
+    gamma_floor: float = field(default=0.0, metadata=at_least(0))
 
     def __post_init__(self) -> None:
         """Refuse a share above 1 (ValueError)."""
-        if self.gamma > 1:
-            raise ValueError(f"gamma {self.gamma}: a share is 1 at most")
+        for name in ("gamma", "gamma_floor"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} {getattr(self, name)}: a share is 1 at most")
 
 
 def _convnext_large() -> PartConfig:
@@ -112,7 +115,8 @@ class AvgConfig:
     ``levels``: tokens per crop to choose between (none: all that the tower's grid has); a video has the first
     ``video_levels`` of the grid's, coarsest first. ``granularity``: always this level, as before the router is trained
     (none: the router chooses). ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
-    the question that the router reads; ``heads``, ``dropout`` are those of its layer. ``attention_axis: crops`` and
+    the question that the router reads; ``heads``, ``dropout`` are those of its layer; ``min_level``: the coarsest level
+    that it may choose for rows that ask for masks or boxes (none: any). ``attention_axis: crops`` and
     ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/front_ends.md).
     """
 
@@ -125,6 +129,7 @@ class AvgConfig:
     dropout: float = field(default=0.1, metadata=at_least(0))
     attention_axis: Literal["tokens", "crops"] = "tokens"
     unpad: Literal["pixels", "cells"] = "pixels"
+    min_level: int | None = None
 
 
 SETTINGS: dict[str, type[Any]] = {

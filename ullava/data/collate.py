@@ -96,7 +96,10 @@ class Collator:
         return batch
 
     def _instructions(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What each row asks, [B, T], and the row of each picture and video, for strategies that read it."""
+        """What each row asks, [B, T], whether for masks or boxes, [B], and the row of each picture and video.
+
+        For strategies that read it.
+        """
         if all(example.instruction_ids is None for example in examples):
             return {}
         length = max(len(example.instruction_ids) for example in examples)
@@ -110,6 +113,7 @@ class Collator:
         return {
             "instruction_ids": ids,
             "instruction_mask": mask,
+            "grounded_rows": torch.tensor([example.grounded for example in examples]),
             "image_row": rows.repeat_interleave(torch.tensor(images)),
             "video_row": rows.repeat_interleave(torch.tensor(videos)),
         }

@@ -49,8 +49,9 @@ class Example:
 
     ``input_ids``, ``labels`` [L] with visual placeholders in full, a single one where only the network settles how many
     there are; ``instruction_ids`` [t]: the words that are not the assistant's, without placeholders and their marks,
-    for a strategy that reads them; ``masks`` bool [H, W] for each ``[SEG]`` in order
-    (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame for each ``[LOC]``.
+    for a strategy that reads them; ``grounded``: the row asks for masks or boxes; ``masks`` bool [H, W] for each
+    ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
+    for each ``[LOC]``.
     ``patch_words``: [N, w] ids of the words of each visual token of the first picture (see ullava.modeling.patches).
     """
 
@@ -65,3 +66,4 @@ class Example:
     patch_words: NDArray[np.int64] | None = None
     videos: tuple[VideoExample, ...] = ()
     instruction_ids: NDArray[np.int64] | None = None
+    grounded: bool = False

@@ -22,7 +22,7 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
-from ullava.modeling.sample_rules import check_words, targets_of
+from ullava.modeling.sample_rules import asks_for_things, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
 from ullava.modeling.vision.strategy import ItemNotes
@@ -184,6 +184,7 @@ class UllavaProcessor(ProcessorMixin):
             patch_words=self._patch_words(sample, examples) if with_patches and sample.things else None,
             videos=clips,
             instruction_ids=instruction,
+            grounded=asks_for_things(sample),
         )
 
     def prepare_video(

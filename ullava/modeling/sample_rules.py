@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
-from ullava.structures import Clip, ImageArray, Sample, Task, Turn
+from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH, mark_places
 
 
@@ -20,6 +20,14 @@ def question_sample(
     marked = mark_places(question, len(images), len(videos))
     task: Task = "res" if images else "vqa" if videos else "text"
     return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
+
+
+def asks_for_things(sample: Sample) -> bool:
+    """Whether a sample's task is to point at things: the same before and after it is answered.
+
+    A free question about a picture may be one (``question_sample``), so it counts as one.
+    """
+    return sample.task in GROUNDING_TASKS or any(turn.regions for turn in sample.turns)
 
 
 def check_words(sample: Sample, marker: str, things: str, given: int, named: int) -> None:

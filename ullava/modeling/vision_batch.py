@@ -16,7 +16,7 @@ PIXELS = ("pixel_values", "video_pixel_values")
 """Starts of the keys of views; see UllavaForConditionalGeneration."""
 BATCH_KEYS = frozenset(
     {f"{kind}_{what}" for kind in ("image", "video") for what in ("index", "counts", "row")}
-    | {"instruction_ids", "instruction_mask", "force", "generator"}
+    | {"instruction_ids", "instruction_mask", "grounded_rows", "force", "generator"}
     | {"sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings", "content_only"}
     | {"box_pixel_values", "box_sizes", "box_index"}
 )
@@ -43,6 +43,7 @@ def context_of(batch: Batch, kind: str, words: torch.Tensor | None) -> EncodeCon
         word_mask=batch.get("instruction_mask"),
         force=batch.get("force") or {},
         generator=batch.get("generator"),
+        grounded=() if batch.get("grounded_rows") is None else tuple(batch["grounded_rows"].tolist()),
     )
 
 

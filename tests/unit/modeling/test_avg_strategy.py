@@ -56,6 +56,52 @@ def parts():
     return build()
 
 
+def test_pointing_is_never_seen_below_the_floor(parts):
+    """The same picture and words in two rows, of which the second points: the router's choice, and the floor."""
+    preprocessor, strategy = parts
+    items = [preprocessor.preprocess(picture(90, 60))]
+    free = strategy.encode(views(items), context([0, 0]))
+    levels = strategy.levels
+    chosen = free.diagnostics["granularity"]
+    assert chosen[1] < levels[-1], "a floor that changes nothing would show nothing"
+    for floor in levels:
+        floored = build(min_level=floor)[1]
+        seen = floored.encode(views(items), context([0, 0], grounded=(False, True)))
+        allowed = [level for level in levels if level >= floor]
+        best = max(allowed, key=lambda level: float(seen.diagnostics["probability"][1][levels.index(level)]))
+        assert seen.diagnostics["granularity"] == (chosen[0], best)
+        assert seen.diagnostics["granularity"][1] >= floor
+        unmarked = floored.encode(views(items), context([0, 0]))
+        assert unmarked.diagnostics["granularity"] == chosen
+    forced = build(min_level=levels[-1])[1].encode(
+        views(items), context([0], grounded=(True,), force={"granularity": levels[0]})
+    )
+    assert forced.diagnostics["granularity"] == (levels[0],)
+
+
+def test_a_floor_above_what_fits_gives_the_finest_that_does():
+    preprocessor, strategy = build(min_level=16)
+    counts = preprocessor.preprocess(picture(90, 60)).count
+    short = preprocessor.preprocess(picture(90, 60), ItemNotes(budget=counts.low + 3))
+    assert short.views["plan"][2] < 16
+    seen = strategy.encode(views([short]), context([0], grounded=(True,)))
+    assert seen.diagnostics["granularity"] == (int(short.views["plan"][2]),)
+
+
+def test_a_film_has_the_floor_too():
+    preprocessor, _ = build()
+    clip = preprocessor.preprocess_video(np.stack([picture(40, 40, n) for n in range(2)]))
+    for floor in preprocessor.video_levels:
+        strategy = build(min_level=floor)[1]
+        seen = strategy.encode_video(views([clip]), context([0], grounded=(True,)))
+        assert seen.diagnostics["granularity"][0] >= floor
+
+
+def test_a_floor_that_is_no_level_is_refused():
+    with pytest.raises(UserError, match="vision.avg.min_level has to be one of 1, 2, 4, 8, 16, not 5"):
+        build(min_level=5)
+
+
 def test_counts(parts):
     preprocessor, strategy = parts
     assert preprocessor.levels == strategy.levels == (1, 2, 4, 8, 16) and preprocessor.video_levels == (1, 2, 4)

@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
+from ullava.modeling.sample_rules import question_sample
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.batches import network_inputs
@@ -60,6 +61,35 @@ SAMPLES = [grounded_sample(str(n), 1 + n % 2, *SHAPES[n]) for n in range(3)]
 OTHER = replace(asks("Is the small red circle left of the square?"), images=SAMPLES[0].images)
 SAMPLES = [SAMPLES[0], TEXT_ONLY, SAMPLES[1], SAMPLES[2], OTHER]
 NUMBERS = [0, 0, 1, 2, 0]
+
+
+def test_pointing_keeps_at_least_the_floor(slime: tuple[Any, Any]) -> None:
+    """Of one picture under one question the row that points keeps all with a floor of 1; the other as ever."""
+    question = "Is the small red circle left of the square?"
+    told = replace(asks(question), images=(Path("p.png"),))
+    points = replace(told, task="res")
+    for settings, expected in ((SETTINGS, None), (SETTINGS + ", gamma_floor: 1.0", 1.0)):
+        model, processor = build(settings)
+        batch = collate(processor, rows(processor, [told, points], [0, 0]))
+        assert batch["grounded_rows"].tolist() == [False, True]
+        first, second = model(**batch).diagnostics["kept_share"]
+        assert first < 1.0 and second == (first if expected is None else expected)
+        low = model(**batch, force={"gamma": 0.0}).diagnostics["kept_share"]
+        assert low[0] == low[1] == 1 / (4 * TILES[0])
+
+
+def test_a_row_points_before_it_is_answered(slime: tuple[Any, Any]) -> None:
+    """Training sees the same as inference; a free question about a picture may ask for a mask."""
+    _, processor = slime
+    sample, seen = SAMPLES[0], picture(0, *SHAPES[0])
+    assert processor.encode(sample, [seen]).grounded and processor.encode(sample, [seen], prompt_only=True).grounded
+    assert processor.encode(question_sample("Where?", [Path("q.png")]), [seen], prompt_only=True).grounded
+    assert not processor.encode(TEXT_ONLY, []).grounded
+
+
+def test_a_floor_is_a_share() -> None:
+    with pytest.raises(ConfigError, match="gamma_floor 1.5: a share is 1 at most"):
+        build("gamma_floor: 1.5")
 
 
 def test_tokens_of_a_row(slime: tuple[Any, Any]) -> None:

@@ -129,6 +129,17 @@ def _bounds(tokens: Sequence[int]) -> TokenCount:
     return TokenCount(min(tokens), max(tokens))
 
 
+def floor_of(settings: Mapping[str, Any], levels: Sequence[int]) -> int:
+    """The coarsest level for rows that ask for masks or boxes. Raises UserError for one that the model has not.
+
+    (Models saved before there was a floor have none.)
+    """
+    floor = settings.get("min_level")
+    if floor is not None and floor not in levels:
+        raise UserError(f"vision.avg.min_level has to be one of {', '.join(map(str, levels))}, not {floor!r}")
+    return levels[0] if floor is None else int(floor)
+
+
 def canvases_of(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """The canvases of a model in tiles (columns, rows). Raises UserError for one that is not two numbers from 1."""
     canvases = []
@@ -176,6 +187,7 @@ class Avg(ClipFrontEnd):
         self.levels = chosen_levels(self.grid_side, settings["levels"])
         self.video_levels = video_levels(self.grid_side, settings)
         self.granularity: int | None = settings["granularity"]
+        self.min_level = floor_of(settings, self.levels)
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
         self.projector = build_projector(projector, config.hidden_size, width_out)
@@ -204,7 +216,7 @@ class Avg(ClipFrontEnd):
             return _output(pieces, per_place=False, idle=self._idle_router(), told=told)
         allowed = [[level for level in self.levels if level <= plan[2]] for plan in plans]
         logits = self._logits(crops, context)
-        picks = [self._pick(row, allowed[item]) for row, item in zip(logits, context.places, strict=True)]
+        picks = self._picks(logits, [allowed[item] for item in context.places], context)
         pieces = [
             self._tokens(crops[item], plans[item], level) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)
@@ -231,6 +243,20 @@ class Avg(ClipFrontEnd):
                 for place, item in enumerate(context.places)
             ]
         )
+
+    def _picks(
+        self, logits: torch.Tensor, allowed: Sequence[Sequence[int]], context: EncodeContext
+    ) -> list[tuple[int, torch.Tensor]]:
+        """``_pick`` for every place among its ``allowed``; where masks or boxes are asked for, from the floor on.
+
+        The finest of a place whose levels all lie below the floor.
+        """
+        picks = []
+        for place, (row, levels) in enumerate(zip(logits, allowed, strict=True)):
+            if context.is_grounded(place):
+                levels = [level for level in levels if level >= self.min_level] or [max(levels)]
+            picks.append(self._pick(row, levels))
+        return picks
 
     def _pick(self, logits: torch.Tensor, allowed: Sequence[int]) -> tuple[int, torch.Tensor]:
         """The level with the best score among those allowed, and a one through which its gradient reaches the router.
@@ -269,7 +295,7 @@ class Avg(ClipFrontEnd):
             told = {"granularity": (forced,) * len(pieces)}
             return _output(pieces, per_place=False, idle=self._idle_router(), told=told)
         logits = self._scores(list(states), [frames.mean(dim=0) for frames in states], context)
-        picks = [self._pick(row, self.video_levels) for row in logits]
+        picks = self._picks(logits, [self.video_levels] * len(logits), context)
         pieces = [
             scale_tokens(states[item], level).flatten(0, 1) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)

@@ -101,8 +101,8 @@ class SlimePreprocessor:
 
 
 def slime_settings(table: Mapping[str, Any]) -> SlimeConfig:
-    """The settings as ``UllavaConfig.vision_settings`` keeps them."""
-    return SlimeConfig(**{entry.name: table[entry.name] for entry in fields(SlimeConfig)})
+    """The settings as ``UllavaConfig.vision_settings`` keeps them; what an older model does not know, as it was."""
+    return SlimeConfig(**{entry.name: table[entry.name] for entry in fields(SlimeConfig) if entry.name in table})
 
 
 def gamma_of(force: Mapping[str, Any], settings: SlimeConfig) -> float:
@@ -170,11 +170,13 @@ class Slime(ClipFrontEnd):
         Either may be empty (``view`` local, global). Where tokens are selected the counts are those of the places.
         """
         gamma = gamma_of(context.force, self.settings)
+        floor = 0.0 if "gamma" in context.force else self.settings.gamma_floor
         items, told = self._project(whole, tiles, grids, context)
         places: Sequence[int] = range(len(items))
         if tiles and gamma < 1.0:
             places = context.places
-            kept = [self._select(items[item].local, place, gamma, context) for place, item in enumerate(places)]
+            shares = [gamma if not context.is_grounded(n) else max(gamma, floor) for n in range(len(places))]
+            kept = [self._select(items[item].local, n, shares[n], context) for n, item in enumerate(places)]
         else:
             kept = [torch.arange(len(item.local), device=item.local.device) for item in items]
         rows = [self._row(items[item], part) for item, part in zip(places, kept, strict=True)]

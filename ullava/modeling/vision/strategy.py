@@ -92,6 +92,7 @@ class EncodeContext:
     row of the batch it stands. ``words`` [B, T, D] and ``word_mask`` [B, T]: the word embeddings of what each row
     asks (no answers, no padding, no placeholders); None for strategies that read no text. ``force``: overrides.
     ``generator``: where noise in training comes from; None = torch's own, which the trainer seeds and restores.
+    ``grounded`` [B]: which rows ask for masks or boxes; empty = none of them.
     """
 
     places: tuple[int, ...] = ()
@@ -100,6 +101,11 @@ class EncodeContext:
     word_mask: torch.Tensor | None = None
     force: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
+    grounded: tuple[bool, ...] = ()
+
+    def is_grounded(self, place: int) -> bool:
+        """Whether the row of ``place`` asks for masks or boxes."""
+        return bool(self.grounded) and self.grounded[self.rows[place]]
 
     def words_of(self, place: int) -> torch.Tensor:
         """The embeddings [t, D] of what the row of ``place`` asks. Raises UserError where the batch holds none."""

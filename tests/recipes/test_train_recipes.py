@@ -29,6 +29,8 @@ BEGINS_WHERE = {
     "configs/train/tiny_3.yaml": "configs/train/tiny_2.yaml",
     "configs/train/tiny_4.yaml": "configs/train/tiny_1.yaml",
     "configs/train/tiny_5.yaml": "configs/train/tiny_1.yaml",
+    "configs/train/tiny_6.yaml": "configs/train/tiny_1.yaml",
+    "configs/train/tiny_7.yaml": "configs/train/tiny_1.yaml",
     "configs/train/tiny.yaml": "configs/train/tiny_1.yaml",
 }
 """Recipes that begin where another one ends; the first stage does for the later ones, whose start is the same model."""

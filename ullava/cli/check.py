@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ullava import resources
 from ullava.cli.recipes import entry_problems, name_problems, sections
+from ullava.config.comparison import CompareRecipe
 from ullava.config.load import load_config, place
 from ullava.config.recipes import config_class
 from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
@@ -76,6 +77,8 @@ def check_file(path: Path, overrides: list[str] | None = None) -> object:
         problems.extend(_problems_of(_check_model, config, path))
     elif isinstance(config, DatasetConfig):
         problems.extend(_problems_of(_check_descriptor, config, path))
+    elif isinstance(config, CompareRecipe):
+        problems.extend(_problems_of(_check_comparison, config, path))
     else:
         problems.extend(name_problems(config, path, overrides or []))
     if problems:
@@ -194,6 +197,13 @@ def _check_descriptor(config: DatasetConfig, path: Path) -> None:
         problems.extend(entry_problems(str(path), DatasetEntry(split=split, form="original")))
     if problems:
         raise ConfigError(problems)
+
+
+def _check_comparison(config: CompareRecipe, path: Path) -> None:
+    """The evaluation has to be there; the models may still have to be trained."""
+    evaluation = resources.find("configs", config.recipe)
+    if config_class(evaluation) is not EvalRecipe:
+        raise ConfigError(f"{place(path, 'recipe')}: recipe: {evaluation} is no evaluation")
 
 
 def _check_launcher(path: Path) -> None:

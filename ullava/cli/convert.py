@@ -12,6 +12,7 @@ KINDS = {
     "ullava": "a released folder of u-LLaVA (stage I, stage II, or stage II without box head)",
     "llava": "a LLaVA checkpoint, as a start for training",
     "box_head": "a trained model, onto which goes the box head of another model.yaml",
+    "front_end": "a trained model, onto which goes the front-end of another model.yaml, as a start for training",
     "sam": "a segment-anything checkpoint (sam_vit_b/l/h)",
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
@@ -32,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["checkpoint"].add_argument("--model", required=True, help="model of the weights: a name or a model.yaml")
     kinds["box_head"].add_argument("--model", required=True, help="whose box head: a name or a model.yaml")
     kinds["box_head"].add_argument("--seed", type=int, default=0, help="of weights that come from nowhere")
+    kinds["front_end"].add_argument("--model", required=True, help="whose front-end: a name or a model.yaml")
+    kinds["front_end"].add_argument("--seed", type=int, default=0, help="of weights that come from nowhere")
     for kind in ("ullava", "sam"):
         heads = "heads of SAM's mask decoder (8 in all released files)"
         kinds[kind].add_argument("--decoder-heads", type=int, default=8, help=heads)
@@ -65,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> Path:
     if args.convert_command == "checkpoint":
         return _checkpoint(args)
-    if args.convert_command == "box_head":
-        return _box_head(args)
+    if args.convert_command in ("box_head", "front_end"):
+        return _exchanged(args)
     if args.convert_command in ("ullava", "llava"):
         return _released(args)
     if args.convert_command == "merge":
@@ -96,7 +99,7 @@ def _checkpoint(args: argparse.Namespace) -> Path:
     return convert_checkpoint(args.source, load_config(ModelConfig, path), path.parent, args.out)
 
 
-def _box_head(args: argparse.Namespace) -> Path:
+def _exchanged(args: argparse.Namespace) -> Path:
     from ullava import resources
     from ullava.config.load import load_config
     from ullava.config.schema import ModelConfig
@@ -104,6 +107,10 @@ def _box_head(args: argparse.Namespace) -> Path:
 
     path = resources.find("models", args.model)
     config, source = load_config(ModelConfig, path), weights_folder(args.source)
+    if args.convert_command == "front_end":
+        from ullava.modeling.weights.conversion_front_end import convert_front_end
+
+        return convert_front_end(source, config, path.parent, args.out, args.seed)
     from ullava.modeling.weights.conversion_box import convert_box_head
 
     return convert_box_head(source, config, path.parent, args.out, args.seed)

@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "predict": "ullava.cli.predict",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
+    "compare": "ullava.cli.compare",
     "check": "ullava.cli.check",
     "data": "ullava.cli.data",
     "convert": "ullava.cli.convert",

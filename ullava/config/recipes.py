@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ullava.config import nodes, old_form
+from ullava.config.comparison import CompareRecipe
 from ullava.config.load import EXTENDS
 from ullava.config.schema import DatasetConfig, EvalRecipe, ModelConfig, TrainRecipe
 
-AnyConfig = type[ModelConfig] | type[DatasetConfig] | type[TrainRecipe] | type[EvalRecipe]
+AnyConfig = type[ModelConfig] | type[DatasetConfig] | type[TrainRecipe] | type[EvalRecipe] | type[CompareRecipe]
 
 # Settings of a launcher (DeepSpeed, accelerate) are read by that launcher, not by us.
 LAUNCHER_FOLDERS = ("deepspeed", "accelerate")
@@ -18,7 +19,7 @@ def config_class(path: Path) -> AnyConfig | None:
     """Return the dataclass that ``load_config`` should read ``path`` into; None for the settings of a launcher.
 
     A recipe in u-LLaVA's form does what its task says. One of ours that names a ``stage`` (itself or in the file that
-    it extends) trains; any other evaluates.
+    it extends) trains, one that names ``contenders`` compares; any other evaluates.
 
     Raises:
         ConfigError: the file is missing or is not YAML.
@@ -33,6 +34,8 @@ def config_class(path: Path) -> AnyConfig | None:
     if old_form.is_old_form(root):
         return TrainRecipe if old_form.trains(root) else EvalRecipe
     keys = _top_keys(path)
+    if "contenders" in keys:
+        return CompareRecipe
     return TrainRecipe if keys & {"stage", "training", "loss", "lora"} else EvalRecipe
 
 

@@ -120,7 +120,10 @@ class Collator:
 
     @staticmethod
     def _patches(examples: Sequence[Any], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Words of visual tokens [P, N, w] and the distinct picture [P] that each block of them speaks of."""
+        """Words of visual tokens [P, N, w] and the distinct picture [P] that each block of them speaks of.
+
+        A picture of fewer tokens than N has rows without words at the end.
+        """
         named: list[NDArray[np.int64]] = []
         pictures: list[int] = []
         item = 0
@@ -131,10 +134,10 @@ class Collator:
             item += len(example.images)
         if not named:
             return {}
-        longest = max(words.shape[1] for words in named)
-        table = np.full((len(named), len(named[0]), longest), IGNORE_LABEL, dtype=np.int64)
+        most, longest = (max(words.shape[axis] for words in named) for axis in (0, 1))
+        table = np.full((len(named), most, longest), IGNORE_LABEL, dtype=np.int64)
         for block, words in zip(table, named, strict=True):
-            block[:, : words.shape[1]] = words
+            block[: words.shape[0], : words.shape[1]] = words
         return {"patch_words": torch.from_numpy(table), "patch_image": torch.tensor(pictures)}
 
     def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:

@@ -227,9 +227,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         pieces = visual.tokens.split(list(visual.counts))
-        tokens = torch.cat([pieces[place] for place in image.tolist()])
+        shown = [pieces[place] for place in image.tolist()]
+        given = torch.cat([block[: len(piece)] for block, piece in zip(words, shown, strict=True)])
         vocabulary = self.get_input_embeddings().weight
-        return patch_cross_entropy(tokens, words.flatten(0, 1), cast(torch.Tensor, vocabulary))
+        return patch_cross_entropy(torch.cat(shown), given, cast(torch.Tensor, vocabulary))
 
     def _read_into(
         self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, batch: Batch

@@ -45,5 +45,5 @@ def targets_of(batch: Mapping[str, Any]) -> Targets:
 def counts_of(batch: Mapping[str, Any]) -> Counts:
     """Count what a batch supervises; of the labels, the first of a row predicts nothing."""
     tokens = int((batch["labels"][:, 1:] != IGNORE_LABEL).sum())
-    patches = batch["patch_words"].shape[:2].numel() if "patch_words" in batch else 0
+    patches = int((batch["patch_words"] != IGNORE_LABEL).any(dim=-1).sum()) if "patch_words" in batch else 0
     return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches)

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.unit.modeling.conftest import build_small
+from tests.unit.modeling.test_matrix import FRONT_ENDS
 
 from ullava.data.collate import Collator
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
 from ullava.modeling.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
 from ullava.structures import Region, Sample, Turn
+from ullava.training.batches import TrainingCollator, counts_of, network_inputs
 
 WORDS = {"red": 1, "circle": 2, "bar": 3, BACKGROUND: 9}
 
@@ -106,6 +109,29 @@ def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any])
     )
     assert output.patch_nll.shape == (count,)
     torch.testing.assert_close(output.patch_nll, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_different_grids_share_a_batch() -> None:
+    """A front-end that keeps a picture's shape gives one picture more tokens than another."""
+    model, processor = build_small(FRONT_ENDS["conv"])
+    things = (Region("red circle", square(0, 0, 30, 30)),)
+    wide, tall = np.zeros((40, 80, 3), dtype=np.uint8), np.zeros((80, 80, 3), dtype=np.uint8)
+    named = sample(Path("a.png"), things)
+    small_thing = (Region("blue star", square(0, 0, 30, 30)[:40]),)
+    rows = [
+        processor.encode(named, [tall], with_patches=True),
+        processor.encode(replace(named, images=(Path("b.png"),), things=small_thing), [wide], with_patches=True),
+    ]
+    lengths = [len(row.patch_words) for row in rows if row.patch_words is not None]
+    assert len(set(lengths)) == 2
+    batch = TrainingCollator(Collator(processor.tokenizer.pad_token_id))(rows)
+    assert counts_of(batch).patches == sum(lengths)
+    together = model(**network_inputs(batch)).patch_nll
+    alone = [
+        model(**network_inputs(TrainingCollator(Collator(processor.tokenizer.pad_token_id))([row]))).patch_nll
+        for row in rows
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_a_front_end_without_a_grid_is_refused(small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

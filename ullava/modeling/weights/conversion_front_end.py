@@ -1,0 +1,85 @@
+"""``ullava convert front_end``: another front-end on trained weights, as a start for its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ullava.config.schema import ModelConfig
+from ullava.errors import UserError, WeightsError
+from ullava.modeling.auto import load_folder
+from ullava.modeling.build import build_model
+from ullava.modeling.weights.conversion import write_folder
+
+VISION = "vision."
+
+
+def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out: Path, seed: int = 0) -> Path:
+    """Build the model of ``config``, with the trained weights in ``source`` wherever they fit, and save it.
+
+    Language model and heads have to fit; of the front-end, those weights are taken over that have the same name and
+    shape (a tower of the same sizes, say), the others are those of a fresh model. The report names both by part.
+
+    Args:
+        source: folder written by training or by ``save_pretrained``.
+        config: the model; relative paths in it start at ``model_folder``. Its tokenizer has to be that of ``source``.
+        out: folder to make; must not hold anything yet.
+        seed: of the weights that come from nowhere.
+
+    Raises:
+        UserError: ``source`` is no model of ours, or the tokenizers differ.
+        WeightsError: a weight outside the front-end is missing, unexpected or of another shape.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        trained, its_processor = load_folder(source, torch.float32)
+        torch.manual_seed(seed)
+        model, processor = build_model(config, model_folder)
+        if processor.tokenizer.get_vocab() != its_processor.tokenizer.get_vocab():
+            raise UserError(f"{model_folder / config.tokenizer}: another tokenizer than that of {source}")
+        given, own = trained.state_dict(), model.state_dict()
+        _refuse_other_sizes(source, given, own)
+        kept = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+        model.load_state_dict({**own, **kept})
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return {
+            "kind": "front_end",
+            "strategy": config.vision.strategy,
+            "parameters": model.num_parameters(),
+            "front_end_kept": _parts(model, set(kept)),
+            "front_end_fresh": _parts(model, set(own) - set(kept)),
+        }
+
+    return write_folder(out, source, write)
+
+
+def _refuse_other_sizes(source: Path, given: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    """Raise WeightsError where anything but the front-end differs between two models."""
+    sizes = [
+        {name: tuple(value.shape) for name, value in weights.items() if not name.startswith(VISION)}
+        for weights in (given, own)
+    ]
+    wrong = sorted(name for name in sizes[0].keys() | sizes[1].keys() if sizes[0].get(name) != sizes[1].get(name))
+    if wrong:
+        raise WeightsError(
+            [f"{source}: weight {name} is {_size(sizes[0], name)}, the model asks for {_size(sizes[1], name)}"
+             for name in wrong]
+        )  # fmt: skip
+
+
+def _size(sizes: dict[str, tuple[int, ...]], name: str) -> str:
+    return str(list(sizes[name])) if name in sizes else "missing"
+
+
+def _parts(model: Any, names: set[str]) -> list[str]:
+    """The parts of the front-end that the weights ``names`` belong to, with their scalars."""
+    totals: dict[str, int] = {}
+    parts = [(part.name, tuple(f"{VISION}{prefix}" for prefix in part.prefixes)) for part in model.vision.parts()]
+    for name, parameter in model.named_parameters():
+        if name in names and name.startswith(VISION):
+            part = next(part for part, prefixes in parts if name.startswith(prefixes))
+            totals[part] = totals.get(part, 0) + parameter.numel()
+    return [f"{part} ({size:,})" for part, size in totals.items()]

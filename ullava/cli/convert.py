@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["llava"].add_argument(
         "--tower", type=Path, help="converted CLIP, or a ConvNeXt folder, for weights that have no tower"
     )
+    kinds["llava"].add_argument("--pyramid", type=Path, help="the ConvNeXt (file or folder) of MG-LLaVA's weights")
     kinds["grounding_dino"].add_argument("--heads", type=int, default=8, help="attention heads (default 8)")
     kinds["grounding_dino"].add_argument("--text-heads", type=int, default=12, help="of the text encoder (default 12)")
     kinds["clip"].add_argument("--heads", type=int, help="attention heads (default: one for 64 dimensions)")
@@ -121,6 +122,6 @@ def _released(args: argparse.Namespace) -> Path:
 
     common = {"tokenizer": args.tokenizer, "sam": args.sam, "seed": args.seed}
     if args.convert_command == "llava":
-        return convert_llava(args.source, args.out, ReleasedOptions(tower=args.tower, **common))
+        return convert_llava(args.source, args.out, ReleasedOptions(tower=args.tower, pyramid=args.pyramid, **common))
     options = ReleasedOptions(decoder_heads=args.decoder_heads, template=args.template, **common)
     return convert_released(args.source, args.out, options)

@@ -18,6 +18,7 @@ from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict, read_table
 from ullava.modeling.weights.llava import read_llava
+from ullava.modeling.weights.mg_llava import is_mg_llava, read_mg_llava
 from ullava.modeling.weights.released import (
     CORE,
     MARKER_KEYS,
@@ -38,7 +39,9 @@ STAGE_TWO_STYLE: Style = "conv_sep2"
 STAGE_ONE_STYLE: Style = "conv_simple"
 MAX_LENGTH = {CORE: 1024}
 STAGE_TWO_LENGTH = 512
-LLAVA_LENGTH = 2048
+LLAVA_WORDS = TextConfig(template="vicuna_v1", system=SYSTEM["conv_sep2"], max_length=2048)
+MG_LENGTH = 1472 + 576 + 100
+"""Words as in MG-LLaVA's training, tokens of the picture, and of a hundred boxes (spec/siblings.md 1.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,14 @@ class ReleasedOptions:
     """What a released folder does not say.
 
     ``tokenizer``: its folder, by default the released one; ``sam``: folder of a converted SAM, for stage I and LLaVA;
-    ``tower``: of a converted CLIP, for LLaVA; ``template``: conversation style, by default that of the stage; ``seed``:
-    of the parts that the layout lacks.
+    ``tower``: of a converted CLIP, for LLaVA; ``pyramid``: the ConvNeXt beside it, for MG-LLaVA; ``template``:
+    conversation style, by default that of the stage; ``seed``: of the parts that the layout lacks.
     """
 
     tokenizer: Path | None = None
     sam: Path | None = None
     tower: Path | None = None
+    pyramid: Path | None = None
     decoder_heads: int = DECODER_HEADS
     template: Style | None = None
     seed: int = 0
@@ -112,17 +116,30 @@ def convert_llava(source: Path, out: Path, options: ReleasedOptions | None = Non
     def write(folder: Path) -> dict[str, Any]:
         torch.manual_seed(options.seed)
         tower = None if options.tower is None else _read_tower(options.tower)
-        found = read_llava(table, read_pickled_or_safe(source), tower=tower, sam=_read_sam(sam_folder))
+        state, sam = read_pickled_or_safe(source), _read_sam(sam_folder)
+        if is_mg_llava(state):
+            pyramid = None if options.pyramid is None else read_pickled_or_safe(options.pyramid)
+            found = read_mg_llava(table, state, tower=tower, pyramid=pyramid, sam=sam)
+        elif options.pyramid is not None:
+            raise WeightsError("--pyramid is for MG-LLaVA's weights, which these are not")
+        else:
+            found = read_llava(table, state, tower=tower, sam=sam)
         tokenizer, notes = _add_words(found, options.tokenizer or source)
         model, fresh = _fill(found)
         _settle_generation(model, found.config)
         model.save_pretrained(folder)
-        text = TextConfig(template="vicuna_v1", system=SYSTEM["conv_sep2"], max_length=LLAVA_LENGTH)
+        text = _words_of_mg(tokenizer) if is_mg_llava(state) else LLAVA_WORDS
         build_processor(_words_only(text), found.config, tokenizer).save_pretrained(folder)
         report = {"kind": "llava", "layout": table["model_type"], "parameters": model.num_parameters()}
         return report | {"started at random": fresh, "left out": list(found.dropped), "notes": notes}
 
     return write_folder(out, source, write)
+
+
+def _words_of_mg(tokenizer: Any) -> TextConfig:
+    """How MG-LLaVA writes dialogues, with the language model that this tokenizer belongs to: no system line."""
+    llama3 = "<|eot_id|>" in tokenizer.get_vocab()
+    return TextConfig(template="llama3" if llama3 else "vicuna_lines", max_length=MG_LENGTH)
 
 
 def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:

@@ -25,7 +25,8 @@ def model_identity(predictor: Any) -> str:
         return digest.hexdigest()[:20]
     import torch
 
-    for name, tensor in sorted(model.state_dict().items()):
+    # Not state_dict(): under FSDP2 that gives the weights out in shares, even where a process has them all.
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         flat = tensor.detach().reshape(-1)
         places = torch.linspace(0, max(flat.numel() - 1, 0), min(_SAMPLED, flat.numel()), dtype=torch.float64)
         values = flat[places.long().to(flat.device)].to(torch.float32).cpu().numpy()

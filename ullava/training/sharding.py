@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,11 +28,12 @@ SHARDED_CLASS = "FSDP2"
 def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
     """Return one line for each thing that this run's way of sharding cannot do."""
     problems = _launch_problems(recipe, values)
-    whole_weights = recipe.sharding == "none" and not _is_zero3(values)
+    if recipe.passes == "rank" and (recipe.sharding != "none" or _is_zero3(values)):
+        problems.append("passes: rank runs the router by itself, which no process with a share of it can; use ZeRO-2")
     if recipe.optimizer.kind == "muon" and (recipe.sharding != "none" or values.get("deepspeed")):
         problems.append("optimizer.kind: muon needs whole matrices; use adamw with sharding or DeepSpeed")
-    if recipe.eval_dataset and not whole_weights:
-        problems.append("eval_dataset: processes with a share of the weights cannot answer alone; evaluate afterwards")
+    if recipe.eval_dataset and _is_zero3(values):
+        problems.append("eval_dataset: a process of ZeRO-3 cannot answer alone; evaluate afterwards, or use fsdp2")
     return problems
 
 
@@ -151,6 +153,26 @@ def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
         return dict(trainer.model.state_dict())
     tied = set(trainer.model.all_tied_weights_keys)
     return {name: value for name, value in gathered.items() if name not in tied}
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Have all weights of a model under FSDP2 in every process, so that each can answer alone; shares again at the end.
+
+    Every process has to come here. Gradients and the optimiser stay in shares.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    groups = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for group in groups:
+        group.set_reshard_after_forward(False, recurse=False)
+        group.unshard()
+    try:
+        yield
+    finally:
+        for group in groups:
+            group.reshard()
+            group.set_reshard_after_forward(group is not model, recurse=False)
 
 
 def leave_together(trainer: Any) -> None:

@@ -25,7 +25,7 @@ from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import Counts, GroundingObjective
 from ullava.training.passes import Passes
 from ullava.training.rates import give_rates
-from ullava.training.sharding import is_sharded, whole_state
+from ullava.training.sharding import is_sharded, whole_state, whole_weights
 from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
 
@@ -108,7 +108,7 @@ class UllavaTrainer(Trainer):
         usable = [batch for batch in batches if not is_empty(batch)]
         if self.args.world_size > 1 and len(usable) < len(batches):
             raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
-        totals = torch.zeros(4, device=device)
+        totals = torch.zeros(5, device=device)
         for batch in usable:
             totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
@@ -253,7 +253,7 @@ class UllavaTrainer(Trainer):
         if self.examiner is None:
             return {}
         devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), whole_weights(self.model):
             figures = self.examiner(self.model, self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))
@@ -312,7 +312,8 @@ class UllavaTrainer(Trainer):
         self.window.steps = int(state["steps"])
         if self.args.process_index == 0:
             self.window.sums += torch.tensor(state["sums"], device=self.args.device)
-            self.window.counts += torch.tensor(state["counts"], dtype=torch.float64)
+            counts = torch.tensor(state["counts"], dtype=torch.float64)  # a checkpoint of old has fewer kinds
+            self.window.counts[: len(counts)] += counts
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Keep still about tied weights, which a checkpoint holds once; the rest was compared by name and shape."""

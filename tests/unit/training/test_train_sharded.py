@@ -111,16 +111,35 @@ def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Pat
         train(recipe_file, parts, 2, *options, "--resume", "training.max_steps=4")
 
 
+@pytest.mark.slow
+def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Path, tmp_path: Path) -> None:
+    options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
+    options += ["dataset={shapes_res: {turns: 2}}", "eval_dataset={shapes_res: {}, shapes_vqa: {}}"]
+    options += ["training.eval_strategy=steps", "training.eval_steps=2", "max_new_tokens=8"]
+    batch = "training.per_device_train_batch_size"
+    one = train(recipe_file, tmp_path / "one", 1, *options, "eval_protocol=teacher_forced", f"{batch}=4")
+    two = train(
+        recipe_file, tmp_path / "two", 2, *options, "eval_protocol=teacher_forced", "sharding=fsdp2", f"{batch}=2"
+    )
+    check_same(one, two, "FSDP2")  # and training goes on with shares as if nothing had been
+    for step in ("step-2", "step-3"):
+        alone, shared = (
+            json.loads((run / "eval" / step / "metrics.json").read_text())["results"] for run in (one, two)
+        )
+        assert [row["n"] for row in alone] == [row["n"] for row in shared] and len(alone) == 2
+        for expected, found in zip(alone, shared, strict=True):
+            assert found["metrics"] == pytest.approx(expected["metrics"], abs=1.0)
+
+
 def test_sharding_without_processes_is_refused(
     command: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     line = ("train", str(recipe_file), "--out", str(tmp_path / "no"))
-    code, _, err = command(*line, "sharding=fsdp2", "eval_dataset={shapes_vqa: {}}", "optimizer.kind=muon")
+    code, _, err = command(*line, "sharding=fsdp2", "optimizer.kind=muon")
     assert code == 2
     assert "sharding: fsdp2 needs processes: start with torchrun" in err
     assert "optimizer.kind: muon needs whole matrices" in err
-    assert "eval_dataset: processes with a share of the weights cannot answer alone" in err
     code, _, err = command(*line, "training.fsdp=full_shard", "training.use_cpu=true")
     assert code == 2 and "would train with DDP; say sharding: fsdp2" in err
     code, _, err = command(*line, "training.deepspeed=zero2.json")
@@ -128,7 +147,7 @@ def test_sharding_without_processes_is_refused(
     missing = find_spec("deepspeed") is None
     assert ("pip install 'ullava[deepspeed]'" if missing else "start with torchrun") in err
     code, _, err = command(*line, "training.deepspeed=zero3.json", "eval_dataset={shapes_vqa: {}}")
-    assert code == 2 and "a share of the weights cannot answer alone" in err
+    assert code == 2 and "a process of ZeRO-3 cannot answer alone" in err
     assert not (tmp_path / "no").exists()
 
 

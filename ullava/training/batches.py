@@ -39,11 +39,12 @@ def network_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def targets_of(batch: Mapping[str, Any]) -> Targets:
     """Return what the criterion reads, beside the labels that the network hands on."""
-    return Targets(masks=batch["mask_targets"], boxes_xyxy_head=batch["boxes_xyxy_head"])
+    return Targets(batch["mask_targets"], batch["boxes_xyxy_head"], len(batch.get("image_index", ())))
 
 
 def counts_of(batch: Mapping[str, Any]) -> Counts:
     """Count what a batch supervises; of the labels, the first of a row predicts nothing."""
     tokens = int((batch["labels"][:, 1:] != IGNORE_LABEL).sum())
     patches = int((batch["patch_words"] != IGNORE_LABEL).any(dim=-1).sum()) if "patch_words" in batch else 0
-    return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches)
+    pictures = len(batch.get("image_index", ()))
+    return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches, pictures)

@@ -36,6 +36,8 @@ _COUNT_OF = {
     "l1": "boxes",
     "giou": "boxes",
     "patch": "patches",
+    "rglf_ce": "pictures",
+    "rglf_rank": "pictures",
 }
 
 
@@ -47,14 +49,18 @@ class Counts:
     masks: float
     boxes: float
     patches: float = 0.0
+    pictures: float = 0.0
 
     def of(self, term: str) -> float:
-        """Return the count that belongs to a term; the vision strategy's own go with the tokens."""
+        """Return the count that belongs to a term; the vision strategy's own go with the tokens.
+
+        A router's lesson goes with the pictures: their places in the text.
+        """
         return float(getattr(self, _COUNT_OF.get(term, "tokens")))
 
     def stacked(self) -> list[float]:
         """Return the counts in the order of the fields."""
-        return [self.tokens, self.masks, self.boxes, self.patches]
+        return [self.tokens, self.masks, self.boxes, self.patches, self.pictures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +91,13 @@ class Targets:
     """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
 
     ``masks``: one uint8 or bool [H, W] of the original picture for each ``[SEG]`` (equal ones may be one tensor).
-    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``.
+    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``pictures``: how many places of
+    the text show one.
     """
 
     masks: Sequence[torch.Tensor]
     boxes_xyxy_head: torch.Tensor
+    pictures: int = 0
 
 
 class GroundingObjective:
@@ -137,7 +145,8 @@ class GroundingObjective:
     def counts(output: Any, targets: Targets) -> Counts:
         """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
         patches = 0 if output.patch_nll is None else output.patch_nll.shape[0]
-        return Counts(output.targets.shape[0], len(targets.masks), targets.boxes_xyxy_head.shape[0], patches)
+        boxes = targets.boxes_xyxy_head.shape[0]
+        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.pictures)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         logits, scores = seg.mask_logits_lowres, seg.iou_scores

@@ -83,8 +83,6 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
     )
     passes = Passes(recipe.passes, model.vision)
-    if recipe.passes == "rank" and recipe.sharding != "none":
-        raise ConfigError("passes: rank runs the router by itself, which sharding: fsdp2 does not allow")
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)
     if main:

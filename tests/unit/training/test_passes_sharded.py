@@ -1,0 +1,76 @@
+"""Several passes a batch over two processes: the losses and weights of one process, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tests.unit.training.conftest import MODEL, RECIPE
+from tests.unit.training.test_train_sharded import STEPS, WAYS, compared, train
+
+AVG = MODEL.replace("vision:\n", "vision:\n  strategy: avg\n  avg: {text_slots: 6, heads: 4, dropout: 0.0}\n")
+SETTINGS = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
+PASSES: dict[str, list[str]] = {
+    "every": ["passes=every", "dataset={shapes_vqa: {weight: 2, turns: 2}, shapes_text: {weight: 1, turns: 1}}"],
+    "rank": [
+        "passes=rank",
+        "stage=align",
+        "parts={vision projector: false, special-token rows: false, vision router: true}",
+        "loss={ce: 0.0, aux: {rglf_ce: 0.1, rglf_rank: 1.0}}",
+        "dataset={shapes_vqa: {weight: 2, turns: 2}, shapes_text: {weight: 1, turns: 1}}",
+    ],
+}
+
+
+@pytest.fixture
+def avg_recipe(write: Callable[[str, str], Path], world: Path) -> Path:
+    """The recipe of six steps with front-end ``avg``."""
+    model = write("model.yaml", AVG)
+    return write("recipe.yaml", RECIPE.replace("WORLD", str(world)).replace("MODEL", str(model)))
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Path]:
+    """What one process made, by kind of passes; filled as the tests ask."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ("ddp", "fsdp2", "zero2", "zero3"))
+@pytest.mark.parametrize("kind", PASSES)
+def test_two_processes_equal_one(
+    avg_recipe: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, kind: str, way: str
+) -> None:
+    """Batches of words alone are among them, and the processes have unlike numbers of pictures."""
+    if way.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("the package deepspeed is not installed (extra [deepspeed])")
+    if kind == "rank" and way in ("fsdp2", "zero3"):
+        pytest.skip("refused: test_a_share_of_the_router_cannot_be_run")
+    batch = "training.per_device_train_batch_size"
+    if kind not in alone:
+        alone[kind] = train(avg_recipe, tmp_path_factory.mktemp(kind), 1, *SETTINGS, *PASSES[kind], f"{batch}=4")
+    override, wrapper = WAYS[way]
+    two = train(avg_recipe, tmp_path / "two", 2, *SETTINGS, *PASSES[kind], override, f"{batch}=2")
+    report = json.loads((two / "metrics.json").read_text())["training"]
+    assert (report["wrapper"], report["processes"]) == (wrapper, 2)
+    ours, theirs = compared(alone[kind]), compared(two)
+    assert len(ours) == len(theirs) == STEPS
+    for first, second in zip(ours, theirs, strict=True):
+        assert second == pytest.approx(first, rel=2e-3, abs=1e-5)
+    terms = {"every": "loss_ce", "rank": "loss_aux_rglf_rank"}
+    assert sum(line.get(terms[kind], 0.0) > 0 for line in ours) >= 2, "steps that teach nothing show nothing"
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (alone[kind], two))
+    far = {name for name in before if (before[name] - after[name]).abs().max() > 5e-3}
+    assert before.keys() == after.keys() and not far, sorted(far)[:5]
+
+
+def test_a_share_of_the_router_cannot_be_run(command: Any, avg_recipe: Path, tmp_path: Path) -> None:
+    for override in ("sharding=fsdp2", "training.deepspeed=zero3.json"):
+        code, _, err = command("train", str(avg_recipe), *PASSES["rank"], override, "--out", str(tmp_path / "no"))
+        assert code == 2 and "passes: rank runs the router by itself, which no process with a share" in err
+    assert not (tmp_path / "no").exists()

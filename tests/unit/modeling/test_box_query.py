@@ -154,6 +154,11 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
 
 
 def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
+    """One picture, two states: each finds its own thing, for certain.
+
+    Which proposals are taken up hangs on rounding, so the way there differs with the number of threads; it takes about
+    60 steps (48 to 65 over three seeds), and the test gives it 240. A head that does not learn never arrives.
+    """
     from ullava.losses import expected_box_terms
 
     model, _ = build_small((box_override("grounding_dino_query"),))
@@ -165,19 +170,21 @@ def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
     targets = torch.tensor([[0.1, 0.2, 0.4, 0.6], [0.55, 0.3, 0.95, 0.9]])
     rows = torch.zeros(2, dtype=torch.long)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(90):
+    reached = []
+    for _ in range(240):
         stages = head(states, rows, pictures)
         terms = [sum(expected_box_terms(stage.boxes_xyxy_head, stage.logits, targets)) for stage in stages]
         loss = torch.stack(terms).mean()
+        chosen, certainty = choose(stages[-1])
+        far, doubt = (chosen - targets).abs().max().item(), 1 - certainty.min().item()
+        reached.append((loss.item(), far, doubt))
+        if loss.item() < reached[0][0] / 8 and far < 0.1 and doubt < 0.1:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    chosen, certainty = choose(head(states, rows, pictures)[-1])
-    assert losses[-1] < losses[0] / 8
-    assert (chosen - targets).abs().max().item() < 0.1, "one picture, two states: each finds its own thing"
-    assert certainty.min().item() > 0.9
+    assert reached[0][1] > 0.1, "it began at its target"
+    assert len(reached) < 240, f"loss, distance and doubt at the end: {reached[-1]}, at the beginning: {reached[0]}"
 
 
 def test_the_score_is_the_overlap_that_the_head_expects() -> None:

@@ -83,7 +83,7 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in figures_of(row)))[:2]
     chosen = [row for row in rows if not row["force"] and "levels_by_kind" in row["cost"]]
     bars = [row for row in rows if not row["force"] and kinds_of(row)]
-    columns = len(COSTS[:1]) + 1
+    columns = 2
     height = max(len(names), 1) + (1 if bars or chosen else 0)
     size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * height)
     figure, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False)
@@ -101,6 +101,8 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
 
 
 def _points(axis: Any, rows: Sequence[Row], name: str, cost: str, title: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for row, colour in zip(rows, _colours(rows), strict=True):
         found = figures_of(row)
         if name not in found:
@@ -111,6 +113,10 @@ def _points(axis: Any, rows: Sequence[Row], name: str, cost: str, title: str) ->
     axis.set_xlabel(title)
     axis.set_ylabel(f"{name}, %")
     axis.set_xscale("log")
+    axis.margins(x=0.18)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
 
 
@@ -151,4 +157,5 @@ def _levels(axis: Any, rows: Sequence[Row]) -> None:
         bottom += shares
     axis.set_xticks(range(len(table)), list(table), rotation=30, fontsize=8)
     axis.set_ylabel(f"{rows[0]['label']}: chosen level, %")
-    axis.legend(fontsize="x-small")
+    axis.set_ylim(0, 118)
+    axis.legend(fontsize="x-small", ncols=len(levels), loc="upper center")

@@ -18,7 +18,7 @@ from ullava.config.schema import EvalRecipe, ModelConfig, TrainRecipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "train" / "detail"
 STRATEGIES = {"clip": "clip_mlp", "mg": "mg", "avg": "avg", "conv": "conv", "slime": "slime"}
-SECONDS = 750
+SECONDS = 600
 
 
 def recipe(name: str) -> TrainRecipe:

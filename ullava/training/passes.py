@@ -47,6 +47,15 @@ class Passes:
         """The overrides of the passes that each have a backward pass of their own; the loss is the mean over them."""
         return self.candidates if self.kind == "every" else ({},)
 
+    def seen_once(self, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch with what all of its passes share computed beforehand (VisionStrategy.seen_once)."""
+        found: dict[str, Any] = {}
+        for kind, base in (("image", "pixel_values"), ("video", "video_pixel_values")):
+            if base in inputs:
+                made = _network(model).vision.seen_once(views_of(inputs, kind))
+                found |= {f"{base}_{name}": value for name, value in made.items()}
+        return {**inputs, **found}
+
     def __call__(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """Run the model on one variant of a batch and return its output."""
         if self.kind != "rank":
@@ -82,8 +91,14 @@ class Passes:
         index = inputs.get("image_index")
         if index is None or not len(index):
             return None
-        network = cast(Any, model)
-        while not hasattr(network, "vision"):
-            network = network.module
+        network = _network(model)
         context = context_of(inputs, "image", network.embed_instruction(inputs))
         return network.vision.router_logits(views_of(inputs, "image"), context), inputs["image_row"]
+
+
+def _network(model: nn.Module) -> Any:
+    """The model below what wraps it for several processes."""
+    network = cast(Any, model)
+    while not hasattr(network, "vision"):
+        network = network.module
+    return network

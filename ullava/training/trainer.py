@@ -148,6 +148,11 @@ class UllavaTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """HF's, for each variant of the batch that has a backward pass of its own; the last one shares gradients."""
         *early, last = self.passes.variants()
+        shares_weights = is_sharded(self.model) or self.is_deepspeed_enabled  # layers then run within a pass alone
+        if self.passes.kind != "one" and not is_empty(inputs) and not shares_weights:
+            self.plan.hold_frozen()
+            with self.accelerator.autocast():
+                inputs = dict(self.passes.seen_once(model, self._prepare_inputs(inputs)))
         state = self.accelerator.gradient_state
         shares_at_the_end = state.sync_gradients
         loss = torch.zeros((), device=self.args.device)

@@ -84,6 +84,35 @@ def test_every_granularity_once_is_the_mean_of_them(make_trainer: Any, make_batc
             torch.testing.assert_close(value.grad, wanted[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ("every", "rank"))
+def test_a_frozen_tower_runs_once_for_all_passes(make_trainer: Any, make_batch: Any, kind: str) -> None:
+    """A pass for each level, one for the tower; loss and gradients are those of a tower that runs each time."""
+    parts = {"vision tower": False} if kind == "every" else ROUTER_ALONE
+    loss = LossConfig() if kind == "every" else LossConfig(ce=0.0, aux={"rglf_ce": 0.1, "rglf_rank": 1.0})
+    trainer = make_trainer(kind, loss, "scratch" if kind == "every" else "align", parts)
+    model = trainer.model.train()
+    batch = batch_of(make_batch, trainer.processing_class)
+    trainer.current_gradient_accumulation_steps = 1
+    runs: list[int] = []
+    hook = model.vision.tower.embeddings.register_forward_hook(lambda _module, given, made: runs.append(1))
+
+    def step() -> tuple[float, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        runs.clear()
+        value = float(trainer.training_step(model, batch))
+        return value, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    value, gradients = step()
+    assert len(runs) == 1
+    trainer.passes.seen_once = lambda _model, inputs: inputs
+    again, wanted = step()
+    hook.remove()
+    assert len(runs) >= len(model.vision.candidates())
+    assert value == pytest.approx(again, rel=1e-6) and gradients.keys() == wanted.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-5, atol=1e-7)
+
+
 def test_the_log_shows_the_mean_over_granularities(make_trainer: Any) -> None:
     trainer = make_trainer("every", LossConfig())
     trainer.train()

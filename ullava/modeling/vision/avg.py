@@ -43,6 +43,7 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
+    trains,
     zero_of,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
@@ -271,9 +272,20 @@ class Avg(ClipFrontEnd):
 
     def _crops(self, views: Views) -> list[torch.Tensor]:
         """Projected tokens [1 + m_i, P, D] of each picture's crops, all crops through the tower together."""
-        entries = [torch.cat([base[None], tiles]) for base, tiles in zip(views[VIEW], views["tiles"], strict=True)]
-        states = self.projector(self.patch_states(self.normalise(torch.cat(entries))))
+        entries = list(views["states"]) if "states" in views else self._states(views)
+        return list(self.projector(torch.cat(entries)).split([len(entry) for entry in entries]))
+
+    def _states(self, views: Views) -> list[torch.Tensor]:
+        """States of the tower [1 + m_i, P, W] of each picture's crops, or of each video's frames [T, P, W]."""
+        entries = list(views[VIEW])
+        if "tiles" in views:
+            entries = [torch.cat([base[None], tiles]) for base, tiles in zip(entries, views["tiles"], strict=True)]
+        states = self.patch_states(self.normalise(torch.cat(entries)))
         return list(states.split([len(entry) for entry in entries]))
+
+    def seen_once(self, views: Views) -> Mapping[str, Any]:
+        """The tower's states, where it does not train: all levels are made of the same."""
+        return {} if trains(self.tower) else {"states": self._states(views)}
 
     def _tokens(self, crops: torch.Tensor, plan: Sequence[int], level: int) -> torch.Tensor:
         canvas = plan_canvas((plan[0], plan[1]), self.side, self.canvases)
@@ -288,8 +300,7 @@ class Avg(ClipFrontEnd):
         of the frames.
         """
         forced = forced_level(context.force, self.levels, self.granularity)
-        clips = torch.stack(list(views[VIEW]))
-        states = self.projector(self.patch_states(self.normalise(clips.flatten(0, 1)))).unflatten(0, clips.shape[:2])
+        states = self.projector(torch.stack(list(views["states"]) if "states" in views else self._states(views)))
         if forced is not None:
             pieces = [scale_tokens(frames, forced).flatten(0, 1) for frames in states]
             told = {"granularity": (forced,) * len(pieces)}

@@ -208,6 +208,13 @@ class VisionStrategy(nn.Module, ABC):
         """The repeated layers: what is gathered one after the other where weights are shared out over processes."""
         return []
 
+    def seen_once(self, views: Views) -> Mapping[str, Any]:
+        """Further views, for passes that see the same items under several overrides: what no override changes.
+
+        Nothing that trains may be in them. ``views`` with these give what ``views`` alone give.
+        """
+        return {}
+
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
         """Overrides, one for each way in which the strategy may choose to see a picture."""
         return ({},)

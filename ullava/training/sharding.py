@@ -87,8 +87,11 @@ def find_deepspeed(settings: Any) -> Any:
 
 
 def shard_model(model: Any, plan: TrainablePlan) -> None:
-    """Shard ``model`` in place over all processes: a group for every layer, one for the rest.
+    """Shard ``model`` in place over all processes: a group for every layer of the language model, one for the rest.
 
+    Those layers run once in every pass of every process. Front-end, SAM and heads do not: the rows of one process may
+    have no picture, or nothing to segment, or pictures of more shapes than another's. To gather a group, each process
+    waits for all others, so these are gathered together, when the pass begins, and stay until its end.
     Word tables of which only some rows train stay whole, because their gradient is masked by a hook that a sharded
     parameter does not call; the Trainer then averages that gradient itself.
     """
@@ -101,20 +104,11 @@ def shard_model(model: Any, plan: TrainablePlan) -> None:
     mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),))
     model.to(kind if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))))
     whole = {model.get_parameter(name) for name in plan.row_tables}
-    for layer in layers_of(model):
+    for layer in model.language_model.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=whole)
     # The Trainer's own mark for a model that came to it sharded: it wraps no DDP around it and averages what is whole.
     model._is_distributed_loading_by_transformers = True
-
-
-def layers_of(model: Any) -> list[nn.Module]:
-    """Return the repeated layers of language model, tower and SAM's encoder: what is gathered one after the other."""
-    return [
-        *model.language_model.get_decoder().layers,
-        *model.vision.layers(),
-        *model.mask_head.sam.vision_encoder.layers,
-    ]
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ullava.errors import UserError
@@ -51,10 +50,6 @@ class ClipFrontEnd(VisionStrategy):
         depth = len(self.tower.encoder.layers)
         above = range(self.hidden_layer % (depth + 1), depth)
         return ("tower.post_layernorm.", *(f"tower.encoder.layers.{layer}." for layer in above))
-
-    def layers(self) -> list[nn.Module]:
-        """The tower's."""
-        return list(self.tower.encoder.layers)
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
         """A CLIP vision tower; see VisionStrategy."""

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import UserError, WeightsError
@@ -212,10 +211,6 @@ class ConvStrategy(VisionStrategy):
     def unread(self) -> tuple[str, ...]:
         """The norm behind the last map."""
         return ("tower.layernorm.",)
-
-    def layers(self) -> list[nn.Module]:
-        """The blocks of all stages."""
-        return [layer for stage in self.tower.encoder.stages for layer in stage.layers]
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
         """A ConvNeXt; stages that its folder does not have (the fifth of ConvLLaVA's start) begin at random.

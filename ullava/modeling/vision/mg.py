@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, ConvNextConfig, ConvNextModel
 
@@ -213,10 +212,6 @@ class Mg(ClipFrontEnd):
             VisionPart("object projector", ("objects.",), "projector"),
             VisionPart("vision projector", ("projector.",), "projector"),
         )
-
-    def layers(self) -> list[nn.Module]:
-        """Those of both towers."""
-        return [*super().layers(), *(layer for stage in self.pyramid.model.encoder.stages for layer in stage.layers)]
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
         """``tower``: a CLIP vision tower; ``pyramid``: a ConvNeXt of transformers; see VisionStrategy."""

@@ -204,10 +204,6 @@ class VisionStrategy(nn.Module, ABC):
         """Prefixes of parameters (of the strategy) that no pass reads."""
         return ()
 
-    def layers(self) -> list[nn.Module]:
-        """The repeated layers: what is gathered one after the other where weights are shared out over processes."""
-        return []
-
     def seen_once(self, views: Views) -> Mapping[str, Any]:
         """Further views, for passes that see the same items under several overrides: what no override changes.
 

@@ -25,7 +25,7 @@ from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import Counts, GroundingObjective
 from ullava.training.passes import Passes
 from ullava.training.rates import give_rates
-from ullava.training.sharding import is_sharded, whole_state, whole_weights
+from ullava.training.sharding import check_step, is_sharded, whole_state, whole_weights
 from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
 
@@ -180,6 +180,7 @@ class UllavaTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
+        check_step(self, inputs)
         if is_empty(inputs):
             return _idle_loss(model)
         self.plan.hold_frozen()
@@ -198,7 +199,8 @@ class UllavaTrainer(Trainer):
             loss = loss * (self.current_gradient_accumulation_steps * self.args.world_size)
         else:
             self._skip("loss")
-            loss = _idle_loss(model)
+            # Shares of weights are gathered again on the way back, so that way has to be gone, for nothing.
+            loss = loss.nan_to_num() * 0.0 if is_sharded(self.model) else _idle_loss(model)
         return (loss, output) if return_outputs else loss
 
     def _finite(self, loss: torch.Tensor) -> bool:

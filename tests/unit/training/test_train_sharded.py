@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,6 +164,35 @@ def test_sharding_without_processes_is_refused(
     code, _, err = command(*line, "training.deepspeed=zero3.json", "eval_dataset={shapes_vqa: {}}")
     assert code == 2 and "a process of ZeRO-3 cannot answer alone" in err
     assert not (tmp_path / "no").exists()
+
+
+def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ullava.data.encode import BadSample
+    from ullava.errors import UserError
+    from ullava.training import sharding
+
+    wrapped = SimpleNamespace(zero_optimization_stage=lambda: 3)
+    trainer = SimpleNamespace(
+        is_deepspeed_enabled=True, model_wrapped=wrapped, model=torch.nn.Linear(1, 1),
+        args=SimpleNamespace(world_size=2), state=SimpleNamespace(global_step=4),
+    )  # fmt: skip
+    seen = {"input_ids": torch.ones(1, 2), "pixel_values": torch.ones(1, 3), "mask_targets": [], "bad_samples": []}
+    others = {"as this one": [True, False, False, False], "with masks": [True, False, True, False]}
+
+    def gather(rows: list[list[bool]], mine: list[bool]) -> None:
+        rows[:] = [mine, others[case]]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    case = "as this one"
+    sharding.check_step(trainer, seen)
+    case = "with masks"
+    with pytest.raises(UserError, match="step 5: some processes have masks in their rows and others none.*fsdp2"):
+        sharding.check_step(trainer, seen)
+    trainer.model_wrapped = SimpleNamespace(zero_optimization_stage=lambda: 2)
+    sharding.check_step(trainer, seen)
+    monkeypatch.setattr(sharding, "is_sharded", lambda model: True)
+    with pytest.raises(UserError, match=r"step 5: no row of a batch can be used \(res/7\)"):
+        sharding.check_step(trainer, {"bad_samples": [BadSample("res/7", "torn")]})
 
 
 def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ class Budget(TrainerCallback, ExportableState):
         """Seconds of training so far, those before a resume included."""
         return self.earlier + (0.0 if self.begun is None else CLOCKS[self.settings.clock]() - self.begun)
 
+    def report(self) -> dict[str, Any]:
+        """Return what metrics.json says of it."""
+        return {"clock": self.settings.clock, "spent": round(self.spent, 3)}
+
     def share(self, step: float, steps: int) -> float:
         """What is used up, 0 to 1: of the seconds or of the steps, whichever is more."""
         return min(1.0, max(self.spent / self.settings.seconds, step / max(steps, 1)))

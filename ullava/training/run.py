@@ -76,12 +76,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     plan = apply_stage(
         model, recipe.stage, lora=recipe.lora is not None, quality_trains=loss.iou_score > 0, parts=recipe.parts
     )
-    settings = dict(recipe.training)
-    if settings.get("deepspeed"):
-        settings["deepspeed"] = find_deepspeed(settings["deepspeed"])
-    args = build_training_arguments(
-        settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
-    )
+    args = _arguments(recipe, recipe_path, folder)
     passes = Passes(recipe.passes, model.vision)
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)
@@ -89,13 +84,10 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         print(_mixture_table(mixture))
         print(plan.table())
         folder.prepare(dump_config(recipe))
-    share = recipe.word_dropout
-    words = tokenised(mixture, processor.tokenise, words_key(processor)) if recipe.tokenised else None
-    dropout = WordDropout.of(processor.tokenizer, share, seed) if share else None
     trainer = UllavaTrainer(
         model=model,
         args=args,
-        dataset=EncodedMixture(mixture, processor, with_patches=loss.patch > 0, word_dropout=dropout, tokenised=words),
+        dataset=_rows(recipe, mixture, processor, seed, with_patches=loss.patch > 0),
         sampler=_sampler(recipe, mixture, args.train_batch_size * args.world_size),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
         processor=processor,
@@ -113,8 +105,8 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     begun = time.time()
     _fit(trainer, folder, resume, main)
     report = _report(trainer, monitor, recipe, time.time() - begun)
-    if recipe.budget is not None and budget is not None:
-        report["training"]["budget"] = {"clock": recipe.budget.clock, "spent": round(budget.spent, 1)}
+    if budget is not None:
+        report["training"]["budget"] = budget.report()
     save_run(trainer, start, folder)
     if main:
         write_text(folder.metrics, json.dumps(report, indent=2) + "\n")
@@ -122,6 +114,23 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     leave_together(trainer)
     return report
+
+
+def _arguments(recipe: TrainRecipe, recipe_path: Path, folder: RunFolder) -> Any:
+    settings = dict(recipe.training)
+    if settings.get("deepspeed"):
+        settings["deepspeed"] = find_deepspeed(settings["deepspeed"])
+    return build_training_arguments(
+        settings, recipe=recipe_path, folder=folder.checkpoints, evaluates=bool(recipe.eval_dataset)
+    )
+
+
+def _rows(recipe: TrainRecipe, mixture: Mixture, processor: Any, seed: int, *, with_patches: bool) -> EncodedMixture:
+    """Return the mixture as rows for the network."""
+    share = recipe.word_dropout
+    words = tokenised(mixture, processor.tokenise, words_key(processor)) if recipe.tokenised else None
+    dropout = WordDropout.of(processor.tokenizer, share, seed) if share else None
+    return EncodedMixture(mixture, processor, with_patches=with_patches, word_dropout=dropout, tokenised=words)
 
 
 def _sampler(recipe: TrainRecipe, mixture: Mixture, block: int) -> MixtureSampler:

@@ -70,7 +70,7 @@ def test_what_does_not_go_with_a_budget_is_refused() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ConfigError, match="ReduceLROnPlateau does not go with a budget"):
         Budget(BudgetConfig(seconds=1)).follow(torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), 10)
-    with pytest.raises(ConfigError, match="clocks of processes differ"):
+    with pytest.raises(ConfigError, match="clocks of several processes differ"):
         Budget(BudgetConfig(seconds=1), processes=2)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
 
+from ullava.modeling.products import linear, linear_added
+
 CHUNK_NUMBERS = 1 << 20
 """How many numbers [k, N, C] a chunk of states may hold: what stays in a processor's cache."""
 
@@ -117,7 +119,7 @@ def _from_picture(attention: SamAttention, query: Tensor, placed: Tensor, pictur
     weight_k = attention.k_proj.weight.unflatten(0, (heads, -1))
     weight_v = attention.v_proj.weight.unflatten(0, (heads, -1))
     widened = torch.einsum("kthd,hdc->khtc", token, weight_k).flatten(1, 2)
-    shares = torch.softmax(widened @ placed.transpose(1, 2), dim=-1)
+    shares = torch.softmax(_meet(widened, placed), dim=-1)
     sums = (shares @ picture).unflatten(1, (heads, -1))
     values = torch.einsum("khtc,hdc->kthd", sums, weight_v) + _by_head(attention, attention.v_proj.bias)
     result: Tensor = attention.out_proj(values.flatten(2))
@@ -133,10 +135,20 @@ def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: 
     weight_out = attention.out_proj.weight.unflatten(1, (heads, -1))
     widened = torch.einsum("kthd,hdc->khtc", key, weight_q).flatten(1, 2)
     offsets = torch.einsum("kthd,hd->kht", key, _by_head(attention, attention.q_proj.bias)).flatten(1)
-    scores = torch.baddbmm(offsets[:, :, None], widened, placed.transpose(1, 2))
+    scores = _meet(widened, placed) + offsets[:, :, None]
     shares = torch.softmax(scores.unflatten(1, (heads, -1)), dim=2).flatten(1, 2)
-    gathered = torch.einsum("kthd,chd->khtc", value, weight_out).flatten(1, 2)
-    return torch.baddbmm(picture + attention.out_proj.bias, shares.transpose(1, 2), gathered)
+    gathered = torch.einsum("kthd,chd->kcht", value, weight_out).flatten(2)
+    base, weights = picture + attention.out_proj.bias, shares.transpose(1, 2)
+    if len(picture) == 1:
+        return linear_added(base[0], weights[0].contiguous(), gathered[0])[None]
+    return torch.baddbmm(base, weights, gathered.transpose(1, 2))
+
+
+def _meet(tokens: Tensor, picture: Tensor) -> Tensor:
+    """Products of tokens [k, t, C] with positions [k, N, C]: [k, t, N]."""
+    if len(tokens) == 1:
+        return linear(tokens[0], picture[0])[None]
+    return tokens @ picture.transpose(1, 2)
 
 
 def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor, rows: int | None) -> Tensor:
@@ -159,4 +171,4 @@ def _split_positions(positions: Tensor, convolution: torch.nn.ConvTranspose2d) -
     """A transposed convolution of kernel and stride 2 as one product: [k, n, C] -> [k, n, 4, C'] (rows first)."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
     bias = None if convolution.bias is None else convolution.bias.repeat(4)
-    return functional.linear(positions, weight, bias).unflatten(-1, (4, -1))
+    return linear(positions, weight, bias).unflatten(-1, (4, -1))

@@ -2,7 +2,8 @@
 
 In a global block every position attends to all N = g x g; with relative positions the stock block holds the N x N
 table of their sum for every head and picture (268 MB at 1024 pixels and 4 heads) and reads it back. Here a block of
-queries is finished while its part of the table is in the processor's cache. Same weights, same result up to rounding.
+queries is finished while its part of the table is in the processor's cache, and linear layers are oneDNN's
+(ullava/modeling/products.py). Same weights, same result up to rounding.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionLayer
 
+from ullava.modeling.products import apply_linear, linear
+
 MIN_POSITIONS = 1024
 """From this many positions on the table no longer fits a cache."""
 
-BLOCK_NUMBERS = 1 << 20
-"""How many scores a block may have: 4 MiB."""
+BLOCK_NUMBERS = 1 << 18
+"""How many scores a block may have: 1 MiB, the cache of one core."""
 
 
 def can_block(encoder: SamVisionEncoder, device: torch.device) -> bool:
@@ -48,35 +51,37 @@ def _layer(layer: SamVisionLayer, hidden: Tensor) -> Tensor:
     else:
         mixed = global_attention(layer.attn, normed)
     hidden = hidden + mixed
-    result: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
-    return result
+    inner = layer.mlp.act(apply_linear(layer.mlp.lin1, layer.layer_norm2(hidden)))
+    return hidden + apply_linear(layer.mlp.lin2, inner)
 
 
 def _heads(attention: SamVisionAttention, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of [W, h, w, D], each [W, H, h w, d]."""
     windows, positions = hidden.shape[0], hidden.shape[1] * hidden.shape[2]
-    joined = attention.qkv(hidden).view(windows, positions, 3, attention.num_attention_heads, -1)
+    joined = apply_linear(attention.qkv, hidden)
+    joined = joined.view(windows, positions, 3, attention.num_attention_heads, -1)
     query, key, value = joined.permute(2, 0, 3, 1, 4).contiguous().unbind()
     return query, key, value
 
 
 def _windowed(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
-    """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D]; their tables of positions are one product."""
+    """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D], a few windows at a time."""
     side = hidden.shape[1]
     query, key, value = _heads(attention, hidden)
+    at_once = max(1, BLOCK_NUMBERS // (query.shape[1] * side**4))
+    parts = zip(query.split(at_once), key.split(at_once), value.split(at_once), strict=True)
+    mixed = torch.cat([_within_windows(attention, *part) for part in parts])
+    return apply_linear(attention.proj, mixed.transpose(1, 2).reshape(hidden.shape))
+
+
+def _within_windows(attention: SamVisionAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of [W, H, w w, d]."""
     table = None
     if attention.use_rel_pos:
-        by_side = torch.cat(_relative_positions(attention, query, side, side), dim=-1)
-        table = by_side @ _cells_of_sides(side, query)
-    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=table, scale=attention.scale)
-    joined: Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape[0], side, side, -1))
-    return joined
-
-
-def _cells_of_sides(side: int, like: Tensor) -> Tensor:
-    """[2 side, side side] of 0 and 1: which cells each row, then each column holds. A product with it spreads sums."""
-    each, ones = torch.eye(side, dtype=like.dtype, device=like.device), like.new_ones(side)
-    return torch.cat([torch.kron(each, ones), torch.kron(ones, each)])
+        side = round(query.shape[2] ** 0.5)
+        rel_h, rel_w = _relative_positions(attention, query, side, side)
+        table = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=table, scale=attention.scale)
 
 
 def global_attention(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
@@ -86,23 +91,18 @@ def global_attention(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
     heads, positions = query.shape[:2]
     tables = _relative_positions(attention, query, height, width) if attention.use_rel_pos else None
     result = torch.empty_like(query)
-    block = min(positions, max(1, BLOCK_NUMBERS // positions))
-    scores, shares = query.new_empty(block, positions), query.new_empty(block, positions)
+    block = max(1, BLOCK_NUMBERS // positions)
     for head in range(heads):
-        keys = key[head].T * attention.scale
+        keys, values = key[head] * attention.scale, value[head].T.contiguous()
         for start in range(0, positions, block):
-            rows = slice(start, min(start + block, positions))
-            mine, shared = scores[: rows.stop - start], shares[: rows.stop - start]
-            if tables is None:
-                torch.mm(query[head, rows], keys, out=mine)
-            else:
+            rows = slice(start, start + block)
+            scores = linear(query[head, rows], keys)
+            if tables is not None:
                 rel_h, rel_w = (table[head, rows] for table in tables)
-                torch.add(rel_h[:, :, None], rel_w[:, None, :], out=mine.view(-1, height, width))
-                mine.addmm_(query[head, rows], keys)
-            torch.softmax(mine, dim=-1, out=shared)
-            torch.mm(shared, value[head], out=result[head, rows])
-    joined: Tensor = attention.proj(result.transpose(0, 1).reshape(1, height, width, -1))
-    return joined
+                scores.view(-1, height, width).add_(rel_h[:, :, None]).add_(rel_w[:, None, :])
+            result[head, rows] = linear(torch.softmax(scores, dim=-1, out=scores), values)
+    joined = result.transpose(0, 1).reshape(1, height, width, -1)
+    return apply_linear(attention.proj, joined)
 
 
 def _relative_positions(attention: SamVisionAttention, query: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import Any
 
@@ -51,12 +54,7 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
         ),
         measure(f"collate alone, {side}", "batch", collate_alone, repeats=repeats, batch=BATCH),
     ]
-    for workers in WORKERS:
-        readings = _through_workers(dataset, collate, samples, workers, repeats)
-        figures.append(
-            Figure(f"sample through {workers} loader worker(s), {side}", "sample", readings, {"batch": BATCH})
-        )
-    return figures
+    return figures + _through_workers(dataset, collate, samples, repeats, side)
 
 
 def bench_annotations(records: int, threads: int) -> dict[str, Any]:
@@ -69,26 +67,63 @@ def bench_annotations(records: int, threads: int) -> dict[str, Any]:
     return report
 
 
-def _through_workers(dataset: Any, collate: Collator, samples: int, workers: int, repeats: int) -> tuple[Reading, ...]:
-    """Read ``samples`` samples ``repeats`` times through workers that have been started and warmed up before.
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A collator whose batches stay in the worker: what the machine gives when nothing has to cross."""
 
-    CPU time is that of all processes together.
+    collate: Collator
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        return {"names": self.collate(rows)["names"]}
+
+
+def _through_workers(dataset: Any, collate: Collator, samples: int, repeats: int, side: str) -> list[Figure]:
+    """Read ``samples`` samples ``repeats`` times through loaders of 1 and of 2 workers, in turns.
+
+    In turns, as a shared machine is not equally fast all the time. Beside the batches that cross, those that stay in
+    the worker: how much two workers can gain at most here. Workers were started and warmed up before.
     """
-    loader = DataLoader(
-        dataset,
-        batch_size=BATCH,
-        sampler=range(samples),
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=True,
-    )
-    others = {child.pid for child in active_children()}
-    readings = []
-    for _ in range(1 + repeats):
-        batches = iter(loader)
-        processes = [child.pid for child in active_children() if child.pid not in others and child.pid is not None]
-        cpu, wall = cpu_seconds() + sum(map(cpu_seconds_of, processes)), time.perf_counter()
-        received = sum(len(batch["names"]) for batch in batches)
-        wall = time.perf_counter() - wall
-        readings.append(Reading(cpu_seconds() + sum(map(cpu_seconds_of, processes)) - cpu, wall, received))
-    return tuple(readings[1:])
+    loaders = {
+        (workers, crosses): DataLoader(
+            dataset,
+            batch_size=BATCH,
+            sampler=range(samples),
+            num_workers=workers,
+            collate_fn=collate if crosses else _Kept(collate),
+            persistent_workers=True,
+        )
+        for crosses in (True, False)
+        for workers in WORKERS
+    }
+    readings: dict[tuple[int, bool], list[Reading]] = {key: [] for key in loaders}
+    processes: dict[tuple[int, bool], list[int]] = {}
+    for number in range(1 + repeats):
+        for key, loader in loaders.items():
+            before = {child.pid for child in active_children()}
+            batches = iter(loader)
+            if number == 0:
+                started = [child.pid for child in active_children() if child.pid not in before]
+                processes[key] = [process for process in started if process is not None]
+            reading = _read_all(batches, processes[key])
+            if number > 0:
+                readings[key].append(reading)
+    return [_scaling(workers, crosses, readings, side) for crosses in (True, False) for workers in WORKERS]
+
+
+def _read_all(batches: Iterator[dict[str, Any]], processes: Sequence[int]) -> Reading:
+    """Take all ``batches``; CPU time is that of this process and of the worker ``processes`` together."""
+    cpu, wall = cpu_seconds() + sum(map(cpu_seconds_of, processes)), time.perf_counter()
+    received = sum(len(batch["names"]) for batch in batches)
+    wall = time.perf_counter() - wall
+    return Reading(cpu_seconds() + sum(map(cpu_seconds_of, processes)) - cpu, wall, received)
+
+
+def _scaling(workers: int, crosses: bool, readings: dict[tuple[int, bool], list[Reading]], side: str) -> Figure:
+    """The figure of some workers, with ``times_one_worker``: how much faster, the median over the turns."""
+    what = f"sample through {workers} loader worker(s), {side}" + ("" if crosses else ", nothing sent")
+    mine = readings[workers, crosses]
+    facts: dict[str, Any] = {"batch": BATCH}
+    if workers != WORKERS[0]:
+        pairs = zip(readings[WORKERS[0], crosses], mine, strict=True)
+        facts["times_one_worker"] = round(statistics.median(one.wall_s / more.wall_s for one, more in pairs), 3)
+    return Figure(what, "sample", tuple(mine), facts)

@@ -17,7 +17,7 @@ from ullava.errors import UserError
 from ullava.inference.predictor import pick_device
 
 PICTURES = 200
-DATA_SAMPLES = 100
+DATA_SAMPLES = 200
 EVAL_PICTURES = 16
 BENCHMARKS = ("data", "train", "eval", "generate")
 

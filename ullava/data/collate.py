@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ullava.data.encode import BadSample
-from ullava.data.transport import Batch
+from ullava.data.transport import Batch, Plane, side_by_side
 from ullava.errors import SampleError
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -59,7 +59,7 @@ class Collator:
             mask[row, place] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-    def _images(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def _images(self, examples: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
         distinct: dict[str, Any] = {}
         for image in (image for example in examples for image in example.images):
             known = distinct.get(image.key)
@@ -70,7 +70,7 @@ class Collator:
         number = {key: place for place, key in enumerate(distinct)}
         images = list(distinct.values())
         index = [number[image.key] for example in examples for image in example.images]
-        batch = {
+        batch: dict[str, torch.Tensor | Plane] = {
             "image_index": torch.tensor(index, dtype=torch.long),
             "original_sizes": torch.tensor([image.original_hw for image in images], dtype=torch.long),
         }
@@ -140,7 +140,7 @@ class Collator:
             block[: words.shape[0], : words.shape[1]] = words
         return {"patch_words": torch.from_numpy(table), "patch_image": torch.tensor(pictures)}
 
-    def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
         wanted = [image.sam_u8 for image in images if image.sam_u8 is not None]
         sam_index = torch.full((len(images),), -1, dtype=torch.long)
         sam_index[[image.sam_u8 is not None for image in images]] = torch.arange(len(wanted))
@@ -150,7 +150,7 @@ class Collator:
         return {"sam_index": sam_index, "sam_pixel_values": pixels, "sam_sizes": sizes}
 
     @staticmethod
-    def _box_views(images: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def _box_views(images: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
         """The box head's own views, of any sizes, each at the top left of a common plane; nothing where it has none."""
         wanted = [image.box_u8 for image in images if image.box_u8 is not None]
         if not wanted:
@@ -161,14 +161,9 @@ class Collator:
         return {"box_index": index, "box_pixel_values": pixels, "box_sizes": sizes}
 
 
-def _on_common_plane(views_u8: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _on_common_plane(views_u8: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor | Plane, torch.Tensor]:
     """Views [3, h, w] of any sizes, each at the top left of [N, 3, max h, max w], and their sizes [N, 2] (h, w)."""
-    sizes = torch.tensor([view.shape[1:] for view in views_u8], dtype=torch.long)
-    height, width = sizes.amax(dim=0).tolist()
-    pixels = torch.zeros(len(views_u8), 3, height, width, dtype=torch.uint8)
-    for row, view in enumerate(views_u8):
-        pixels[row, :, : view.shape[1], : view.shape[2]] = torch.from_numpy(view)
-    return pixels, sizes
+    return side_by_side(views_u8), torch.tensor([view.shape[1:] for view in views_u8], dtype=torch.long)
 
 
 def _views(items: Sequence[Any], base: str) -> dict[str, Any]:

@@ -4,19 +4,22 @@ Left to itself, torch moves every tensor of a batch through shared memory of its
 processes and a mapping for each of a dozen tensors, most of them a few bytes long. One block for all of them costs one.
 A worker keeps its blocks: the first byte of each says whether the other side still holds a tensor of it. A block that
 is free again carries the next batch, under the number by which the other side knows it, so that neither file nor
-mapping nor fresh pages are needed for it.
+mapping nor fresh pages are needed for it. Pictures, the most of a batch, are put side by side there and nowhere before.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import active_children
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 ALIGNMENT = 64
 """Bytes to which each tensor's place in the block is rounded up, so that vector instructions may read it."""
@@ -33,6 +36,38 @@ Key = tuple[int, int]
 """The process that made a block, and the block's number there."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """Arrays uint8 [..., h, w], each to be drawn at the top left of [N, ..., max h, max w], with zeros elsewhere."""
+
+    views: Sequence[NDArray[np.uint8]]
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.uint8
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole plane."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def draw(self, plane: torch.Tensor) -> torch.Tensor:
+        """Fill all of ``plane``, uint8 of ``shape``, and return it."""
+        for row, view in zip(plane, self.views, strict=True):
+            height, width = view.shape[-2:]
+            row[..., :height, :width] = torch.from_numpy(view)
+            row[..., height:, :] = 0
+            row[..., :height, width:] = 0
+        return plane
+
+
+def side_by_side(views: Sequence[NDArray[np.uint8]]) -> torch.Tensor | Plane:
+    """Put ``views``, one or more uint8 [..., h, w], on a common plane; within a loader's worker, once they are sent."""
+    height, width = (max(view.shape[axis] for view in views) for axis in (-2, -1))
+    plane = Plane(views, (len(views), *views[0].shape[:-2], height, width))
+    if get_worker_info() is not None:
+        return plane
+    return plane.draw(torch.empty(plane.shape, dtype=plane.dtype))
+
+
 class Batch(dict[str, Any]):
     """What the collator returns: a dict that packs its tensors when it is pickled, and arrives as a plain dict."""
 
@@ -40,7 +75,7 @@ class Batch(dict[str, Any]):
         return dict(self)
 
     def __reduce__(self) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]:
-        tensors: list[torch.Tensor] = []
+        tensors: list[torch.Tensor | Plane] = []
         places: dict[int, _Place] = {}
         frame = {key: _take_out(value, tensors, places) for key, value in self.items()}
         layout, size = lay_out(tensors)
@@ -53,9 +88,9 @@ class _Place(int):
     """Stands where a tensor was: its number in the block."""
 
 
-def _take_out(value: Any, tensors: list[torch.Tensor], places: dict[int, _Place]) -> Any:
-    """Tensors, and those of lists, become places; one that stands in several keeps one place."""
-    if isinstance(value, torch.Tensor):
+def _take_out(value: Any, tensors: list[torch.Tensor | Plane], places: dict[int, _Place]) -> Any:
+    """Tensors and planes, and those of lists, become places; one that stands in several keeps one place."""
+    if isinstance(value, torch.Tensor | Plane):
         if id(value) not in places:
             places[id(value)] = _Place(len(tensors))
             tensors.append(value)
@@ -74,7 +109,7 @@ def _put_back(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 # ---------------------------------------------------------------- what lies where
-def lay_out(tensors: list[torch.Tensor]) -> tuple[Layout, int]:
+def lay_out(tensors: Sequence[torch.Tensor | Plane]) -> tuple[Layout, int]:
     """Say where each of ``tensors`` lies in a block whose first bytes are its mark, and how many bytes that takes."""
     layout: Layout = []
     end = ALIGNMENT
@@ -84,10 +119,13 @@ def lay_out(tensors: list[torch.Tensor]) -> tuple[Layout, int]:
     return layout, end
 
 
-def fill(block: torch.Tensor, tensors: list[torch.Tensor], layout: Layout) -> None:
-    """Copy ``tensors`` to their places in ``block``, uint8 [bytes]."""
-    for tensor, (_, _, start) in zip(tensors, layout, strict=True):
-        block[start : start + tensor.nbytes] = tensor.contiguous().view(-1).view(torch.uint8)
+def fill(block: torch.Tensor, tensors: Sequence[torch.Tensor | Plane], layout: Layout) -> None:
+    """Copy ``tensors`` to their places in ``block``, uint8 [bytes], and draw planes there."""
+    for tensor, place in zip(tensors, unpack(block, layout), strict=True):
+        if isinstance(tensor, Plane):
+            tensor.draw(place)
+        else:
+            place.copy_(tensor)
 
 
 def unpack(block: torch.Tensor, layout: Layout) -> list[torch.Tensor]:

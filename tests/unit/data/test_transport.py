@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ullava.data import transport
-from ullava.data.transport import ALIGNMENT, Batch, Pool, borrow, fill, lay_out, unpack
+from ullava.data.transport import ALIGNMENT, Batch, Pool, borrow, fill, lay_out, side_by_side, unpack
 
 
 def _batch() -> Batch:
@@ -159,3 +160,30 @@ def test_many_batches_cross_in_few_blocks_and_ended_workers_are_forgotten() -> N
 def test_copying_a_batch_in_this_process_moves_nothing() -> None:
     batch = _batch()
     assert copy.copy(batch)["input_ids"] is batch["input_ids"]
+
+
+def _views_of_two_sizes() -> list[Any]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(1, 256, (3, *size), dtype=np.uint8) for size in ((4, 6), (5, 3))]
+
+
+def test_views_side_by_side_in_this_process() -> None:
+    one, other = _views_of_two_sizes()
+    plane = side_by_side([one, other])
+    assert isinstance(plane, torch.Tensor) and plane.shape == (2, 3, 5, 6)
+    assert torch.equal(plane[0, :, :4], torch.from_numpy(one)) and (plane[0, :, 4:] == 0).all()
+    assert torch.equal(plane[1, :, :, :3], torch.from_numpy(other)) and (plane[1, :, :, 3:] == 0).all()
+
+
+def make_views(positions: Sequence[int]) -> Batch:
+    """Views, of two sizes in every other batch; what lay in the block before would show."""
+    views = _views_of_two_sizes()
+    if positions[0] % 2:
+        views = [np.full((3, 5, 6), 255, dtype=np.uint8)] * 2
+    return Batch(sam_pixel_values=side_by_side(views), number=torch.tensor(positions[0]))
+
+
+def test_views_drawn_into_a_block_are_those_drawn_here() -> None:
+    for received in DataLoader(Many(), batch_size=1, num_workers=1, collate_fn=make_views):
+        expected = make_views([int(received["number"])])
+        assert torch.equal(received["sam_pixel_values"], expected["sam_pixel_values"])

@@ -24,9 +24,9 @@ from ullava.config.schema import EvalRecipe
 from ullava.data.build import build_datasets
 from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.evaluation.identity import model_identity
-from ullava.evaluation.ledger import write_json
 from ullava.evaluation.run import check_entries, evaluate
 from ullava.inference.load import load, weights_folder
+from ullava.whole_files import write_json
 
 COST = "cost.json"
 KEPT = "kept.png"

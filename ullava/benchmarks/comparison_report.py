@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ullava.whole_files import whole
+
 REPORT, TABLE, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 CHIEF: Mapping[str, tuple[str, ...]] = {
@@ -75,29 +77,23 @@ def table_of(rows: Sequence[Row]) -> str:
 
 def draw_figure(rows: Sequence[Row], path: Path) -> None:
     """Quality against tokens and against seconds, accuracy by kind of question, and the levels that were chosen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for row in rows for name in figures_of(row)))[:2]
     chosen = [row for row in rows if not row["force"] and "levels_by_kind" in row["cost"]]
     bars = [row for row in rows if not row["force"] and kinds_of(row)]
     columns = 2
     height = max(len(names), 1) + (1 if bars or chosen else 0)
-    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * height)
-    figure, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False)
+    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * height), layout="tight")
+    axes = figure.subplots(height, columns, squeeze=False)
     for line, name in enumerate(names):
         for column, (cost, title) in enumerate((COSTS[0], COSTS[2])):
             _points(axes[line][column], rows, name, cost, title)
     if bars or chosen:
         _kinds(axes[-1][0], bars)
         _levels(axes[-1][1], chosen)
-    figure.tight_layout()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, format="png", dpi=100)
-    pyplot.close(figure)
-    draft.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=100)
 
 
 def _points(axis: Any, rows: Sequence[Row], name: str, cost: str, title: str) -> None:

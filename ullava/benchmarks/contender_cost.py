@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from ullava.data.collate import Collator
-from ullava.data.encode import read_images
 from ullava.data.readers.base import TaskDataset
 from ullava.inference.predictor import Predictor
 from ullava.modeling.examples import Example
@@ -54,26 +52,17 @@ class Costing:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self._collate = Collator(predictor.processor.tokenizer.pad_token_id, padding_side="left")
 
     def encode(self, sample: Sample) -> Example:
         """The prompt and the picture as the network wants them."""
-        force = self.predictor.force
-        images = read_images(sample.images, sample.name)
-        return self.predictor.processor.encode(sample, images, prompt_only=True, force=force)
+        return self.predictor.encode([sample], prompt_only=True)[0]
 
     @torch.inference_mode()
     def see(self, example: Example) -> tuple[VisionOutput, float]:
         """Visual tokens of the picture for the question, and the CPU seconds that they took."""
-        model = self.predictor.model
-        batch: dict[str, Any] = dict(self._collate([example]))
-        if self.predictor.force:
-            batch["force"] = self.predictor.force
-        for key, value in batch.items():
-            if isinstance(value, torch.Tensor):
-                batch[key] = value.to(model.device)
+        batch = self.predictor.prompt_batch([example])
         begun = time.process_time()
-        seen = model.encode_images(batch)
+        seen = self.predictor.model.encode_images(batch)
         return seen, time.process_time() - begun
 
     def look(self, sample: Sample) -> Look:

@@ -16,6 +16,7 @@ from ullava.inference.predictor import Predictor
 from ullava.modeling.vision.slime_tiles import plan_tiles
 from ullava.structures import ImageArray, Sample
 from ullava.text.tokens import IMAGE_MARKER
+from ullava.whole_files import whole
 
 DIMMED = 0.3
 """Brightness of what no kept token looks at."""
@@ -73,18 +74,13 @@ def _words(sample: Sample) -> str:
 
 
 def _save(panels: Sequence[tuple[str, ImageArray]], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4), squeeze=False)
+    figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="tight")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, picture) in zip(axes[0], panels, strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize="small")
         axis.axis("off")
-    figure.tight_layout()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, format="png", dpi=90)
-    pyplot.close(figure)
-    draft.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=90)

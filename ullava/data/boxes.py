@@ -9,8 +9,6 @@ files are keyed by the id of the annotation, which is not unique; ``keyed_by_pic
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from ullava.data.word_sizes import WordSizes
 from ullava.errors import DataError
 from ullava.geometry import xywh_to_xyxy
 from ullava.structures import Clip, DetectedBoxes, Sample, Task
+from ullava.whole_files import whole
 
 
 class BoxFile:
@@ -208,20 +207,16 @@ def write_boxes(entries: Iterable[Mapping[str, Any]], out: Path) -> None:
         DataError: ``out`` is there already, or cannot be written.
     """
     _check_new(out)
-    unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
+        with whole(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             ahead = "[\n"
             for entry in entries:
                 file.write(ahead + json.dumps(entry, ensure_ascii=False))
                 ahead = ",\n"
             file.write("[]\n" if ahead == "[\n" else "\n]\n")
-        os.replace(unfinished, out)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _published(published: Path, pictures: dict[str, str], written: set[str]) -> Iterator[dict[str, Any]]:

@@ -31,11 +31,7 @@ def permuted(index: int, size: int, *key: int) -> int:
     A Feistel network on the smallest even number of bits that holds ``size``, followed again and again until it lands
     below ``size`` (fewer than four times on average).
     """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    low = (1 << half) - 1
-    state = 0
-    for part in key:
-        state = _stir(state ^ part)
+    half, low, state = _network(size, key)
     while True:
         left, right = index >> half, index & low
         for number in range(_ROUNDS):
@@ -45,8 +41,17 @@ def permuted(index: int, size: int, *key: int) -> int:
             return index
 
 
-def _stir(value: int) -> int:
-    """Spread a number over 64 bits (the finishing steps of SplitMix64)."""
+def _network(size: int, key: tuple[int, ...]) -> tuple[int, int, int]:
+    """Bits of half an index, the mask of so many bits, and the key as one number."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    state = 0
+    for part in key:
+        state = _stir(state ^ part)
+    return half, (1 << half) - 1, state
+
+
+def _stir(value: Any) -> Any:
+    """Spread an int, or each of a uint64 array, over 64 bits (the finishing steps of SplitMix64)."""
     value = (value + 0x9E3779B97F4A7C15) & _WORD
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _WORD
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _WORD
@@ -55,29 +60,17 @@ def _stir(value: int) -> int:
 
 def permuted_all(indices: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
     """Return ``permuted`` of many ``indices`` [n] at once."""
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
-    state = 0
-    for part in key:
-        state = _stir(state ^ part)
+    half, low, state = _network(size, key)
     result = indices.astype(np.uint64)
     open_places = np.arange(len(result))
     while len(open_places):
         left, right = result[open_places] >> half, result[open_places] & low
         for number in range(_ROUNDS):
             first = np.uint64((state + (number << 32)) & _WORD)
-            left, right = right, left ^ (_stir_all(first + right) & low)
+            left, right = right, left ^ (_stir(first + right) & low)
         result[open_places] = left << half | right
         open_places = open_places[result[open_places] >= size]
     return result.astype(np.int64)
-
-
-def _stir_all(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """``_stir`` of many; arrays of 64 bits wrap around by themselves."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
 
 
 class Mixture:

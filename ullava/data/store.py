@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from ullava.data.json_stream import iter_records
 from ullava.errors import DataError
+from ullava.whole_files import whole, write_whole
 
 SCHEMA_VERSION = 1
 BATCH_ROWS = 4096
@@ -152,15 +152,9 @@ def convert_rows(source: Path, arrow: Path, kind: str, rows: Iterable[Row], fact
     """Write ``rows``, made from ``source``, into ``arrow``; ``facts`` may still be filled while they are drawn."""
 
     def write() -> None:
-        unfinished = arrow.with_name(f".{arrow.name}.{uuid.uuid4().hex}")
-        try:
+        with whole(arrow) as unfinished:
             _write(unfinished, rows, {"source": source.name, "version": SCHEMA_VERSION})
-            beside = unfinished.with_name(unfinished.name + FACTS_SUFFIX)
-            beside.write_text(json.dumps(facts), encoding="utf-8")
-            os.replace(beside, arrow.with_suffix(FACTS_SUFFIX))
-            os.replace(unfinished, arrow)
-        finally:
-            unfinished.unlink(missing_ok=True)
+            write_whole(arrow.with_suffix(FACTS_SUFFIX), json.dumps(facts))
 
     _keep(source, arrow, kind, write)
 
@@ -185,7 +179,6 @@ def _keep(source: Path, arrow: Path, kind: str, write: Callable[[], None]) -> No
 
 def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:
     size = source.stat().st_size
-    unfinished = arrow.with_name(f".{arrow.name}.{uuid.uuid4().hex}")
     bar = tqdm(
         total=size,
         unit="B",
@@ -194,13 +187,9 @@ def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:
         disable=size < PROGRESS_BYTES,
         mininterval=1,
     )
-    try:
-        with bar:
-            facts, rows = _rows(source, kind, bar.update)
-            _write(unfinished, rows, facts | {"source": source.name, "version": SCHEMA_VERSION})
-        os.replace(unfinished, arrow)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(arrow) as unfinished, bar:
+        facts, rows = _rows(source, kind, bar.update)
+        _write(unfinished, rows, facts | {"source": source.name, "version": SCHEMA_VERSION})
 
 
 def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[dict[str, Any], Iterable[Row]]:

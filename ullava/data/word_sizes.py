@@ -6,8 +6,6 @@ form (ullava.data.store); visual tokens are not in them, for their number may de
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from ullava.data.store import IMAGE_KEYS, SIZES_SUFFIX, AnnotationStore
 from ullava.errors import DataError
+from ullava.whole_files import whole
 
 VIDEO_KEYS = ("video", "gif")
 """``gif`` is what u-LLaVA's TGIF records call it."""
@@ -98,12 +97,8 @@ def _of_record(store: AnnotationStore, number: int, said: Said) -> tuple[int, in
 
 
 def _keep(table: NDArray[np.float32], path: Path) -> None:
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with unfinished.open("wb") as file:
+        with whole(path) as unfinished, unfinished.open("wb") as file:
             np.save(file, table)
-        os.replace(unfinished, path)
     except OSError as error:
         raise DataError(f"{path}: the lengths of rows cannot be kept here ({error.strerror})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

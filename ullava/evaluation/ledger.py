@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import ConfigError, DataError
-from ullava.inference.export import make_folder, write_whole
+from ullava.inference.export import make_folder
+from ullava.whole_files import whole, write_json, write_whole
 
 STALL_SECONDS = 1800.0
 
@@ -136,15 +137,12 @@ class RunFolder:
         for path in self._all("predictions"):
             for record, start, length in _located_lines(path):
                 places[order(record)] = (path, start, length)
-        target = self.folder / "predictions.jsonl"
-        temporary = self.folder / ".predictions.jsonl.part"
-        with temporary.open("wb") as out:
+        with whole(self.folder / "predictions.jsonl") as unfinished, unfinished.open("wb") as out:
             for place in sorted(places):
                 path, start, length = places[place]
                 with path.open("rb") as source:
                     source.seek(start)
                     out.write(source.read(length))
-        os.replace(temporary, target)
         bad = [record for path in self._all("bad_samples") for record in read_lines(path)]
         if bad:
             write_whole(self.folder / "bad_samples.jsonl", "".join(_line(record) for record in bad))
@@ -177,12 +175,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Write JSON under a temporary name, then rename. Raises ValueError for numbers that JSON cannot hold."""
-    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return path
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -19,9 +19,10 @@ from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
-from ullava.evaluation.ledger import RunFolder, Shard, read_lines, write_json
+from ullava.evaluation.ledger import RunFolder, Shard, read_lines
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.scoring import family_of, scorer_for
+from ullava.whole_files import write_json
 
 T = TypeVar("T")
 

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
-from ullava.inference.export import answer_to_json, make_folder, png_bytes, write_whole
+from ullava.inference.export import answer_to_json, make_folder, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
 from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
+from ullava.whole_files import write_whole
 
 KEYS = ("image", "video", "prompt", "id")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")

@@ -1,11 +1,8 @@
-"""Answers as JSON, and files that appear whole or not at all."""
+"""Answers as JSON, and the folders that they are written to."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +67,6 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
     return folder
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write ``path`` under a temporary name in its folder, then rename: readers see the old file or the new one."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write ``value`` as indented JSON, whole or not at all. NaN is refused (it is not JSON)."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def png_bytes(image_rgb_u8: ImageArray) -> bytes:

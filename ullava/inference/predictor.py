@@ -119,10 +119,13 @@ class Predictor:
         self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer the last question of each sample in one batch; equal pictures and videos are encoded once."""
-        rows = self._encode(samples, prompt_only=True, force=force)
+        rows = self.encode(samples, prompt_only=True, force=force)
         return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force)
 
-    def _encode(self, samples: Sequence[Sample], prompt_only: bool, force: Mapping[str, Any]) -> list[Example]:
+    def encode(
+        self, samples: Sequence[Sample], *, prompt_only: bool, force: Mapping[str, Any] = NOTHING
+    ) -> list[Example]:
+        """Read pictures and videos, each once, and make the rows: up to the last answer (``prompt_only``), or whole."""
         force = {**self.force, **force}
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
         prepared: dict[tuple[tuple[Path, ...], tuple[DetectedBoxes | None, ...]], tuple[ImageExample, ...]] = {}
@@ -153,15 +156,19 @@ class Predictor:
         self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
-        batch = self._to_device(self._prompts(examples)) | self._forced(force)
+        batch = self.prompt_batch(examples, force=force)
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
         return self._answers(examples, texts, result.seg, result.loc, batch)
 
+    def prompt_batch(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+        """Rows that were encoded with ``prompt_only`` as what the network reads, on its device."""
+        return self._to_device(self._prompts(examples)) | self._forced(force)
+
     @torch.inference_mode()
     def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
-        examples = self._encode(samples, prompt_only=False, force=force)
+        examples = self.encode(samples, prompt_only=False, force=force)
         batch = self._to_device(self._dialogues(examples)) | self._forced(force)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)

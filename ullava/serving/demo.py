@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ullava.inference.export import make_folder, write_json, write_whole
+from ullava.inference.export import make_folder
 from ullava.inference.load import load, weights_folder
 from ullava.serving.demo_page import build_report, results_table
 from ullava.serving.demo_run import ask_worlds, draw_worlds
 from ullava.serving.report import Table, render_html
+from ullava.whole_files import write_json, write_whole
 
 if TYPE_CHECKING:
     from ullava.inference.predictor import Predictor

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ullava.whole_files import whole
+
 PANEL_INCHES = (8.0, 3.6)
 
 
 def draw_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> bool:
     """Draw the lines of train_log.jsonl; return False (and write nothing) where there is no loss yet."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     losses = _series(lines, "loss")
     figures = {name[len("eval_") :]: points for name, points in _series(lines, "eval_").items()}
@@ -22,18 +21,16 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> bo
     if not losses:
         return False
     rows = 2 if figures else 1
-    figure, axes = pyplot.subplots(rows, 1, figsize=(PANEL_INCHES[0], PANEL_INCHES[1] * rows), squeeze=False)
+    figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] * rows), layout="tight")
+    axes = figure.subplots(rows, 1, squeeze=False)
     _panel(axes[0][0], losses, "loss")
     axes[0][0].set_yscale("log")
     axes[0][0].set_title(title)
     if figures:
         _panel(axes[1][0], figures, "evaluation")
     axes[-1][0].set_xlabel("optimiser step")
-    figure.tight_layout()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, format="png", dpi=110)
-    pyplot.close(figure)
-    draft.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
     return True
 
 

@@ -13,7 +13,6 @@ model/             the weights and the processor, for ``ullava.load``
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
+from ullava.whole_files import write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
@@ -57,7 +57,7 @@ class RunFolder:
     def prepare(self, recipe_yaml: str) -> None:
         """Make the folder and write the merged recipe."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_text(self.recipe, recipe_yaml)
+        write_whole(self.recipe, recipe_yaml)
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest checkpoint that was written to its end (the trainer's state comes last)."""
@@ -71,7 +71,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again."""
         kept = [line for line in self.log_lines() if line["step"] <= step]
-        write_text(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
         for path in list(self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []:
             match = _CHECKPOINT.match(path.name)
             if match and int(match.group(1)) > step:
@@ -101,10 +101,3 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return []
     whole = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in whole if line]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name beside ``path``, then rename."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

@@ -28,7 +28,7 @@ from ullava.training.batches import TrainingCollator
 from ullava.training.budget import Budget
 from ullava.training.curve import draw_curve
 from ullava.training.finish import save_run
-from ullava.training.folder import RunFolder, write_text
+from ullava.training.folder import RunFolder
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
 from ullava.training.passes import Passes
@@ -36,6 +36,7 @@ from ullava.training.sharding import check_sharding, find_deepspeed, leave_toget
 from ullava.training.stages import apply_stage
 from ullava.training.start import note_in_config, start_model
 from ullava.training.trainer import UllavaTrainer
+from ullava.whole_files import write_whole
 
 FREE_TO_CHANGE = (
     "training",
@@ -109,7 +110,7 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         report["training"]["budget"] = budget.report()
     save_run(trainer, start, folder)
     if main:
-        write_text(folder.metrics, json.dumps(report, indent=2) + "\n")
+        write_whole(folder.metrics, json.dumps(report, indent=2) + "\n")
         draw_curve(folder.log_lines(), folder.curve, out.name)
         print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     leave_together(trainer)

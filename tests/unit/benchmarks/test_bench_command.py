@@ -31,7 +31,7 @@ def quick(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("what", "units"),
     [
-        ("data", ["ms/sample", "ms/batch", "ms/sample"]),
+        ("data", ["ms/sample", "ms/batch", "ms/sample", "ms/sample"]),
         ("train", ["ms/step"]),
         ("eval", ["ms/expression"]),
         ("generate", ["ms/token"]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from ullava.errors import ConfigError, DataError
-from ullava.evaluation.ledger import RunFolder, Shard, read_lines, wait_until, write_json
+from ullava.evaluation.ledger import RunFolder, Shard, read_lines, wait_until
 
 
 def by_item(record: object) -> tuple[int, ...]:
@@ -100,11 +99,3 @@ def test_shard_from_environment() -> None:
         Shard.from_environment({"RANK": "4", "WORLD_SIZE": "4"})
     with pytest.raises(ConfigError, match="whole numbers"):
         Shard.from_environment({"RANK": "first"})
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

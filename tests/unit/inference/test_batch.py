@@ -14,7 +14,7 @@ from PIL import Image
 from ullava.errors import DataError, UserError
 from ullava.geometry import rle_decode
 from ullava.inference.batch import Question, answer_all, answer_one, check_pictures, one_prompt, read_questions
-from ullava.inference.export import answer_to_json, check_folder, write_whole
+from ullava.inference.export import answer_to_json, check_folder
 from ullava.structures import Answer, GroundedObject, Sample
 
 SETTINGS = {"model": "fake", "max_new_tokens": 8}
@@ -199,17 +199,3 @@ def test_folders_are_checked_before_the_work(tmp_path: Path, write: Callable[[st
         check_folder(file / "deeper" / "out")
     check_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "answer.json"
-    write_whole(path, "old")
-
-    def refuse(source: str, target: Path) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("ullava.inference.export.os.replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "new")
-    assert [item.name for item in tmp_path.iterdir()] == ["answer.json"]
-    assert path.read_text() == "old"

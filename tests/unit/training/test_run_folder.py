@@ -8,7 +8,7 @@ import pytest
 
 from ullava.errors import UserError
 from ullava.training.curve import draw_curve
-from ullava.training.folder import RunFolder, append_json, write_text
+from ullava.training.folder import RunFolder, append_json
 
 
 def checkpoint(folder: RunFolder, step: int, complete: bool = True) -> Path:
@@ -62,13 +62,6 @@ def test_forgetting_drops_what_comes_later(tmp_path: Path) -> None:
     assert folder.log_lines() == [{"step": 4, "loss": 0.25}]
     assert [path.name for path in folder.checkpoints.iterdir()] == ["checkpoint-4"]
     assert [path.name for path in folder.evaluations.iterdir()] == ["step-4"]
-
-
-def test_texts_are_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    write_text(path, "one")
-    write_text(path, "two")
-    assert path.read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["text"]
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:

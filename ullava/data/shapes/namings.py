@@ -6,7 +6,7 @@ holds a dozen of them. Only expressions whose words leave the name open are aske
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 
 from ullava.data.shapes.forms import (
@@ -54,15 +54,8 @@ def leaves_open(form: Form, scene: Scene) -> bool:
 def namings(scene: Scene, rng: Random, turns: int = NAMED_PER_IMAGE) -> list[Question]:
     """Up to ``turns`` different questions: "Name the star left of the ring." "red star, small."."""
     wanted = targets_wanted(scene)
-    found: dict[str, tuple[Expression, Thing]] = {}
-    for _ in range(3 * turns):
-        if len(found) == turns:
-            break
-        place = rng.choice(wanted)
-        expression = refer(scene, place, rng, NAMED_KINDS)
-        if expression is not None and leaves_open(expression.form, scene):
-            found.setdefault(expression.words, (expression, scene.things[place]))
-    return [_asked(expression, thing) for expression, thing in found.values()]
+    found = (refer(scene, rng.choice(wanted), rng, NAMED_KINDS) for _ in range(3 * turns))
+    return _ask(scene, (item for item in found if item is not None and leaves_open(item.form, scene)), turns)
 
 
 def drills(scene: Scene, rng: Random) -> list[Question]:
@@ -71,19 +64,17 @@ def drills(scene: Scene, rng: Random) -> list[Question]:
     Asked of everything that can be an anchor, about any object and about some: where one expression in fourteen says
     "nearest to", a small model does not begin to learn it (models/tiny/README.md).
     """
-    wanted = targets_wanted(scene)
-    found: dict[str, tuple[Expression, Thing]] = {}
-    for kind, form in _drill_forms(scene, rng):
-        targets = denote(form, scene)
-        if targets is None or len(targets) != 1 or not leaves_open(form, scene):
-            continue
-        (place,) = targets
-        if place in wanted:
-            expression = Expression(phrase(form, rng), form, (place,), kind)
-            found.setdefault(expression.words, (expression, scene.things[place]))
-    asked = [_asked(expression, thing) for expression, thing in found.values()]
+    asked = _ask(scene, _drill_expressions(scene, rng))
     rng.shuffle(asked)
     return asked
+
+
+def _drill_expressions(scene: Scene, rng: Random) -> Iterator[Expression]:
+    wanted = set(targets_wanted(scene))
+    for kind, form in _drill_forms(scene, rng):
+        targets = denote(form, scene)
+        if targets is not None and len(targets) == 1 and leaves_open(form, scene) and targets <= wanted:
+            yield Expression(phrase(form, rng), form, tuple(targets), kind)
 
 
 def _drill_forms(scene: Scene, rng: Random) -> Iterator[tuple[str, Form]]:
@@ -100,6 +91,13 @@ def _drill_forms(scene: Scene, rng: Random) -> Iterator[tuple[str, Form]]:
                 yield "later", Ordinal(what, number, side)
 
 
-def _asked(expression: Expression, thing: Thing) -> Question:
-    name = short_name(thing)
-    return Question(f"Name {expression.words}.", f"{name}.", (name,), expression.kind)
+def _ask(scene: Scene, expressions: Iterable[Expression], most: int | None = None) -> list[Question]:
+    """Ask for the name of what each expression means, of those with the same words only the first; ``most`` of them."""
+    asked: dict[str, Question] = {}
+    for expression in expressions:
+        name = short_name(scene.things[expression.targets[0]])
+        question = Question(f"Name {expression.words}.", f"{name}.", (name,), expression.kind)
+        asked.setdefault(expression.words, question)
+        if len(asked) == most:
+            break
+    return list(asked.values())

@@ -21,7 +21,7 @@ from ullava.modeling.read_heads import TokenStates, align_states, item_of_positi
 from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
-from ullava.modeling.vision.strategy import EncodeContext, VisionOutput
+from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, zero_of
 from ullava.modeling.vision_batch import BATCH_KEYS, PIXELS, TEXT_KEYS, context_of, summed_aux, told_by, views_of
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -305,11 +305,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 zero = zero + seen.idle
         unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
-        for module in unused:
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    zero = zero + parameter.sum() * 0.0
-        return zero
+        return zero + zero_of(*unused) if unused else zero
 
     # ------------------------------------------------------------ generation
     @torch.no_grad()

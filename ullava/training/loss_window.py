@@ -14,7 +14,7 @@ class LossWindow:
     """Loss terms since the last log line, kept on the device so that a step waits for nothing.
 
     ``sums`` [8 + A]: every term times its count, the A of the vision strategy (``aux_terms``) among them, and the
-    total of every step. ``counts`` [5]: see Counts.
+    total of every step. ``counts`` [5]: those of Counts.
     """
 
     sums: torch.Tensor
@@ -26,7 +26,7 @@ class LossWindow:
     def empty(cls, device: torch.device, aux_terms: tuple[str, ...] = ()) -> LossWindow:
         """Return a window without any step."""
         sums = torch.zeros(len(TERMS) + len(aux_terms) + 1, device=device)
-        return cls(sums, torch.zeros(5, dtype=torch.float64), aux_terms=aux_terms)
+        return cls(sums, torch.zeros(Counts.number(), dtype=torch.float64), aux_terms=aux_terms)
 
     def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
         """Add one micro-batch, whose terms were divided by the counts of its ``step``."""

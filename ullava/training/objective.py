@@ -7,7 +7,7 @@ or several processes the mean is over the whole step (``Counts``): the gradient 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -51,6 +51,11 @@ class Counts:
     patches: float = 0.0
     pictures: float = 0.0
 
+    @classmethod
+    def number(cls) -> int:
+        """Return how many counts there are."""
+        return len(fields(cls))
+
     def of(self, term: str) -> float:
         """Return the count that belongs to a term; the vision strategy's own go with the tokens.
 
@@ -60,7 +65,7 @@ class Counts:
 
     def stacked(self) -> list[float]:
         """Return the counts in the order of the fields."""
-        return [self.tokens, self.masks, self.boxes, self.patches, self.pictures]
+        return list(astuple(self))
 
 
 @dataclass(frozen=True, slots=True)

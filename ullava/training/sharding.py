@@ -20,7 +20,6 @@ from torch import nn
 
 from ullava.config.schema import TrainRecipe
 from ullava.errors import ConfigError, UserError
-from ullava.training.batches import is_empty
 from ullava.training.stages import TrainablePlan
 
 SHARDED_CLASS = "FSDP2"
@@ -180,28 +179,22 @@ PARTS: Mapping[str, str] = {
 
 
 def check_step(trainer: Any, inputs: Mapping[str, Any]) -> None:
-    """Refuse a batch for which processes that share weights would wait for each other without end.
+    """Refuse batches of one step that have different parts under ZeRO-3, whose processes would wait without end.
 
-    Raises UserError for a batch without a usable row, and under ZeRO-3, which gathers the weights of each part when it
-    runs, for batches of one step that have different parts. Every process has to come here.
+    It gathers the weights of each part when it runs. Every process has to come here. Raises UserError.
     """
     stage3 = trainer.is_deepspeed_enabled and trainer.model_wrapped.zero_optimization_stage() == 3
-    if trainer.args.world_size == 1 or not (stage3 or is_sharded(trainer.model)):
+    if trainer.args.world_size == 1 or not stage3:
         return
-    step = trainer.state.global_step + 1
-    if is_empty(inputs):
-        names = ", ".join(sample.name for sample in inputs["bad_samples"])
-        raise UserError(f"step {step}: no row of a batch can be used ({names}); processes that share weights need one")
-    if stage3:
-        mine = [key in inputs and len(inputs[key]) > 0 for key in PARTS.values()]
-        everybody: list[list[bool]] = [mine] * trainer.args.world_size
-        torch.distributed.all_gather_object(everybody, mine)
-        unlike = [part for part, has in zip(PARTS, zip(*everybody, strict=True), strict=True) if len(set(has)) > 1]
-        if unlike:
-            raise UserError(
-                f"step {step}: some processes have {', '.join(unlike)} in their rows and others none, for which ZeRO-3 "
-                "would wait without end; use sharding: fsdp2, ZeRO-2, or data that always has them"
-            )
+    mine = [key in inputs and len(inputs[key]) > 0 for key in PARTS.values()]
+    everybody: list[list[bool]] = [mine] * trainer.args.world_size
+    torch.distributed.all_gather_object(everybody, mine)
+    unlike = [part for part, has in zip(PARTS, zip(*everybody, strict=True), strict=True) if len(set(has)) > 1]
+    if unlike:
+        raise UserError(
+            f"step {trainer.state.global_step + 1}: some processes have {', '.join(unlike)} in their rows and others "
+            "none, for which ZeRO-3 would wait without end; use sharding: fsdp2, ZeRO-2, or data that always has them"
+        )
 
 
 def leave_together(trainer: Any) -> None:

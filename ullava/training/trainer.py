@@ -18,6 +18,7 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
+from ullava.modeling.vision.strategy import zero_of
 from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
 from ullava.training.folder import RunFolder, append_json
 from ullava.training.loss_window import LossWindow
@@ -108,7 +109,7 @@ class UllavaTrainer(Trainer):
         usable = [batch for batch in batches if not is_empty(batch)]
         if self.args.world_size > 1 and len(usable) < len(batches):
             raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
-        totals = torch.zeros(5, device=device)
+        totals = torch.zeros(Counts.number(), device=device)
         for batch in usable:
             totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
@@ -182,7 +183,7 @@ class UllavaTrainer(Trainer):
         """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
         check_step(self, inputs)
         if is_empty(inputs):
-            return _idle_loss(model)
+            return zero_of(model)
         self.plan.hold_frozen()
         targets = targets_of(inputs)
         output = self.passes(model, network_inputs(inputs))
@@ -200,7 +201,7 @@ class UllavaTrainer(Trainer):
         else:
             self._skip("loss")
             # Shares of weights are gathered again on the way back, so that way has to be gone, for nothing.
-            loss = loss.nan_to_num() * 0.0 if is_sharded(self.model) else _idle_loss(model)
+            loss = loss.nan_to_num() * 0.0 if is_sharded(self.model) else zero_of(model)
         return (loss, output) if return_outputs else loss
 
     def _finite(self, loss: torch.Tensor) -> bool:
@@ -385,11 +386,6 @@ class StepBook(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step."""
         self.trainer.window.steps += 1
-
-
-def _idle_loss(model: nn.Module) -> torch.Tensor:
-    """Return a zero that still reaches every trainable parameter (process groups wait for all of them)."""
-    return torch.stack([(parameter * 0.0).sum() for parameter in model.parameters() if parameter.requires_grad]).sum()
 
 
 def _plain(value: Any) -> Any:

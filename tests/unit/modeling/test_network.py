@@ -249,3 +249,14 @@ def test_any_causal_language_model_is_a_core(model_type: str) -> None:
     model, processor = build_small((f"language.config.model_type={model_type}",))
     output = model(**inputs(collate(processor, [grounded_sample("a", 1)])))
     assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.logits).all()
+
+
+def test_weights_that_lie_elsewhere_are_left_out_of_the_zero() -> None:
+    from ullava.modeling.vision.strategy import zero_of
+
+    here, frozen, elsewhere = torch.nn.Linear(2, 3), torch.nn.Linear(2, 2).requires_grad_(False), torch.nn.Linear(0, 0)
+    zero = zero_of(here, frozen, elsewhere)
+    zero.backward()
+    assert zero == 0
+    assert here.weight.grad is not None and (here.weight.grad == 0).all()
+    assert frozen.weight.grad is None and elsewhere.weight.grad is None

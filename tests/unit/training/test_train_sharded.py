@@ -167,7 +167,6 @@ def test_sharding_without_processes_is_refused(
 
 
 def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ullava.data.encode import BadSample
     from ullava.errors import UserError
     from ullava.training import sharding
 
@@ -190,9 +189,6 @@ def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytes
         sharding.check_step(trainer, seen)
     trainer.model_wrapped = SimpleNamespace(zero_optimization_stage=lambda: 2)
     sharding.check_step(trainer, seen)
-    monkeypatch.setattr(sharding, "is_sharded", lambda model: True)
-    with pytest.raises(UserError, match=r"step 5: no row of a batch can be used \(res/7\)"):
-        sharding.check_step(trainer, {"bad_samples": [BadSample("res/7", "torn")]})
 
 
 def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

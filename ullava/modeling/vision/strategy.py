@@ -217,11 +217,15 @@ class VisionStrategy(nn.Module, ABC):
 
 
 def zero_of(*modules: nn.Module) -> torch.Tensor:
-    """A zero that depends on every trainable weight of ``modules``."""
+    """A zero that depends on every trainable weight of ``modules``.
+
+    Those that lie with other processes (ZeRO-3: without elements while their module does not run) are left out; their
+    gradient is not waited for.
+    """
     zero = torch.zeros((), device=next(modules[0].parameters()).device)
     for module in modules:
         for parameter in module.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter.numel() > 0:
                 zero = zero + parameter.sum() * 0.0
     return zero
 

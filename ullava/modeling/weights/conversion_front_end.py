@@ -12,6 +12,7 @@ from ullava.errors import UserError, WeightsError
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import build_model
 from ullava.modeling.weights.conversion import write_folder
+from ullava.modeling.weights.strict import find_misfits
 
 VISION = "vision."
 
@@ -40,8 +41,11 @@ def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out
         if processor.tokenizer.get_vocab() != its_processor.tokenizer.get_vocab():
             raise UserError(f"{model_folder / config.tokenizer}: another tokenizer than that of {source}")
         given, own = trained.state_dict(), model.state_dict()
-        _refuse_other_sizes(source, given, own)
         kept = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+        needed = {name: value for name, value in given.items() if name in kept or not name.startswith(VISION)}
+        problems = find_misfits(model, needed, optional=[name for name in own if name.startswith(VISION)])
+        if problems:
+            raise WeightsError([f"{source}: {problem}" for problem in problems])
         model.load_state_dict({**own, **kept})
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -54,24 +58,6 @@ def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out
         }
 
     return write_folder(out, source, write)
-
-
-def _refuse_other_sizes(source: Path, given: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
-    """Raise WeightsError where anything but the front-end differs between two models."""
-    sizes = [
-        {name: tuple(value.shape) for name, value in weights.items() if not name.startswith(VISION)}
-        for weights in (given, own)
-    ]
-    wrong = sorted(name for name in sizes[0].keys() | sizes[1].keys() if sizes[0].get(name) != sizes[1].get(name))
-    if wrong:
-        raise WeightsError(
-            [f"{source}: weight {name} is {_size(sizes[0], name)}, the model asks for {_size(sizes[1], name)}"
-             for name in wrong]
-        )  # fmt: skip
-
-
-def _size(sizes: dict[str, tuple[int, ...]], name: str) -> str:
-    return str(list(sizes[name])) if name in sizes else "missing"
 
 
 def _parts(model: Any, names: set[str]) -> list[str]:

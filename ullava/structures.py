@@ -121,9 +121,11 @@ class Answer:
     """What the model said and the objects it grounded. ``finished``: it ended by itself.
 
     ``text`` holds the special tokens too; ``ullava.text.tokens.strip_grounding(text)`` gives the words alone.
+    ``chosen``: what a front-end that chooses took for each picture of the question, by name ({"granularity": (64,)}).
     """
 
     text: str
     objects: tuple[GroundedObject, ...] = ()
     finished: bool = True
     new_tokens: int = 0
+    chosen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

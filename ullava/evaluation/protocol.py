@@ -25,7 +25,7 @@ from ullava.errors import DataError, SampleError
 from ullava.evaluation.ledger import RunFolder
 from ullava.evaluation.plan import Query, pack, picture_groups
 from ullava.evaluation.scoring import Scorer, family_of, scorer_for
-from ullava.inference.export import object_to_json
+from ullava.inference.export import chosen_to_json, object_to_json
 from ullava.structures import Answer, Sample
 
 GIVEN_TASKS = ("caption", "vqa", "text")
@@ -185,6 +185,7 @@ class DatasetRun:
             "answer": answer.text,
             "finished": answer.finished,
             "objects": [object_to_json(thing) for thing in answer.objects],
+            **chosen_to_json(answer),
             "scores": dict(row),
         }
 

@@ -1,14 +1,14 @@
 """A whole recipe: every data set, one process or several, results in a folder.
 
 ``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
-A result may also have ``details`` (figures by class or by kind of question), ``intervals`` (``bootstrap``) and a
-``note``.
+A result may also have ``details`` (figures by class or by kind of question), ``by_choice`` (figures by what the
+front-end chose), ``intervals`` (``bootstrap``) and a ``note``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from ullava.errors import ConfigError, DataError, UserError
 from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines
+from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.scoring import family_of, scorer_for
 from ullava.whole_files import write_json
@@ -156,7 +157,7 @@ def _summary(
     for record in read_lines(out_dir / "predictions.jsonl"):
         # The masks are not needed any more and would be the bulk of what is held.
         records[record["dataset"]].append(
-            {key: record[key] for key in ("id", "image", "video", "scores") if key in record}
+            {key: record[key] for key in ("id", "image", "video", "chosen", "scores") if key in record}
         )
     skipped = dict.fromkeys(datasets, 0)
     for bad in read_lines(out_dir / "bad_samples.jsonl"):
@@ -181,11 +182,33 @@ def _summary(
         }
         extras = {
             "details": metric.details(),
+            "by_choice": _by_choice(records[label], kind, recipe),
             "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
             "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",
         }
         results.append(result | {name: value for name, value in extras.items() if value})
     return {"model": recipe.model, "protocol": recipe.protocol, "results": results}
+
+
+def _by_choice(
+    records: Sequence[Mapping[str, Any]], kind: type[Metric], recipe: EvalRecipe
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The figures again for each thing that the front-end chose, as far as it took one for all pictures of a question.
+
+    ``{"granularity": {"64": {"n": 12, "metrics": {...}}}}``: how much is lost where little was looked at.
+    """
+    rows: dict[str, dict[int, list[Row]]] = {}
+    for record in records:
+        for name, values in record.get("chosen", {}).items():
+            if len(set(values)) == 1:
+                rows.setdefault(name, {}).setdefault(values[0], []).append(record["scores"])
+    return {
+        name: {
+            str(value): {"n": len(found), "metrics": _earned(kind(found).compute(), recipe)}
+            for value, found in sorted(groups.items())
+        }
+        for name, groups in rows.items()
+    }
 
 
 def _given(family: str, recipe: EvalRecipe) -> bool:

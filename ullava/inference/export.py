@@ -39,7 +39,13 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "finished": answer.finished,
         "new_tokens": answer.new_tokens,
         "objects": [object_to_json(item) for item in answer.objects],
+        **chosen_to_json(answer),
     }
+
+
+def chosen_to_json(answer: Answer) -> dict[str, Any]:
+    """``{"chosen": {"granularity": [64]}}`` of an answer whose front-end chose something, else nothing."""
+    return {"chosen": {name: list(values) for name, values in answer.chosen.items()}} if answer.chosen else {}
 
 
 def check_folder(folder: Path) -> None:

@@ -159,7 +159,7 @@ class Predictor:
         batch = self.prompt_batch(examples, force=force)
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
-        return self._answers(examples, texts, result.seg, result.loc, batch)
+        return self._answers(examples, texts, result, batch)
 
     def prompt_batch(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
         """Rows that were encoded with ``prompt_only`` as what the network reads, on its device."""
@@ -175,7 +175,7 @@ class Predictor:
         batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
         output = self.model(**batch)
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
-        return self._answers(examples, texts, output.seg, output.loc, batch)
+        return self._answers(examples, texts, output, batch)
 
     # ------------------------------------------------------------ back to pictures
     def _forced(self, force: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,10 +196,11 @@ class Predictor:
         self,
         examples: Sequence[Example],
         texts: Sequence[tuple[str, bool, int]],
-        seg: Any,
-        loc: Any,
+        output: Any,
         batch: Mapping[str, Any],
     ) -> list[Answer]:
+        """Answers of rows; ``output`` is an UllavaOutput or a GroundedGeneration."""
+        seg, loc = output.seg, output.loc
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
         logits = seg.mask_logits_lowres.float().cpu()
         for place, (row, score) in enumerate(zip(seg.row.tolist(), seg.iou_scores.float().tolist(), strict=True)):
@@ -219,6 +220,7 @@ class Predictor:
                 finished=finished,
                 new_tokens=new_tokens,
                 phrases=phrases[row],
+                chosen=(output.chosen or [{}] * len(examples))[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]

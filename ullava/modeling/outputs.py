@@ -48,7 +48,8 @@ class UllavaOutput(ModelOutput):
     ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
     ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
-    from it, [n] (ullava.modeling.patches). ``diagnostics``: what the strategy tells about its choices, by name.
+    from it, [n] (ullava.modeling.patches). ``diagnostics``: what the strategy tells about its choices, by name;
+    ``chosen``: those choices that are numbers, for the items of each row (in evaluation).
     """
 
     logits: torch.Tensor | None = None
@@ -62,12 +63,17 @@ class UllavaOutput(ModelOutput):
     aux: dict[str, torch.Tensor] | None = None
     patch_nll: torch.Tensor | None = None
     diagnostics: dict[str, Any] | None = None
+    chosen: list[dict[str, tuple[int, ...]]] | None = None
 
 
 @dataclass
 class GroundedGeneration(ModelOutput):
-    """Output of ``generate_grounded``: new ids [B, T] (padded after the end) and what their states ground."""
+    """Output of ``generate_grounded``: new ids [B, T] (padded after the end) and what their states ground.
+
+    ``chosen``: as in UllavaOutput.
+    """
 
     new_ids: torch.Tensor | None = None
     seg: SegOutput | None = None
     loc: LocOutput | None = None
+    chosen: list[dict[str, tuple[int, ...]]] | None = None

@@ -339,12 +339,14 @@ class UllavaProcessor(ProcessorMixin):
         finished: bool = True,
         new_tokens: int = 0,
         phrases: Mapping[int, FoundThing] | None = None,
+        chosen: Mapping[str, tuple[int, ...]] = NOTHING,
     ) -> Answer:
         """Join an answer's words with its masks and boxes, and map both back to the original picture.
 
         ``masks``: (logits [h, w] of SAM's low plane, score) for each ``[SEG]`` in order; ``boxes``: (xyxy [4] in the
         head's frame, score) for each ``[LOC]``. They speak of the last of the pictures ``original_hw`` [(H, W)].
         ``phrases``: what the box head found for the words of each thing (0, 1, ...), if it looks for words.
+        ``chosen``: see Answer.
         """
         objects: list[GroundedObject] = []
         for number, found in enumerate(split_objects(text)):
@@ -370,7 +372,7 @@ class UllavaProcessor(ProcessorMixin):
                     image=max(len(original_hw) - 1, 0),
                 )
             )
-        return Answer(text=text, objects=tuple(objects), finished=finished, new_tokens=new_tokens)
+        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen))
 
     def _mask_of(
         self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]

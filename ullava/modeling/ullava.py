@@ -22,7 +22,15 @@ from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, zero_of
-from ullava.modeling.vision_batch import BATCH_KEYS, PIXELS, TEXT_KEYS, context_of, summed_aux, told_by, views_of
+from ullava.modeling.vision_batch import (
+    BATCH_KEYS,
+    PIXELS,
+    chosen_by,
+    context_of,
+    summed_aux,
+    told_by,
+    views_of,
+)
 from ullava.text.tokens import IGNORE_LABEL
 
 Batch = Mapping[str, Any]
@@ -209,6 +217,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             aux=summed_aux(output for output in (images, videos) if output is not None),
             diagnostics=told_by(images, videos),
         )
+        if not self.training and input_ids is not None:
+            output.chosen = chosen_by(self.vision.choices, images, videos, batch, len(input_ids))
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             output.logits = self._logits(hidden[:, kept])
@@ -319,14 +329,19 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         kwargs["suppress_tokens"] = sorted(placeholders.union(kwargs.get("suppress_tokens") or ()))
         if kwargs.get("inputs_embeds") is not None:
             return super().generate(input_ids=input_ids, **kwargs)
-        given = _given(input_ids, kwargs.pop("attention_mask", None), None)
-        if given.attention_mask is None:
-            given = replace(given, attention_mask=torch.ones_like(given.input_ids))
         batch = {key: kwargs.pop(key) for key in list(kwargs) if key in BATCH_KEYS or key.startswith(PIXELS)}
-        text, embeddings, *_ = self._splice(given, batch, left_pad=True)
+        text, embeddings, *_ = self._splice_prompts(input_ids, kwargs.pop("attention_mask", None), batch)
         return super().generate(
             input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
         )
+
+    def _splice_prompts(
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, batch: Batch
+    ) -> Spliced:
+        given = _given(input_ids, attention_mask, None)
+        if given.attention_mask is None:
+            given = replace(given, attention_mask=torch.ones_like(given.input_ids))
+        return self._splice(given, batch, left_pad=True)
 
     @torch.no_grad()
     def generate_grounded(self, batch: Batch, *, read_history: bool = False, **generation: Any) -> GroundedGeneration:
@@ -337,10 +352,15 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
-        inputs = {key: value for key, value in batch.items() if key in TEXT_KEYS or key in BATCH_KEYS
-                  or key.startswith(PIXELS)}  # fmt: skip
+        spliced = self._splice_prompts(batch.get("input_ids"), batch.get("attention_mask"), batch)
         result = self.generate(
-            **inputs, return_dict_in_generate=True, output_hidden_states=True, use_cache=True, **generation
+            spliced.text.input_ids,
+            attention_mask=spliced.text.attention_mask,
+            inputs_embeds=spliced.embeddings,
+            return_dict_in_generate=True,
+            output_hidden_states=True,
+            use_cache=True,
+            **generation,
         )
         steps = torch.stack([states[-1][:, -1] for states in result.hidden_states], dim=1)
         new_ids = result.sequences[:, -steps.shape[1] :]
@@ -353,7 +373,9 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.config.head_state == "token":  # the state at a token is the next step's; the last token has none
             steps = torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)
             tokens = torch.cat([tokens[:, :-1], torch.full_like(tokens[:, -1:], IGNORE_LABEL)], dim=1)
-        grounded = GroundedGeneration(new_ids=new_ids)
+        seen = (spliced.images, spliced.videos)
+        chosen = chosen_by(self.vision.choices, *seen, batch, len(new_ids))
+        grounded = GroundedGeneration(new_ids=new_ids, chosen=chosen)
         self._read_into(grounded, steps, tokens, prompt_ids, batch)
         return grounded
 

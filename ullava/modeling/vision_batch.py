@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from ullava.modeling.vision.strategy import EncodeContext, VisionOutput
 
 Batch = Mapping[str, Any]
 
-TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
 PIXELS = ("pixel_values", "video_pixel_values")
 """Starts of the keys of views; see UllavaForConditionalGeneration."""
 BATCH_KEYS = frozenset(
@@ -55,6 +54,22 @@ def summed_aux(outputs: Iterable[VisionOutput]) -> dict[str, torch.Tensor] | Non
         for name, value in output.aux.items():
             total[name] = total[name] + value if name in total else value
     return total
+
+
+def chosen_by(
+    names: Sequence[str], images: VisionOutput | None, videos: VisionOutput | None, batch: Batch, rows: int
+) -> list[dict[str, tuple[int, ...]]]:
+    """What the strategy chose (``VisionStrategy.choices``) for each picture, then each video, of every row, by name."""
+    chosen: list[dict[str, tuple[int, ...]]] = [{} for _ in range(rows)]
+    for kind, seen in (("image", images), ("video", videos)):
+        if seen is None or f"{kind}_row" not in batch:
+            continue
+        index = batch[f"{kind}_index"].tolist()
+        for place, row in enumerate(batch[f"{kind}_row"].tolist()):
+            for name in names:
+                value = int(seen.diagnostics[name][place if seen.per_place else index[place]])
+                chosen[row][name] = (*chosen[row].get(name, ()), value)
+    return chosen
 
 
 def told_by(images: VisionOutput | None, videos: VisionOutput | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ullava.errors import ConfigError, DataError
 from ullava.evaluation.ledger import Shard, read_lines
 from ullava.evaluation.plan import Query, pack, picture_groups
 from ullava.evaluation.run import evaluate
-from ullava.structures import Sample, Turn
+from ullava.structures import Answer, Sample, Turn
 
 Make = Callable[..., EvalRecipe]
 Open = Callable[[EvalRecipe], dict[str, TaskDataset]]
@@ -258,3 +259,35 @@ def test_records_that_cannot_be_read_are_bad_samples(recipe: Make, datasets: Ope
     (bad,) = read_lines(tmp_path / "out/bad_samples.jsonl")
     assert (bad["dataset"], bad["item"], bad["sample"]) == ("shapes_res", 1, "shapes_res/drawn/1")
     assert "res.json" in bad["reason"]
+
+
+class Choosing(Wobbly):
+    """Looks closely at every other question; of two pictures, at one of them."""
+
+    def say(self, sample: Sample) -> Answer:
+        level = 64 if len(self.asked) % 2 else 16
+        return replace(super().say(sample), chosen={"granularity": (level,)})
+
+
+def test_figures_are_told_apart_by_what_the_front_end_chose(recipe: Make, datasets: Open, tmp_path: Path) -> None:
+    plan = recipe("{shapes_res: {}, shapes_vqa: {}}", batch_size=1)
+    metrics = evaluate(Choosing(), datasets(plan), plan, tmp_path, progress=False)
+    assert metrics is not None
+    for result in metrics["results"]:
+        parts = result["by_choice"]["granularity"]
+        assert set(parts) <= {"16", "64"} and sum(part["n"] for part in parts.values()) == result["n"]
+    parts = metrics["results"][0]["by_choice"]["granularity"]
+    assert len(parts) == 2
+    records = [record for record in read_lines(tmp_path / "predictions.jsonl") if record["dataset"] == "shapes_res"]
+    for level, part in parts.items():
+        mine = [record["scores"] for record in records if record["chosen"] == {"granularity": [int(level)]}]
+        assert len(mine) == part["n"]
+        cut, joined = (sum(row[name] for row in mine) for name in ("intersection", "union"))
+        assert part["metrics"]["cIoU"] == pytest.approx(100 * cut / joined)
+
+
+def test_nothing_is_told_of_choices_where_there_are_none(recipe: Make, datasets: Open, tmp_path: Path) -> None:
+    plan = recipe("{shapes_res: {}}")
+    metrics = evaluate(Wobbly(), datasets(plan), plan, tmp_path, progress=False)
+    assert metrics is not None and "by_choice" not in metrics["results"][0]
+    assert "chosen" not in next(iter(read_lines(tmp_path / "predictions.jsonl")))

@@ -173,6 +173,8 @@ class RowEnd(nn.Module):
 class Avg(ClipFrontEnd):
     """CLIP states, a projector, the scaler and the router."""
 
+    choices = OVERRIDES
+
     def __init__(
         self,
         config: CLIPVisionConfig,

@@ -174,6 +174,9 @@ class VisionStrategy(nn.Module, ABC):
     aux_terms: tuple[str, ...] = ()
     """Every loss term that ``encode`` may return in ``VisionOutput.aux``."""
 
+    choices: tuple[str, ...] = ()
+    """Those of its ``diagnostics`` that are a whole number for each item, or each place where ``per_place`` is set."""
+
     @abstractmethod
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """Encode distinct pictures. Raises UserError for an override it does not know.

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -175,6 +176,9 @@ def _keep(source: Path, arrow: Path, kind: str, write: Callable[[], None]) -> No
         raise DataError(
             f"{source}: its converted form cannot be written to {arrow.parent} ({error}); {hint}"
         ) from error
+    finally:
+        with suppress(OSError):
+            arrow.parent.rmdir()  # a folder that nothing came into; any other stays
 
 
 def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:

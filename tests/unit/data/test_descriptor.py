@@ -159,7 +159,7 @@ def test_published_datasets_are_described_in_every_form(name):
 
 
 def test_class_lists_of_published_datasets_are_whole():
-    sizes = {"ade20k": 150, "cocostuff": 182, "coco_instances": 80}
+    sizes = {"ade20k": 150, "cocostuff": 182, "coco_instances": 80, "paco_lvis": 75}
     for name, size in sizes.items():
         classes = load_descriptor(name)[1].classes
         assert (len(classes), len(set(classes))) == (size, size), name

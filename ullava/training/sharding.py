@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +43,11 @@ def _launch_problems(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str
     problems = []
     launched = "WORLD_SIZE" in os.environ
     if recipe.sharding == "fsdp2":
+        if not takes_sharded_models():
+            problems.append(
+                f"sharding: fsdp2 needs a newer transformers than {version('transformers')}, whose Trainer would wrap "
+                "the shares once more; use DDP or DeepSpeed"
+            )
         if not launched:
             problems.append("sharding: fsdp2 needs processes: start with torchrun --nproc_per_node N -m ullava train")
         if values.get("deepspeed"):
@@ -54,6 +60,13 @@ def _launch_problems(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str
         elif not launched:
             problems.append("training.deepspeed: start with torchrun --nproc_per_node N (1 will do) -m ullava train")
     return problems
+
+
+def takes_sharded_models() -> bool:
+    """Whether the Trainer of this transformers leaves a model that came sharded as it is (5.23 does, 5.17 not)."""
+    from transformers import PreTrainedModel
+
+    return hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
 
 
 def _is_zero3(values: Mapping[str, Any]) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from tests.unit.training.conftest import MODEL, RECIPE
-from tests.unit.training.test_train_sharded import STEPS, WAYS, compared, train
+from tests.unit.training.test_train_sharded import STEPS, WAYS, compared, skip_where_it_cannot_run, train
 
 AVG = MODEL.replace("vision:\n", "vision:\n  strategy: avg\n  avg: {text_slots: 6, heads: 4, dropout: 0.0}\n")
 SETTINGS = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
@@ -51,8 +50,7 @@ def test_two_processes_equal_one(
 
     Not under ZeRO-3, where every process has to run the same parts in each step.
     """
-    if way.startswith("zero") and find_spec("deepspeed") is None:
-        pytest.skip("the package deepspeed is not installed (extra [deepspeed])")
+    skip_where_it_cannot_run(way)
     if kind == "rank" and way in ("fsdp2", "zero3"):
         pytest.skip("refused: test_a_share_of_the_router_cannot_be_run")
     batch = "training.per_device_train_batch_size"

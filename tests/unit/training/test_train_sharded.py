@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ullava.training.sharding import takes_sharded_models
+
 ROOT = Path(__file__).resolve().parents[3]
 WAYS: dict[str, tuple[str, str]] = {
     "ddp": ("", "DistributedDataParallel"),
@@ -70,14 +72,21 @@ def check_same(one: Path, two: Path, wrapper: str) -> None:
     assert not far, sorted(far)[:5]
 
 
+def skip_where_it_cannot_run(way: str) -> None:
+    """Skip where a package is missing or too old; elsewhere a run that fails is a failure."""
+    if way.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("the package deepspeed is not installed (extra [deepspeed])")
+    if way == "fsdp2" and not takes_sharded_models():
+        pytest.skip("this transformers cannot train a sharded model (refused: test_a_trainer_that_is_too_old)")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "ddp"])
 @pytest.mark.parametrize("settings", ["stage=scratch", "LORA"])
 def test_two_processes_equal_one(
     recipe_file: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, way: str, settings: str
 ) -> None:
-    if way.startswith("zero") and find_spec("deepspeed") is None:
-        pytest.skip("the package deepspeed is not installed (extra [deepspeed])")
+    skip_where_it_cannot_run(way)
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
     options.append("dataset={shapes_res: {turns: 2}}")
     if "base" not in alone:
@@ -97,6 +106,7 @@ def test_two_processes_equal_one(
 @pytest.mark.slow
 def test_shares_go_with_batches_that_use_other_parts_than_the_other_process(recipe_file: Path, tmp_path: Path) -> None:
     """Rows of words alone, rows without a mask: here one process runs parts that the other one does not."""
+    skip_where_it_cannot_run("fsdp2")
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
     options += [
         "dataset={shapes_res: {weight: 1, turns: 1}, shapes_vqa: {weight: 1, turns: 1}, shapes_text: {weight: 2}}"
@@ -109,6 +119,7 @@ def test_shares_go_with_batches_that_use_other_parts_than_the_other_process(reci
 
 @pytest.mark.slow
 def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Path) -> None:
+    skip_where_it_cannot_run("fsdp2")
     options = ["sharding=fsdp2", "training.learning_rate=1e-3", "training.lr_scheduler_type=constant"]
     options += ["training.optim=adamw_torch", "training.save_strategy=steps", "training.save_steps=1"]
     options += ["dataset={shapes_res: {turns: 2}}", "training.per_device_train_batch_size=2"]
@@ -128,6 +139,7 @@ def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Path, tmp_path: Path) -> None:
+    skip_where_it_cannot_run("fsdp2")
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
     options += ["dataset={shapes_res: {turns: 2}}", "eval_dataset={shapes_res: {}, shapes_vqa: {}}"]
     options += ["training.eval_strategy=steps", "training.eval_steps=2", "max_new_tokens=8"]
@@ -144,6 +156,16 @@ def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Pat
         assert [row["n"] for row in alone] == [row["n"] for row in shared] and len(alone) == 2
         for expected, found in zip(alone, shared, strict=True):
             assert found["metrics"] == pytest.approx(expected["metrics"], abs=1.0)
+
+
+def test_a_trainer_that_is_too_old(
+    command: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ullava.training import sharding
+
+    monkeypatch.setattr(sharding, "takes_sharded_models", lambda: False)
+    code, _, err = command("train", str(recipe_file), "sharding=fsdp2", "--out", str(tmp_path / "no"))
+    assert code == 2 and "sharding: fsdp2 needs a newer transformers than" in err and not (tmp_path / "no").exists()
 
 
 def test_sharding_without_processes_is_refused(
@@ -209,6 +231,7 @@ def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_fsdp2_shares_all_weights_and_leaves_row_tables_whole(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_where_it_cannot_run("fsdp2")
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import Any
@@ -95,19 +95,22 @@ def _through_workers(dataset: Any, collate: Collator, samples: int, repeats: int
         for crosses in (True, False)
         for workers in WORKERS
     }
+    processes = {key: _warm_up(loader) for key, loader in loaders.items()}
     readings: dict[tuple[int, bool], list[Reading]] = {key: [] for key in loaders}
-    processes: dict[tuple[int, bool], list[int]] = {}
-    for number in range(1 + repeats):
+    for _ in range(repeats):
         for key, loader in loaders.items():
-            before = {child.pid for child in active_children()}
-            batches = iter(loader)
-            if number == 0:
-                started = [child.pid for child in active_children() if child.pid not in before]
-                processes[key] = [process for process in started if process is not None]
-            reading = _read_all(batches, processes[key])
-            if number > 0:
-                readings[key].append(reading)
+            readings[key].append(_read_all(iter(loader), processes[key]))
     return [_scaling(workers, crosses, readings, side) for crosses in (True, False) for workers in WORKERS]
+
+
+def _warm_up(loader: Iterable[Any]) -> list[int]:
+    """Start the workers of a loader, read all of its batches once and return the workers' processes."""
+    before = {child.pid for child in active_children()}
+    batches = iter(loader)
+    started = [child.pid for child in active_children() if child.pid is not None and child.pid not in before]
+    for _ in batches:
+        pass
+    return started
 
 
 def _read_all(batches: Iterator[dict[str, Any]], processes: Sequence[int]) -> Reading:

@@ -220,7 +220,7 @@ class Predictor:
                 finished=finished,
                 new_tokens=new_tokens,
                 phrases=phrases[row],
-                chosen=(output.chosen or [{}] * len(examples))[row],
+                chosen=output.chosen[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]

@@ -49,7 +49,7 @@ class UllavaOutput(ModelOutput):
     ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
     from it, [n] (ullava.modeling.patches). ``diagnostics``: what the strategy tells about its choices, by name;
-    ``chosen``: those choices that are numbers, for the items of each row (in evaluation).
+    ``chosen``: those choices that are numbers, for the items of each row (with labels, not in training).
     """
 
     logits: torch.Tensor | None = None

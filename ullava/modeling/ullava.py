@@ -217,8 +217,6 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             aux=summed_aux(output for output in (images, videos) if output is not None),
             diagnostics=told_by(images, videos),
         )
-        if not self.training and input_ids is not None:
-            output.chosen = chosen_by(self.vision.choices, images, videos, batch, len(input_ids))
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             output.logits = self._logits(hidden[:, kept])
@@ -233,6 +231,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             output.patch_nll = self._patch_nll(images, batch["patch_words"], batch["patch_image"])
         if self.training:
             output.idle = self._idle(images, videos, output)
+        else:
+            output.chosen = chosen_by(self.vision.choices, images, videos, batch, len(input_ids))
         return output
 
     def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

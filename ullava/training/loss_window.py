@@ -14,7 +14,7 @@ class LossWindow:
     """Loss terms since the last log line, kept on the device so that a step waits for nothing.
 
     ``sums`` [8 + A]: every term times its count, the A of the vision strategy (``aux_terms``) among them, and the
-    total of every step. ``counts`` [5]: those of Counts.
+    total of every step. ``counts``: those of Counts, in its order.
     """
 
     sums: torch.Tensor

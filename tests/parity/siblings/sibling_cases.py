@@ -1,55 +1,20 @@
-"""Finds the golden cases of the four other front-ends: below $ULLAVA_PARITY, by default ``../shared/parity``."""
+"""The golden cases of the four other front-ends, and their tolerances."""
 
 from __future__ import annotations
 
-import json
-import os
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
+from tests.golden.cases import folders, read
 
-DEFAULT = Path(__file__).resolve().parents[4] / "shared" / "parity"
-
-
-@cache
-def _all_cases() -> dict[tuple[str, str], list[Path]]:
-    """Folders of every (system, case)."""
-    root = Path(os.environ.get("ULLAVA_PARITY") or DEFAULT)
-    root = root / "siblings" if (root / "siblings").is_dir() else root
-    found: dict[tuple[str, str], list[Path]] = {}
-    for file in sorted(root.rglob("case.json")):
-        case = read(file.parent)
-        found.setdefault((case.get("system", ""), case["case"]), []).append(file.parent)
-    return found
-
-
-@cache
-def read(folder: Path, name: str = "case.json") -> Any:
-    """A JSON file of a case."""
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+__all__ = ["agree", "folders", "read", "tensors"]
 
 
 def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """``weights``, ``inputs`` or ``outputs`` of a case; none where the case has no such file."""
     file = folder / f"{name}.safetensors"
     return load_file(file) if file.is_file() else {}
-
-
-def folders(system: str, *cases: str) -> list[Any]:
-    """Parameters for a test: every folder of these cases, or one that skips and says why."""
-    found = [folder for case in cases for folder in _all_cases().get((system, case), [])]
-    if found:
-        return [
-            pytest.param(folder, id=f"{read(folder).get('set', folder.parent.name)}-{folder.name}") for folder in found
-        ]
-    missing = ", ".join(cases)
-    return [
-        pytest.param(Path(), id=missing, marks=pytest.mark.skip(reason=f"no golden case {system}/{missing} is here"))
-    ]
 
 
 def agree(found: torch.Tensor, wanted: torch.Tensor, folder: Path, tolerance: str = "tolerance") -> None:

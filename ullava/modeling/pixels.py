@@ -34,9 +34,10 @@ def resize_planes_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, m
     """
     if image_rgb_u8.shape[:2] == (height, width):
         return np.ascontiguousarray(image_rgb_u8.transpose(2, 0, 1))
-    if height < image_rgb_u8.shape[0] and image_rgb_u8.shape[0] * width > MAX_PLANE_PIXELS:
-        # torch goes over the rows first, and a strip of a million rows would become a plane
-        image_rgb_u8 = resize_u8(image_rgb_u8, height, image_rgb_u8.shape[1], mode)
+    rows, columns = image_rgb_u8.shape[:2]
+    if height < rows and columns < width and rows * width > MAX_PLANE_PIXELS:
+        # torch widens all rows before it joins them, and a strip of a million rows would become a plane
+        image_rgb_u8 = resize_u8(image_rgb_u8, height, columns, mode)
     fits = image_rgb_u8.flags.writeable and min(image_rgb_u8.strides) > 0  # torch takes no mirrored or read-only array
     planes = torch.from_numpy(image_rgb_u8 if fits else image_rgb_u8.copy()).permute(2, 0, 1)[None]
     resized = functional.interpolate(planes, (height, width), mode=mode, antialias=True, align_corners=False)

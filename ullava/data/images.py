@@ -47,7 +47,7 @@ def read_image_rgb_u8(image: ImageLike, *, opaque: bool = False) -> ImageArray:
     """Return an image as uint8 [H, W, 3], turned upright by its EXIF orientation; transparency is laid on white.
 
     ``image``: a path, a Pillow image (of an animation the frame it stands at), or an array: uint8 [H, W, 3] (RGB),
-    [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]; a tensor, or whatever else NumPy takes for an array, counts as one.
+    [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]; a tensor, or what else NumPy takes for one, counts too.
     ``opaque`` shows what lies under transparency instead, as u-LLaVA does. Of an animated file the first frame is read.
 
     Raises DataError naming the file if it is missing, no plain file, empty, cut off, of another format (by content, not

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.data.coco_rows import coco_rows
-from ullava.data.imports.items import Faults, Import, Item, safe_name, upright_size_hw
+from ullava.data.file_names import find_below
+from ullava.data.imports.items import Faults, Import, Item, upright_size_hw
 from ullava.data.json_stream import iter_object_lists
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import segmentation_to_mask
@@ -49,17 +50,18 @@ def _item(
     value: Mapping[str, Any], images: Path, where: str, categories: Mapping[int, str], faults: Faults
 ) -> Item | None:
     with faults.noting(where):
-        name = safe_name(value["image_path"])
-        size = upright_size_hw(images / name)
+        picture = find_below(images, value["image_path"])
+        size = upright_size_hw(picture)
         if size != (value["height"], value["width"]):
             raise DataError(
-                f"{images / name} has {size[1]} x {size[0]} pixels (width x height), but the file says "
+                f"{picture} has {size[1]} x {size[0]} pixels (width x height), but the file says "
                 f"{value['width']} x {value['height']}; {len(value['annotations'])} annotations go with it"
             )
         kept = [entry for entry in value["annotations"] if _usable(entry, size, where, categories, faults)]
         if not any(entry.get("iscrowd", 0) != 1 for entry in kept):
             raise DataError("no usable instance is left on this picture")
-        return Item(picture=images / name, name=name, size_hw=size, records=({"annotations": kept},))
+        name = picture.relative_to(images).as_posix()
+        return Item(picture=picture, name=name, size_hw=size, records=({"annotations": kept},))
     return None
 
 

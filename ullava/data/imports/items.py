@@ -96,11 +96,3 @@ def upright_size_hw(path: Path) -> tuple[int, int]:
     """Decode a picture whole and return its height and width as the reader will see it; DataError names the file."""
     height, width = read_image_rgb_u8(path).shape[:2]
     return height, width
-
-
-def safe_name(name: str) -> str:
-    """Return the name of a picture as a path below a folder; DataError for one that leads out of it."""
-    parts = Path(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
-        raise DataError(f"'{name}' has to be a path below the folder of the pictures")
-    return Path(name).as_posix()

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ullava.data.imports.items import Faults, Import, Item, safe_name, upright_size_hw
+from ullava.data.file_names import find_below
+from ullava.data.imports.items import Faults, Import, Item, upright_size_hw
 from ullava.data.originals.pickles import read_plain_pickle
 from ullava.data.originals.refs import grefs_rows, refs_rows
 from ullava.data.originals.source import OriginalSource, Skipped, read_json
@@ -46,11 +47,12 @@ def read_refs(images: Path, refs: Path, instances: Path, part: str | None = None
 
 def _item(images: Path, refs: Path, name: str, records: list[dict[str, Any]], faults: Faults) -> Item | None:
     with faults.noting(f"{refs}: {name}"):
-        size = upright_size_hw(images / safe_name(name))
+        picture = find_below(images, name)
+        size = upright_size_hw(picture)
         kept = [record for record in records if _usable(record, size, f"{refs}: ref_id {record['ref_id']}", faults)]
         if not kept:
             raise DataError("no usable expression is left on this picture")
-        return Item(picture=images / name, name=name, size_hw=size, records=tuple(kept))
+        return Item(picture=picture, name=picture.relative_to(images).as_posix(), size_hw=size, records=tuple(kept))
     return None
 
 

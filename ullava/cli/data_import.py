@@ -26,6 +26,10 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one = kinds.add_parser(kind, help=text)
         one.add_argument("--images", type=Path, required=True, help="folder of the pictures")
         _add_own(one, kind)
+        if kind != "masks":
+            one.add_argument(
+                "--encoding", default="utf-8", help="of the annotation files (default utf-8; gbk, cp1252, ...)"
+            )
         one.add_argument("--out", type=Path, required=True, help="dataset folder; its name is the dataset's")
         one.add_argument("--split", default="train", help="name of the split (default train)")
         one.add_argument("--hold-out", type=int, default=0, metavar="N", help="N pictures become the split val")
@@ -38,7 +42,7 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
     from ullava.data.imports.folder import Target, write_dataset
-    from ullava.errors import DataError
+    from ullava.errors import DataError, one_line
 
     problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
     if args.hold_out < 0 or args.seed < 0:
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
     for line in write_dataset(_read(args), target):
-        print(line)
+        print(one_line(line))
     print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
     return 0
 
@@ -83,6 +87,9 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def _read(args: argparse.Namespace) -> Import:
+    from ullava.data.encodings import UTF_8, check_encoding
+
+    encoding = UTF_8 if args.import_kind == "masks" else check_encoding(args.encoding)
     if args.import_kind == "coco":
         from ullava.data.imports.coco import read_coco
 
@@ -90,7 +97,7 @@ def _read(args: argparse.Namespace) -> Import:
     if args.import_kind == "labelme":
         from ullava.data.imports.labelme import read_labelme_folder
 
-        return read_labelme_folder(args.images, args.annotations or args.images)
+        return read_labelme_folder(args.images, args.annotations or args.images, encoding=encoding)
     if args.import_kind == "refs":
         from ullava.data.imports.refs import read_refs
 

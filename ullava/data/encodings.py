@@ -79,31 +79,8 @@ class StreamDecoder:
             raise DataError(f"{self.path}:1: begins with the mark of UTF-8, but --encoding {self.encoding} was said")
 
 
-def refuse_utf_8(path: Path, encoding: str) -> None:
-    """Raise DataError for a file that is UTF-8 just as well, with letters beyond ASCII, where ``encoding`` was said.
-
-    In folders of mixed files one of the two would turn into other letters.
-    """
-    if encoding.startswith("utf"):
-        return
-    decoder, plain = codecs.getincrementaldecoder(UTF_8)(), True
-    try:
-        with path.open("rb") as file:
-            while raw := file.read(1 << 20):
-                plain = plain and raw.isascii()
-                decoder.decode(raw)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not plain:
-        raise DataError(f"{path}: is UTF-8 text, but --encoding {encoding} was said; import such files by themselves")
-
-
 def read_text(path: Path, encoding: str = UTF_8) -> str:
     """Return the text of a file; DataError where it cannot be read or is not of this encoding."""
-    refuse_utf_8(path, encoding)
     try:
         raw = path.read_bytes()
     except OSError as error:

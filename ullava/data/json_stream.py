@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from ullava.data.encodings import LONGEST_MARK, UTF_8, StreamDecoder, refuse_utf_8
+from ullava.data.encodings import LONGEST_MARK, UTF_8, StreamDecoder
 from ullava.errors import DataError
 
 READ_BYTES = 1 << 20
@@ -25,7 +26,7 @@ def _refuse_constant(name: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_NAN_DECODER = json.JSONDecoder()
+_DECODER_WITH_NAN = json.JSONDecoder()
 
 
 def fault_of_value(value: Any, text: str) -> str:
@@ -54,6 +55,27 @@ def fault_of_value(value: Any, text: str) -> str:
     return ""
 
 
+def is_finite_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def read_json_text(path: Path, text: str) -> Any:
+    """Return the value of a whole JSON text that is in memory; DataError names ``path`` and line."""
+    try:
+        value = _DECODER_WITH_NAN.decode(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (is it cut off?)") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: not valid JSON that can be read: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    fault = fault_of_value(value, text)
+    if fault:
+        raise DataError(f"{path}: {fault}")
+    return value
+
+
 def _has_inside(value: Any) -> bool:
     return isinstance(value, str | list | dict)
 
@@ -70,7 +92,7 @@ class JsonRecord(NamedTuple):
 class JsonCursor:
     """Walks through one JSON text and holds no more of it than the value in hand.
 
-    ``with_nan``: NaN and Infinity, which are no JSON but which programs write, come out as numbers; who reads them has
+    ``nan``: NaN and Infinity, which are no JSON but which programs write, come out as numbers; who reads them has
     to look.
     """
 
@@ -80,14 +102,13 @@ class JsonCursor:
         on_read: Callable[[int], object] | None = None,
         *,
         encoding: str = UTF_8,
-        with_nan: bool = False,
+        nan: bool = False,
     ) -> None:
         self.path = path
         self.where = ""
         self._on_read = on_read
         self._stream = StreamDecoder(path, encoding)
-        refuse_utf_8(path, encoding)
-        self._decoder = _NAN_DECODER if with_nan else _DECODER
+        self._decoder = _DECODER_WITH_NAN if nan else _DECODER
         self._text = ""
         self._at = 0
         self._line = 1
@@ -232,7 +253,7 @@ def iter_object_lists(
     COCO files have fields that nobody reads, and tools write NaN into them: such numbers come out as they are.
     """
     seen: set[str] = set()
-    with JsonCursor(path, on_read, encoding=encoding, with_nan=True) as cursor:
+    with JsonCursor(path, on_read, encoding=encoding, nan=True) as cursor:
         if cursor.peek() != "{":
             raise cursor.fail("expected one JSON object {...} with the lists " + ", ".join(wanted))
         cursor.take("{")

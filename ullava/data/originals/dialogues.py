@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ullava.data.encodings import read_text
 from ullava.data.json_stream import JsonRecord, iter_records
 from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, Skipped, read_json, row
 from ullava.data.readers.record import Record
@@ -100,7 +101,7 @@ def tgif_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
     """
     wanted = None
     if source.companion is not None:
-        wanted = set(source.other().read_text(encoding="utf-8").split())
+        wanted = set(read_text(source.other()).split())
     for line, url, caption in _tsv(source, on_read):
         if wanted is not None and url not in wanted:
             continue

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ullava.data.encodings import UTF_8
+from ullava.data.file_names import utf8_name
 from ullava.data.images import FORMATS
 from ullava.data.json_stream import JsonCursor
 from ullava.data.store import Row
 from ullava.errors import DataError
+from ullava.resources import is_stray
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MAX_PROBLEMS = 20
@@ -69,9 +73,9 @@ def row(record: Mapping[str, Any], image: str, line: int = 0) -> Row:
     return Row(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8"), image, line)
 
 
-def read_json(path: Path) -> Any:
-    """Read a whole JSON file; DataError names file and line."""
-    with JsonCursor(path) as cursor:
+def read_json(path: Path, *, nan: bool = False, encoding: str = UTF_8) -> Any:
+    """Read a whole JSON file; ``nan`` as for JsonCursor. DataError names file and line."""
+    with JsonCursor(path, nan=nan, encoding=encoding) as cursor:
         value, _ = cursor.value()
         cursor.finish()
     return value
@@ -80,21 +84,31 @@ def read_json(path: Path) -> Any:
 def files_in(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
     """Return the files of a folder with one of the suffixes by their stem, sorted.
 
-    Raises DataError for no such folder, none of those files, or two of one stem.
+    Stems are in Unicode's NFC, so that files of different machines meet; what macOS and Windows leave in folders is
+    passed over. Raises DataError for no such folder, none of those files, two of one stem, or a name that is no text.
     """
     wanted = tuple(suffixes)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in wanted or not path.is_file():
+        if path.suffix.lower() not in wanted or is_stray(path) or not path.is_file():
             continue
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem].name} has the same name; which one is meant?")
-        found[path.stem] = path
+        utf8_name(path)
+        stem = unicodedata.normalize("NFC", path.stem)
+        if stem in found:
+            accents = _accents(found[stem], path)
+            raise DataError(f"{path}: {found[stem].name} has the same name{accents}; which one is meant?")
+        found[stem] = path
     if not found:
         raise DataError(f"{folder}: holds no {', '.join(wanted)} file")
     return found
+
+
+def _accents(first: Path, second: Path) -> str:
+    if first.stem == second.stem:
+        return ""
+    return f" but for how accents are written ({ascii(first.name)} and {ascii(second.name)})"
 
 
 def below(path: Path, root: Path) -> str:

@@ -77,13 +77,17 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
     else:
         parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the pictures")
         parser.add_argument(
-            "--labels", nargs="+", required=True, metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
+            "--labels", nargs="+", default=[], metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
         )
         parser.add_argument("--ignore", nargs="*", type=int, default=[], metavar="VALUE", help="values for nobody")
         parser.add_argument(
             "--background", nargs="*", type=int, default=[0], metavar="VALUE", help="values nobody asks for (default 0)"
         )
-        parser.add_argument("--salient", action="store_true", help="the labels are one object: salient-object data")
+        parser.add_argument(
+            "--salient",
+            action="store_true",
+            help="salient-object data: the labels are one object; without --labels (or with 255=NAME) what is white",
+        )
 
 
 def _read(args: argparse.Namespace) -> Import:
@@ -104,10 +108,15 @@ def _read(args: argparse.Namespace) -> Import:
         return read_refs(args.images, args.refs, args.instances, args.part)
     from ullava.data.imports.masks import read_masks
 
+    labels = _labels(args.labels)
+    if args.salient and set(labels) <= {255} and not args.ignore and args.background == [0]:
+        from ullava.data.imports.foregrounds import read_foregrounds
+
+        return read_foregrounds(args.images, args.masks)
     return read_masks(
         args.images,
         args.masks,
-        _labels(args.labels),
+        labels,
         ignore=frozenset(args.ignore),
         background=frozenset(args.background),
         salient=args.salient,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ullava.data.images import read_label_png
 from ullava.data.imports.items import Faults, Import, Item, upright_size_hw
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
+from ullava.text.phrases import name_fault
 
 IGNORED = 255
 BACKGROUND = 0
@@ -43,35 +44,27 @@ def read_masks(
     """
     _check_settings(labels, ignore, background)
     faults = Faults()
-    drawn = files_in(masks, (".png",))
-    one_folder = images.resolve() == masks.resolve()
-    pictures = files_in(images, [suffix for suffix in PICTURE_SUFFIXES if not (one_folder and suffix == ".png")])
-    for stem in sorted(set(drawn) ^ set(pictures)):
-        lone, folder = (drawn[stem], images) if stem in drawn else (pictures[stem], masks)
-        faults.add(str(lone), f"nothing of this name is in {folder}")
     names = list(dict.fromkeys(labels.values()))
     items: list[Item] = []
-    for stem in sorted(set(drawn) & set(pictures)):
-        with faults.noting(str(drawn[stem])):
-            size = upright_size_hw(pictures[stem])
-            stored = read_label_png(drawn[stem])
+    for picture, mask in joined_by_name(images, masks, (".png",), faults):
+        with faults.noting(str(mask)):
+            size = upright_size_hw(picture)
+            stored = read_label_png(mask)
             if stored.shape != size:
                 found = f"{stored.shape[1]} x {stored.shape[0]} pixels (width x height)"
-                raise DataError(f"has {found}, but {pictures[stem].name} has {size[1]} x {size[0]}")
+                raise DataError(f"has {found}, but {picture.name} has {size[1]} x {size[0]}")
             written = _renumbered(stored, labels, names, ignore, background)
             present = [number for number in range(1, len(names) + 1) if (written == number).any()]
             if not present:
-                faults.leave(str(drawn[stem]), "no pixel of a class")
+                faults.leave(str(mask), "no pixel of a class")
                 continue
             record: dict[str, Any] = {}
             if salient:
                 written = np.where((written > 0) & (written != IGNORED), 255, 0).astype(np.uint8)
             else:
                 record["classes"] = [{"class": names[number - 1], "class_id": number} for number in present]
-            picture = pictures[stem]
-            items.append(
-                Item(picture=picture, name=picture.name, size_hw=size, records=(record,), label_png=_png(written))
-            )
+            label = png_bytes(written)
+            items.append(Item(picture=picture, name=picture.name, size_hw=size, records=(record,), label_png=label))
     if salient:
         return Import(layout="salient_png", task="salient", items=items, faults=faults)
     return Import(
@@ -84,10 +77,26 @@ def read_masks(
     )
 
 
+def joined_by_name(images: Path, masks: Path, suffixes: Sequence[str], faults: Faults) -> Iterator[tuple[Path, Path]]:
+    """Yield (image, mask) of equal names; a file without its other half is a fault.
+
+    Where both are in one folder, masks are the PNGs and images everything else.
+    """
+    one_folder = images.resolve() == masks.resolve()
+    drawn = files_in(masks, (".png",) if one_folder else suffixes)
+    pictures = files_in(images, [suffix for suffix in PICTURE_SUFFIXES if not (one_folder and suffix == ".png")])
+    for stem in sorted(set(drawn) ^ set(pictures)):
+        lone, folder = (drawn[stem], images) if stem in drawn else (pictures[stem], masks)
+        faults.add(str(lone), f"nothing of this name is in {folder}")
+    for stem in sorted(set(drawn) & set(pictures)):
+        yield pictures[stem], drawn[stem]
+
+
 def _check_settings(labels: Mapping[int, str], ignore: frozenset[int], background: frozenset[int]) -> None:
     problems = []
     if not labels:
         problems.append("--labels: name at least one value, for example 1=pet")
+    problems += [f"--labels: '{name}' {fault}" for name in labels.values() if (fault := name_fault(name))]
     if len(set(labels.values())) > MAX_CLASSES:
         problems.append(f"--labels: {len(set(labels.values()))} classes; at most {MAX_CLASSES} fit")
     for number in sorted((set(labels) & ignore) | (set(labels) & background) | (ignore & background)):
@@ -118,7 +127,8 @@ def _renumbered(
     return written
 
 
-def _png(array: NDArray[np.uint8]) -> bytes:
+def png_bytes(array: NDArray[np.uint8]) -> bytes:
+    """Return a gray image [H, W] as the content of a PNG."""
     file = io.BytesIO()
     Image.fromarray(array).save(file, format="PNG")
     return file.getvalue()

@@ -23,6 +23,7 @@ def _refuse_constant(name: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER_WITH_NAN = json.JSONDecoder()
 
 
 class JsonRecord(NamedTuple):
@@ -35,12 +36,16 @@ class JsonRecord(NamedTuple):
 
 
 class JsonCursor:
-    """Walks through one JSON text and holds no more of it than the value in hand."""
+    """Walks through one JSON text and holds no more of it than the value in hand.
 
-    def __init__(self, path: Path, on_read: Callable[[int], object] | None = None) -> None:
+    ``nan``: NaN and Infinity, which are no JSON, become numbers; whoever reads a field has to refuse them there.
+    """
+
+    def __init__(self, path: Path, on_read: Callable[[int], object] | None = None, *, nan: bool = False) -> None:
         self.path = path
         self.where = ""
         self._on_read = on_read
+        self._decoder = _DECODER_WITH_NAN if nan else _DECODER
         self._decode = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._at = 0
@@ -94,7 +99,7 @@ class JsonCursor:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _NEAR_END
                 if cut and not self._ended and len(self._text) - self._at < MAX_RECORD_CHARS:
@@ -179,9 +184,12 @@ def iter_records(path: Path, on_read: Callable[[int], object] | None = None) -> 
 def iter_object_lists(
     path: Path, wanted: Collection[str], on_read: Callable[[int], object] | None = None
 ) -> Iterator[tuple[str, JsonRecord]]:
-    """Yield ``(key, record)`` of the lists below the ``wanted`` keys of one JSON object; pass over other keys."""
+    """Yield ``(key, record)`` of the lists below the ``wanted`` keys of one JSON object; pass over other keys.
+
+    NaN comes through as a number: in a field that nobody reads it does no harm.
+    """
     seen: set[str] = set()
-    with JsonCursor(path, on_read) as cursor:
+    with JsonCursor(path, on_read, nan=True) as cursor:
         if cursor.peek() != "{":
             raise cursor.fail("expected one JSON object {...} with the lists " + ", ".join(wanted))
         cursor.take("{")
@@ -196,6 +204,9 @@ def iter_object_lists(
             if key not in wanted:
                 cursor.value()
                 continue
+            kind = {"{": "an object", '"': "text", "n": "null"}.get(cursor.peek())
+            if kind is not None:
+                raise cursor.fail(f"'{key}' has to be a list [...], not {kind}")
             for number, line, value, text in cursor.elements():
                 if not isinstance(value, dict):
                     raise DataError(f"{path}:{line}: {key}[{number}]: expected an object, not {type(value).__name__}")

@@ -69,9 +69,9 @@ def row(record: Mapping[str, Any], image: str, line: int = 0) -> Row:
     return Row(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8"), image, line)
 
 
-def read_json(path: Path) -> Any:
-    """Read a whole JSON file; DataError names file and line."""
-    with JsonCursor(path) as cursor:
+def read_json(path: Path, *, nan: bool = False) -> Any:
+    """Read a whole JSON file; ``nan`` as for JsonCursor. DataError names file and line."""
+    with JsonCursor(path, nan=nan) as cursor:
         value, _ = cursor.value()
         cursor.finish()
     return value

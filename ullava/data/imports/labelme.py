@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from ullava.data.imports.items import Faults, Import, Item, upright_size_hw
+from ullava.data.imports.classes import ClassList
+from ullava.data.imports.items import JOINED, Faults, Import, Item, one_file, upright_size_hw
 from ullava.data.originals.labelme import read_labelme, shape_polygon
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
-from ullava.geometry import mask_to_box_xyxy_px, polygons_to_mask, xyxy_to_xywh
+from ullava.geometry import mask_to_box_xyxy_px, polygons_to_mask, rle_encode, xyxy_to_xywh
 
 UNASKED = ("__ignore__", "_background_")
 """Labels that LabelMe itself uses for what is no thing."""
 
 
-def read_labelme_folder(images: Path, annotations: Path) -> Import:
+class _Drawn(NamedTuple):
+    """One file: the picture that it annotates, and label and outlines of each instance."""
+
+    path: Path
+    picture: Path
+    name: str
+    size_hw: tuple[int, int]
+    instances: list[tuple[str, list[list[float]]]]
+
+
+def read_labelme_folder(images: Path, annotations: Path, classes: Sequence[str] | None = None) -> Import:
     """Read every ``.json`` of ``annotations``; pictures are found by ``imagePath``'s last part, or by equal names.
 
-    Shapes of one file with one label and one ``group_id`` are one instance. Faults: a file that is cut off or no
-    LabelMe, a picture that is missing, unreadable or of another size than the file says, and shapes without an area,
-    with fewer than three points or outside the picture. A file without shapes is named, but is no fault.
+    Shapes of one file with one label and one ``group_id`` are one instance; several files may annotate one picture.
+    ``classes``: the names that may occur, in the order of their numbers (None: all labels, sorted). Faults: a file that
+    is cut off or no LabelMe, a picture that is missing, unreadable or of another size than the file says, and shapes
+    without an area, with fewer than three points or outside the picture. A file without shapes is no fault, but named.
     """
     faults = Faults()
-    drawn: list[tuple[Path, str, tuple[int, int], list[tuple[str, list[list[float]]]]]] = []
+    drawn: list[_Drawn] = []
     for path in files_in(annotations, (".json",)).values():
         with faults.noting(str(path)):
             value = read_labelme(path)
@@ -41,27 +54,48 @@ def read_labelme_folder(images: Path, annotations: Path) -> Import:
             instances = _instances(path, value["shapes"], size, faults)
             if not instances:
                 raise DataError("no usable shape is left")
-            drawn.append((picture, picture.relative_to(images).as_posix(), size, instances))
-    classes = sorted({label for *_, instances in drawn for label, _ in instances})
-    number_of = {name: number for number, name in enumerate(classes, start=1)}
-    items: list[Item] = []
-    count = 0
-    for picture, name, size, instances in drawn:
-        entries: list[dict[str, Any]] = []
-        for label, polygons in instances:
-            count += 1
-            entries.append(_annotation(count, number_of[label], polygons, size))
-        items.append(Item(picture=picture, name=name, size_hw=size, records=({"annotations": entries},)))
-    listed = [{"id": number, "name": name} for name, number in number_of.items()]
+            drawn.append(_Drawn(path, picture, picture.relative_to(images).as_posix(), size, instances))
+    labels = sorted({label for one in drawn for label, _ in one.instances})
+    listed = ClassList(labels if classes is None else classes, closed=classes is not None)
     return Import(
-        layout="coco_instances", task="instance", items=items, classes=classes, categories=listed, faults=faults
+        layout="coco_instances",
+        task="instance",
+        items=_items(drawn, listed, faults),
+        classes=listed.names,
+        faults=faults,
     )
 
 
-def _annotation(number: int, category: int, polygons: list[list[float]], size_hw: tuple[int, int]) -> dict[str, Any]:
+def _items(drawn: Sequence[_Drawn], classes: ClassList, faults: Faults) -> list[Item]:
+    """Join files of one picture. A shape that is there twice, with one label and one mask, counts once."""
+    by_picture: dict[str, list[_Drawn]] = {}
+    for one in drawn:
+        group = by_picture.setdefault(one_file(one.picture), [])
+        if group:
+            faults.note(JOINED, str(one.path), f"annotates {one.name}, as {group[0].path.name} does")
+        group.append(one)
+    items: list[Item] = []
+    for group in by_picture.values():
+        first = group[0]
+        entries: dict[tuple[int, str], dict[str, Any]] = {}
+        for one in group:
+            for label, polygons in one.instances:
+                with faults.noting(str(one.path)):
+                    entry = _annotation(classes.number(label), polygons, one.size_hw)
+                    key = (entry["category_id"], str(rle_encode(polygons_to_mask(polygons, *one.size_hw))))
+                    if key in entries:
+                        faults.note(JOINED, str(one.path), f"a '{label}' is there twice, the same one")
+                    entries.setdefault(key, entry)
+        if entries:
+            record = {"annotations": list(entries.values())}
+            items.append(Item(picture=first.picture, name=first.name, size_hw=first.size_hw, records=(record,)))
+    return items
+
+
+def _annotation(category: int, polygons: list[list[float]], size_hw: tuple[int, int]) -> dict[str, Any]:
     mask = polygons_to_mask(polygons, *size_hw)
     box = mask_to_box_xyxy_px(mask)
-    entry: dict[str, Any] = {"id": number, "category_id": category, "segmentation": polygons, "iscrowd": 0}
+    entry: dict[str, Any] = {"category_id": category, "segmentation": polygons, "iscrowd": 0}
     entry["area"] = int(mask.sum())
     if box is not None:
         entry["bbox"] = [float(side) for side in xyxy_to_xywh(box)]

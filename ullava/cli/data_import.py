@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ullava.data.imports.items import Import
 
 KINDS = {
-    "coco": "a COCO instances file (polygons or RLE)",
+    "coco": "a COCO instances file (polygons or RLE, or boxes alone)",
     "labelme": "a folder of LabelMe JSON files",
     "masks": "a folder of mask PNGs: class numbers, or one object",
     "refs": "refs(*).p or .json of referring expressions, with instances.json",
@@ -36,6 +36,12 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one.add_argument("--seed", type=int, default=0, help="which ones are held out (default 0)")
         one.add_argument("--link", action="store_true", help="link to the pictures instead of copying them")
         one.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and name it")
+        if kind != "refs":
+            one.add_argument(
+                "--classes",
+                metavar="FILE|A,B,...",
+                help="class names that may occur, besides those that the folder has (default: all that do)",
+            )
         one.add_argument("--licence", help="what the descriptor says about the licence")
 
 
@@ -66,8 +72,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
+    if kind in ("coco", "refs"):
+        parser.add_argument("--boxes", action="store_true", help="boxes alone, for the task rec, also where masks are")
+        parser.add_argument(
+            "--box-format",
+            choices=("xywh", "xyxy"),
+            help="bbox is x, y, width, height, or the corners x0, y0, x1, y1 (default: xywh, unless it misfits)",
+        )
     if kind == "coco":
         parser.add_argument("--annotations", type=Path, required=True, help="the instances file")
+        parser.add_argument("--crowd-as-instances", action="store_true", help="take iscrowd: 1 as 0 (brush masks)")
     elif kind == "labelme":
         parser.add_argument("--annotations", type=Path, help="folder of the JSON files (default: the pictures' folder)")
     elif kind == "refs":
@@ -92,20 +106,32 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def _read(args: argparse.Namespace) -> Import:
     from ullava.data.encodings import UTF_8, check_encoding
+    from ullava.data.imports.classes import known_classes
+    from ullava.data.imports.folder import classes_of
 
     encoding = UTF_8 if args.import_kind == "masks" else check_encoding(args.encoding)
-    if args.import_kind == "coco":
-        from ullava.data.imports.coco import read_coco
-
-        return read_coco(args.images, args.annotations)
-    if args.import_kind == "labelme":
-        from ullava.data.imports.labelme import read_labelme_folder
-
-        return read_labelme_folder(args.images, args.annotations or args.images, encoding=encoding)
     if args.import_kind == "refs":
         from ullava.data.imports.refs import read_refs
 
-        return read_refs(args.images, args.refs, args.instances, args.part)
+        return read_refs(
+            args.images, args.refs, args.instances, args.part, boxes=args.boxes, box_format=args.box_format
+        )
+    classes = known_classes(classes_of(args.out), args.classes)
+    if args.import_kind == "coco":
+        from ullava.data.imports.coco import read_coco
+
+        return read_coco(
+            args.images,
+            args.annotations,
+            classes=classes,
+            crowd_as_instances=args.crowd_as_instances,
+            boxes=args.boxes,
+            box_format=args.box_format,
+        )
+    if args.import_kind == "labelme":
+        from ullava.data.imports.labelme import read_labelme_folder
+
+        return read_labelme_folder(args.images, args.annotations or args.images, classes, encoding=encoding)
     from ullava.data.imports.masks import read_masks
 
     labels = _labels(args.labels)
@@ -120,6 +146,7 @@ def _read(args: argparse.Namespace) -> Import:
         ignore=frozenset(args.ignore),
         background=frozenset(args.background),
         salient=args.salient,
+        classes=classes,
     )
 
 

@@ -80,6 +80,8 @@ def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     path = find("datasets", dataset_id)
     config = load_config(DatasetConfig, path)
     problems = [] if config.task in LAYOUT_TASKS[config.layout] else [f"task: {_unfit(config.layout, config.task)}"]
+    if config.boxes_only and config.task != "rec":
+        problems.append(f"task: boxes_only serves rec, not {config.task}")
     made = KIND_LAYOUTS[config.original.kind] if config.original else config.layout
     if made != config.layout:
         problems.append(f"original.kind: makes records of layout {made}, but the layout is {config.layout}")
@@ -193,6 +195,8 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
     problems = []
     if entry.task is not None and entry.task not in LAYOUT_TASKS[config.layout]:
         problems.append(f"task: {_unfit(config.layout, entry.task)}")
+    elif entry.task is not None and entry.task != "rec" and config.boxes_only:
+        problems.append(f"task: this dataset has boxes and no masks; it serves rec, not '{entry.task}'")
     if entry.images is not None and entry.annotations is None:
         problems.append("images: means nothing without annotations")
     if entry.annotations is not None and (entry.form == "original" or entry.data_root is not None):

@@ -268,6 +268,9 @@ def iter_object_lists(
             if key not in wanted:
                 cursor.value()
                 continue
+            kind = {"{": "an object", '"': "text", "n": "null"}.get(cursor.peek())
+            if kind is not None:
+                raise cursor.fail(f"'{key}' has to be a list [...], not {kind}")
             for number, line, value, text in cursor.elements():
                 if not isinstance(value, dict):
                     raise DataError(f"{path}:{line}: {key}[{number}]: expected an object, not {type(value).__name__}")

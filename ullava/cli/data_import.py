@@ -87,7 +87,7 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
     elif kind == "refs":
         parser.add_argument("--refs", type=Path, required=True, help="the expressions")
         parser.add_argument("--instances", type=Path, required=True, help="instances.json: masks, sizes, picture names")
-        parser.add_argument("--part", help="only expressions of this split of the file (train, val, testA, ...)")
+        parser.add_argument("--part", help="which split of the file: train, val, testA, ..., or all")
     else:
         parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the pictures")
         parser.add_argument(
@@ -114,7 +114,13 @@ def _read(args: argparse.Namespace) -> Import:
         from ullava.data.imports.refs import read_refs
 
         return read_refs(
-            args.images, args.refs, args.instances, args.part, boxes=args.boxes, box_format=args.box_format
+            args.images,
+            args.refs,
+            args.instances,
+            args.part,
+            boxes=args.boxes,
+            box_format=args.box_format,
+            encoding=encoding,
         )
     classes = known_classes(classes_of(args.out), args.classes)
     if args.import_kind == "coco":
@@ -127,6 +133,7 @@ def _read(args: argparse.Namespace) -> Import:
             crowd_as_instances=args.crowd_as_instances,
             boxes=args.boxes,
             box_format=args.box_format,
+            encoding=encoding,
         )
     if args.import_kind == "labelme":
         from ullava.data.imports.labelme import read_labelme_folder

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ullava.data.encodings import UTF_8
 from ullava.data.imports.classes import ClassList
 from ullava.data.imports.coco_file import CocoFile, ListedAnnotation, ListedImage, read_coco_file
 from ullava.data.imports.items import (
@@ -34,6 +35,7 @@ def read_coco(
     crowd_as_instances: bool = False,
     boxes: bool = False,
     box_format: BoxFormat | None = None,
+    encoding: str = UTF_8,
 ) -> Import:
     """Read a COCO file and its images.
 
@@ -48,7 +50,7 @@ def read_coco(
     file that cannot be understood, or that holds crowd regions alone.
     """
     faults = Faults()
-    file = read_coco_file(annotations, faults)
+    file = read_coco_file(annotations, faults, encoding=encoding)
     crowds = [entry for entry in file.annotations if entry.value.get("iscrowd") == 1]
     if crowds and len(crowds) == len(file.annotations) and not crowd_as_instances:
         raise DataError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ullava.data.encodings import UTF_8
 from ullava.data.imports.items import Faults
 from ullava.data.json_stream import JsonRecord, iter_object_lists
 from ullava.errors import DataError, did_you_mean
@@ -77,7 +78,10 @@ def id_of(value: Any) -> str | None:
 
 
 def read_coco_file(
-    path: Path, faults: Faults, wanted: Callable[[str | None], bool] = lambda annotation_id: True
+    path: Path,
+    faults: Faults,
+    wanted: Callable[[str | None], bool] = lambda annotation_id: True,
+    encoding: str = UTF_8,
 ) -> CocoFile:
     """Read the lists of a file; of the annotations those whose id is ``wanted``.
 
@@ -87,7 +91,7 @@ def read_coco_file(
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
     found = CocoFile(path)
-    for key, record in iter_object_lists(path, ("images", "annotations", "categories")):
+    for key, record in iter_object_lists(path, ("images", "annotations", "categories"), encoding=encoding):
         _check_form(path, key, record)
         with faults.noting(f"{path}:{record.line}: {key}[{record.number}]"):
             if key == "annotations":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ullava.data.encodings import UTF_8
 from ullava.data.imports.coco_file import CocoFile, ListedAnnotation, ListedImage, id_of, read_coco_file
 from ullava.data.imports.items import (
     AMBIGUOUS,
@@ -19,9 +20,8 @@ from ullava.data.imports.items import (
 )
 from ullava.data.imports.sizes import check_stated_size
 from ullava.data.imports.things import BoxFormat, ThingReader, has_mask
-from ullava.data.originals.pickles import read_plain_pickle
-from ullava.data.originals.refs import Ref, entries_of, spoken
-from ullava.data.originals.source import OriginalSource, read_json
+from ullava.data.originals.refs import Ref, entries_of, read_entries, spoken
+from ullava.data.originals.source import OriginalSource
 from ullava.errors import DataError
 
 
@@ -33,8 +33,9 @@ def read_refs(
     *,
     boxes: bool = False,
     box_format: BoxFormat | None = None,
+    encoding: str = UTF_8,
 ) -> Import:
-    """Read expressions (``part``: of this split alone), their masks and pictures.
+    """Read expressions (``part``: of this split of the file, "all" for every one), their masks and pictures.
 
     A pickle is read without running anything in it. Entries whose ``ann_id`` is a list are expressions for several
     objects or none. ``boxes`` reads boxes alone, for the task rec; instances without any mask are read so by
@@ -45,7 +46,7 @@ def read_refs(
     for path in (refs, instances):
         if not path.is_file():
             raise DataError(f"{path}: no such annotation file")
-    entries = read_plain_pickle(refs) if refs.suffix == ".p" else read_json(refs, nan=True)
+    entries = read_entries(refs, encoding)
     several = isinstance(entries, list) and any(
         isinstance(entry, dict) and isinstance(entry.get("ann_id"), list) for entry in entries
     )
@@ -55,9 +56,9 @@ def read_refs(
     faults = Faults()
     said, blank = spoken(entries_of(source, entries, several, id_of, faults.add))
     for skipped in blank:
-        faults.add(skipped.name, skipped.reason)
+        faults.add(f"{refs}: {skipped.name}", skipped.reason)
     wanted = {number for ref in said for number in ref.annotation_ids}
-    file = read_coco_file(instances, faults, wanted.__contains__)
+    file = read_coco_file(instances, faults, wanted.__contains__, encoding)
     if not boxes and file.annotations and not any(has_mask(entry.value) for entry in file.annotations):
         boxes = any(entry.value.get("bbox") for entry in file.annotations)
         if boxes:

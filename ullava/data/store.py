@@ -205,14 +205,11 @@ def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[d
 
 
 def _plain_rows(source: Path, on_read: Callable[[int], object]) -> Iterator[Row]:
-    for number, line, text, value in iter_records(source, on_read):
+    for _, line, text, value in iter_records(source, on_read):
         image = next((value[key] for key in IMAGE_KEYS if isinstance(value.get(key), str)), "")
         if "\n" in text:
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        try:
-            yield Row(text.encode("utf-8"), image, line)
-        except UnicodeEncodeError as error:
-            raise DataError(f"{source}:{line}: record {number}: half of a surrogate pair in the text") from error
+        yield Row(text.encode("utf-8"), image, line)
 
 
 def _write(path: Path, rows: Iterable[Row], facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from ullava.data.file_names import find_from
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
@@ -217,7 +218,9 @@ def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Ques
         problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
     if len(problems) > before:
         return None
-    pictures, films = (tuple(path.parent / item for item in items) for items in (images, videos))
+    pictures, films = (_found(path.parent, items, where, problems) for items in (images, videos))
+    if len(problems) > before:
+        return None
     return Question(str(name), pictures, str(prompt), films)
 
 
@@ -229,6 +232,17 @@ def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> 
         return files
     problems.append(f"{where}: {key}: expected a file name, a list of file names or null")
     return []
+
+
+def _found(folder: Path, names: list[str], where: str, problems: list[str]) -> tuple[Path, ...]:
+    """Return the files that the names mean, seen from ``folder``; note names that can mean none."""
+    found: list[Path] = []
+    for name in names:
+        try:
+            found.append(find_from(folder, name))
+        except DataError as error:
+            problems.append(f"{where}: {error}")
+    return tuple(found)
 
 
 def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[str]:

@@ -6,9 +6,12 @@ annotations that were made on the stored pixels differ from it by that turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ullava.errors import UserError
@@ -27,6 +30,9 @@ TURNS: Mapping[int, Image.Transpose] = {
 """What turns the stored pixels upright, by the value of the EXIF orientation (EXIF 2.3, tag 274)."""
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """The orientations that exchange width and height."""
+_MIRRORED_X = frozenset({2, 3, 6, 7})
+_MIRRORED_Y = frozenset({3, 4, 7, 8})
+"""Those that mirror the columns, or the rows, after width and height are exchanged."""
 _TAG = 0x0112
 
 
@@ -48,12 +54,34 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def missed_turn(image: Path, upright_hw: tuple[int, int], stated_hw: tuple[int, ...]) -> str:
-    """Say why an annotation does not fit: "" unless it was made on the stored pixels of a sideways image.
+def turn_plane(plane: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn [H, W] in stored pixels, a mask or labels, upright."""
+    turned = plane.T if orientation in SIDEWAYS else plane
+    turned = turned[:, ::-1] if orientation in _MIRRORED_X else turned
+    return turned[::-1] if orientation in _MIRRORED_Y else turned
 
-    ``upright_hw`` is the size (height, width) that the image has upright, ``stated_hw`` that of the annotation.
+
+def turn_points(flat: Sequence[float], orientation: int, upright_hw: tuple[int, int]) -> list[float]:
+    """Turn points x, y, x, y, ... in stored pixels upright, in an image that then is ``upright_hw`` (height, width)."""
+    points = np.asarray(flat, dtype=np.float64).reshape(-1, 2)
+    points = points[:, ::-1].copy() if orientation in SIDEWAYS else points.copy()
+    if orientation in _MIRRORED_X:
+        points[:, 0] = upright_hw[1] - points[:, 0]
+    if orientation in _MIRRORED_Y:
+        points[:, 1] = upright_hw[0] - points[:, 1]
+    turned: list[float] = points.ravel().tolist()
+    return turned
+
+
+def missed_turn(
+    image: Path, size_hw: tuple[int, int], stated_hw: Sequence[float | None], stored_pixels: bool = False
+) -> str:
+    """Say what the EXIF orientation of an image has to do with an annotation of another size; "" if nothing.
+
+    ``size_hw`` is the (height, width) that was expected, ``stated_hw`` that of the annotation. ``stored_pixels``:
+    whether stored pixels were expected (the option of ``ullava data import``), not the upright image.
     """
-    if tuple(stated_hw) == upright_hw or tuple(stated_hw) != upright_hw[::-1]:
+    if tuple(stated_hw) == size_hw or tuple(stated_hw) != size_hw[::-1]:
         return ""
     try:
         with open_plain(image) as file, Image.open(file) as opened:
@@ -62,17 +90,24 @@ def missed_turn(image: Path, upright_hw: tuple[int, int], stated_hw: tuple[int, 
         return ""
     if number not in SIDEWAYS:
         return ""
+    if stored_pixels:
+        return (
+            f"; its EXIF orientation is {number}, and this was annotated on the upright image: import it without "
+            "--stored-pixels"
+        )
     return (
-        f"; the file is stored sideways and its EXIF orientation ({number}) turns it, so this was annotated on the "
-        "stored pixels: ullava data import with --stored-pixels turns the annotations too"
+        f"; its EXIF orientation is {number}, and this was annotated on the pixels as they are stored, sideways: "
+        "ullava data import with --stored-pixels turns the annotations upright too"
     )
 
 
-def wrong_size(image: Path, upright_hw: tuple[int, int], stated_hw: tuple[int, ...], said: str) -> str:
-    """Return the one line about an image and an annotation of different sizes.
+def wrong_size(
+    image: Path, size_hw: tuple[int, int], stated_hw: Sequence[float | None], said: str, stored_pixels: bool = False
+) -> str:
+    """Return the one line about an image and an annotation of different sizes; see ``missed_turn``.
 
-    ``said`` is who says the other size, with the verb: "the file says".
+    ``said``: who says the other size, with the verb: "the file says". A None of ``stated_hw`` is not said.
     """
-    sizes = [f"{width} x {height}" for height, width in (upright_hw, stated_hw)]
-    reason = missed_turn(image, upright_hw, stated_hw)
-    return f"{image.name} has {sizes[0]} pixels (width x height), but {said} {sizes[1]}{reason}"
+    height, width = ("?" if side is None else f"{side:g}" for side in stated_hw)
+    reason = missed_turn(image, size_hw, stated_hw, stored_pixels)
+    return f"{image} has {size_hw[1]} x {size_hw[0]} pixels (width x height), but {said} {width} x {height}{reason}"

@@ -42,12 +42,18 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                 metavar="FILE|A,B,...",
                 help="class names that may occur, besides those that the folder has (default: all that do)",
             )
+        one.add_argument(
+            "--stored-pixels",
+            action="store_true",
+            help="annotations are of the pixels as stored, before the EXIF orientation turns them: turn them too",
+        )
         one.add_argument("--licence", help="what the descriptor says about the licence")
 
 
 def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
     from ullava.data.imports.folder import Target, write_dataset
+    from ullava.data.imports.turning import turned_upright
     from ullava.errors import DataError, one_line
 
     problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
@@ -65,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
-    for line in write_dataset(_read(args), target):
+    found = turned_upright(_read(args)) if args.stored_pixels else _read(args)
+    for line in write_dataset(found, target):
         print(one_line(line))
     print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
     return 0
@@ -121,6 +128,7 @@ def _read(args: argparse.Namespace) -> Import:
             boxes=args.boxes,
             box_format=args.box_format,
             encoding=encoding,
+            stored_pixels=args.stored_pixels,
         )
     classes = known_classes(classes_of(args.out), args.classes)
     if args.import_kind == "coco":
@@ -134,18 +142,25 @@ def _read(args: argparse.Namespace) -> Import:
             boxes=args.boxes,
             box_format=args.box_format,
             encoding=encoding,
+            stored_pixels=args.stored_pixels,
         )
     if args.import_kind == "labelme":
         from ullava.data.imports.labelme import read_labelme_folder
 
-        return read_labelme_folder(args.images, args.annotations or args.images, classes, encoding=encoding)
+        return read_labelme_folder(
+            args.images,
+            args.annotations or args.images,
+            classes,
+            encoding=encoding,
+            stored_pixels=args.stored_pixels,
+        )
     from ullava.data.imports.masks import read_masks
 
     labels = _labels(args.labels)
     if args.salient and set(labels) <= {255} and not args.ignore and args.background == [0]:
         from ullava.data.imports.foregrounds import read_foregrounds
 
-        return read_foregrounds(args.images, args.masks)
+        return read_foregrounds(args.images, args.masks, stored_pixels=args.stored_pixels)
     return read_masks(
         args.images,
         args.masks,
@@ -154,6 +169,7 @@ def _read(args: argparse.Namespace) -> Import:
         background=frozenset(args.background),
         salient=args.salient,
         classes=classes,
+        stored_pixels=args.stored_pixels,
     )
 
 

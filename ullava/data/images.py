@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from ullava.data.bare_images import without_notes
 from ullava.errors import DataError
 from ullava.given_files import open_plain
-from ullava.orientation import upright
+from ullava.orientation import SIDEWAYS, orientation_of, upright
 from ullava.structures import ImageArray, MaskArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -61,6 +61,31 @@ def read_image_rgb_u8(image: ImageLike, *, opaque: bool = False) -> ImageArray:
         _check_size(name, image.width, image.height)
         return _pixels(image, name, opaque)
     return _array_rgb_u8(image, opaque)
+
+
+def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
+    """Decode a file; return the (height, width) of its pixels as they are stored, and its EXIF orientation (1 to 8).
+
+    Raises DataError as ``read_image_rgb_u8``.
+    """
+    image = _decode(path)
+    return (image.height, image.width), orientation_of(image)
+
+
+def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
+    """Return the same from the head of a file, where that tells it, without a look at the pixels."""
+    with open_plain(path, what="picture") as file:
+        try:
+            with _decoding(str(path)), Image.open(file, formats=FORMATS) as image:
+                _check_size(str(path), image.width, image.height)
+                return (image.height, image.width), orientation_of(image)
+        except DataError:
+            return stored_frame(path)
+
+
+def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the (height, width) that an image has when it is turned upright."""
+    return stored_hw[::-1] if orientation in SIDEWAYS else stored_hw
 
 
 def _pixels(image: Image.Image, name: str, opaque: bool) -> ImageArray:

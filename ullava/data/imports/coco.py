@@ -17,9 +17,9 @@ from ullava.data.imports.items import (
     Faults,
     Import,
     Item,
+    annotated_size_hw,
     one_file,
     picture_below,
-    upright_size_hw,
 )
 from ullava.data.imports.sizes import check_stated_size
 from ullava.data.imports.things import BoxFormat, Thing, ThingReader, has_mask
@@ -36,13 +36,14 @@ def read_coco(
     boxes: bool = False,
     box_format: BoxFormat | None = None,
     encoding: str = UTF_8,
+    stored_pixels: bool = False,
 ) -> Import:
     """Read a COCO file and its images.
 
     ``classes``: the names that may occur, in the order of their numbers (None: the file's). Categories of one name are
     one class, entries that name one image are one image, and a mask that is there twice counts once; all are noted.
     ``crowd_as_instances`` takes ``iscrowd: 1`` as 0. ``boxes`` reads boxes alone, for the task rec; a file without any
-    mask is read so by itself. ``box_format``: see ThingReader.
+    mask is read so by itself. ``box_format``: see ThingReader. ``stored_pixels``: see annotated_size_hw.
 
     Faults: an image that is missing, unreadable or of another size than the file says (its annotations go with it); an
     annotation of no image or no category, without a mask or with one that cannot be used (of several polygons the bad
@@ -62,7 +63,7 @@ def read_coco(
         faults.note(FORM, str(annotations), "there are boxes and no masks: read for the task rec")
     listed = ClassList(_names(file) if classes is None else classes, closed=classes is not None)
     things = ThingReader(annotations, faults, boxes_only=boxes, box_format=box_format)
-    reading = _Reading(images, file, faults, listed, things, crowd_as_instances)
+    reading = _Reading(images, file, faults, listed, things, crowd_as_instances, stored_pixels)
     items = [item for group in reading.pictures() if (item := reading.item(group)) is not None]
     things.check_form()
     _note_joined_categories(file, listed, faults)
@@ -102,6 +103,7 @@ class _Reading:
         classes: ClassList,
         things: ThingReader,
         crowd_as_instances: bool,
+        stored_pixels: bool,
     ) -> None:
         self.images = images
         self.file = file
@@ -109,6 +111,7 @@ class _Reading:
         self.classes = classes
         self.things = things
         self.crowd_as_instances = crowd_as_instances
+        self.stored_pixels = stored_pixels
 
     def pictures(self) -> Iterable[_Picture]:
         """Gather the annotations by image file, however often and under whatever names the file lists it."""
@@ -150,11 +153,12 @@ class _Reading:
             return None
         path, name = picture.path, picture.path.relative_to(self.images).as_posix()
         with self.faults.noting(where):
-            size = upright_size_hw(path)
+            size = annotated_size_hw(path, self.stored_pixels)
             found: list[_Found] = []
             for image, entries in picture.entries:
                 with self.faults.noting(f"{image.where}: {image.name}"):
-                    check_stated_size(path, size, (image.height, image.width), f"{len(entries)} annotations go with it")
+                    lost = f"{len(entries)} annotations go with it"
+                    check_stated_size(path, size, (image.height, image.width), lost, self.stored_pixels)
                     found += [one for entry in entries if (one := self._read(entry, image, size)) is not None]
             found = self._distinct(found, where, size)
             if all(one.crowd for one in found):

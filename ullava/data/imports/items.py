@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ullava.data.file_names import find_below
-from ullava.data.images import read_image_rgb_u8
+from ullava.data.images import stored_frame, upright_hw
 from ullava.errors import DataError
 
 MAX_SHOWN = 30
@@ -132,10 +132,13 @@ class Import:
     faults: Faults = field(default_factory=Faults)
 
 
-def upright_size_hw(path: Path) -> tuple[int, int]:
-    """Decode a picture whole and return its height and width as the reader will see it; DataError names the file."""
-    height, width = read_image_rgb_u8(path).shape[:2]
-    return height, width
+def annotated_size_hw(path: Path, stored_pixels: bool) -> tuple[int, int]:
+    """Decode a picture whole and return the (height, width) that its annotations have; DataError names the file.
+
+    They were made on the upright image, or on the pixels as they are stored (``turned_upright`` turns them then).
+    """
+    stored, orientation = stored_frame(path)
+    return stored if stored_pixels else upright_hw(stored, orientation)
 
 
 def picture_below(images: Path, name: str) -> Path:

@@ -11,13 +11,14 @@ import numpy as np
 from ullava.data.encodings import UTF_8
 from ullava.data.file_names import find_below, last_part
 from ullava.data.imports.classes import ClassList
-from ullava.data.imports.items import JOINED, Faults, Import, Item, one_file, upright_size_hw
+from ullava.data.imports.items import JOINED, Faults, Import, Item, annotated_size_hw, one_file
 from ullava.data.json_stream import is_finite_number
 from ullava.data.originals.labelme import read_labelme
 from ullava.data.originals.labelme_shapes import Shape, read_shape
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px, rle_encode, xyxy_to_xywh
+from ullava.orientation import wrong_size
 from ullava.structures import MaskArray
 from ullava.text.phrases import name_fault
 
@@ -36,7 +37,12 @@ class _Drawn(NamedTuple):
 
 
 def read_labelme_folder(
-    images: Path, annotations: Path, classes: Sequence[str] | None = None, *, encoding: str = UTF_8
+    images: Path,
+    annotations: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    encoding: str = UTF_8,
+    stored_pixels: bool = False,
 ) -> Import:
     """Read every ``.json`` of ``annotations``; pictures are found by ``imagePath``'s last part, or by equal names.
 
@@ -51,15 +57,12 @@ def read_labelme_folder(
         with faults.noting(str(path)):
             value = read_labelme(path, encoding)
             picture = _picture(images, path, value)
-            size = upright_size_hw(picture)
+            size = annotated_size_hw(picture, stored_pixels)
             stated = (value.get("imageHeight"), value.get("imageWidth"))
             if not all(side is None or is_finite_number(side) for side in stated):
                 raise DataError("'imageHeight' and 'imageWidth' have to be numbers")
             if None not in stated and stated != size:
-                raise DataError(
-                    f"{picture.name} has {size[1]} x {size[0]} pixels (width x height), but the file says "
-                    f"{stated[1]} x {stated[0]}"
-                )
+                raise DataError(wrong_size(picture, size, stated, "the file says", stored_pixels))
             if not value["shapes"]:
                 faults.leave(str(path), "no shape")
                 continue

@@ -13,9 +13,10 @@ from PIL import Image
 
 from ullava.data.images import read_label_png
 from ullava.data.imports.classes import ClassList
-from ullava.data.imports.items import Faults, Import, Item, one_file, upright_size_hw
+from ullava.data.imports.items import Faults, Import, Item, annotated_size_hw, one_file
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
+from ullava.orientation import missed_turn
 from ullava.text.phrases import name_fault
 
 IGNORED = 255
@@ -32,13 +33,14 @@ def read_masks(
     background: frozenset[int] = frozenset({BACKGROUND}),
     salient: bool = False,
     classes: Sequence[str] | None = None,
+    stored_pixels: bool = False,
 ) -> Import:
     """Join pictures and masks by file name.
 
     ``labels``: what each stored value is called; ``ignore``: values that count for nobody (a border); ``background``:
     values that nobody asks for. Every other value is a fault. The masks are rewritten: 1, 2, ... in the order of
     ``labels``, or of ``classes`` where these are given, 0 background, 255 ignored. ``salient``: what ``labels`` names
-    is one object, written as white on black, and ignored pixels are black.
+    is one object, written as white on black, and ignored pixels are black. ``stored_pixels``: see annotated_size_hw.
 
     Faults: a picture without a mask or the other way round, one that is unreadable, sizes that differ, unknown values.
     A mask that holds none of the classes is named, but is no fault. Raises DataError for settings that contradict each
@@ -57,11 +59,12 @@ def read_masks(
             first = seen.setdefault(one_file(picture), mask)
             if first != mask:
                 raise DataError(f"{picture.name} is the picture of {first.name} too; which mask is meant?")
-            size = upright_size_hw(picture)
+            size = annotated_size_hw(picture, stored_pixels)
             stored = read_label_png(mask)
             if stored.shape != size:
                 found = f"{stored.shape[1]} x {stored.shape[0]} pixels (width x height)"
-                raise DataError(f"has {found}, but {picture.name} has {size[1]} x {size[0]}")
+                reason = missed_turn(picture, size, stored.shape, stored_pixels)
+                raise DataError(f"has {found}, but {picture.name} has {size[1]} x {size[0]}{reason}")
             written = _renumbered(stored, labels, numbers, ignore, background)
             present = [number for number in range(1, len(names) + 1) if (written == number).any()]
             if not present:

@@ -14,9 +14,9 @@ from ullava.data.imports.items import (
     Faults,
     Import,
     Item,
+    annotated_size_hw,
     one_file,
     picture_below,
-    upright_size_hw,
 )
 from ullava.data.imports.sizes import check_stated_size
 from ullava.data.imports.things import BoxFormat, ThingReader, has_mask
@@ -34,12 +34,15 @@ def read_refs(
     boxes: bool = False,
     box_format: BoxFormat | None = None,
     encoding: str = UTF_8,
+    stored_pixels: bool = False,
 ) -> Import:
     """Read expressions (``part``: of this split of the file, "all" for every one), their masks and pictures.
 
     A pickle is read without running anything in it. Entries whose ``ann_id`` is a list are expressions for several
     objects or none. ``boxes`` reads boxes alone, for the task rec; instances without any mask are read so by
-    themselves. ``box_format``: see ThingReader. Faults: entries that are malformed or whose ids ``instances.json`` does
+    themselves. ``box_format``: see ThingReader; ``stored_pixels``: see annotated_size_hw.
+
+    Faults: entries that are malformed or whose ids ``instances.json`` does
     not have, pictures that are missing, unreadable or of another size, masks and boxes that cannot be used. Raises
     DataError for files that cannot be understood.
     """
@@ -64,7 +67,7 @@ def read_refs(
         if boxes:
             faults.note(FORM, str(instances), "there are boxes and no masks: read for the task rec")
     things = ThingReader(instances, faults, boxes_only=boxes, box_format=box_format)
-    items = _Reading(images, refs, file, faults, things, several).items(said)
+    items = _Reading(images, refs, file, faults, things, several, stored_pixels).items(said)
     things.check_form()
     return Import(
         layout="grefer" if several else "refer",
@@ -77,7 +80,14 @@ def read_refs(
 
 class _Reading:
     def __init__(
-        self, images: Path, refs: Path, file: CocoFile, faults: Faults, things: ThingReader, several: bool
+        self,
+        images: Path,
+        refs: Path,
+        file: CocoFile,
+        faults: Faults,
+        things: ThingReader,
+        several: bool,
+        stored_pixels: bool,
     ) -> None:
         self.images = images
         self.refs = refs
@@ -85,6 +95,7 @@ class _Reading:
         self.faults = faults
         self.things = things
         self.several = several
+        self.stored_pixels = stored_pixels
         self.annotations: dict[str | None, list[ListedAnnotation]] = {}
         for entry in file.annotations:
             self.annotations.setdefault(entry.id, []).append(entry)
@@ -124,7 +135,7 @@ class _Reading:
         name = group[0][1].name
         with self.faults.noting(f"{self.refs}: {name}"):
             path = picture_below(self.images, name)
-            size = upright_size_hw(path)
+            size = annotated_size_hw(path, self.stored_pixels)
             found = [(ref, record) for ref, image in group if (record := self._record(ref, image, path, size))]
             if not found:
                 raise DataError("no usable expression is left on this picture")
@@ -136,7 +147,7 @@ class _Reading:
     def _record(self, ref: Ref, image: ListedImage, path: Path, size_hw: tuple[int, int]) -> dict[str, Any] | None:
         where = f"{self.refs}: ref_id {ref.ref_id}"
         with self.faults.noting(where):
-            check_stated_size(path, size_hw, (image.height, image.width))
+            check_stated_size(path, size_hw, (image.height, image.width), stored_pixels=self.stored_pixels)
             parts = [self._part(self.annotations[str(number)][0], size_hw, where) for number in ref.annotation_ids]
             head = {"sentences": ref.sentences, "ref_id": ref.ref_id}
             if self.several:

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import DataError
+from ullava.orientation import wrong_size
 
 
-def check_stated_size(path: Path, size_hw: tuple[int, int], stated_hw: tuple[Any, Any], consequence: str = "") -> None:
+def check_stated_size(
+    path: Path, size_hw: tuple[int, int], stated_hw: tuple[Any, Any], consequence: str = "", stored_pixels: bool = False
+) -> None:
     """Raise DataError where a file states another height or width than the image has, or something that is no number.
 
     What is missing, null, 0 or negative states nothing: the image's own size counts. ``consequence`` is told too.
+    ``stored_pixels``: see ``missed_turn``.
     """
     stated = [_pixels(value, name) for value, name in zip(stated_hw, ("height", "width"), strict=True)]
     if all(told is None or told == side for told, side in zip(stated, size_hw, strict=True)):
         return
-    height, width = ("?" if side is None else f"{side:g}" for side in stated)
-    raise DataError(
-        f"{path} has {size_hw[1]} x {size_hw[0]} pixels (width x height), but the file says {width} x {height}"
-        + (f"; {consequence}" if consequence else "")
-    )
+    reason = wrong_size(path, size_hw, stated, "the file says", stored_pixels)
+    raise DataError(f"{reason}; {consequence}" if consequence else reason)
 
 
 def _pixels(value: Any, name: str) -> float | None:

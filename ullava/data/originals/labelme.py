@@ -15,7 +15,7 @@ import numpy as np
 
 from ullava.data.encodings import UTF_8, read_text
 from ullava.data.file_names import find_below
-from ullava.data.json_stream import read_json_text
+from ullava.data.json_stream import is_finite_number, read_json_text
 from ullava.data.originals.labelme_shapes import Shape, read_shape
 from ullava.data.originals.source import (
     PICTURE_SUFFIXES,
@@ -29,6 +29,7 @@ from ullava.data.originals.source import (
 )
 from ullava.errors import DataError
 from ullava.geometry import rle_encode
+from ullava.orientation import wrong_size
 
 TARGET, IGNORE, FLAG = "target", "ignore", "flag"
 OTHER_ENCODING = "cp1252"
@@ -46,6 +47,10 @@ def reasonseg_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
         value = read_labelme(path, fallback=OTHER_ENCODING)
         picture = _picture_of(path, stem)
         width, height = picture_size_wh(picture)
+        stated = (value.get("imageHeight"), value.get("imageWidth"))
+        if all(map(is_finite_number, stated)) and stated != (height, width):
+            yield Skipped(path.name, wrong_size(picture, (height, width), stated, "the file says"))
+            continue
         shapes: list[tuple[str, Shape]] = []
         for made in _labelled(path, value):
             if isinstance(made, Skipped):

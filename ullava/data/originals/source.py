@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ullava.data.encodings import UTF_8
 from ullava.data.file_names import utf8_name
-from ullava.data.images import FORMATS
+from ullava.data.images import stored_frame_of_head, upright_hw
 from ullava.data.json_stream import JsonCursor
 from ullava.data.store import Row
 from ullava.errors import DataError, did_you_mean
@@ -151,14 +151,11 @@ def below(path: Path, root: Path) -> str:
         raise DataError(f"{path}: has to lie below the data root {root}") from error
 
 
-def picture_size_wh(path: Path) -> tuple[int, int]:
-    """Return width and height from the head of a picture, as it is stored (EXIF is not looked at); DataError."""
-    from PIL import Image, UnidentifiedImageError
+def picture_size_wh(path: Path, *, stored: bool = False) -> tuple[int, int]:
+    """Return width and height from the head of a picture, turned upright by its EXIF orientation; DataError.
 
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return picture.size
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such picture") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a picture that can be read ({error})") from error
+    ``stored``: not turned, as masks and label pictures are read.
+    """
+    stored_hw, orientation = stored_frame_of_head(path)
+    height, width = stored_hw if stored else upright_hw(stored_hw, orientation)
+    return width, height

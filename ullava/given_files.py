@@ -42,6 +42,18 @@ def open_plain(path: Path, *, what: str = "file", error: type[UserError] = DataE
     return os.fdopen(handle, "rb")
 
 
+def check_plain(path: Path, *, what: str = "file", error: type[UserError] = DataError) -> None:
+    """Raise ``error`` as ``open_plain`` would for what is not there or no plain file; for files that others open."""
+    try:
+        kind = _kind(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as refusal:
+        raise error(f"{_shown(path)}: {_reason(path, refusal)}") from None
+    if kind is not None:
+        raise error(f"{path}: is {kind}, not a file")
+
+
 def read_plain(path: Path, *, what: str = "file", error: type[UserError] = DataError) -> bytes:
     """Return the content of a plain file. Raises ``error`` as ``open_plain``."""
     with open_plain(path, what=what, error=error) as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ullava.errors import UserError, did_you_mean
+from ullava.given_files import check_plain
 
 Kind = Literal["models", "datasets", "configs"]
 
@@ -61,6 +62,8 @@ def find(kind: Kind, name: str) -> Path:
     for candidate in _candidates(kind, name):
         if candidate.is_file():
             return candidate.resolve()
+        if candidate.exists() and not candidate.is_dir():
+            check_plain(candidate, error=UserError)
         tried.append(str(candidate))
     if kind == "configs" and not _is_path(name):
         return _find_config_by_stem(name, tried)

@@ -10,6 +10,7 @@ import codecs
 from pathlib import Path
 
 from ullava.errors import DataError, did_you_mean
+from ullava.given_files import read_plain
 
 UTF_8 = "utf-8"
 OFTEN = ("utf-8", "utf-16", "gbk", "gb18030", "big5", "shift_jis", "euc-kr", "cp1252", "cp1251", "latin-1")
@@ -81,9 +82,6 @@ class StreamDecoder:
 
 def read_text(path: Path, encoding: str = UTF_8) -> str:
     """Return the text of a file; DataError where it cannot be read or is not of this encoding."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    raw = read_plain(path)
     stream = StreamDecoder(path, encoding)
     return stream.decode(raw) + (stream.decode(b"") if raw else "")

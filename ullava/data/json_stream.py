@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ullava.data.encodings import LONGEST_MARK, UTF_8, StreamDecoder
 from ullava.errors import DataError
+from ullava.given_files import open_plain
 
 READ_BYTES = 1 << 20
 MAX_RECORD_CHARS = 256 << 20
@@ -113,10 +114,7 @@ class JsonCursor:
         self._at = 0
         self._line = 1
         self._ended = False
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        self._file = open_plain(path)
 
     def __enter__(self) -> JsonCursor:
         """Return the cursor itself; the file closes on the way out."""
@@ -292,12 +290,8 @@ def _list_rows(path: Path, on_read: Callable[[int], object] | None) -> Iterator[
 
 
 def _jsonl_rows(path: Path, on_read: Callable[[int], object] | None) -> Iterator[tuple[int, int, Any, str]]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     number = 0
-    with file:
+    with open_plain(path) as file:
         for line, raw in enumerate(file, start=1):
             if on_read:
                 on_read(len(raw))

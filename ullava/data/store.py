@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ullava.data.json_stream import iter_records
 from ullava.errors import DataError
+from ullava.given_files import check_plain
 from ullava.whole_files import whole, write_whole
 
 SCHEMA_VERSION = 1
@@ -65,8 +66,7 @@ class AnnotationStore:
     @classmethod
     def open(cls, source: Path, kind: Kind = "records") -> AnnotationStore:
         """Map the converted form of ``source``, converting it first if this version of it was not converted yet."""
-        if not source.is_file():
-            raise DataError(f"{source}: no such annotation file")
+        check_plain(source, what="annotation file")
         arrow = cache_path(source, kind)
         if arrow.is_file():
             try:

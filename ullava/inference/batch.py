@@ -16,6 +16,7 @@ from ullava.data.file_names import find_from
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
+from ullava.given_files import read_plain_text
 from ullava.inference.export import answer_to_json, make_folder, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
@@ -85,12 +86,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         DataError: every problem at once, as ``file:line: ...``.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    lines = read_plain_text(path).splitlines()
     questions: list[Question] = []
     problems: list[str] = []
     seen: dict[str, int] = {}

@@ -15,6 +15,7 @@ from ullava.data.encodings import UTF_8
 from ullava.data.imports.items import Faults
 from ullava.data.json_stream import JsonRecord, iter_object_lists
 from ullava.errors import DataError, did_you_mean
+from ullava.given_files import check_plain
 
 _KEPT = ("segmentation", "bbox", "area", "iscrowd")
 _OTHER_FORMS = {
@@ -88,8 +89,7 @@ def read_coco_file(
     Faults: an image without id or name, an annotation without ``image_id``, a category without id or name. Raises
     DataError for a file that is missing, cut off, or of another form (panoptic, captions).
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such annotation file")
+    check_plain(path, what="annotation file")
     found = CocoFile(path)
     for key, record in iter_object_lists(path, ("images", "annotations", "categories"), encoding=encoding):
         _check_form(path, key, record)

@@ -23,6 +23,7 @@ from ullava.data.imports.things import BoxFormat, ThingReader, has_mask
 from ullava.data.originals.refs import Ref, entries_of, read_entries, spoken
 from ullava.data.originals.source import OriginalSource
 from ullava.errors import DataError
+from ullava.given_files import check_plain
 
 
 def read_refs(
@@ -47,8 +48,7 @@ def read_refs(
     DataError for files that cannot be understood.
     """
     for path in (refs, instances):
-        if not path.is_file():
-            raise DataError(f"{path}: no such annotation file")
+        check_plain(path, what="annotation file")
     entries = read_entries(refs, encoding)
     several = isinstance(entries, list) and any(
         isinstance(entry, dict) and isinstance(entry.get("ann_id"), list) for entry in entries

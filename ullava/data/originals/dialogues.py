@@ -19,6 +19,7 @@ from ullava.data.originals.source import (
 )
 from ullava.data.readers.record import Record
 from ullava.errors import DataError, SampleError
+from ullava.given_files import open_plain
 from ullava.text.tokens import IMAGE_MARKER
 
 HUMANS = ("human", "user")
@@ -117,7 +118,7 @@ def tgif_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
 
 
 def _tsv(source: OriginalSource, on_read: Callable[[int], object]) -> Iterator[tuple[int, str, str]]:
-    with source.annotations.open("rb") as file:
+    with open_plain(source.annotations) as file:
         for line, raw in enumerate(file, start=1):
             on_read(len(raw))
             where = f"{source.annotations}:{line}"

@@ -7,6 +7,7 @@ of numpy that people's own files hold are read by code of ours; numpy is not ask
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ullava.errors import DataError
+from ullava.given_files import open_plain
 
 MAX_BYTES = 1 << 30
 SUFFIXES = (".p", ".pkl", ".pickle")
@@ -116,7 +118,7 @@ def is_pickle(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(1) == b"\x80"
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -128,9 +130,9 @@ def read_plain_pickle(path: Path) -> Any:
     Raises DataError for a file that is missing, cut off, no pickle, too large, or that names anything to call.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expressions take a few dozen")
-        with path.open("rb") as file:
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expressions take a few dozen")
             value = _PlainUnpickler(file).load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,7 +53,7 @@ def read_image_rgb_u8(image: ImageLike, *, opaque: bool = False) -> ImageArray:
     of any other form: whether 0.5 is dark or gray is for the caller to say.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _pixels(_decode(Path(image)), str(image), opaque)
+        return _pixels(_decode(image if isinstance(image, Path) else Path(image)), image, opaque)
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "")) or "the Pillow image"
         _check_size(name, image.width, image.height)
@@ -76,8 +74,8 @@ def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
     """Return the same from the head of a file, where that tells it, without a look at the pixels."""
     with open_plain(path, what="picture") as file:
         try:
-            with _decoding(str(path)), Image.open(file, formats=FORMATS) as image:
-                _check_size(str(path), image.width, image.height)
+            with _Decoding(path), Image.open(file, formats=FORMATS) as image:
+                _check_size(path, image.width, image.height)
                 return (image.height, image.width), orientation_of(image)
         except DataError:
             return stored_frame(path)
@@ -88,11 +86,11 @@ def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
     return stored_hw[::-1] if orientation in SIDEWAYS else stored_hw
 
 
-def _pixels(image: Image.Image, name: str, opaque: bool) -> ImageArray:
+def _pixels(image: Image.Image, name: object, opaque: bool) -> ImageArray:
     """Return what ``read_image_rgb_u8`` promises of a Pillow image."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise DataError(f"{name}: {image.mode} pictures (more than 8 bits per channel) are not supported")
-    with _decoding(name):
+    with _Decoding(name):
         turned = upright(image)
         return np.array(turned.convert("RGB")) if opaque else on_white(turned)
 
@@ -150,7 +148,8 @@ def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
     """
     picture = _decode(path)
     if picture.mode == "P":
-        picture = picture.convert("RGB")
+        with _Decoding(path):
+            picture = picture.convert("RGB")
     if picture.mode in ("1", "L"):
         return np.asarray(picture.convert("L")) > above
     if picture.mode != "RGB":
@@ -180,28 +179,36 @@ def _decode(path: Path) -> Image.Image:
 
 
 def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
-    with _decoding(str(path)):
+    with _Decoding(path):
         try:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError as error:
             file.seek(0)
             raise DataError(f"{path}: {_unreadable(file.read(_HEAD_BYTES))}") from error
-        _check_size(str(path), image.width, image.height)
+        _check_size(path, image.width, image.height)
         image.load()
+        if image.mode == "P" and image.palette is None:
+            raise DataError(f"{path}: cannot be decoded (it has numbers of colors and no palette)")
         return image
 
 
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Turn whatever a decoder makes of a file into a DataError of one line."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
-    except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
-        raise DataError(f"{name}: cannot be decoded ({one_line(error)})") from error
+class _Decoding:
+    """Turns whatever a decoder makes of the image ``name`` into a DataError of one line."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, DataError):
+            return
+        if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+            raise DataError(f"{self.name}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
+        if isinstance(error, Exception):  # foreign bytes in foreign code: there is no list of what may be raised
+            raise DataError(f"{self.name}: cannot be decoded ({one_line(error)})") from error
 
 
 def _unreadable(head: bytes) -> str:
@@ -213,7 +220,7 @@ def _unreadable(head: bytes) -> str:
     return f"not a picture of a known format ({', '.join(FORMATS)})"
 
 
-def _check_size(name: str, width: int, height: int) -> None:
+def _check_size(name: object, width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise DataError(f"{name}: an image of {width} x {height} pixels has none")
     if width * height > MAX_PIXELS:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ullava.data import images
-from ullava.data.images import read_image_rgb_u8
+from ullava.data.images import read_foreground, read_image_rgb_u8
 from ullava.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -109,6 +109,13 @@ def test_what_is_wrong_with_the_pixels_is_refused(tmp_path: Path, monkeypatch: p
     path = tmp_path / "a"
     path.write_bytes(png((b"tRNS", b"a")))
     assert refusal(path) == f"{path}: cannot be decoded (begins as PNG, but is cut off or damaged)"
+    Image.fromarray(RGB).quantize(4).save(path, "PNG")
+    raw = path.read_bytes()
+    start = raw.index(b"PLTE") - 4
+    path.write_bytes(raw[:start] + raw[start + 12 + 3 * 4 :])
+    assert refusal(path) == f"{path}: cannot be decoded (it has numbers of colors and no palette)"
+    with pytest.raises(DataError, match="no palette"):
+        read_foreground(path)
     path.write_bytes(PNG[:16] + struct.pack(">II", 2_000_000, 1) + PNG[24:])
     assert "damaged" in refusal(path)
     strip = PNG[:12] + b"IHDR" + struct.pack(">II", 2_000_000, 1) + PNG[24:29]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ullava.data.frames import choose_frames
 from ullava.data.images import on_white, one_line
+from ullava.data.mp4_counts import stated_samples
 from ullava.errors import DataError
 from ullava.given_files import open_plain
 from ullava.structures import Clip, ImageArray
@@ -30,6 +31,8 @@ MAX_ALL_PIXELS = 500_000_000_000
 """Of all frames together: they are decoded up to the last one chosen. Two hours of 1920 x 1080 have 450 billion."""
 MAX_GIF_PIXELS = 5_000_000_000
 """The same for a GIF, whose decoder is slower and which has no sound to keep it long."""
+MAX_FRAGMENT_SAMPLES = 20 * MAX_FRAMES
+"""Of a fragmented MP4, sound included."""
 FORMATS = ("mp4", "avi", "gif")
 _NAMES = ", ".join(FORMATS)
 _HEAD_BYTES = 16
@@ -167,6 +170,8 @@ def _pyav(path: Path) -> ModuleType:
 def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     av = _pyav(path)
     try:
+        if kind == "mp4":
+            _check_counts(path)
         length, stored, stated = _count_packets(av, path, kind)
         if stated > stored:
             raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
@@ -183,6 +188,16 @@ def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     if not wanted or any(number not in frames for number in wanted):
         raise DataError(f"{path}: holds no frame that can be decoded")
     return _stacked(path, frames, wanted)
+
+
+def _check_counts(path: Path) -> None:
+    """Raise DataError for an MP4 that says it holds more samples than can be indexed in bounded memory."""
+    with open_plain(path, what="video") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        counts = stated_samples(data)
+    if counts.video > MAX_FRAMES:
+        raise DataError(f"{path}: more than {MAX_FRAMES} frames")
+    if counts.fragments > MAX_FRAGMENT_SAMPLES:
+        raise DataError(f"{path}: its fragments say more than {MAX_FRAGMENT_SAMPLES} samples")
 
 
 def _open(av: Any, path: Path, kind: str) -> Any:

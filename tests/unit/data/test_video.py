@@ -242,6 +242,19 @@ def test_an_avi_whose_frames_grow_or_are_a_bomb_is_refused(tmp_path: Path) -> No
     assert "bomb.avi: " in refusal(jpegs(tmp_path / "bomb.avi", [64, 6000]))
 
 
+def test_an_mp4_that_says_millions_of_frames_is_refused_before_they_are_indexed(tmp_path: Path) -> None:
+    path = write_container(tmp_path / "film.mp4", film(3))
+    data = bytearray(path.read_bytes())
+    sizes, chunks = data.index(b"stsz"), data.index(b"stsc")
+    data[sizes + 8 : sizes + 16] = struct.pack(">II", 1, 30_000_000)
+    data[chunks + 16 : chunks + 20] = struct.pack(">I", 30_000_000)
+    path.write_bytes(data)
+    assert refusal(path) == f"{path}: more than 200000 frames"
+    fragment = struct.pack(">I4sI4sI4sII", 32, b"moof", 24, b"traf", 16, b"trun", 0, 2**31)
+    path.write_bytes(write_container(tmp_path / "film.mp4", film(3)).read_bytes() + fragment)
+    assert "its fragments say more than 4000000 samples" in refusal(path)
+
+
 def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     path = write_container(tmp_path / "film.avi", film(3))
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))

@@ -67,18 +67,23 @@ def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
     Raises DataError as ``read_image_rgb_u8``.
     """
     image = _decode(path)
-    return (image.height, image.width), orientation_of(image)
+    _check_depth(path, image)
+    return _frame(image)
 
 
 def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
-    """Return the same from the head of a file, where that tells it, without a look at the pixels."""
+    """Return the same of a file, label pictures of 16 bits too, from its head where that tells it."""
     with open_plain(path, what="picture") as file:
         try:
             with _Decoding(path), Image.open(file, formats=FORMATS) as image:
                 _check_size(path, image.width, image.height)
-                return (image.height, image.width), orientation_of(image)
+                return _frame(image)
         except DataError:
-            return stored_frame(path)
+            return _frame(_decode(path))
+
+
+def _frame(image: Image.Image) -> tuple[tuple[int, int], int]:
+    return (image.height, image.width), orientation_of(image)
 
 
 def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -88,9 +93,10 @@ def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 def _pixels(image: Image.Image, name: object, opaque: bool) -> ImageArray:
     """Return what ``read_image_rgb_u8`` promises of a Pillow image."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise DataError(f"{name}: {image.mode} pictures (more than 8 bits per channel) are not supported")
+    _check_depth(name, image)
     with _Decoding(name):
+        image.load()
+        _check_palette(name, image)
         turned = upright(image)
         return np.array(turned.convert("RGB")) if opaque else on_white(turned)
 
@@ -102,7 +108,7 @@ def _array_rgb_u8(given: Any, opaque: bool) -> ImageArray:
     try:
         array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU or with a gradient
-        raise DataError(f"an image of type {type(given).__name__} is no array ({one_line(error)})") from error
+        raise DataError(f"an image of type {type(given).__name__} is no array ({first_line(error)})") from error
     shown = f"{array.dtype} {list(array.shape)}"
     flat = array.ndim == 2
     if not (flat and array.dtype == np.bool_) and not (
@@ -187,8 +193,7 @@ def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
             raise DataError(f"{path}: {_unreadable(file.read(_HEAD_BYTES))}") from error
         _check_size(path, image.width, image.height)
         image.load()
-        if image.mode == "P" and image.palette is None:
-            raise DataError(f"{path}: cannot be decoded (it has numbers of colors and no palette)")
+        _check_palette(path, image)
         return image
 
 
@@ -208,7 +213,7 @@ class _Decoding:
         if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
             raise DataError(f"{self.name}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
         if isinstance(error, Exception):  # foreign bytes in foreign code: there is no list of what may be raised
-            raise DataError(f"{self.name}: cannot be decoded ({one_line(error)})") from error
+            raise DataError(f"{self.name}: cannot be decoded ({first_line(error)})") from error
 
 
 def _unreadable(head: bytes) -> str:
@@ -229,6 +234,16 @@ def _check_size(name: object, width: int, height: int) -> None:
         raise DataError(f"{name}: {width} x {height} pixels: a side is longer than the cap of {MAX_SIDE} pixels")
 
 
-def one_line(error: BaseException) -> str:
+def _check_depth(name: object, image: Image.Image) -> None:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise DataError(f"{name}: {image.mode} pictures (more than 8 bits per channel) are not supported")
+
+
+def _check_palette(name: object, image: Image.Image) -> None:
+    if image.mode == "P" and image.palette is None:  # Pillow shows such a file as black
+        raise DataError(f"{name}: cannot be decoded (it has numbers of colors and no palette)")
+
+
+def first_line(error: BaseException) -> str:
     """Return the first line of what a library says, or the kind of its error if it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ullava.data.frames import choose_frames
-from ullava.data.images import on_white, one_line
+from ullava.data.images import on_white, first_line
 from ullava.data.mp4_counts import stated_samples
 from ullava.errors import DataError
 from ullava.given_files import open_plain
@@ -126,7 +126,7 @@ def _read_gif(path: Path, choose: Choose) -> ImageArray:
         except DataError:
             raise
         except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
-            raise DataError(f"{path}: cannot be decoded ({one_line(error)})") from error
+            raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
     return _stacked(path, frames, wanted)
 
 
@@ -184,7 +184,7 @@ def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     except DataError:
         raise
     except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
-        raise DataError(f"{path}: cannot be decoded ({one_line(error)})") from error
+        raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
     if not wanted or any(number not in frames for number in wanted):
         raise DataError(f"{path}: holds no frame that can be decoded")
     return _stacked(path, frames, wanted)

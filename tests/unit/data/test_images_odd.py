@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ullava.data import images
-from ullava.data.images import read_foreground, read_image_rgb_u8
+from ullava.data.images import read_foreground, read_image_rgb_u8, stored_frame
 from ullava.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -114,6 +114,7 @@ def test_what_is_wrong_with_the_pixels_is_refused(tmp_path: Path, monkeypatch: p
     start = raw.index(b"PLTE") - 4
     path.write_bytes(raw[:start] + raw[start + 12 + 3 * 4 :])
     assert refusal(path) == f"{path}: cannot be decoded (it has numbers of colors and no palette)"
+    assert "no palette" in refusal(Image.open(path))
     with pytest.raises(DataError, match="no palette"):
         read_foreground(path)
     path.write_bytes(PNG[:16] + struct.pack(">II", 2_000_000, 1) + PNG[24:])
@@ -150,6 +151,8 @@ def test_a_file_and_its_pillow_image_are_one_image(tmp_path: Path) -> None:
     deep = Image.fromarray(np.full((4, 4), 300, np.uint16))
     deep.save(tmp_path / "deep.png")
     assert "more than 8 bits per channel" in refusal(tmp_path / "deep.png")
+    with pytest.raises(DataError, match="more than 8 bits per channel"):
+        stored_frame(tmp_path / "deep.png")
     assert "the Pillow image: I;16 " in refusal(deep)
     assert "F pictures (more than 8 bits" in refusal(Image.new("F", (3, 3)))
     (tmp_path / "cut.jpg").write_bytes(JPEG[:-200])

@@ -27,9 +27,12 @@ MAX_SIDE = 1_000_000
 """The longest side in pixels; PNG libraries stop there as well."""
 MAX_BYTES = 512 * 1024 * 1024
 """Of a file; more than ``MAX_PIXELS`` take in any of the formats, so the rest is no image."""
+MAX_SCANS = 200
+"""Of a progressive JPEG; encoders write ten or so."""
 FOREGROUND_ABOVE = 127
 WHITE_ALONE = 254
 _HEAD_BYTES = 12
+_JPEG_SCAN = b"\xff\xda"
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _ARRAY_RULE = "an array is uint8 [H, W, 3] (RGB), [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]"
@@ -192,6 +195,8 @@ def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
             file.seek(0)
             raise DataError(f"{path}: {_unreadable(file.read(_HEAD_BYTES))}") from error
         _check_size(path, image.width, image.height)
+        if "progressive" in image.info:
+            _check_scans(path, file)
         image.load()
         _check_palette(path, image)
         return image
@@ -232,6 +237,16 @@ def _check_size(name: object, width: int, height: int) -> None:
         raise DataError(f"{name}: {width} x {height} pixels are more than the cap of {MAX_PIXELS // 1_000_000} million")
     if max(width, height) > MAX_SIDE:
         raise DataError(f"{name}: {width} x {height} pixels: a side is longer than the cap of {MAX_SIDE} pixels")
+
+
+def _check_scans(path: Path, file: BinaryIO | io.BytesIO) -> None:
+    """Refuse a progressive JPEG of so many scans that it is a bomb: each goes over the whole image, in a few bytes."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(_JPEG_SCAN)
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise DataError(f"{path}: {scans} scans in a progressive JPEG are more than the cap of {MAX_SCANS}")
 
 
 def _check_depth(name: object, image: Image.Image) -> None:

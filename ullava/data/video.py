@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ullava.data.frames import choose_frames
-from ullava.data.images import on_white, first_line
+from ullava.data.images import first_line, on_white
 from ullava.data.mp4_counts import stated_samples
 from ullava.errors import DataError
 from ullava.given_files import open_plain

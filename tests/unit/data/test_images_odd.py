@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -85,6 +86,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_malformed_notes_do_not_cost_a_sound_image(tmp_path: Path, name: str) -> None:
     (tmp_path / "sound").write_bytes(JPEG if name.startswith("jpeg") else PNG)
     (tmp_path / "a").write_bytes(MALFORMED[name])
@@ -122,6 +124,10 @@ def test_what_is_wrong_with_the_pixels_is_refused(tmp_path: Path, monkeypatch: p
     strip = PNG[:12] + b"IHDR" + struct.pack(">II", 2_000_000, 1) + PNG[24:29]
     path.write_bytes(strip + struct.pack(">I", zlib.crc32(strip[12:29])) + PNG[33:])
     assert refusal(path) == f"{path}: 2000000 x 1 pixels: a side is longer than the cap of 1000000 pixels"
+    data = stored("JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * 500 + data[-2:])
+    assert re.search(r"5\d\d scans in a progressive JPEG are more than the cap of 200", refusal(path))
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     path.write_bytes(PNG)
     assert f"{len(PNG)} bytes are more than the cap of 0 MiB" in refusal(path)

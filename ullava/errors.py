@@ -39,6 +39,11 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
+def one_line(text: str) -> str:
+    """Return a message with line breaks and control characters escaped: names come from files, and may hold any."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices if they are few, else ''."""
     known = sorted(set(choices))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from ullava.errors import UserError, did_you_mean
+from ullava.given_files import check_plain
 
 Kind = Literal["models", "datasets", "configs"]
 
 KINDS: tuple[Kind, ...] = ("models", "datasets", "configs")
 ENVIRONMENT = "ULLAVA_RESOURCES"
+_STRAY_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _MAIN_FILE: dict[Kind, str] = {"models": "model.yaml", "datasets": "dataset.yaml"}
 
 
@@ -60,10 +62,17 @@ def find(kind: Kind, name: str) -> Path:
     for candidate in _candidates(kind, name):
         if candidate.is_file():
             return candidate.resolve()
+        if candidate.exists() and not candidate.is_dir():
+            check_plain(candidate, error=UserError)
         tried.append(str(candidate))
     if kind == "configs" and not _is_path(name):
         return _find_config_by_stem(name, tried)
     raise UserError(_not_found(kind, name, tried))
+
+
+def is_stray(path: Path) -> bool:
+    """Whether macOS or Windows put this file beside people's own: ``._a.jpg``, ``.DS_Store``, ``Thumbs.db``."""
+    return path.name.startswith("._") or path.name in _STRAY_NAMES or "__MACOSX" in path.parts
 
 
 def dataset_id(name: str) -> str:
@@ -118,6 +127,8 @@ def _find_config_by_stem(name: str, tried: list[str]) -> Path:
 def _names_below(base: Path, kind: Kind) -> Iterator[str]:
     if kind == "configs":
         for path in base.glob("**/*.yaml"):
+            if is_stray(path):
+                continue
             yield path.relative_to(base).with_suffix("").as_posix()
     else:
         for path in base.glob(f"*/{_MAIN_FILE[kind]}"):

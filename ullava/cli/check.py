@@ -16,6 +16,7 @@ from ullava.config.load import load_config, place
 from ullava.config.recipes import config_class
 from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
 from ullava.errors import ConfigError, UserError
+from ullava.given_files import check_plain
 
 HELP = "validate YAML files; for a recipe also its model, datasets and data"
 
@@ -55,6 +56,8 @@ def check_all() -> dict[str, int]:
             path = resources.find(kind, f"{name}.yaml" if kind == "configs" else name)
             problems.extend(_problems_of(check_file, path))
     for path in sorted((resources.folder("datasets") / "templates").glob("*.json")):
+        if resources.is_stray(path):
+            continue
         problems.extend(_problems_of(_check_template, path))
     if problems:
         raise UserError(problems)
@@ -167,17 +170,24 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
             problems.extend(error.problems)
             continue
         for image in sorted({image for sample in samples for image in sample.images}):
-            if not image.is_file():
-                problems.append(f"{image}: no such picture ({dataset.sources(index)})")
+            problems += _absent(image, "picture", dataset.sources(index))
         for video in sorted({clip.path for sample in samples for clip in sample.videos}):
-            if not video.is_file():
-                problems.append(f"{video}: no such video ({dataset.sources(index)})")
+            problems += _absent(video, "video", dataset.sources(index))
     if problems:
         raise UserError(problems)
     form = "; original files" if located.original is not None else ""
     return "; ".join(
         [f"{found} records in {located.annotations}, {len(dataset)} samples{form}", *skipped_lines(store.facts)]
     )
+
+
+def _absent(path: Path, what: str, source: str) -> list[str]:
+    """Return a line about a file of a record where it is not there, or no plain file."""
+    try:
+        check_plain(path, what=what)
+    except UserError as error:
+        return [f"{problem} ({source})" for problem in error.problems]
+    return []
 
 
 def _check_model(config: ModelConfig, path: Path) -> None:

@@ -57,14 +57,19 @@ def _detect(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ullava.data.boxes import write_boxes
+    from ullava.data.encodings import read_text
     from ullava.data.images import read_image_rgb_u8
     from ullava.data.originals.source import PICTURE_SUFFIXES
     from ullava.inference.box_sources import WordDetector
     from ullava.inference.predictor import pick_device
+    from ullava.resources import is_stray
 
-    words = args.words.read_text(encoding="utf-8").splitlines()
+    # Not splitlines: it also breaks lines at signs that may stand inside of words (U+2028, U+0085).
+    words = read_text(args.words).split("\n")
     detector = WordDetector(args.detector, words, device=str(pick_device(args.device)))
-    pictures = sorted(path for path in args.images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    pictures = sorted(
+        path for path in args.images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and not is_stray(path)
+    )
     if not pictures:
         raise DataError(f"{args.images}: no pictures ({', '.join(PICTURE_SUFFIXES)})")
 

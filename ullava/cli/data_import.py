@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ullava.data.imports.items import Import
 
 KINDS = {
-    "coco": "a COCO instances file (polygons or RLE)",
+    "coco": "a COCO instances file (polygons or RLE, or boxes alone)",
     "labelme": "a folder of LabelMe JSON files",
     "masks": "a folder of mask PNGs: class numbers, or one object",
     "refs": "refs(*).p or .json of referring expressions, with instances.json",
@@ -26,19 +26,35 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         one = kinds.add_parser(kind, help=text)
         one.add_argument("--images", type=Path, required=True, help="folder of the pictures")
         _add_own(one, kind)
+        if kind != "masks":
+            one.add_argument(
+                "--encoding", default="utf-8", help="of the annotation files (default utf-8; gbk, cp1252, ...)"
+            )
         one.add_argument("--out", type=Path, required=True, help="dataset folder; its name is the dataset's")
         one.add_argument("--split", default="train", help="name of the split (default train)")
         one.add_argument("--hold-out", type=int, default=0, metavar="N", help="N pictures become the split val")
         one.add_argument("--seed", type=int, default=0, help="which ones are held out (default 0)")
         one.add_argument("--link", action="store_true", help="link to the pictures instead of copying them")
         one.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and name it")
+        if kind != "refs":
+            one.add_argument(
+                "--classes",
+                metavar="FILE|A,B,...",
+                help="class names that may occur, besides those that the folder has (default: all that do)",
+            )
+        one.add_argument(
+            "--stored-pixels",
+            action="store_true",
+            help="annotations are of the pixels as stored, before the EXIF orientation turns them: turn them too",
+        )
         one.add_argument("--licence", help="what the descriptor says about the licence")
 
 
 def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
     from ullava.data.imports.folder import Target, write_dataset
-    from ullava.errors import DataError
+    from ullava.data.imports.turning import turned_upright
+    from ullava.errors import DataError, one_line
 
     problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
     if args.hold_out < 0 or args.seed < 0:
@@ -55,55 +71,105 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
-    for line in write_dataset(_read(args), target):
-        print(line)
+    found = turned_upright(_read(args)) if args.stored_pixels else _read(args)
+    for line in write_dataset(found, target):
+        print(one_line(line))
     print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
     return 0
 
 
 def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
+    if kind in ("coco", "refs"):
+        parser.add_argument("--boxes", action="store_true", help="boxes alone, for the task rec, also where masks are")
+        parser.add_argument(
+            "--box-format",
+            choices=("xywh", "xyxy"),
+            help="bbox is x, y, width, height, or the corners x0, y0, x1, y1 (default: xywh, unless it misfits)",
+        )
     if kind == "coco":
         parser.add_argument("--annotations", type=Path, required=True, help="the instances file")
+        parser.add_argument("--crowd-as-instances", action="store_true", help="take iscrowd: 1 as 0 (brush masks)")
     elif kind == "labelme":
         parser.add_argument("--annotations", type=Path, help="folder of the JSON files (default: the pictures' folder)")
     elif kind == "refs":
         parser.add_argument("--refs", type=Path, required=True, help="the expressions")
         parser.add_argument("--instances", type=Path, required=True, help="instances.json: masks, sizes, picture names")
-        parser.add_argument("--part", help="only expressions of this split of the file (train, val, testA, ...)")
+        parser.add_argument("--part", help="which split of the file: train, val, testA, ..., or all")
     else:
         parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the pictures")
         parser.add_argument(
-            "--labels", nargs="+", required=True, metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
+            "--labels", nargs="+", default=[], metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
         )
         parser.add_argument("--ignore", nargs="*", type=int, default=[], metavar="VALUE", help="values for nobody")
         parser.add_argument(
             "--background", nargs="*", type=int, default=[0], metavar="VALUE", help="values nobody asks for (default 0)"
         )
-        parser.add_argument("--salient", action="store_true", help="the labels are one object: salient-object data")
+        parser.add_argument(
+            "--salient",
+            action="store_true",
+            help="salient-object data: the labels are one object; without --labels (or with 255=NAME) what is white",
+        )
 
 
 def _read(args: argparse.Namespace) -> Import:
-    if args.import_kind == "coco":
-        from ullava.data.imports.coco import read_coco
+    from ullava.data.encodings import UTF_8, check_encoding
+    from ullava.data.imports.classes import known_classes
+    from ullava.data.imports.folder import classes_of
 
-        return read_coco(args.images, args.annotations)
-    if args.import_kind == "labelme":
-        from ullava.data.imports.labelme import read_labelme_folder
-
-        return read_labelme_folder(args.images, args.annotations or args.images)
+    encoding = UTF_8 if args.import_kind == "masks" else check_encoding(args.encoding)
     if args.import_kind == "refs":
         from ullava.data.imports.refs import read_refs
 
-        return read_refs(args.images, args.refs, args.instances, args.part)
+        return read_refs(
+            args.images,
+            args.refs,
+            args.instances,
+            args.part,
+            boxes=args.boxes,
+            box_format=args.box_format,
+            encoding=encoding,
+            stored_pixels=args.stored_pixels,
+        )
+    classes = known_classes(classes_of(args.out), args.classes)
+    if args.import_kind == "coco":
+        from ullava.data.imports.coco import read_coco
+
+        return read_coco(
+            args.images,
+            args.annotations,
+            classes=classes,
+            crowd_as_instances=args.crowd_as_instances,
+            boxes=args.boxes,
+            box_format=args.box_format,
+            encoding=encoding,
+            stored_pixels=args.stored_pixels,
+        )
+    if args.import_kind == "labelme":
+        from ullava.data.imports.labelme import read_labelme_folder
+
+        return read_labelme_folder(
+            args.images,
+            args.annotations or args.images,
+            classes,
+            encoding=encoding,
+            stored_pixels=args.stored_pixels,
+        )
     from ullava.data.imports.masks import read_masks
 
+    labels = _labels(args.labels)
+    if args.salient and set(labels) <= {255} and not args.ignore and args.background == [0]:
+        from ullava.data.imports.foregrounds import read_foregrounds
+
+        return read_foregrounds(args.images, args.masks, stored_pixels=args.stored_pixels)
     return read_masks(
         args.images,
         args.masks,
-        _labels(args.labels),
+        labels,
         ignore=frozenset(args.ignore),
         background=frozenset(args.background),
         salient=args.salient,
+        classes=classes,
+        stored_pixels=args.stored_pixels,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
+from ullava.given_files import check_plain
 
 HELP = "ask a model about pictures and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
@@ -118,8 +119,8 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("--boxes and --detector both say where boxes come from; give one of them")
     if (args.detector is None) != (args.words is None):
         raise UserError("--detector and --words go together: what looks, and what for")
-    if args.boxes is not None and not args.boxes.is_file():
-        raise UserError(f"--boxes {args.boxes}: no such file")
+    if args.boxes is not None:
+        check_plain(args.boxes)
     if args.prompts is not None and (args.image or args.video or args.prompt is not None):
         raise UserError("--prompts brings its own pictures and prompts; leave --image, --video and --prompt out")
     if args.prompts is None and args.prompt is None:

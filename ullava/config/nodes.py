@@ -5,6 +5,7 @@ Refused: duplicate keys, aliases (a few lines of them expand to gigabytes), cust
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from ullava.errors import ConfigError
+from ullava.given_files import open_plain
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -61,15 +63,14 @@ def read_file(path: Path) -> str:
         ConfigError: it is missing, not a file, too large or not UTF-8.
     """
     try:
-        if not path.is_file():
-            raise ConfigError(f"{path}: {'is a folder, not a YAML file' if path.is_dir() else 'no such file'}")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{path}: {size} bytes; a configuration has at most {MAX_BYTES}")
-        return path.read_text(encoding="utf-8-sig")
+        with open_plain(path, error=ConfigError) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise ConfigError(f"{path}: {size} bytes; a configuration has at most {MAX_BYTES}")
+            return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 

@@ -176,6 +176,7 @@ class DatasetConfig:
     ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
     A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which grey values of a mask are
     the object: above half of the range, or white alone (u-LLaVA's way, which thins masks with soft edges).
+    ``boxes_only``: things have boxes and no masks, which serves the task rec alone.
     ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
     """
 
@@ -191,6 +192,7 @@ class DatasetConfig:
     foreground: Literal["half", "white"] = "half"
     label_offset: int = 0
     ignore_label: int | None = None
+    boxes_only: bool = False
     licence: str
     source: str
     notes: str = ""

@@ -22,7 +22,6 @@ from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.data.word_sizes import WordSizes
 from ullava.errors import DataError
-from ullava.geometry import xywh_to_xyxy
 from ullava.structures import Clip, DetectedBoxes, Sample, Task
 from ullava.whole_files import whole
 
@@ -189,7 +188,7 @@ def boxes_of_instances(instances: Path, out: Path) -> int:
 def _instances(store: AnnotationStore, number: int) -> dict[str, Any]:
     record = Record(store.record(number), store.image_name(number), lambda: store.where(number))
     things = [part for part in record.parts("annotations") if part.value.get("iscrowd") != 1 and "bbox" in part.value]
-    corners = xywh_to_xyxy([part.items("bbox") for part in things]).tolist()
+    corners = [list(part.box_xyxy_px(record.size_hw())) for part in things]
     names = store.facts["categories"]
     labels = [names.get(str(part.integer("category_id")), "") for part in things]
     return {"image": store.image_name(number), "boxes": corners, "scores": [1.0] * len(things), "labels": labels}

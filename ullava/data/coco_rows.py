@@ -86,11 +86,16 @@ class _Reading:
             return
         self.annotation_ids.add(number)
         kept = {name: record.value[name] for name in _KEPT if name in record.value}
+        try:
+            text = json.dumps(kept, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            self.problem("annotations", record, "'segmentation' or 'bbox' holds a number that is not finite")
+            return
         self.image_of.append(image)
         self.crowd.append(kept.get("iscrowd") == 1)
         self.line_of.append(record.line)
         self.start_of.append(self.spool.tell())
-        self.spool.write(json.dumps(kept, separators=(",", ":")).encode("utf-8"))
+        self.spool.write(text.encode("utf-8"))
 
 
 def coco_rows(source: Path, on_read: Callable[[int], object]) -> tuple[dict[str, Any], Iterator[Row]]:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 from ullava.config.load import load_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, OriginalConfig, OriginalSplit
+from ullava.data.file_names import find_from
 from ullava.data.originals.source import OriginalSource
 from ullava.errors import ConfigError, did_you_mean
 from ullava.resources import find
@@ -79,6 +80,8 @@ def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     path = find("datasets", dataset_id)
     config = load_config(DatasetConfig, path)
     problems = [] if config.task in LAYOUT_TASKS[config.layout] else [f"task: {_unfit(config.layout, config.task)}"]
+    if config.boxes_only and config.task != "rec":
+        problems.append(f"task: boxes_only serves rec, not {config.task}")
     made = KIND_LAYOUTS[config.original.kind] if config.original else config.layout
     if made != config.layout:
         problems.append(f"original.kind: makes records of layout {made}, but the layout is {config.layout}")
@@ -110,8 +113,8 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
             config=config,
             split=split,
             task=task,
-            annotations=Path(entry.annotations),
-            image_root=Path(entry.images or "."),
+            annotations=find_from(Path(), entry.annotations),
+            image_root=find_from(Path(), entry.images or "."),
             template=template,
         )
     given = config.splits.get(split) if entry.form != "original" else None
@@ -136,12 +139,12 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
         config=config,
         split=split,
         task=task,
-        annotations=root / reworked.annotations,
-        image_root=root / reworked.images,
+        annotations=find_from(root, reworked.annotations),
+        image_root=find_from(root, reworked.images),
         template=template,
         count=reworked.count,
         about=reworked.about,
-        other=root / original.annotations if original else None,
+        other=find_from(root, original.annotations) if original else None,
     )
 
 
@@ -170,16 +173,16 @@ def _other_form(form: Form) -> str:
 
 
 def _only_original(root: Path, reworked: str, original: OriginalSplit) -> bool:
-    return not (root / reworked).exists() and (root / original.annotations).exists()
+    return not find_from(root, reworked).exists() and find_from(root, original.annotations).exists()
 
 
 def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, root: Path) -> OriginalSource:
     return OriginalSource(
         kind=files.kind,
         root=root,
-        annotations=root / split.annotations,
+        annotations=find_from(root, split.annotations),
         images=split.images,
-        companion=root / split.companion if split.companion else None,
+        companion=find_from(root, split.companion) if split.companion else None,
         part=split.part,
         classes=tuple(config.classes) if files.kind == "label_folders" else (),
         label_offset=config.label_offset,
@@ -192,6 +195,8 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
     problems = []
     if entry.task is not None and entry.task not in LAYOUT_TASKS[config.layout]:
         problems.append(f"task: {_unfit(config.layout, entry.task)}")
+    elif entry.task is not None and entry.task != "rec" and config.boxes_only:
+        problems.append(f"task: this dataset has boxes and no masks; it serves rec, not '{entry.task}'")
     if entry.images is not None and entry.annotations is None:
         problems.append("images: means nothing without annotations")
     if entry.annotations is not None and (entry.form == "original" or entry.data_root is not None):

@@ -1,46 +1,138 @@
-"""Pictures from disk, decoded safely: few formats, a cap on pixels, errors that name the file."""
+"""Images, decoded safely: few formats, caps on size, errors that name the file; one way in for all that is an image.
+
+A path, an open Pillow image and an array of the same image give the same pixels.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import warnings
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ullava.data.bare_images import without_notes
 from ullava.errors import DataError
+from ullava.given_files import open_plain
+from ullava.orientation import SIDEWAYS, orientation_of, upright
 from ullava.structures import ImageArray, MaskArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 1_000_000
+"""The longest side in pixels; PNG libraries stop there as well."""
+MAX_BYTES = 512 * 1024 * 1024
+"""Of a file; more than ``MAX_PIXELS`` take in any of the formats, so the rest is no image."""
+MAX_SCANS = 200
+"""Of a progressive JPEG; encoders write ten or so."""
 FOREGROUND_ABOVE = 127
 WHITE_ALONE = 254
+_HEAD_BYTES = 12
+_JPEG_SCAN = b"\xff\xda"
+_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
-_EXIF_ORIENTATION = 0x0112
+_ARRAY_RULE = "an array is uint8 [H, W, 3] (RGB), [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]"
+
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
+"""What is taken for an image: a path, a Pillow image, or whatever NumPy can take for an array."""
+
+# Pillow prints lines of its own about damaged notes and nearly too many pixels. We read the image, or refuse it in one.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_image_rgb_u8(path: Path, *, opaque: bool = False) -> ImageArray:
-    """Read a picture as uint8 [H, W, 3], turned upright by its EXIF orientation; transparency is laid on white.
+def read_image_rgb_u8(image: ImageLike, *, opaque: bool = False) -> ImageArray:
+    """Return an image as uint8 [H, W, 3], turned upright by its EXIF orientation; transparency is laid on white.
 
-    ``opaque`` shows what lies under transparency instead, as u-LLaVA does.
-    Raises DataError naming the file if it is missing, empty, cut off, of another format (by content, not by name),
-    larger than ``MAX_PIXELS``, or of more than 8 bits per channel. Of an animation the first frame is read.
+    ``image``: a path, a Pillow image (of an animation the frame it stands at), or an array: uint8 [H, W, 3] (RGB),
+    [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]; a tensor, or what else NumPy takes for one, counts too.
+    ``opaque`` shows what lies under transparency instead, as u-LLaVA does. Of an animated file the first frame is read.
+
+    Raises DataError naming the file if it is missing, no plain file, empty, cut off, of another format (by content, not
+    by name), above ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, or of more than 8 bits per channel; and for an array
+    of any other form: whether 0.5 is dark or gray is for the caller to say.
     """
-    picture = _decode(path)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        raise DataError(f"{path}: {picture.mode} pictures (more than 8 bits per channel) are not supported")
-    if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
-    return np.array(picture.convert("RGB")) if opaque else on_white(picture)
+    if isinstance(image, (str, os.PathLike)):
+        return _pixels(_decode(image if isinstance(image, Path) else Path(image)), image, opaque)
+    if isinstance(image, Image.Image):
+        name = str(getattr(image, "filename", "")) or "the Pillow image"
+        _check_size(name, image.width, image.height)
+        return _pixels(image, name, opaque)
+    return _array_rgb_u8(image, opaque)
 
 
-def on_white(picture: Image.Image) -> ImageArray:
-    """Return the pixels of a picture as uint8 [H, W, 3], transparency laid on white."""
-    if picture.mode in _TRANSPARENT or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        picture = Image.new("RGB", layer.size, (255, 255, 255))
-        picture.paste(layer, mask=layer.getchannel("A"))
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
+    """Decode a file; return the (height, width) of its pixels as they are stored, and its EXIF orientation (1 to 8).
+
+    Raises DataError as ``read_image_rgb_u8``.
+    """
+    image = _decode(path)
+    _check_depth(path, image)
+    return _frame(image)
+
+
+def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
+    """Return the same of a file, label pictures of 16 bits too, from its head where that tells it."""
+    with open_plain(path, what="picture") as file:
+        try:
+            with _Decoding(path), Image.open(file, formats=FORMATS) as image:
+                _check_size(path, image.width, image.height)
+                return _frame(image)
+        except DataError:
+            return _frame(_decode(path))
+
+
+def _frame(image: Image.Image) -> tuple[tuple[int, int], int]:
+    return (image.height, image.width), orientation_of(image)
+
+
+def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the (height, width) that an image has when it is turned upright."""
+    return stored_hw[::-1] if orientation in SIDEWAYS else stored_hw
+
+
+def _pixels(image: Image.Image, name: object, opaque: bool) -> ImageArray:
+    """Return what ``read_image_rgb_u8`` promises of a Pillow image."""
+    _check_depth(name, image)
+    with _Decoding(name):
+        image.load()
+        _check_palette(name, image)
+        turned = upright(image)
+        return np.array(turned.convert("RGB")) if opaque else on_white(turned)
+
+
+def _array_rgb_u8(given: Any, opaque: bool) -> ImageArray:
+    """Return what ``read_image_rgb_u8`` promises of an array."""
+    if not hasattr(given, "__array__"):
+        raise DataError(f"an image is a path, a Pillow image or an array, not {type(given).__name__}")
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU or with a gradient
+        raise DataError(f"an image of type {type(given).__name__} is no array ({first_line(error)})") from error
+    shown = f"{array.dtype} {list(array.shape)}"
+    flat = array.ndim == 2
+    if not (flat and array.dtype == np.bool_) and not (
+        array.dtype == np.uint8 and (flat or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    ):
+        raise DataError(f"{_ARRAY_RULE}, not {shown}")
+    if array.size == 0:
+        raise DataError(f"the array {shown} holds no pixel")
+    _check_size(f"the array {shown}", array.shape[1], array.shape[0])
+    if array.shape[2:] == (3,):
+        return np.ascontiguousarray(array)
+    return _pixels(Image.fromarray(np.ascontiguousarray(array)), f"the array {shown}", opaque)
+
+
+def on_white(image: Image.Image) -> ImageArray:
+    """Return the pixels of an image as uint8 [H, W, 3], transparency laid on white."""
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, (255, 255, 255))
+        image.paste(layer, mask=layer.getchannel("A"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label_png(path: Path) -> NDArray[np.int32]:
@@ -65,7 +157,8 @@ def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
     """
     picture = _decode(path)
     if picture.mode == "P":
-        picture = picture.convert("RGB")
+        with _Decoding(path):
+            picture = picture.convert("RGB")
     if picture.mode in ("1", "L"):
         return np.asarray(picture.convert("L")) > above
     if picture.mode != "RGB":
@@ -78,21 +171,94 @@ def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
 
 def _decode(path: Path) -> Image.Image:
     """Open and decode one file; every way to fail becomes a DataError with the file's name."""
-    try:
-        with path.open("rb") as file:
-            picture = Image.open(file, formats=FORMATS)
-            if picture.width * picture.height > MAX_PIXELS:
-                size = f"{picture.width} x {picture.height}"
-                raise DataError(f"{path}: {size} pixels are more than the cap of {MAX_PIXELS // 1_000_000} million")
-            picture.load()
-            return picture
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such picture") from error
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        reason = "the file is empty" if empty else f"not a picture of a known format ({', '.join(FORMATS)})"
-        raise DataError(f"{path}: {reason}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+    with open_plain(path, what="picture") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise DataError(f"{path}: the file is empty")
+        if size > MAX_BYTES:
+            raise DataError(f"{path}: {size} bytes are more than the cap of {MAX_BYTES // 1024**2} MiB")
+        try:
+            return _load(path, file)
+        except DataError:
+            file.seek(0)
+            bare = without_notes(file.read())
+            if bare is None:
+                raise
+            return _load(path, io.BytesIO(bare))
+
+
+def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
+    with _Decoding(path):
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            raise DataError(f"{path}: {_unreadable(file.read(_HEAD_BYTES))}") from error
+        _check_size(path, image.width, image.height)
+        if "progressive" in image.info:
+            _check_scans(path, file)
+        image.load()
+        _check_palette(path, image)
+        return image
+
+
+class _Decoding:
+    """Turns whatever a decoder makes of the image ``name`` into a DataError of one line."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, DataError):
+            return
+        if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+            raise DataError(f"{self.name}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
+        if isinstance(error, Exception):  # foreign bytes in foreign code: there is no list of what may be raised
+            raise DataError(f"{self.name}: cannot be decoded ({first_line(error)})") from error
+
+
+def _unreadable(head: bytes) -> str:
+    """Say why Pillow knows nothing of a file that begins so."""
+    kind = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    kind = next((name for start, name in _STARTS.items() if head.startswith(start)), kind)
+    if kind:
+        return f"cannot be decoded (begins as {kind}, but is cut off or damaged)"
+    return f"not a picture of a known format ({', '.join(FORMATS)})"
+
+
+def _check_size(name: object, width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: an image of {width} x {height} pixels has none")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name}: {width} x {height} pixels are more than the cap of {MAX_PIXELS // 1_000_000} million")
+    if max(width, height) > MAX_SIDE:
+        raise DataError(f"{name}: {width} x {height} pixels: a side is longer than the cap of {MAX_SIDE} pixels")
+
+
+def _check_scans(path: Path, file: BinaryIO | io.BytesIO) -> None:
+    """Refuse a progressive JPEG of so many scans that it is a bomb: each goes over the whole image, in a few bytes."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(_JPEG_SCAN)
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise DataError(f"{path}: {scans} scans in a progressive JPEG are more than the cap of {MAX_SCANS}")
+
+
+def _check_depth(name: object, image: Image.Image) -> None:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise DataError(f"{name}: {image.mode} pictures (more than 8 bits per channel) are not supported")
+
+
+def _check_palette(name: object, image: Image.Image) -> None:
+    if image.mode == "P" and image.palette is None:  # Pillow shows such a file as black
+        raise DataError(f"{name}: cannot be decoded (it has numbers of colors and no palette)")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library says, or the kind of its error if it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

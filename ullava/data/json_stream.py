@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from ullava.data.encodings import LONGEST_MARK, UTF_8, StreamDecoder
 from ullava.errors import DataError
+from ullava.given_files import open_plain
 
 READ_BYTES = 1 << 20
 MAX_RECORD_CHARS = 256 << 20
+MAX_DEPTH = 64
+"""So many lists and objects may lie inside each other: records of all layouts have less than ten."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16
 
@@ -23,6 +27,58 @@ def _refuse_constant(name: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER_WITH_NAN = json.JSONDecoder()
+
+
+def fault_of_value(value: Any, text: str) -> str:
+    """Return why a value that was read from the JSON ``text`` cannot be used, '' where it can.
+
+    Values that are nested more than ``MAX_DEPTH`` deep cannot be read everywhere, and half a surrogate pair (an escape
+    such as ``\\ud83d`` alone) cannot be written as text.
+    """
+    if text.count("[") + text.count("{") <= MAX_DEPTH and "\\ud" not in text and "\\uD" not in text:
+        return ""
+    left: list[tuple[Any, str, int]] = [(value, "", 1)] if _has_inside(value) else []
+    while left:
+        here, place, depth = left.pop()
+        if isinstance(here, str):
+            if any("\ud800" <= character <= "\udfff" for character in here):
+                return f"half of a surrogate pair in the text{f' of {place}' if place else ''}"
+            continue
+        if depth > MAX_DEPTH:
+            return f"nested too deeply (more than {MAX_DEPTH} lists and objects inside each other) at {place[:40]}"
+        if isinstance(here, dict):
+            left += [(key, f"a key of {place or 'the record'}", depth) for key in here]
+            parts = [(part, f"{place}.{key}".lstrip(".")) for key, part in here.items() if _has_inside(part)]
+        else:
+            parts = [(part, f"{place}[{number}]") for number, part in enumerate(here) if _has_inside(part)]
+        left += [(part, name, depth + 1) for part, name in reversed(parts)]
+    return ""
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def read_json_text(path: Path, text: str) -> Any:
+    """Return the value of a whole JSON text that is in memory; DataError names ``path`` and line."""
+    try:
+        value = _DECODER_WITH_NAN.decode(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (is it cut off?)") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: not valid JSON that can be read: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    fault = fault_of_value(value, text)
+    if fault:
+        raise DataError(f"{path}: {fault}")
+    return value
+
+
+def _has_inside(value: Any) -> bool:
+    return isinstance(value, str | list | dict)
 
 
 class JsonRecord(NamedTuple):
@@ -35,22 +91,30 @@ class JsonRecord(NamedTuple):
 
 
 class JsonCursor:
-    """Walks through one JSON text and holds no more of it than the value in hand."""
+    """Walks through one JSON text and holds no more of it than the value in hand.
 
-    def __init__(self, path: Path, on_read: Callable[[int], object] | None = None) -> None:
+    ``nan``: NaN and Infinity, which are no JSON but which programs write, come out as numbers; who reads them has
+    to look.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        on_read: Callable[[int], object] | None = None,
+        *,
+        encoding: str = UTF_8,
+        nan: bool = False,
+    ) -> None:
         self.path = path
         self.where = ""
         self._on_read = on_read
-        self._decode = codecs.getincrementaldecoder("utf-8")()
+        self._stream = StreamDecoder(path, encoding)
+        self._decoder = _DECODER_WITH_NAN if nan else _DECODER
         self._text = ""
         self._at = 0
         self._line = 1
-        self._bytes = 0
         self._ended = False
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        self._file = open_plain(path)
 
     def __enter__(self) -> JsonCursor:
         """Return the cursor itself; the file closes on the way out."""
@@ -94,7 +158,7 @@ class JsonCursor:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _NEAR_END
                 if cut and not self._ended and len(self._text) - self._at < MAX_RECORD_CHARS:
@@ -103,11 +167,16 @@ class JsonCursor:
                 line = self._line + self._text.count("\n", self._at, error.pos)
                 ending = "the file ends inside this value: " if cut and self._ended else ""
                 raise self.fail(f"not valid JSON: {ending}{error.msg}", line) from error
-            except (ValueError, RecursionError) as error:
-                raise self.fail(f"not valid JSON: {str(error) or 'nested too deeply'}") from error
+            except RecursionError as error:
+                raise self.fail("not valid JSON that can be read: nested too deeply") from error
+            except ValueError as error:
+                raise self.fail(f"not valid JSON: {error}") from error
             if end < len(self._text) or not self._more():
                 break
         text = self._text[self._at : end]
+        fault = fault_of_value(value, text)
+        if fault:
+            raise self.fail(fault)
         self._advance(end)
         return value, text
 
@@ -145,16 +214,10 @@ class JsonCursor:
         if self._ended:
             return False
         kept = self._text[self._at :]
-        raw = self._file.read(max(READ_BYTES, len(kept)))
+        raw = self._file.read(max(READ_BYTES, len(kept), LONGEST_MARK))
         self._ended = not raw
-        if not self._bytes and raw.startswith(codecs.BOM_UTF8):
-            raw = raw[len(codecs.BOM_UTF8) :]
-        try:
-            self._text = kept + self._decode.decode(raw, final=self._ended)
-        except UnicodeDecodeError as error:
-            raise self.fail(f"not UTF-8 text near byte {self._bytes + error.start}") from error
+        self._text = kept + self._stream.decode(raw)
         self._at = 0
-        self._bytes += len(raw)
         if self._on_read:
             self._on_read(len(raw))
         return not self._ended
@@ -177,11 +240,18 @@ def iter_records(path: Path, on_read: Callable[[int], object] | None = None) -> 
 
 
 def iter_object_lists(
-    path: Path, wanted: Collection[str], on_read: Callable[[int], object] | None = None
+    path: Path,
+    wanted: Collection[str],
+    on_read: Callable[[int], object] | None = None,
+    *,
+    encoding: str = UTF_8,
 ) -> Iterator[tuple[str, JsonRecord]]:
-    """Yield ``(key, record)`` of the lists below the ``wanted`` keys of one JSON object; pass over other keys."""
+    """Yield ``(key, record)`` of the lists below the ``wanted`` keys of one JSON object; pass over other keys.
+
+    COCO files have fields that nobody reads, and tools write NaN into them: such numbers come out as they are.
+    """
     seen: set[str] = set()
-    with JsonCursor(path, on_read) as cursor:
+    with JsonCursor(path, on_read, encoding=encoding, nan=True) as cursor:
         if cursor.peek() != "{":
             raise cursor.fail("expected one JSON object {...} with the lists " + ", ".join(wanted))
         cursor.take("{")
@@ -196,6 +266,9 @@ def iter_object_lists(
             if key not in wanted:
                 cursor.value()
                 continue
+            kind = {"{": "an object", '"': "text", "n": "null"}.get(cursor.peek())
+            if kind is not None:
+                raise cursor.fail(f"'{key}' has to be a list [...], not {kind}")
             for number, line, value, text in cursor.elements():
                 if not isinstance(value, dict):
                     raise DataError(f"{path}:{line}: {key}[{number}]: expected an object, not {type(value).__name__}")
@@ -217,12 +290,8 @@ def _list_rows(path: Path, on_read: Callable[[int], object] | None) -> Iterator[
 
 
 def _jsonl_rows(path: Path, on_read: Callable[[int], object] | None) -> Iterator[tuple[int, int, Any, str]]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     number = 0
-    with file:
+    with open_plain(path) as file:
         for line, raw in enumerate(file, start=1):
             if on_read:
                 on_read(len(raw))
@@ -231,8 +300,14 @@ def _jsonl_rows(path: Path, on_read: Callable[[int], object] | None) -> Iterator
                 if not text:
                     continue
                 value = _DECODER.decode(text)
-            except (ValueError, RecursionError) as error:
+            except RecursionError as error:
+                reason = "not valid JSON that can be read: nested too deeply"
+                raise DataError(f"{path}:{line}: record {number}: {reason}") from error
+            except ValueError as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 raise DataError(f"{path}:{line}: record {number}: not valid JSON: {reason}") from error
+            fault = fault_of_value(value, text)
+            if fault:
+                raise DataError(f"{path}:{line}: record {number}: {fault}")
             yield number, line, value, text
             number += 1

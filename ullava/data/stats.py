@@ -15,7 +15,8 @@ from ullava.config.schema import EvalRecipe, TrainRecipe
 from ullava.data.boxes import BoxedDataset
 from ullava.data.build import build_mixture
 from ullava.data.mixture import Mixture
-from ullava.errors import ConfigError, SampleError
+from ullava.errors import ConfigError, DataError, SampleError
+from ullava.given_files import check_plain
 from ullava.resources import find
 from ullava.structures import Sample
 
@@ -137,11 +138,16 @@ class _Tally:
 
 def _look_for_pictures(sample: Sample) -> None:
     for image in sample.images:
-        if not image.is_file():
-            raise SampleError(sample.name, f"{image}: no such picture")
+        _look_for(image, "picture", sample)
     for clip in sample.videos:
-        if not clip.path.is_file():
-            raise SampleError(sample.name, f"{clip.path}: no such video")
+        _look_for(clip.path, "video", sample)
+
+
+def _look_for(path: Path, what: str, sample: Sample) -> None:
+    try:
+        check_plain(path, what=what)
+    except DataError as error:
+        raise SampleError(sample.name, str(error)) from error
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

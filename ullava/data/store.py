@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ullava.data.json_stream import iter_records
 from ullava.errors import DataError
+from ullava.given_files import check_plain
 from ullava.whole_files import whole, write_whole
 
 SCHEMA_VERSION = 1
@@ -65,8 +66,7 @@ class AnnotationStore:
     @classmethod
     def open(cls, source: Path, kind: Kind = "records") -> AnnotationStore:
         """Map the converted form of ``source``, converting it first if this version of it was not converted yet."""
-        if not source.is_file():
-            raise DataError(f"{source}: no such annotation file")
+        check_plain(source, what="annotation file")
         arrow = cache_path(source, kind)
         if arrow.is_file():
             try:
@@ -205,14 +205,11 @@ def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[d
 
 
 def _plain_rows(source: Path, on_read: Callable[[int], object]) -> Iterator[Row]:
-    for number, line, text, value in iter_records(source, on_read):
+    for _, line, text, value in iter_records(source, on_read):
         image = next((value[key] for key in IMAGE_KEYS if isinstance(value.get(key), str)), "")
         if "\n" in text:
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        try:
-            yield Row(text.encode("utf-8"), image, line)
-        except UnicodeEncodeError as error:
-            raise DataError(f"{source}:{line}: record {number}: half of a surrogate pair in the text") from error
+        yield Row(text.encode("utf-8"), image, line)
 
 
 def _write(path: Path, rows: Iterable[Row], facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ullava.errors import DataError
+from ullava.given_files import read_plain
 from ullava.resources import folder
 from ullava.text.tokens import IMAGE_MARKER
 
@@ -29,10 +30,8 @@ class Templates:
         ``with_phrase``: whether every template has to hold ``<class>`` exactly once, or must not hold it at all.
         """
         try:
-            texts = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such template file") from error
-        except (OSError, ValueError) as error:
+            texts = json.loads(read_plain(path, what="template file").decode("utf-8"))
+        except ValueError as error:
             line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
             raise DataError(f"{path}{line}: not a readable JSON list ({error})") from error
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):

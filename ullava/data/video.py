@@ -7,7 +7,8 @@ time stamps play no part. What is chosen from them is the caller's business (``u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import mmap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +17,22 @@ import numpy as np
 from PIL import Image
 
 from ullava.data.frames import choose_frames
-from ullava.data.images import on_white
+from ullava.data.images import first_line, on_white
+from ullava.data.mp4_counts import stated_samples
 from ullava.errors import DataError
+from ullava.given_files import open_plain
 from ullava.structures import Clip, ImageArray
 
 MAX_PIXELS = 10_000_000
 """Of one frame; a 4K frame has 8.3 million."""
 MAX_FRAMES = 200_000
 """Nearly two hours at 30 frames a second."""
+MAX_ALL_PIXELS = 500_000_000_000
+"""Of all frames together: they are decoded up to the last one chosen. Two hours of 1920 x 1080 have 450 billion."""
+MAX_GIF_PIXELS = 5_000_000_000
+"""The same for a GIF, whose decoder is slower and which has no sound to keep it long."""
+MAX_FRAGMENT_SAMPLES = 20 * MAX_FRAMES
+"""Of a fragmented MP4, sound included."""
 FORMATS = ("mp4", "avi", "gif")
 _NAMES = ", ".join(FORMATS)
 _HEAD_BYTES = 16
@@ -56,13 +65,8 @@ def check_video(path: Path) -> None:
 
 def video_format(path: Path) -> str:
     """Return which of ``FORMATS`` the file is, from its first bytes. Raises DataError if it is none."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such video") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    with open_plain(path, what="video") as file:
+        head = file.read(_HEAD_BYTES)
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
     if head[4:8] == b"ftyp":
@@ -72,38 +76,61 @@ def video_format(path: Path) -> str:
     raise DataError(f"{path}: {f'not a video of a known format ({_NAMES})' if head else 'the file is empty'}")
 
 
-def _check_size(path: Path, width: int, height: int, length: int) -> None:
+def _check_size(path: Path, width: int, height: int, length: int, all_pixels: int) -> None:
     if width * height > MAX_PIXELS:
         size = f"{width} x {height}"
         raise DataError(f"{path}: frames of {size} pixels are more than the cap of {MAX_PIXELS // 1_000_000} million")
     if length > MAX_FRAMES:
         raise DataError(f"{path}: more than {MAX_FRAMES} frames")
+    if width * height * length > all_pixels:
+        raise DataError(
+            f"{path}: {length} frames of {width} x {height} pixels are more than the cap of "
+            f"{all_pixels // 1_000_000_000} billion pixels together"
+        )
+
+
+def _stacked(path: Path, frames: Mapping[int, ImageArray], wanted: Sequence[int]) -> ImageArray:
+    """Return the wanted frames as one array. Raises DataError where they are not of one size."""
+    first = min(frames)
+    for number, frame in frames.items():
+        if frame.shape != frames[first].shape:
+            sizes = [f"{seen.shape[1]} x {seen.shape[0]}" for seen in (frame, frames[first])]
+            raise DataError(f"{path}: frame {number} has {sizes[0]} pixels, frame {first} has {sizes[1]}")
+    return np.stack([frames[number] for number in wanted])
 
 
 # ---------------------------------------------------------------- GIF
 def _read_gif(path: Path, choose: Choose) -> ImageArray:
-    try:
-        length = _count_gif_frames(path.read_bytes())
-    except IndexError as error:
-        raise DataError(f"{path}: the file is cut off: its last block has no end") from error
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-    if not length:
-        raise DataError(f"{path}: holds no frame")
-    try:
-        with path.open("rb") as file, Image.open(file, formats=("GIF",)) as picture:
-            _check_size(path, picture.width, picture.height, length)
-            wanted = choose(length)
-            frames: dict[int, ImageArray] = {}
-            for number in sorted(set(wanted)):
-                picture.seek(number)
-                frames[number] = on_white(picture)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
-    return np.stack([frames[number] for number in wanted])
+    with open_plain(path, what="video") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                length = _count_gif_frames(data)
+        except IndexError as error:
+            raise DataError(f"{path}: the file is cut off: its last block has no end") from error
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        if not length:
+            raise DataError(f"{path}: holds no frame")
+        frames: dict[int, ImageArray] = {}
+        try:
+            with Image.open(file, formats=("GIF",)) as picture:
+                _check_size(path, *picture.size, length, MAX_GIF_PIXELS)
+                wanted = list(choose(length))
+                if not wanted:
+                    raise DataError(f"{path}: of {length} frames none is chosen")
+                for number in range(max(wanted) + 1):  # a frame may enlarge the canvas, and all are decoded on the way
+                    picture.seek(number)
+                    _check_size(path, *picture.size, length, MAX_GIF_PIXELS)
+                    if number in wanted:
+                        frames[number] = on_white(picture)
+        except DataError:
+            raise
+        except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
+            raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
+    return _stacked(path, frames, wanted)
 
 
-def _count_gif_frames(data: bytes) -> int:
+def _count_gif_frames(data: bytes | mmap.mmap) -> int:
     """Count the pictures of a GIF by walking its blocks (GIF89a specification, 1990), without decoding any.
 
     Raises IndexError where the data ends within a block or without the end mark, ValueError for an unknown block.
@@ -114,6 +141,8 @@ def _count_gif_frames(data: bytes) -> int:
         if data[place] == 0x2C:
             place += 10 + _colour_table_bytes(data[place + 9]) + 1
             length += 1
+            if length > MAX_FRAMES:
+                return length
         elif data[place] == 0x21:
             place += 2
         else:
@@ -141,43 +170,71 @@ def _pyav(path: Path) -> ModuleType:
 def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     av = _pyav(path)
     try:
+        if kind == "mp4":
+            _check_counts(path)
         length, stored, stated = _count_packets(av, path, kind)
         if stated > stored:
             raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
-        wanted = list(choose(length))
+        wanted = list(choose(length)) if length else []
         frames, seen = _decode(av, path, kind, wanted)
         if any(number not in frames for number in wanted):
             # Some encoders store packets that show nothing; then the number of frames is what decoding gives.
             wanted = list(choose(seen)) if seen else []
             frames, seen = _decode(av, path, kind, wanted)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+    except DataError:
+        raise
+    except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
+        raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
     if not wanted or any(number not in frames for number in wanted):
         raise DataError(f"{path}: holds no frame that can be decoded")
-    return np.stack([frames[number] for number in wanted])
+    return _stacked(path, frames, wanted)
+
+
+def _check_counts(path: Path) -> None:
+    """Raise DataError for an MP4 that says it holds more samples than can be indexed in bounded memory."""
+    with open_plain(path, what="video") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        counts = stated_samples(data)
+    if counts.video > MAX_FRAMES:
+        raise DataError(f"{path}: more than {MAX_FRAMES} frames")
+    if counts.fragments > MAX_FRAGMENT_SAMPLES:
+        raise DataError(f"{path}: its fragments say more than {MAX_FRAGMENT_SAMPLES} samples")
 
 
 def _open(av: Any, path: Path, kind: str) -> Any:
     """Open with the one demuxer of ``kind`` and plain files only: a video must not name other files or hosts."""
-    return av.open(str(path), mode="r", format=kind, options={"protocol_whitelist": "file"})
+    options = {"protocol_whitelist": "file"}
+    return av.open(str(path), mode="r", format=kind, options=options, metadata_errors="replace")
 
 
 def _stream(path: Path, container: Any) -> Any:
+    """Return the first video stream, its decoder told to make no frame above the cap, whatever the file says."""
     if not container.streams.video:
         raise DataError(f"{path}: has no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise DataError(f"{path}: the codec of its video stream is not known to FFmpeg")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
 
 
 def _count_packets(av: Any, path: Path, kind: str) -> tuple[int, int, int]:
     """Return how many frames are shown, how many are stored, and how many the header states (0: it does not say)."""
+    shown = stored = 0
+    broken = False
     with _open(av, path, kind) as container:
         stream = _stream(path, container)
-        packets = [(packet.is_discard, packet.is_corrupt) for packet in container.demux(stream) if packet.size]
-        stored = [hidden for hidden, _ in packets]
-        _check_size(path, stream.width, stream.height, len(stored))
-        if any(broken for _, broken in packets):
+        _check_size(path, stream.width, stream.height, 0, MAX_ALL_PIXELS)
+        for packet in container.demux(stream):
+            if packet.size:
+                stored += 1
+                shown += not packet.is_discard
+                broken = broken or bool(packet.is_corrupt)
+            if stored > MAX_FRAMES:
+                break
+        _check_size(path, stream.width, stream.height, stored, MAX_ALL_PIXELS)
+        if broken:
             raise DataError(f"{path}: the file is cut off or damaged: not every frame is whole")
-        return stored.count(False), len(stored), int(stream.frames)
+        return shown, stored, int(stream.frames)
 
 
 def _decode(av: Any, path: Path, kind: str, wanted: Sequence[int]) -> tuple[dict[int, ImageArray], int]:
@@ -188,6 +245,7 @@ def _decode(av: Any, path: Path, kind: str, wanted: Sequence[int]) -> tuple[dict
         stream = _stream(path, container)
         for number, frame in enumerate(container.decode(stream)):
             seen = number + 1
+            _check_size(path, frame.width, frame.height, seen, MAX_ALL_PIXELS)
             if number in wanted:
                 if frame.is_corrupt:
                     raise DataError(f"{path}: frame {number} is damaged")

@@ -140,7 +140,7 @@ def _checked_polygon(polygon: Sequence[float], number: int, height: int, width: 
         raise SegmentationError(f"polygon {number} must be a list of coordinates, not {type(polygon).__name__}")
     try:
         points = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SegmentationError(f"polygon {number} holds something that is not a number") from error
     if points.ndim != 1 or points.size % 2 or points.size < 6:
         raise SegmentationError(

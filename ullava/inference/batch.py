@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from ullava.data.file_names import find_from
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
+from ullava.given_files import read_plain_text
 from ullava.inference.export import answer_to_json, make_folder, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
@@ -84,12 +86,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         DataError: every problem at once, as ``file:line: ...``.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    lines = read_plain_text(path).splitlines()
     questions: list[Question] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
@@ -217,7 +214,9 @@ def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Ques
         problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
     if len(problems) > before:
         return None
-    pictures, films = (tuple(path.parent / item for item in items) for items in (images, videos))
+    pictures, films = (_found(path.parent, items, where, problems) for items in (images, videos))
+    if len(problems) > before:
+        return None
     return Question(str(name), pictures, str(prompt), films)
 
 
@@ -229,6 +228,17 @@ def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> 
         return files
     problems.append(f"{where}: {key}: expected a file name, a list of file names or null")
     return []
+
+
+def _found(folder: Path, names: list[str], where: str, problems: list[str]) -> tuple[Path, ...]:
+    """Return the files that the names mean, seen from ``folder``; note names that can mean none."""
+    found: list[Path] = []
+    for name in names:
+        try:
+            found.append(find_from(folder, name))
+        except DataError as error:
+            problems.append(f"{where}: {error}")
+    return tuple(found)
 
 
 def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[str]:

@@ -23,6 +23,7 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (213, 94, 0),
 )
 READABLE_SIDE = 480
+_STRIP_ASPECT = 4
 _TINT = 0.32
 _EDGE_SHADE = 0.55
 _EDGE_SLOPE = 60.0
@@ -43,7 +44,8 @@ def draw_overlay(
     enlarged by the smallest whole number that reaches it, so that labels are readable. Object k gets colour k of
     ``PALETTE`` (in turn). Boxes and masks are in pixels of the original picture. Labels lie inside the picture;
     ``show_scores=False`` leaves the scores out of them (a truth has none). ``text_px`` is the letters' size in the
-    result; without it, it follows the picture's size. Crowded pictures get smaller letters.
+    result; without it, it follows the picture's size (of a strip, four times the short side). Crowded pictures get
+    smaller letters.
 
     Returns:
         uint8 [H * scale, W * scale, 3].
@@ -58,7 +60,8 @@ def draw_overlay(
     canvas = np.asarray(cv2.resize(image_rgb_u8, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
     masks = [None if item.mask is None else enlarge_mask(item.mask, factor) for item in objects]
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(objects))]
-    stroke = max(2, round(max(canvas.shape[:2]) / 320))
+    extent = _extent(canvas)
+    stroke = max(2, round(extent / 320))
     for mask, colour in zip(masks, colours, strict=True):
         if mask is not None:
             _tint(canvas, mask, colour)
@@ -70,7 +73,7 @@ def draw_overlay(
     detail = _detail(image_rgb_u8, factor)
     words = [(item.phrase or "object", f"{item.score:.2f}" if show_scores else "") for item in objects]
     anchors = [_anchor(item, mask, factor, canvas) for item, mask in zip(objects, masks, strict=True)]
-    letters = text_px if text_px is not None else max(13, round(max(canvas.shape[:2]) / 34))
+    letters = text_px if text_px is not None else max(13, round(extent / 34))
     return _draw_labels(canvas, words, anchors, masks, colours, letters, detail)
 
 
@@ -94,6 +97,12 @@ def _check(image: ImageArray, objects: Sequence[GroundedObject], scale: int | No
     for item in objects:
         if item.mask is not None and item.mask.shape != image.shape[:2]:
             raise ValueError(f"mask of '{item.phrase}' is {item.mask.shape}, the picture {image.shape[:2]}")
+
+
+def _extent(canvas: ImageArray) -> int:
+    """Return the length in pixels that strokes and letters follow: the long side, of a strip four short sides."""
+    short, long = sorted(canvas.shape[:2])
+    return min(long, _STRIP_ASPECT * short)
 
 
 def _detail(image: ImageArray, factor: int) -> MaskArray:

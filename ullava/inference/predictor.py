@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ullava.data.collate import Collator
 from ullava.data.encode import read_images, read_videos
+from ullava.data.images import ImageLike, read_image_rgb_u8
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box_rules import FoundThing
@@ -28,7 +29,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-ImageLike = str | Path | Image.Image | ImageArray
 VideoLike = str | Path | Clip
 
 
@@ -93,11 +93,11 @@ class Predictor:
     ) -> Answer:
         """Answer one question about one picture or video, several, or none: ``answer(question, video="clip.mp4")``.
 
-        ``image``: path, PIL picture or uint8 [H, W, 3]; ``video``: path, or a Clip to choose the frames another way.
-        They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A text alone is the
-        question. ``boxes``: what was found in each picture beforehand, for a front-end that looks at objects;
-        ``force``: overrides of the front-end (docs/front_ends.md). Raises UserError for a file that cannot be read, an
-        empty question or an unknown override.
+        ``image``: path, Pillow image or array (see ``read_image_rgb_u8``); ``video``: path, or a Clip to choose the
+        frames another way. They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A
+        text alone is the question. ``boxes``: what was found in each picture beforehand, for a front-end that looks at
+        objects; ``force``: overrides of the front-end (docs/front_ends.md). Raises UserError for a file that cannot be
+        read, an empty question or an unknown override.
         """
         if prompt is None and isinstance(image, str):
             image, prompt = None, image
@@ -105,10 +105,11 @@ class Predictor:
             raise UserError("the question is empty")
         given: list[Any] = _listed(image)
         paths = [
-            Path(item) if isinstance(item, str | Path) else Path(f"picture-{place}") for place, item in enumerate(given)
+            Path(item) if isinstance(item, str | os.PathLike) else Path(f"picture-{place}")
+            for place, item in enumerate(given)
         ]
-        pictures = [_to_array(item) for item in given]
-        clips = [item if isinstance(item, Clip) else Clip(Path(item)) for item in _listed(video)]
+        pictures = [read_image_rgb_u8(item) for item in given]
+        clips = [_to_clip(item) for item in _listed(video)]
         sample = replace(question_sample(prompt, paths, videos=clips), boxes=tuple(boxes))
         videos = read_videos(clips, self.processor.video_frames, sample.name)
         forced = {**self.force, **force}
@@ -249,15 +250,12 @@ def _listed(given: Any) -> list[Any]:
     """One thing, several or none as a list."""
     if given is None:
         return []
-    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray) else [given]
 
 
-def _to_array(image: ImageLike) -> ImageArray:
-    if isinstance(image, str | Path):
-        return read_images([Path(image)], str(image))[0]
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UserError(f"a picture is uint8 [H, W, 3], not {array.dtype} {list(array.shape)}")
-    return array
+def _to_clip(video: VideoLike) -> Clip:
+    if isinstance(video, Clip):
+        return video
+    if not isinstance(video, str | os.PathLike):
+        raise UserError(f"a video is a path or a Clip, not {type(video).__name__}")
+    return Clip(Path(video))

@@ -23,6 +23,9 @@ SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale."""
 
+MAX_PLANE_PIXELS = 100_000_000
+"""The largest plane that padding or cropping may make of an image on the way: 10,000 x 10,000, any camera's photo."""
+
 
 def resize_planes_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
     """Antialiased resize of uint8 [H, W, 3] to planes [3, height, width]; ``mode`` bilinear or bicubic.
@@ -31,8 +34,12 @@ def resize_planes_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, m
     """
     if image_rgb_u8.shape[:2] == (height, width):
         return np.ascontiguousarray(image_rgb_u8.transpose(2, 0, 1))
-    source = image_rgb_u8 if image_rgb_u8.flags.writeable else image_rgb_u8.copy()
-    planes = torch.from_numpy(source).permute(2, 0, 1)[None]
+    rows, columns = image_rgb_u8.shape[:2]
+    if height < rows and columns < width and rows * width > MAX_PLANE_PIXELS:
+        # torch widens all rows before it joins them, and a strip of a million rows would become a plane
+        image_rgb_u8 = resize_u8(image_rgb_u8, height, columns, mode)
+    fits = image_rgb_u8.flags.writeable and min(image_rgb_u8.strides) > 0  # torch takes no mirrored or read-only array
+    planes = torch.from_numpy(image_rgb_u8 if fits else image_rgb_u8.copy()).permute(2, 0, 1)[None]
     resized = functional.interpolate(planes, (height, width), mode=mode, antialias=True, align_corners=False)
     return np.ascontiguousarray(resized[0].numpy())
 
@@ -59,24 +66,67 @@ def stretch_plain_u8(frames_rgb_u8: NDArray[np.uint8], side: int) -> NDArray[np.
     return np.ascontiguousarray(resized.clamp(0, 255).to(torch.uint8).numpy())
 
 
-def render_view(image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill: int) -> NDArray[np.uint8]:
-    """Pixels of ``view`` as uint8 [3, h, w]; what the picture does not cover is ``fill``.
+def render_view(
+    image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill: int | tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Pixels of ``view`` as uint8 [3, h, w]; what the image does not cover is ``fill``.
 
-    ``pad_centre`` pads before resizing, as the published preprocessing does, so that the edge blends alike.
+    ``mode``: ``bilinear`` or ``bicubic`` by torch's kernels, or ``pillow`` (its bicubic). ``pad_centre`` pads before
+    resizing, as the published preprocessing does, so that the edge blends alike, and ``short_side`` crops after
+    resizing. Where that would hold more than ``MAX_PLANE_PIXELS``, it is the other way round: the same place within a
+    pixel of the view, in memory bounded by the image and the view.
     """
     width, height = view.size_wh
     if view.kind == "pad_centre":
-        image_rgb_u8 = pad_to_square_u8(image_rgb_u8, fill)
-    new_height, new_width = (height, width) if view.kind in ("pad_centre", "stretch") else resized_hw(view)
-    resized = resize_planes_u8(image_rgb_u8, new_height, new_width, mode)
-    if view.kind == "short_side":
-        left, top = (round(-offset) for offset in view.offset_xy)
-        resized = resized[:, top : top + height, left : left + width]
+        if max(view.orig_wh) ** 2 > MAX_PLANE_PIXELS:
+            return _resized_then_padded(image_rgb_u8, view, mode, fill)
+        return _resize(pad_to_square_u8(image_rgb_u8, fill), height, width, mode)
+    if view.kind == "stretch":
+        return _resize(image_rgb_u8, height, width, mode)
+    new_height, new_width = resized_hw(view)
+    left, top = (round(-offset) for offset in view.offset_xy) if view.kind == "short_side" else (0, 0)
+    if view.kind == "short_side" and new_height * new_width > MAX_PLANE_PIXELS:
+        image_rgb_u8 = _seen_part(image_rgb_u8, view)
+        new_height, new_width, left, top = height, width, 0, 0
+    resized = _resize(image_rgb_u8, new_height, new_width, mode)[:, top : top + height, left : left + width]
     if resized.shape[1:] == (height, width):
         return np.ascontiguousarray(resized)
-    canvas = np.full((3, height, width), fill, dtype=np.uint8)
-    canvas[:, : resized.shape[1], : resized.shape[2]] = resized
+    return _pasted(resized, view, fill, left=0, top=0)
+
+
+def _resize(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    if mode == "pillow":
+        return np.ascontiguousarray(resize_pillow_u8(image_rgb_u8, height, width).transpose(2, 0, 1))
+    return resize_planes_u8(image_rgb_u8, height, width, mode)
+
+
+def _resized_then_padded(
+    image_rgb_u8: NDArray[np.uint8], view: View, mode: str, fill: int | tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """``pad_centre`` of an image whose padded square would be too large to hold."""
+    planes = _resize(image_rgb_u8, *resized_hw(view), mode)
+    left, top = (
+        min(round(offset), length - kept)
+        for offset, length, kept in zip(view.offset_xy, view.size_wh, planes.shape[:0:-1], strict=True)
+    )
+    return _pasted(planes, view, fill, left=left, top=top)
+
+
+def _pasted(
+    planes: NDArray[np.uint8], view: View, fill: int | tuple[int, int, int], *, left: int, top: int
+) -> NDArray[np.uint8]:
+    """Planes [3, h', w'] on the view's canvas [3, h, w] of color ``fill``."""
+    canvas = np.empty((3, view.size_wh[1], view.size_wh[0]), dtype=np.uint8)
+    canvas[:] = np.reshape(np.asarray(fill, np.uint8), (-1, 1, 1))
+    canvas[:, top : top + planes.shape[1], left : left + planes.shape[2]] = planes
     return canvas
+
+
+def _seen_part(image_rgb_u8: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    """The pixels of the image that a view shows, to whole pixels."""
+    corners = view.to_orig([0, 0, *view.size_wh])
+    x0, y0, x1, y1 = (round(float(corner)) for corner in corners)
+    return image_rgb_u8[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
 
 
 def pad_to_square_u8(image_rgb_u8: NDArray[np.uint8], fill: int | tuple[int, int, int]) -> NDArray[np.uint8]:

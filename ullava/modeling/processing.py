@@ -22,7 +22,7 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
-from ullava.modeling.sample_rules import asks_for_things, check_words, targets_of
+from ullava.modeling.sample_rules import asks_for_things, check_frame, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
 from ullava.modeling.vision.strategy import ItemNotes
@@ -156,10 +156,11 @@ class UllavaProcessor(ProcessorMixin):
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and pictures, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
-        mask of another size than its picture; special tokens in a question; a row longer than ``max_length``.
+        mask or record of another size than its picture; special tokens in a question; a row longer than ``max_length``.
         """
         check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
         check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
+        check_frame(sample, images)
         ids, labels, instruction = words or self.tokenise(sample, prompt_only)
         clips = tuple(
             video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, force)

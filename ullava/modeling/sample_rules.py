@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
+from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH, mark_places
 
@@ -46,6 +47,20 @@ def check_words(sample: Sample, marker: str, things: str, given: int, named: int
                 raise SampleError(sample.name, f"the question holds the special token {token}")
 
 
+def check_frame(sample: Sample, images: Sequence[ImageArray]) -> None:
+    """Compare decoded images with what they have to be, and the last with the size that the annotation states.
+
+    Raises SampleError: an array that is not uint8 [H, W, 3], or another size, which would put boxes in wrong places.
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise SampleError(sample.name, f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    stated = sample.truth.get("height"), sample.truth.get("width")
+    if images and None not in stated and stated != images[-1].shape[:2]:
+        size_hw = (images[-1].shape[0], images[-1].shape[1])
+        raise SampleError(sample.name, wrong_size(sample.images[-1], size_hw, stated, "the record says"))
+
+
 def targets_of(
     sample: Sample, images: Sequence[ImageArray], prompt_only: bool
 ) -> tuple[tuple[NDArray[np.bool_], ...], list[tuple[float, float, float, float]]]:
@@ -60,5 +75,8 @@ def targets_of(
     for mask in masks:
         if not images or mask.shape != images[-1].shape[:2]:
             size = f"{images[-1].shape[1]}x{images[-1].shape[0]}" if images else "missing"
-            raise SampleError(sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on a picture that is {size}")
+            reason = missed_turn(sample.images[-1], images[-1].shape[:2], mask.shape) if images else ""
+            raise SampleError(
+                sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on a picture that is {size}{reason}"
+            )
     return masks, [region.box_xyxy_px for region in regions if region.box_xyxy_px is not None]

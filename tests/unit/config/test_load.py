@@ -232,7 +232,7 @@ def test_unreadable_files_are_config_errors(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 20) + b"\n")
     for name, reason in [
         ("missing.yaml", "no such file"),
-        ("", "is a folder, not a YAML file"),
+        ("", "is a folder, not a file"),
         ("latin.yaml", "not UTF-8 text"),
         ("large.yaml", "a configuration has at most"),
     ]:

@@ -72,7 +72,7 @@ def test_a_missing_an_empty_and_a_wrong_file_are_named(tmp_path):
         "empty.jpg": "the file is empty",
         "words.jpg": "not a picture of a known format",
         "tiff.jpg": "not a picture of a known format",
-        "folder.jpg": "cannot be decoded",
+        "folder.jpg": "is a folder, not a file",
     }.items():
         with pytest.raises(DataError, match=f"{tmp_path / name}: {reason}"):
             read_image_rgb_u8(tmp_path / name)

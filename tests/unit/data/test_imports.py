@@ -92,7 +92,7 @@ def test_pictures_without_an_instance_are_named(command: Command, tmp_path: Path
     value["images"].append({"id": 9, "file_name": "c.jpg", "height": H, "width": W})
     as_json(tmp_path / "given.json", value)
     code, out, _ = command(*line)
-    assert code == 0 and "nothing to ask about: " in out and "c.jpg: no instance but crowd regions" in out
+    assert code == 0 and "nothing to ask about: " in out and "c.jpg: no annotation" in out
     assert [entry["name"].split(": ")[1] for entry in report(tmp_path / "mine")["nothing_to_ask_about"]] == ["c.jpg"]
 
 
@@ -161,8 +161,9 @@ def test_a_folder_in_use_and_a_split_that_is_there_are_refused(command: Command,
     assert "has a split 'train' already" in command(*line)[2]
     value = json.loads((tmp_path / "given.json").read_text())
     value["categories"].append({"id": 9, "name": "cup"})
+    value["annotations"][0]["category_id"] = 9
     as_json(tmp_path / "given.json", value)
-    assert "classes is ['Dog', 'tennis racket'], but what is imported has" in command(*line, "--split", "val")[2]
+    assert "class 'cup' is not among the dataset's classes; known: Dog" in command(*line, "--split", "val")[2]
     assert sorted(path.name for path in (tmp_path / "mine").rglob("*")) == before
     (tmp_path / "mine" / "import.json").unlink()
     assert "was not made by ullava data import" in command(*line, "--split", "val")[2]

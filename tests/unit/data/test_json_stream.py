@@ -97,7 +97,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
 
 def test_a_missing_file_is_a_data_error(tmp_path):
     for name in ("a.json", "a.jsonl"):
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="no such file"):
             list(iter_records(tmp_path / name))
 
 
@@ -121,3 +121,53 @@ def test_lists_of_one_object_are_walked_in_the_order_of_the_file(any_read_size, 
 def test_faults_in_an_object_of_lists(write, text, message):
     with pytest.raises(DataError, match=message):
         list(iter_object_lists(write("a.json", text), "ab"))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("depth", [65, 900, 5000])
+def test_values_that_are_nested_too_deeply_are_refused_in_one_line(tmp_path, name, depth):
+    record = '{"a": ' + "[" * depth + "]" * depth + "}"
+    (tmp_path / name).write_text(f"[{record}]" if name == "a.json" else record)
+    with pytest.raises(DataError, match=rf"{name}:1: record 0: .*nested too deeply") as caught:
+        list(iter_records(tmp_path / name))
+    assert len(caught.value.problems) == 1 and len(str(caught.value).removeprefix(str(tmp_path))) < 200
+
+
+def test_nesting_up_to_the_limit_and_many_short_lists_are_read(tmp_path):
+    deep = "[" * (json_stream.MAX_DEPTH - 1) + "]" * (json_stream.MAX_DEPTH - 1)
+    (tmp_path / "a.json").write_text('[{"a": ' + deep + '}, {"b": [' + ",".join(["[1]"] * 500) + "]}]")
+    assert [record.number for record in iter_records(tmp_path / "a.json")] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        ('{"a": {"b": ["x", "\\ud83d"]}}', " of a.b[1]"),
+        ('{"a": "\\uDE00 x"}', " of a"),
+        ('{"\\ud83d": 1}', " of a key of the record"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_where_it_stands(tmp_path, name, record, place):
+    (tmp_path / name).write_text(f"[{record}]" if name == "a.json" else record)
+    with pytest.raises(DataError, match=rf"{name}:1: record 0: half of a surrogate pair in the text") as caught:
+        list(iter_records(tmp_path / name))
+    assert str(caught.value).endswith(place)
+    (tmp_path / name).write_text('[{"a": "\\ud83d\\ude00"}]' if name == "a.json" else '{"a": "\\ud83d\\ude00"}')
+    assert [record.value["a"] for record in iter_records(tmp_path / name)] == ["\U0001f600"]
+
+
+def test_nan_in_an_object_of_lists_is_left_to_who_reads_it(write):
+    found = list(iter_object_lists(write("a.json", '{"a": [{"area": NaN, "x": Infinity}]}'), "a"))
+    assert str(found[0][1].value) == "{'area': nan, 'x': inf}"
+
+
+@pytest.mark.parametrize("read_bytes", [1, 3, 1 << 20])
+def test_bytes_that_are_not_utf8_are_told_by_line_and_byte(tmp_path, monkeypatch, read_bytes):
+    monkeypatch.setattr(json_stream, "READ_BYTES", read_bytes)
+    for mark in (b"", b"\xef\xbb\xbf"):
+        content = mark + '[{"a": "é"},\n {"b": "'.encode() + b"\xc3\xa8\xe9x" + b'"}]'
+        (tmp_path / "a.json").write_bytes(content)
+        byte = content.index(b"\xe9x")
+        with pytest.raises(DataError, match=rf"a.json:2: not UTF-8 text near byte {byte}; save it"):
+            list(iter_records(tmp_path / "a.json"))

@@ -13,7 +13,7 @@ from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_dataset, open_store
 from ullava.data.descriptor import locate
 from ullava.data.originals.convert import skipped_lines
-from ullava.data.originals.labelme import shape_polygon
+from ullava.data.originals.labelme_shapes import read_shape
 from ullava.errors import DataError
 
 SALIENT = {
@@ -195,8 +195,8 @@ def test_a_labelme_file_that_is_cut_off_and_a_missing_picture_are_named(tmp_path
 
 
 def test_rectangles_and_circles_have_outlines():
-    assert shape_polygon(shape("x", [[1, 2], [4, 6]], "rectangle"), "")[1] == [1, 2, 4, 2, 4, 6, 1, 6]
-    circle = np.array(shape_polygon(shape("x", [[10, 10], [13, 14]], "circle"), "")[1]).reshape(-1, 2)
+    assert read_shape(shape("x", [[1, 2], [4, 6]], "rectangle")).polygon == [1, 2, 4, 2, 4, 6, 1, 6]
+    circle = np.array(read_shape(shape("x", [[10, 10], [13, 14]], "circle")).polygon).reshape(-1, 2)
     np.testing.assert_allclose(np.hypot(*(circle - 10).T), 5)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +112,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     empty.touch()
     assert "the file is empty" in complaint(empty)
     assert "no such video" in complaint(tmp_path / "none.mp4")
-    assert "cannot be read" in complaint(tmp_path)
+    assert "is a folder, not a file" in complaint(tmp_path)
     (tmp_path / "playlist.mp4").write_text("#EXTM3U\nfile:///etc/hostname\n")
     assert "not a video of a known format (mp4, avi, gif)" in complaint(tmp_path / "playlist.mp4")
     gif = write_gif(tmp_path / "film.gif", film(6))
@@ -182,3 +186,83 @@ def test_a_gif_has_the_same_pixels_in_both_decoders(shared_dir: Path) -> None:
     with av.open(str(path)) as container:
         theirs = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert np.array_equal(read_frames(path, range), theirs)
+
+
+def gif_frame(width: int, height: int) -> bytes:
+    """One frame of a GIF, without what stands in front of it."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "GIF")
+    data = file.getvalue()
+    return data[data.index(b",", 13 + (3 << ((data[10] & 7) + 1))) : -1]
+
+
+def gif(width: int, height: int, *frames: bytes) -> bytes:
+    """A GIF of two colors."""
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        check_video(path)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{path}: ") and "\n" not in line
+    return line
+
+
+def test_a_gif_whose_frames_grow_or_are_a_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    path.write_bytes(gif(4, 4, gif_frame(4, 4), gif_frame(9, 8)))
+    assert "frame 1 has 9 x 8 pixels, frame 0 has 4 x 4" in refusal(path)
+    path.write_bytes(gif(4, 4, gif_frame(4, 4), gif_frame(4000, 4000)))
+    assert "frames of 4000 x 4000 pixels are more than the cap of 10 million" in refusal(path)
+    path.write_bytes(gif(3000, 3000, *[gif_frame(1, 1)] * 700))
+    assert "700 frames of 3000 x 3000 pixels are more than the cap of 5 billion pixels together" in refusal(path)
+
+
+def jpegs(path: Path, sides: Sequence[int]) -> Path:
+    """An AVI of JPEG frames, each of its own size."""
+    av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height = stream.width = sides[0]
+        stream.pix_fmt = "yuvj420p"
+        for number, side in enumerate(sides):
+            file = io.BytesIO()
+            Image.new("RGB", (side, side), (90, 90, 90)).save(file, "JPEG")
+            packet = av.Packet(file.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            container.mux(packet)
+    return path
+
+
+def test_an_avi_whose_frames_grow_or_are_a_bomb_is_refused(tmp_path: Path) -> None:
+    assert len(read_frames(jpegs(tmp_path / "fine.avi", [64, 64]), range)) == 2
+    path = jpegs(tmp_path / "grows.avi", [64, 96])
+    assert "frame 1 has 96 x 96 pixels, frame 0 has 64 x 64" in refusal(path)
+    assert "bomb.avi: " in refusal(jpegs(tmp_path / "bomb.avi", [64, 6000]))
+
+
+def test_an_mp4_that_says_millions_of_frames_is_refused_before_they_are_indexed(tmp_path: Path) -> None:
+    path = write_container(tmp_path / "film.mp4", film(3))
+    data = bytearray(path.read_bytes())
+    sizes, chunks = data.index(b"stsz"), data.index(b"stsc")
+    data[sizes + 8 : sizes + 16] = struct.pack(">II", 1, 30_000_000)
+    data[chunks + 16 : chunks + 20] = struct.pack(">I", 30_000_000)
+    path.write_bytes(data)
+    assert refusal(path) == f"{path}: more than 200000 frames"
+    fragment = struct.pack(">I4sI4sI4sII", 32, b"moof", 24, b"traf", 16, b"trun", 0, 2**31)
+    path.write_bytes(write_container(tmp_path / "film.mp4", film(3)).read_bytes() + fragment)
+    assert "its fragments say more than 4000000 samples" in refusal(path)
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    path = write_container(tmp_path / "film.avi", film(3))
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    assert "the codec of its video stream is not known" in refusal(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.gif"])
+def test_a_named_pipe_is_refused_and_does_not_hang(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert "is a named pipe, not a file" in refusal(tmp_path / name)

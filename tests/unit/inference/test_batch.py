@@ -110,7 +110,7 @@ def test_all_bad_lines_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_question_files_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         read_questions(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="holds no question"):
         read_questions(jsonl(tmp_path / "empty.jsonl"))

@@ -20,13 +20,12 @@ import numpy as np
 
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetConfig, SplitConfig
-from ullava.data.imports.items import Import, Item
+from ullava.data.imports.items import REPORT, Import, Item
 from ullava.errors import DataError
 
-REPORT = "import.json"
 UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
-_FIXED = ("layout", "task", "classes", "ignore_label")
+_FIXED = ("layout", "task", "boxes_only", "ignore_label")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ def write_dataset(found: Import, target: Target) -> list[str]:
     """
     found.faults.settle(target.skip_bad)
     if not found.items:
-        raise DataError(f"nothing usable was found ({len(found.faults.found)} faults); nothing was written")
+        raise DataError([*found.faults.lines(), "nothing usable was found; nothing was written"])
     splits = _dealt(found.items, target)
     old = _existing(target.out, found, list(splits))
     out = target.out.absolute()
@@ -73,8 +72,14 @@ def write_dataset(found: Import, target: Target) -> list[str]:
     lines = [
         f"{target.out}: split {name}: {counts[name]} records of {len(items)} pictures" for name, items in splits.items()
     ]
-    lines += [f"left out: {fault}" for fault in found.faults.found]
-    return lines + [f"nothing to ask about: {entry}" for entry in found.faults.empty]
+    return lines + found.faults.lines()
+
+
+def classes_of(out: Path) -> list[str]:
+    """Return the class names of a folder that an import made; none where ``out`` is no such folder."""
+    if not (out / "dataset.yaml").is_file() or not (out / REPORT).is_file():
+        return []
+    return load_config(DatasetConfig, out / "dataset.yaml").classes
 
 
 def _dealt(items: Sequence[Item], target: Target) -> dict[str, list[Item]]:
@@ -112,6 +117,8 @@ def _existing(out: Path, found: Import, splits: list[str]) -> DatasetConfig | No
         before, now = getattr(old, key), getattr(found, key)
         if before != now:
             problems.append(f"{out}: {key} is {before}, but what is imported has {now}")
+    if not problems and old.classes != found.classes[: len(old.classes)]:
+        problems.append(f"{out}: classes is {old.classes}, but what is imported has {found.classes}")
     if problems:
         raise DataError(problems)
     return old
@@ -151,13 +158,15 @@ def _coco(records: Sequence[dict[str, Any]], found: Import) -> dict[str, Any]:
         images.append({"id": number, "file_name": record["image_path"]} | size)
         for entry in record["annotations"]:
             annotations.append(entry | {"id": len(annotations) + 1, "image_id": number})
-    return {"images": images, "annotations": annotations, "categories": found.categories}
+    categories = [{"id": number, "name": name} for number, name in enumerate(found.classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _config(found: Import, target: Target, counts: dict[str, int], old: DatasetConfig | None) -> DatasetConfig:
     splits = {name: SplitConfig(annotations=f"annotations/{name}.json", count=count) for name, count in counts.items()}
     if old is not None:
-        return replace(old, splits=old.splits | splits, source=f"{old.source}; {target.command}")
+        source = f"{old.source}; {target.command}"
+        return replace(old, splits=old.splits | splits, classes=found.classes, source=source)
     return DatasetConfig(
         name=target.out.name,
         layout=found.layout,
@@ -166,6 +175,7 @@ def _config(found: Import, target: Target, counts: dict[str, int], old: DatasetC
         root=".",
         classes=found.classes,
         ignore_label=found.ignore_label,
+        boxes_only=found.boxes_only,
         licence=target.licence or UNSTATED,
         source=target.command,
     )
@@ -178,8 +188,7 @@ def _write_report(made: Path, out: Path, found: Import, target: Target, splits: 
     known[target.split] = {
         "command": target.command,
         "splits": splits,
-        "left_out": [{"name": fault.name, "reason": fault.reason} for fault in found.faults.found],
-        "nothing_to_ask_about": [{"name": entry.name, "reason": entry.reason} for entry in found.faults.empty],
+        **found.faults.report(),
     }
     (made / REPORT).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ullava.data.images import read_image_rgb_u8
+from ullava.data.file_names import find_below
+from ullava.data.images import stored_frame, upright_hw
 from ullava.errors import DataError
 
 MAX_SHOWN = 30
+REPORT = "import.json"
+JOINED = "joined"
+CROWD = "crowd regions (iscrowd: 1), which nothing asks for; --crowd-as-instances takes them as instances"
+BOXES = "boxes that disagree with their masks, and were replaced by those of the masks"
+AMBIGUOUS = "words that are said of several objects of one image"
+FORM = "note"
+NOTES = {JOINED: "joined", CROWD: "crowd_regions", BOXES: "boxes_of_masks", AMBIGUOUS: "ambiguous", FORM: "form"}
+"""What is told of an import besides faults: the heading of the output and the key in its report."""
 
 ImportLayout = Literal["coco_instances", "label_png", "salient_png", "refer", "grefer"]
 
@@ -30,12 +40,18 @@ class Fault:
 class Faults:
     """Gathers faults; afterwards the import is refused, or goes on without them where that was asked for.
 
-    ``empty`` are what nothing can be asked about (a picture without annotations): no fault, but named.
+    ``empty`` are what nothing can be asked about (a picture without annotations): no fault, but named. ``notes`` are
+    what was done to sound input (joined, measured anew), by heading.
     """
 
     def __init__(self) -> None:
         self.found: list[Fault] = []
         self.empty: list[Fault] = []
+        self.notes: dict[str, list[Fault]] = {heading: [] for heading in NOTES}
+
+    def note(self, heading: str, name: str, reason: str) -> None:
+        """Note, under a heading of ``NOTES``, what was done to something that is no fault."""
+        self.notes[heading].append(Fault(name, reason))
 
     def leave(self, name: str, reason: str) -> None:
         """Note something that nothing can be asked about."""
@@ -54,6 +70,26 @@ class Faults:
             for problem in error.problems:
                 self.add(name, problem.removeprefix(f"{name}: "))
 
+    def lines(self) -> list[str]:
+        """Return what is told after writing: each kind with its number, then the first of it by name."""
+        told = {"left out": self.found, "nothing to ask about": self.empty} | self.notes
+        lines: list[str] = []
+        for heading, entries in told.items():
+            lines += [f"{heading}: {len(entries)}"] if entries and heading != FORM else []
+            ahead = "  " if heading in self.notes and heading != FORM else f"{heading}: "
+            lines += [f"{ahead}{entry}" for entry in entries[:MAX_SHOWN]]
+            more = len(entries) - MAX_SHOWN
+            lines += [f"... and {more} more, all in {REPORT}"] if more > 0 else []
+        return lines
+
+    def report(self) -> dict[str, list[dict[str, str]]]:
+        """Return the same, whole, for the report beside the dataset."""
+        told = {"left_out": self.found, "nothing_to_ask_about": self.empty}
+        told |= {NOTES[heading]: entries for heading, entries in self.notes.items() if entries}
+        return {
+            key: [{"name": entry.name, "reason": entry.reason} for entry in entries] for key, entries in told.items()
+        }
+
     def settle(self, skip_bad: bool) -> None:
         """Raise DataError with every fault (up to a number), unless ``skip_bad``."""
         if not self.found or skip_bad:
@@ -69,7 +105,8 @@ class Item:
     """One picture with what is known about it.
 
     ``name`` is the picture's path below the dataset's ``images/``. ``records`` are of the layout, without their paths;
-    for ``coco_instances`` there is one, with ``annotations``. ``label_png`` is the content of its label picture.
+    for ``coco_instances`` there is one, with ``annotations``, whose ``category_id`` is the place of the class among
+    ``Import.classes``, from 1. ``label_png`` is the content of its label picture.
     """
 
     picture: Path
@@ -81,26 +118,37 @@ class Item:
 
 @dataclass(slots=True, kw_only=True)
 class Import:
-    """All that an importer found. ``classes`` are in the order of their numbers, where they have numbers."""
+    """All that an importer found. ``classes`` are in the order of their numbers, where they have numbers.
+
+    ``boxes_only``: the records have boxes and no masks.
+    """
 
     layout: ImportLayout
     task: str
     items: list[Item]
     classes: list[str] = field(default_factory=list)
-    categories: list[dict[str, Any]] = field(default_factory=list)
     ignore_label: int | None = None
+    boxes_only: bool = False
     faults: Faults = field(default_factory=Faults)
 
 
-def upright_size_hw(path: Path) -> tuple[int, int]:
-    """Decode a picture whole and return its height and width as the reader will see it; DataError names the file."""
-    height, width = read_image_rgb_u8(path).shape[:2]
-    return height, width
+def annotated_size_hw(path: Path, stored_pixels: bool) -> tuple[int, int]:
+    """Decode a picture whole and return the (height, width) that its annotations have; DataError names the file.
+
+    They were made on the upright image, or on the pixels as they are stored (``turned_upright`` turns them then).
+    """
+    stored, orientation = stored_frame(path)
+    return stored if stored_pixels else upright_hw(stored, orientation)
 
 
-def safe_name(name: str) -> str:
-    """Return the name of a picture as a path below a folder; DataError for one that leads out of it."""
-    parts = Path(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
-        raise DataError(f"'{name}' has to be a path below the folder of the pictures")
-    return Path(name).as_posix()
+def picture_below(images: Path, name: str) -> Path:
+    """Return the path of a picture that an annotation names; DataError for a name that leads out of the folder."""
+    return find_below(images, name)
+
+
+def one_file(path: Path) -> str:
+    """Return what all ways to write the path of one file share, links included; DataError for what can be no path."""
+    try:
+        return os.path.realpath(path)
+    except ValueError as error:
+        raise DataError(f"{ascii(str(path))}: cannot be the path of a file ({error})") from error

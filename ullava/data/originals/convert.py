@@ -42,7 +42,7 @@ CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int],
 }
 FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part")
 """Kinds whose annotations are a folder of files, one for a picture."""
-VERSION = 1
+VERSION = 2
 SKIPPED_NAMED = 100
 _LOG = logging.getLogger(__name__)
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ullava.data.encodings import read_text
 from ullava.data.json_stream import JsonRecord, iter_records
-from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, Skipped, read_json, row
+from ullava.data.originals.source import (
+    MAX_PROBLEMS,
+    Converted,
+    OriginalSource,
+    Skipped,
+    chosen_part,
+    is_in_part,
+    read_json,
+    row,
+)
 from ullava.data.readers.record import Record
-from ullava.errors import DataError, SampleError, did_you_mean
+from ullava.errors import DataError, SampleError
+from ullava.given_files import open_plain
 from ullava.text.tokens import IMAGE_MARKER
 
 HUMANS = ("human", "user")
@@ -73,18 +84,15 @@ def scienceqa_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
     problems = read_json(source.annotations)
     if not isinstance(problems, dict):
         source.fail("an object {id: problem} is expected")
-    splits = {value.get("split") for value in problems.values() if isinstance(value, dict)}
-    if source.part is not None and source.part not in splits:
-        named = [name for name in splits if isinstance(name, str)]
-        source.fail(f"no problem of the split '{source.part}'{did_you_mean(source.part, named)}")
+    part = chosen_part(source, problems.values(), "problem")
     faults: list[str] = []
     for number, value in problems.items():
-        if isinstance(value, dict) and source.part is not None and value.get("split") != source.part:
-            continue
         try:
+            if not is_in_part(value, part):
+                continue
             record = _problem(source, number, value)
-        except SampleError as error:
-            faults.append(error.reason)
+        except (SampleError, TypeError) as error:
+            faults.append(_reason(source, number, error))
             if len(faults) >= MAX_PROBLEMS:
                 break
             continue
@@ -100,7 +108,7 @@ def tgif_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
     """
     wanted = None
     if source.companion is not None:
-        wanted = set(source.other().read_text(encoding="utf-8").split())
+        wanted = set(read_text(source.other()).split())
     for line, url, caption in _tsv(source, on_read):
         if wanted is not None and url not in wanted:
             continue
@@ -110,7 +118,7 @@ def tgif_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
 
 
 def _tsv(source: OriginalSource, on_read: Callable[[int], object]) -> Iterator[tuple[int, str, str]]:
-    with source.annotations.open("rb") as file:
+    with open_plain(source.annotations) as file:
         for line, raw in enumerate(file, start=1):
             on_read(len(raw))
             where = f"{source.annotations}:{line}"
@@ -141,6 +149,10 @@ def _problem(source: OriginalSource, number: str, value: Any) -> dict[str, Any]:
         part = problem.text("split")
         record["image"] = source.picture(f"{part}/{number}/{problem.text('image')}")
     return record | {"answer_type": "choice", "accepted": [LETTERS[answer], choices[answer]]}
+
+
+def _reason(source: OriginalSource, number: str, error: SampleError | TypeError) -> str:
+    return error.reason if isinstance(error, SampleError) else f"{source.annotations}: problem {number}: {error}"
 
 
 def _conversation(number: object, turns: list[tuple[str, str]]) -> dict[str, Any]:

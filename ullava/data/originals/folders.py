@@ -26,6 +26,7 @@ from ullava.data.originals.source import (
     row,
 )
 from ullava.errors import DataError
+from ullava.orientation import missed_turn
 
 MASK_SUFFIXES = (".png", ".bmp")
 LABEL_SUFFIXES = (".png",)
@@ -126,12 +127,15 @@ def joined_by_name(source: OriginalSource, suffixes: tuple[str, ...]) -> Iterato
 
 def _misfit(picture: Path, mask: Path) -> str:
     """Return why the two do not go together; '' where they do."""
+    sizes: list[tuple[int, int]] = []
     for path in (picture, mask):
         try:
-            picture_size_wh(path)
+            sizes.append(picture_size_wh(path, stored=path == mask)[::-1])
         except DataError:
             return f"the {'mask' if path == mask else 'picture'} cannot be read"
-    return "" if picture_size_wh(picture) == picture_size_wh(mask) else "mask and picture have different sizes"
+    if sizes[0] == sizes[1]:
+        return ""
+    return f"mask and picture have different sizes{missed_turn(picture, sizes[0], sizes[1])}"
 
 
 def _with_bar(pairs: list[tuple[Path, Path] | Skipped], name: str) -> Iterator[tuple[Path, Path] | Skipped]:

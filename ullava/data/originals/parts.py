@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ullava.data.coco_rows import coco_rows
+from ullava.data.encodings import read_text
 from ullava.data.originals.source import Converted, OriginalSource, Skipped, files_in, row
 from ullava.errors import DataError
 from ullava.geometry import rle_encode
@@ -139,7 +140,7 @@ def _listed(source: OriginalSource) -> set[str] | None:
     """Return the picture names of the split; None where the descriptor names no list."""
     if source.companion is None:
         return None
-    return {line.split()[0] for line in source.other().read_text(encoding="utf-8").splitlines() if line.strip()}
+    return {line.split()[0] for line in read_text(source.other()).split("\n") if line.strip()}
 
 
 def _mat_regions(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,31 +12,44 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ullava.data.encodings import UTF_8
 from ullava.data.json_stream import iter_object_lists
-from ullava.data.originals.pickles import read_plain_pickle
-from ullava.data.originals.source import MAX_PROBLEMS, Converted, OriginalSource, Skipped, read_json, row
+from ullava.data.originals.pickles import is_pickle, read_plain_pickle
+from ullava.data.originals.source import (
+    MAX_PROBLEMS,
+    Converted,
+    OriginalSource,
+    Skipped,
+    chosen_part,
+    is_in_part,
+    read_json,
+    row,
+)
 from ullava.errors import DataError, did_you_mean
+from ullava.text.phrases import expression_fault
 
 _PARTS = ("segmentation", "bbox")
+NO_OBJECT = (-1, "-1")
+"""gRefCOCO's ``ann_id`` of an expression that means nothing."""
+
+
+Id = int | str
 
 
 class Ref(NamedTuple):
     """One checked entry of the list: which objects, in which picture, in which words. ``place`` is its number."""
 
     place: int
-    ref_id: int
-    image_id: int
-    annotation_ids: tuple[int, ...]
+    ref_id: Id
+    image_id: Id
+    annotation_ids: tuple[Id, ...]
     sentences: list[str]
     no_target: bool
 
 
 def refs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``refer`` record for each object of the part; see ``ullava.data.readers.refer``."""
-    value = (
-        read_plain_pickle(source.annotations) if source.annotations.suffix == ".p" else read_json(source.annotations)
-    )
-    refs, blank = _spoken(_refs(source, value, several=False))
+    refs, blank = spoken(entries_of(source, read_entries(source.annotations), several=False))
     yield from blank
     for ref, image, parts in _joined(source, refs, facts, on_read):
         (found,) = parts
@@ -45,72 +58,105 @@ def refs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[
 
 def grefs_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``grefer`` record for each group of expressions of the part; see ``ullava.data.readers.refer``."""
-    refs, blank = _spoken(_refs(source, read_json(source.annotations), several=True))
+    refs, blank = spoken(entries_of(source, read_entries(source.annotations), several=True))
     yield from blank
     for ref, image, parts in _joined(source, refs, facts, on_read):
         about = {"sentences": ref.sentences, "no_target": ref.no_target, "ref_id": ref.ref_id}
         yield row(image | about | {"annotations": parts}, image["image_path"])
 
 
-def _spoken(refs: Iterable[Ref]) -> tuple[list[Ref], list[Skipped]]:
-    """Return the entries without blank expressions, and what was left out: those, and entries that have no other."""
+def read_entries(path: Path, encoding: str = UTF_8) -> Any:
+    """Return what a file of expressions holds: a pickle, read without running anything in it, or JSON; DataError."""
+    return read_plain_pickle(path) if is_pickle(path) else read_json(path, nan=True, encoding=encoding)
+
+
+def spoken(refs: Iterable[Ref]) -> tuple[list[Ref], list[Skipped]]:
+    """Return the entries with the expressions that can be asked, and what was left out.
+
+    Left out are expressions that are blank or hold special tokens, and entries that have no other.
+    """
     kept: list[Ref] = []
-    blank: list[Skipped] = []
+    left: list[Skipped] = []
     for ref in refs:
-        said = [sentence for sentence in ref.sentences if sentence]
-        blank += [Skipped(f"ref_id {ref.ref_id}", "a blank expression")] * (len(ref.sentences) - len(said))
+        faults = [expression_fault(sentence) if sentence else "blank" for sentence in ref.sentences]
+        reasons = ["a blank expression" if fault == "blank" else f"an expression {fault}" for fault in faults if fault]
+        left += [Skipped(f"ref_id {ref.ref_id}", reason) for reason in reasons]
+        said = [sentence for sentence, fault in zip(ref.sentences, faults, strict=True) if not fault]
         if said:
             kept.append(ref._replace(sentences=said))
         else:
-            blank.append(Skipped(f"ref_id {ref.ref_id}", "no expression"))
-    return kept, blank
+            left.append(Skipped(f"ref_id {ref.ref_id}", "no expression"))
+    return kept, left
 
 
-def _refs(source: OriginalSource, value: Any, several: bool) -> Iterator[Ref]:
-    """Check the list and yield what belongs to the part; raises DataError with every fault (up to a limit)."""
+def _whole_number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def entries_of(
+    source: OriginalSource,
+    value: Any,
+    several: bool,
+    id_of: Callable[[Any], Id | None] = _whole_number,
+    on_problem: Callable[[str, str], object] | None = None,
+) -> Iterator[Ref]:
+    """Check the list and yield what belongs to the part.
+
+    ``id_of`` returns an id, or None for what is none. Every fault is told to ``on_problem`` (the entry's name,
+    the reason); without it DataError is raised with all of them (up to a limit).
+    """
     if not isinstance(value, list):
         source.fail(f"a list of expressions is expected, not {type(value).__name__}")
-    splits = {entry.get("split") for entry in value if isinstance(entry, dict)}
-    if source.part is not None and source.part not in splits:
-        named = [name for name in splits if isinstance(name, str)]
-        source.fail(f"no expressions of the split '{source.part}'{did_you_mean(source.part, named)}")
+    part = chosen_part(source, value, "expressions")
     problems: list[str] = []
     for place, entry in enumerate(value):
-        if isinstance(entry, dict) and source.part is not None and entry.get("split") != source.part:
-            continue
         try:
-            yield _ref(place, entry, several)
+            if is_in_part(entry, part):
+                yield _ref(place, entry, several, id_of)
         except (KeyError, TypeError, ValueError) as error:
             missing = f"no '{error.args[0]}'{did_you_mean(str(error.args[0]), entry)}"
             reason = missing if isinstance(error, KeyError) else str(error)
-            problems.append(f"{source.annotations}: entry {place}: {reason}")
+            name = f"{source.annotations}: entry {place}"
+            if on_problem is not None:
+                on_problem(name, reason)
+                continue
+            problems.append(f"{name}: {reason}")
             if len(problems) >= MAX_PROBLEMS:
                 break
     if problems:
         raise DataError(problems)
 
 
-def _ref(place: int, entry: Any, several: bool) -> Ref:
+def _ref(place: int, entry: Any, several: bool, id_of: Callable[[Any], Id | None]) -> Ref:
     if not isinstance(entry, dict):
         raise TypeError(f"an object is expected, not {type(entry).__name__}")
     given = entry["ann_id"]
-    numbers = given if several and isinstance(given, list) else [given]
-    whole = [*numbers, entry["image_id"], entry["ref_id"]]
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in whole):
+    numbers = [id_of(number) for number in (given if several and isinstance(given, list) else [given])]
+    image_id, ref_id = id_of(entry["image_id"]), id_of(entry["ref_id"])
+    whole = [number for number in numbers if number is not None]
+    if len(whole) < len(numbers) or image_id is None or ref_id is None:
         raise TypeError("'ann_id', 'image_id' and 'ref_id' have to be whole numbers")
-    sentences = [_sentence(sentence) for sentence in entry["sentences"]]
+    sentences = _sentences(entry["sentences"])
     no_target = bool(entry.get("no_target", False)) if several else False
-    ids = tuple(number for number in numbers if number >= 0)
+    ids = tuple(number for number in whole if number not in NO_OBJECT)
     if no_target == bool(ids):
         raise ValueError(f"'no_target' is {str(no_target).lower()}, but 'ann_id' is {given}")
-    return Ref(place, entry["ref_id"], entry["image_id"], ids, sentences, no_target)
+    return Ref(place, ref_id, image_id, ids, sentences, no_target)
 
 
-def _sentence(value: Any) -> str:
-    text = value["sent"]
-    if not isinstance(text, str):
-        raise TypeError(f"'sent' has to be text, not {type(text).__name__}")
-    return text.strip()
+def _sentences(value: Any) -> list[str]:
+    """Return the expressions: ``[{sent}]`` as the authors have it, plain texts, or one text."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        raise TypeError(f"'sentences' has to be a list of expressions, not {type(value).__name__}")
+    texts = []
+    for one in given:
+        text = one["sent"] if isinstance(one, dict) else one
+        if not isinstance(text, str):
+            key = "'sent'" if isinstance(one, dict) else "an entry of 'sentences'"
+            raise TypeError(f"{key} has to be text, not {type(text).__name__}")
+        texts.append(text.strip())
+    return texts
 
 
 def _joined(
@@ -142,12 +188,12 @@ def _joined(
 
 
 def _instances(
-    source: OriginalSource, path: Path, images: set[int], wanted: set[int], on_read: Callable[[int], object]
-) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[int, dict[str, Any]]]]:
+    source: OriginalSource, path: Path, images: set[Id], wanted: set[Id], on_read: Callable[[int], object]
+) -> tuple[dict[Id, dict[str, Any]], dict[Id, tuple[Id, dict[str, Any]]]]:
     """Read what is needed of ``instances.json``: pictures by id, and (picture id, annotation) by id."""
-    heads: dict[int, dict[str, Any]] = {}
-    bodies: dict[int, tuple[int, dict[str, Any]]] = {}
-    category_of: dict[int, tuple[int, str]] = {}
+    heads: dict[Id, dict[str, Any]] = {}
+    bodies: dict[Id, tuple[Id, dict[str, Any]]] = {}
+    category_of: dict[Id, tuple[int, str]] = {}
     names: dict[int, str] = {}
     for key, record in iter_object_lists(path, ("images", "annotations", "categories"), on_read):
         value, where = record.value, f"{path}:{record.line}: {key}[{record.number}]"

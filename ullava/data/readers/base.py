@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ullava.data.file_names import find_below
 from ullava.data.images import FOREGROUND_ABOVE
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.data.templates import Templates
 from ullava.data.word_sizes import RecordSizes, WordSizes, record_sizes
+from ullava.errors import DataError
 from ullava.structures import FrameSampling, Region, Sample, Task, Turn
 from ullava.text.answers import grounded_answer, no_target_answer
 from ullava.text.tokens import IMAGE_MARKER
@@ -142,9 +144,10 @@ class Reader(ABC):
     def image(self, record: Record, key: str = "image_path") -> Path:
         """Return the picture's path, which has to stay below the folder of the pictures."""
         name = record.text(key)
-        if name.startswith("/") or ".." in Path(name).parts:
-            record.fail(f"'{key}' has to be a path below the folder of the pictures, not '{name}'")
-        return self.origin.image_root / name
+        try:
+            return find_below(self.origin.image_root, name, key)
+        except DataError as error:
+            record.fail(str(error))
 
     def templates(self) -> Templates:
         """Return the question templates; readers that word their own questions never ask."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -107,17 +108,10 @@ class Record:
 
     def box_xyxy_px(self, size_hw: tuple[int, int]) -> BoxXYXY:
         """Return ``bbox`` (x, y, width, height in pixels) as xyxy; one that leaves the picture is an error."""
-        values = self.items("bbox")
-        if len(values) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            self.fail("'bbox' has to be four numbers: x, y, width, height")
-        height, width = size_hw
-        x0, y0, box_width, box_height = values
-        x1, y1 = x0 + box_width, y0 + box_height
-        if box_width <= 0 or box_height <= 0:
-            self.fail(f"'bbox' {values} (x, y, width, height) is empty or inside out")
-        if min(x0, y0) < -BOX_SLACK_PX or x1 > width + BOX_SLACK_PX or y1 > height + BOX_SLACK_PX:
-            self.fail(f"'bbox' {values} (x, y, width, height) leaves the picture of {width} x {height} pixels")
-        return float(max(x0, 0)), float(max(y0, 0)), float(min(x1, width)), float(min(y1, height))
+        try:
+            return box_inside(self.items("bbox"), size_hw)
+        except DataError as error:
+            self.fail(f"'bbox' {error}")
 
     def region(self, phrase: str, size_hw: tuple[int, int], mask_needed: bool = True) -> Region:
         """Return the grounded thing that ``segmentation`` and ``bbox`` describe; the box of the mask where no bbox is.
@@ -128,6 +122,33 @@ class Record:
         if "bbox" in self.value or mask is None:
             return Region(phrase, mask, self.box_xyxy_px(size_hw))
         return Region(phrase, mask, mask_to_box_xyxy_px(mask))
+
+
+def box_inside(values: Any, size_hw: tuple[int, int]) -> BoxXYXY:
+    """Return x, y, width, height in pixels as xyxy, cut at the border of the image.
+
+    Raises DataError for what is not four finite numbers, is empty, or leaves the image by more than ``BOX_SLACK_PX``.
+    """
+    if not are_numbers(values, 4):
+        raise DataError("has to be four numbers: x, y, width, height")
+    height, width = size_hw
+    x0, y0, box_width, box_height = values
+    x1, y1 = x0 + box_width, y0 + box_height
+    if box_width <= 0 or box_height <= 0:
+        raise DataError(f"{values} (x, y, width, height) is empty or inside out")
+    if min(x0, y0) < -BOX_SLACK_PX or x1 > width + BOX_SLACK_PX or y1 > height + BOX_SLACK_PX:
+        raise DataError(f"{values} (x, y, width, height) leaves the picture of {width} x {height} pixels")
+    inside = float(max(x0, 0)), float(max(y0, 0)), float(min(x1, width)), float(min(y1, height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise DataError(f"{values} (x, y, width, height) has nothing inside the picture of {width} x {height} pixels")
+    return inside
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    """Whether ``values`` is a list of so many finite numbers."""
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values)
 
 
 def left_to_right(regions: Sequence[Region]) -> tuple[Region, ...]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import UserError, WeightsError
-from ullava.geometry import View, plan_square, resized_hw
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, pad_to_square_u8, resize_pillow_u8
+from ullava.geometry import View, plan_square
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
@@ -139,16 +139,7 @@ class ConvPreprocessor:
     @staticmethod
     def _render(image_rgb_u8: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Pixels uint8 [3, h, w], padded first and resized by Pillow, as published."""
-        width, height = view.size_wh
-        if view.kind == "pad_centre":
-            image_rgb_u8 = pad_to_square_u8(image_rgb_u8, MEAN_COLOUR)
-        if view.kind == "short_side":
-            full_height, full_width = resized_hw(view)
-            left, top = (round(-offset) for offset in view.offset_xy)
-            resized = resize_pillow_u8(image_rgb_u8, full_height, full_width)[top : top + height, left : left + width]
-        else:
-            resized = resize_pillow_u8(image_rgb_u8, height, width)
-        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+        return render_view(image_rgb_u8, view, mode="pillow", fill=MEAN_COLOUR)
 
 
 class ConvStrategy(VisionStrategy):

@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, ConvNextConfig, ConvNextModel
 from ullava.errors import UserError
 from ullava.geometry import View, plan_view
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import pad_to_square_u8, resize_pillow_u8
+from ullava.modeling.pixels import render_view
 from ullava.modeling.vision.clip_mlp import build_projector, merge_patches
 from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
@@ -124,8 +124,7 @@ class MgPreprocessor:
 
     def _square(self, image_rgb_u8: NDArray[np.uint8]) -> tuple[View, NDArray[np.uint8]]:
         view = plan_view("pad_centre", (image_rgb_u8.shape[1], image_rgb_u8.shape[0]), self.high)
-        square = resize_pillow_u8(pad_to_square_u8(image_rgb_u8, PAD_COLOUR), self.high, self.high)
-        return view, np.ascontiguousarray(square.transpose(2, 0, 1))
+        return view, render_view(image_rgb_u8, view, mode="pillow", fill=PAD_COLOUR)
 
     def _boxes(self, found: DetectedBoxes | None, view: View, limit: int) -> NDArray[np.float32]:
         """Boxes float32 [k, 4] in pixels of the view, the best first."""

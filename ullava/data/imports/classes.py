@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ullava.data.class_names import class_key
 from ullava.errors import DataError, did_you_mean
-
-
-def class_key(name: str) -> str:
-    """Return what two spellings of one class share: upper and lower case and the amount of white space do not count.
-
-    Readers ask in lower case, so 'Cup' and 'cup' would be two truths for one question.
-    """
-    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 class ClassList:

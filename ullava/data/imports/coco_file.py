@@ -73,7 +73,12 @@ def id_of(value: Any) -> str | None:
         if not math.isfinite(value):
             return None
         value = int(value) if value.is_integer() else value
-    return str(value).strip() or None
+    number = str(value).strip()
+    return number if number and _is_unicode(number) else None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_coco_file(
@@ -97,9 +102,11 @@ def read_coco_file(
                 continue
             number = _id(record, "id")
             if key == "images":
-                found.images.setdefault(number, []).append(_image(path, record, number))
+                image = _image(path, record, number)
+                found.images.setdefault(number, []).append(image)
             else:
-                found.categories.setdefault(number, []).append(_text(record, "name").strip())
+                name = _text(record, "name").strip()
+                found.categories.setdefault(number, []).append(name)
     if found.annotations and not found.categories:
         raise DataError(f"{path}: 'categories' is empty: no annotation has a name")
     return found
@@ -147,6 +154,8 @@ def _id(record: JsonRecord, key: str) -> str:
 def _text(record: JsonRecord, key: str) -> str:
     value = record.value.get(key)
     if isinstance(value, str) and value.strip():
+        if not _is_unicode(value):
+            raise DataError(f"'{key}' {value!a:.40} holds half of a surrogate pair")
         return value
     if key not in record.value:
         raise DataError(f"no '{key}'{did_you_mean(key, record.value)}")

@@ -26,6 +26,7 @@ class _Reading:
         self.source = source
         self.spool = spool
         self.images: dict[int, tuple[str, int, int, int]] = {}
+        self.names: set[str] = set()
         self.categories: dict[int, str] = {}
         self.annotation_ids: set[int] = set()
         self.image_of = array("q")
@@ -64,7 +65,10 @@ class _Reading:
         elif key == "images":
             name = self.picture_name(record)
             height, width = self.field(key, record, "height", int), self.field(key, record, "width", int)
-            if name is not None and height is not None and width is not None:
+            if name is not None and name in self.names:
+                self.problem(key, record, f"'{name}' is there twice; 'ullava data import coco' joins the two")
+            elif name is not None and height is not None and width is not None:
+                self.names.add(name)
                 self.images[number] = (name, height, width, record.line)
         elif key == "categories":
             name = self.field(key, record, "name", str)

@@ -14,6 +14,7 @@ from ullava.data.originals.source import OriginalSource
 from ullava.errors import ConfigError, did_you_mean
 from ullava.resources import find
 from ullava.structures import Task
+from ullava.text.phrases import name_fault
 
 LAYOUT_TASKS: dict[str, tuple[Task, ...]] = {
     "refer": ("res", "rec"),
@@ -85,6 +86,8 @@ def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     made = KIND_LAYOUTS[config.original.kind] if config.original else config.layout
     if made != config.layout:
         problems.append(f"original.kind: makes records of layout {made}, but the layout is {config.layout}")
+    named = [*((f"classes[{place}]", name) for place, name in enumerate(config.classes)), ("name", config.name)]
+    problems += [f"{key}: {name!r:.60} {fault}" for key, name in named if (fault := name_fault(name))]
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     if config.root is not None:

@@ -22,7 +22,7 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask import upscale_mask_logits
 from ullava.modeling.patches import patch_words
 from ullava.modeling.pixels import resize_planes_u8
-from ullava.modeling.sample_rules import asks_for_things, check_frame, check_words, targets_of
+from ullava.modeling.sample_rules import asks_for_things, check_frame, check_phrases, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
 from ullava.modeling.vision.strategy import ItemNotes
@@ -94,6 +94,8 @@ class UllavaProcessor(ProcessorMixin):
         self.set_vision(self.settings)
         self.set_box(box or {"kind": "regression"}, box_frame)
         self.token_ids = special_token_ids(tokenizer)
+        # Those of one or two letters (CLIP pads with "!") are words as well.
+        self.signs = tuple(sign for sign in tokenizer.all_special_tokens if len(sign) > 2)
 
     def set_vision(self, settings: Mapping[str, Any]) -> None:
         """Take other settings of the same vision strategy."""
@@ -161,6 +163,8 @@ class UllavaProcessor(ProcessorMixin):
         check_words(sample, IMAGE_MARKER, "pictures", len(images), len(sample.images))
         check_words(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
         check_frame(sample, images)
+        if not prompt_only:
+            check_phrases(sample, self.signs)
         ids, labels, instruction = words or self.tokenise(sample, prompt_only)
         clips = tuple(
             video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, force)

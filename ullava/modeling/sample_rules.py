@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,24 @@ def check_words(sample: Sample, marker: str, things: str, given: int, named: int
         raise SampleError(sample.name, "no question")
     for turn in sample.turns:
         for token in GROUNDING_TOKENS:
-            if token in turn.question or (token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH)):
+            if token in turn.question:
                 raise SampleError(sample.name, f"the question holds the special token {token}")
+            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH):
+                raise SampleError(sample.name, f"the answer holds the special token {token}")
+
+
+def check_phrases(sample: Sample, signs: Collection[str]) -> None:
+    """Raise SampleError where what is asked for, or the name of a thing, holds one of the tokenizer's own ``signs``.
+
+    Words of conversations may hold them: those only speak about text.
+    """
+    if not asks_for_things(sample):
+        return
+    for turn in sample.turns:
+        for words in (turn.question, *(region.phrase for region in turn.regions)):
+            sign = next((sign for sign in signs if sign in words), None)
+            if sign is not None:
+                raise SampleError(sample.name, f"'{words[:60]}' holds the tokenizer's special token {sign}")
 
 
 def check_frame(sample: Sample, images: Sequence[ImageArray]) -> None:

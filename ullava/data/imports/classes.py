@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ullava.data.class_names import class_key
 from ullava.errors import DataError, did_you_mean
-
-
-def class_key(name: str) -> str:
-    """Return what two spellings of one class share: upper and lower case and the amount of white space do not count.
-
-    Readers ask in lower case, so 'Cup' and 'cup' would be two truths for one question.
-    """
-    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
+from ullava.text.phrases import name_fault
 
 
 class ClassList:
@@ -57,6 +50,9 @@ def read_class_names(given: str) -> list[str]:
         names = [name for name in names if name]
     if not names or not all(names):
         raise DataError(f"--classes {given}: a file with one name a line, or names between commas, none of them blank")
+    problems = [f"--classes {given}: {name!r:.60} {fault}" for name in names if (fault := name_fault(name))]
+    if problems:
+        raise DataError(problems)
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(class_key(name), name)

@@ -125,14 +125,16 @@ class _Reading:
         found: dict[str, _Picture] = {}
         for number, entries in self.file.images.items():
             names: dict[str, ListedImage] = {}
-            for entry in entries:
-                with self.faults.noting(f"{entry.where}: {entry.name}"):
-                    names.setdefault(one_file(picture_below(self.images, entry.name)), entry)
             told = of_image.get(number, [])
+            lost = f"{len(told)} annotations go with it"
+            for entry in entries:
+                try:
+                    names.setdefault(one_file(picture_below(self.images, entry.name)), entry)
+                except DataError as error:
+                    self.faults.add(f"{entry.where}: {entry.name}", f"{error}; {lost}")
             if len(names) > 1:
                 twice = " and ".join(f"'{entry.name}'" for entry in names.values())
-                reason = f"the id {number} is that of {twice}; {len(told)} annotations go with it"
-                self.faults.add(entries[1].where, reason)
+                self.faults.add(entries[1].where, f"the id {number} is that of {twice}; {lost}")
                 continue
             for path, entry in names.items():
                 picture = found.setdefault(path, _Picture(picture_below(self.images, entry.name)))

@@ -16,6 +16,7 @@ from ullava.data.imports.items import Faults
 from ullava.data.json_stream import JsonRecord, iter_object_lists
 from ullava.errors import DataError, did_you_mean
 from ullava.given_files import check_plain
+from ullava.text.phrases import name_fault
 
 _KEPT = ("segmentation", "bbox", "area", "iscrowd")
 _OTHER_FORMS = {
@@ -75,7 +76,12 @@ def id_of(value: Any) -> str | None:
         if not math.isfinite(value):
             return None
         value = int(value) if value.is_integer() else value
-    return str(value).strip() or None
+    number = str(value).strip()
+    return number if number and _is_unicode(number) else None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_coco_file(
@@ -101,9 +107,14 @@ def read_coco_file(
                 continue
             number = _id(record, "id")
             if key == "images":
-                found.images.setdefault(number, []).append(_image(path, record, number))
+                image = _image(path, record, number)
+                found.images.setdefault(number, []).append(image)
             else:
-                found.categories.setdefault(number, []).append(_text(record, "name").strip())
+                name = _text(record, "name").strip()
+                fault = name_fault(name)
+                if fault:
+                    raise DataError(f"'name' {name!r:.60} {fault}")
+                found.categories.setdefault(number, []).append(name)
     if found.annotations and not found.categories:
         raise DataError(f"{path}: 'categories' is empty: no annotation has a name")
     return found

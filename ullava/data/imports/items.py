@@ -36,6 +36,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 
+    @classmethod
+    def of(cls, name: str, reason: str) -> Fault:
+        """Return a fault in words that can be written anywhere: names may hold halves of surrogate pairs."""
+        return cls(*(text.encode("utf-8", "backslashreplace").decode("utf-8") for text in (name, reason)))
+
 
 class Faults:
     """Gathers faults; afterwards the import is refused, or goes on without them where that was asked for.
@@ -51,15 +56,15 @@ class Faults:
 
     def note(self, heading: str, name: str, reason: str) -> None:
         """Note, under a heading of ``NOTES``, what was done to something that is no fault."""
-        self.notes[heading].append(Fault(name, reason))
+        self.notes[heading].append(Fault.of(name, reason))
 
     def leave(self, name: str, reason: str) -> None:
         """Note something that nothing can be asked about."""
-        self.empty.append(Fault(name, reason))
+        self.empty.append(Fault.of(name, reason))
 
     def add(self, name: str, reason: str) -> None:
         """Note one fault."""
-        self.found.append(Fault(name, reason))
+        self.found.append(Fault.of(name, reason))
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:

@@ -107,7 +107,7 @@ class _Reading:
             with self.faults.noting(f"{self.refs}: entry {ref.place}"):
                 image = self._image(ref)
                 group = groups.setdefault(one_file(picture_below(self.images, image.name)), [])
-                if group and image.where not in {other.where for _, other in group}:
+                if group and image.id not in {other.id for _, other in group}:
                     self.faults.note(JOINED, image.where, f"'{image.name}' is '{group[0][1].name}' once more")
                 group.append((ref, image))
         return [item for group in groups.values() if (item := self._item(group)) is not None]

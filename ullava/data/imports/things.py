@@ -98,7 +98,10 @@ class ThingReader:
         except DataError as error:
             hint = " (as corners x0, y0, x1, y1 it would fit)" if _fits_as_corners(stated, size_hw) else ""
             raise DataError(f"'bbox' {error}{hint if self.box_format is None else ''}") from error
-        return [float(side) for side in xyxy_to_xywh(box)]
+        bbox = [float(side) for side in xyxy_to_xywh(box)]
+        if max(bbox[2:]) < 1:
+            raise DataError(f"'bbox' {stated} is smaller than a pixel")
+        return bbox
 
     def _compare(self, stated: Any, bbox: list[float], size_hw: tuple[int, int], where: str) -> None:
         if stated is None:

@@ -7,27 +7,41 @@ from typing import Any
 
 import numpy as np
 
+from ullava.data.class_names import class_key
 from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
+from ullava.errors import DataError
 from ullava.structures import Sample
+from ullava.text.phrases import name_fault
 
 
 class CocoInstancesReader(Reader):
     """An index is a picture that has instances; a question asks for all instances of one category in it.
 
-    Crowd regions (``iscrowd: 1``) are nobody's instance: they are no regions of the answer. Queries carry their
-    segmentations, as they were written, in ``truth["crowd"]``, for the metric to ignore.
+    Categories of one name are one: they would be two truths for one question. Crowd regions (``iscrowd: 1``) are
+    nobody's instance: they are no regions of the answer. Queries carry their segmentations, as they were written, in
+    ``truth["crowd"]``, for the metric to ignore.
     """
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self.categories = {int(number): name for number, name in origin.store.facts["categories"].items()}
+        problems = [
+            f"{origin.store.source}: category {number}: {name!r:.60} {fault}"
+            for number, name in self.categories.items()
+            if (fault := name_fault(name))
+        ]
+        if problems:
+            raise DataError(problems)
+        first: dict[str, int] = {}
+        self._same = {number: first.setdefault(class_key(name), number) for number, name in self.categories.items()}
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names of the categories that are there, as often as each has instances: all are answered."""
         named: dict[int, list[str]] = {}
         for part in value["annotations"]:
-            named.setdefault(part["category_id"], []).append(self.categories[part["category_id"]])
+            number = self._same[part["category_id"]]
+            named.setdefault(number, []).append(self.categories[number])
         return [" ".join(names) for names in named.values()]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -56,7 +70,7 @@ class CocoInstancesReader(Reader):
             number = part.integer("category_id")
             if number not in self.categories:
                 part.fail(f"unknown category_id {number} (annotation {part.integer('id')})")
-            groups.setdefault(number, []).append(part)
+            groups.setdefault(self._same[number], []).append(part)
         return {number: groups[number] for number in sorted(groups) if not all(map(_is_crowd, groups[number]))}
 
     def _ask(self, record: Record, number: int, parts: list[Record]) -> Ask:

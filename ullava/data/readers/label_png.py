@@ -41,7 +41,7 @@ class LabelPngReader(Reader):
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
     def _classes(self, record: Record) -> list[tuple[str, int]]:
-        listed = [(part.text("class"), part.integer("class_id")) for part in record.parts("classes")]
+        listed = [(part.name("class"), part.integer("class_id")) for part in record.parts("classes")]
         # u-LLaVA's files say some classes twice, in other capitals: one thing, one question.
         classes = list({(name.lower(), number): (name, number) for name, number in reversed(listed)}.values())[::-1]
         if not classes:

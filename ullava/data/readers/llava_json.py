@@ -13,6 +13,7 @@ from ullava.data.readers.record import Record
 from ullava.data.word_sizes import VIDEO_KEYS
 from ullava.errors import did_you_mean
 from ullava.structures import Clip, Region, Sample, Turn
+from ullava.text.phrases import turn_fault
 from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
 
 SPEAKERS = ("human", "gpt")
@@ -113,6 +114,9 @@ class LlavaJsonReader(Reader):
             if speaker != SPEAKERS[place % 2]:
                 part.fail(f"'from' is '{speaker}', but questions (human) and answers (gpt) have to alternate")
             texts.append(part.text("value"))
+            fault = turn_fault(texts[-1], answer=place % 2 == 1)
+            if fault:
+                part.fail(f"'value' {fault}")
         questions = self._unmarked(record, texts[::2])
         return [Turn(question, answer) for question, answer in zip(questions, texts[1::2], strict=True)]
 

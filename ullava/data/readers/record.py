@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from ullava.errors import DataError, SampleError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import BoxXYXY, MaskArray, Region
+from ullava.text.phrases import expression_fault, name_fault
 
 BOX_SLACK_PX = 1.0
 """Boxes may lie this far outside the picture (published annotations round that way); they are cut at its border."""
@@ -76,6 +77,28 @@ class Record:
         if not values or not all(isinstance(value, str) and value.strip() for value in values):
             self.fail(f"'{key}' has to be a list of strings, with at least one and none of them blank")
         return [value.strip() for value in values]
+
+    def name(self, key: str) -> str:
+        """Return the name of a class or thing, which goes into questions and answers."""
+        return self._checked(self.text(key), key, name_fault)
+
+    def expression(self, key: str) -> str:
+        """Return words that say what is meant."""
+        return self._checked(self.text(key), key, expression_fault)
+
+    def names(self, key: str) -> list[str]:
+        """Return a list of names, at least one."""
+        return [self._checked(text, f"{key}[{place}]", name_fault) for place, text in enumerate(self.texts(key))]
+
+    def expressions(self, key: str) -> list[str]:
+        """Return a list of expressions, at least one."""
+        return [self._checked(text, f"{key}[{place}]", expression_fault) for place, text in enumerate(self.texts(key))]
+
+    def _checked(self, text: str, key: str, fault_of: Callable[[str], str]) -> str:
+        fault = fault_of(text)
+        if fault:
+            self.fail(f"'{key}' {fault}")
+        return text
 
     def parts(self, key: str) -> list[Record]:
         """Return a list of objects."""

@@ -48,14 +48,14 @@ class ExpressionReader(Reader):
         name, numbers = self.name(index), self._numbers(index)
         if self._pictures is None:
             record = self.record(numbers[0], name)
-            sentences = record.texts("sentences")
+            sentences = record.expressions("sentences")
             places = draw(rng, len(sentences), self.origin.turns)
             asks = self._asks(record, [sentences[place] for place in places])
         else:
             asks = []
             for place in draw(rng, len(numbers), self.origin.turns):
                 record = self.record(numbers[place], name)
-                sentences = record.texts("sentences")
+                sentences = record.expressions("sentences")
                 asks += self._asks(record, [sentences[int(rng.integers(len(sentences)))]])
         image, truth = self.image(record), self._size(record)
         turns = training_turns(asks, self.templates(), rng)
@@ -68,7 +68,7 @@ class ExpressionReader(Reader):
         for number in self._numbers(index):
             record = self.record(number, name)
             image = self.image(record)
-            found += [(image, ask) for ask in self._asks(record, record.texts("sentences"))]
+            found += [(image, ask) for ask in self._asks(record, record.expressions("sentences"))]
         return [query(self, f"{name}/{place}", image, ask) for place, (image, ask) in enumerate(found)]
 
     @abstractmethod
@@ -83,7 +83,7 @@ class ExpressionReader(Reader):
         ]
 
     def _category(self, record: Record) -> str:
-        category = record.text("category").lower()
+        category = record.expression("category").lower()
         if self.origin.classes and category not in self.origin.classes:
             record.fail(f"unknown category '{category}'{did_you_mean(category, self.origin.classes)}")
         return category

@@ -38,7 +38,7 @@ class RegionsReader(Reader):
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
     def _groups(self, record: Record) -> dict[str, list[Record]]:
-        names, parts = record.texts("classes"), record.parts("annotations")
+        names, parts = record.names("classes"), record.parts("annotations")
         if len(names) != len(parts):
             record.fail(f"{len(names)} classes, but {len(parts)} annotations; the lists have to be parallel")
         groups: dict[str, list[Record]] = {}

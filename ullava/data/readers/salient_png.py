@@ -13,6 +13,7 @@ from ullava.data.readers.base import Ask, Reader, query, training_turns
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.structures import Region, Sample
+from ullava.text.phrases import turn_fault
 
 UNNAMED = "salient object"
 """What the object is called where a record has no ``gpt`` (the benchmarks' own test sets)."""
@@ -44,7 +45,10 @@ class SalientPngReader(Reader):
         tag, reason = UNNAMED, ""
         if "gpt" in record.value:
             words = record.part(record.value["gpt"], "gpt")
-            tag, reason = words.text("tag"), words.text("reason")
+            tag, reason = words.name("tag"), words.text("reason")
+            fault = turn_fault(reason, answer=True)
+            if fault:
+                words.fail(f"'reason' {fault}")
         try:
             mask = read_foreground(self.image(record, "label_path"), self.origin.foreground_above)
         except DataError as error:

@@ -122,6 +122,17 @@ def test_a_raw_file_with_two_categories_of_one_name_asks_once(command: Command, 
         build_dataset("coco_instances", entry, tmp_path)
 
 
+def test_copies_stay_apart_and_are_told(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command(*given(tmp_path))
+    assert code == 0 and "b.jpg: is a copy of a.jpg" in out and len(opened(tmp_path / "mine")) == 2
+    assert [entry["name"] for entry in report(tmp_path / "mine")["copies"]] == ["b.jpg"]
+    line = given(tmp_path)
+    (tmp_path / "pictures" / "b.jpg").unlink()
+    (tmp_path / "pictures" / "b.jpg").hardlink_to(tmp_path / "pictures" / "a.jpg")
+    code, out, _ = command(*line, "--split", "more")
+    assert code == 0 and "'b.jpg' is 'a.jpg' once more" in out and len(opened(tmp_path / "mine", "more")) == 1
+
+
 def test_one_id_for_two_images_or_names_is_a_fault(command: Command, tmp_path: Path) -> None:
     line = given(tmp_path, lambda value: value["images"].append(value["images"][1] | {"id": 7}))
     code, out, _ = command(*line, "--skip-bad")

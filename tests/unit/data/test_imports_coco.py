@@ -192,6 +192,15 @@ def test_boxes_alone_are_a_dataset_for_rec(command: Command, tmp_path: Path, not
     assert code == 0 and "valid" in out
 
 
+def test_splits_with_and_without_masks_do_not_mix(command: Command, tmp_path: Path) -> None:
+    assert command(*given(tmp_path, boxed([5, 4, 10, 6], [1, 12, 3, 6])))[0] == 0
+    line = given(tmp_path)
+    code, _, err = command(*line, "--split", "val")
+    assert code == 2 and "boxes_only is True, but what is imported has False (--boxes reads boxes alone)" in err
+    assert command(*line, "--split", "val", "--boxes")[0] == 0
+    assert read_all(opened(tmp_path / "mine", "val")) == 2
+
+
 def test_all_boxes_of_a_class_are_one_question(command: Command, tmp_path: Path) -> None:
     def change(value: dict[str, Any]) -> None:
         boxed([5, 4, 10, 6], [1, 12, 3, 6])(value)
@@ -296,7 +305,7 @@ def test_images_with_crowds_alone_are_told_apart_from_empty_ones(command: Comman
 
 
 # ---------------------------------------------------------------- ids, sizes, orphans, parts
-@pytest.mark.parametrize("number", ["7", 7.0, 7.5, 10**30, -7, 0, "seven", "x y"])
+@pytest.mark.parametrize("number", ["7", 7.0, 7.5, 10**30, -7, 0, "seven", "x y", "--7", "7" * 5000])
 def test_ids_may_be_of_any_kind(command: Command, tmp_path: Path, number: Any) -> None:
     def change(value: dict[str, Any]) -> None:
         value["images"][0]["id"] = value["annotations"][0]["image_id"] = number

@@ -131,7 +131,8 @@ def _existing(out: Path, found: Import, splits: list[str]) -> DatasetConfig | No
     for key in _FIXED:
         before, now = getattr(old, key), getattr(found, key)
         if before != now:
-            problems.append(f"{out}: {key} is {before}, but what is imported has {now}")
+            hint = " (--boxes reads boxes alone)" if key == "boxes_only" and before else ""
+            problems.append(f"{out}: {key} is {before}, but what is imported has {now}{hint}")
     if not problems and old.classes != found.classes[: len(old.classes)]:
         problems.append(f"{out}: classes is {old.classes}, but what is imported has {found.classes}")
     if problems:

@@ -107,8 +107,9 @@ def _doors(args: argparse.Namespace) -> dict[str, range]:
 
 def _prepare(work: Path, doors: Sequence[str]) -> None:
     """Write what is missing of the sound material, and load what every input would load."""
-    import ullava
     from tests.fuzz.material import prepare_shared, share_loaded_model
+
+    import ullava
 
     for module in pkgutil.walk_packages(ullava.__path__, "ullava."):
         importlib.import_module(module.name)

@@ -83,6 +83,7 @@ def _child(work: Callable[[], None], folder: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+        faulthandler.enable(file=sys.stderr)
         faulthandler.dump_traceback_later(WALL_SECONDS, exit=True, file=sys.stderr)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ullava import __version__
-from ullava.errors import UserError, did_you_mean
+from ullava.errors import UserError, did_you_mean, one_line
 
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {one_line(problem)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -157,7 +157,9 @@ class RunFolder:
 def _refuse_other_run(path: Path, identity: Mapping[str, Any]) -> None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); choose another --out") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); delete the folder or choose another with --out") from None
     before, now = dict(_flat(stored)), dict(_flat(json.loads(json.dumps(identity))))
     changes = [
@@ -196,6 +198,8 @@ def _located_lines(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
                 record: dict[str, Any] = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}:{number}: not an object")
             yield record, start, len(line)
             start += len(line)
 

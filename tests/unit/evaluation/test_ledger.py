@@ -32,6 +32,19 @@ def test_a_broken_run_file_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path, Shard()).begin({})
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[" * 100_000])
+def test_a_run_file_of_other_bytes_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(DataError, match="run.json: not JSON"):
+        RunFolder(tmp_path, Shard()).begin({})
+
+
+def test_a_folder_in_the_place_of_the_run_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(DataError, match="run.json: cannot be read"):
+        RunFolder(tmp_path, Shard()).begin({})
+
+
 def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, Shard())
     folder.begin({})

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.cases import Verdict
-from tests.fuzz.worker import door_module, run_input
+from tests.fuzz.worker import door_module, prepare, run_input
 
 DOORS = (
     "command_line", "recipes", "overrides", "model_yaml", "dataset_yaml", "coco", "labelme", "masks", "refs", "records",
@@ -117,7 +117,7 @@ def _prepare(work: Path, doors: Sequence[str]) -> None:
         folder = work / "base" / name
         if not folder.exists():
             folder.mkdir(parents=True)
-            (prepare_shared if name == "shared" else door_module(name).prepare)(folder)
+            prepare(door_module(name).prepare if name != "shared" else prepare_shared, folder)
     share_loaded_model(work / "base" / "shared" / "weights")
 
 

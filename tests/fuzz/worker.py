@@ -54,12 +54,25 @@ def run_input(door: str, number: int, seed: int, work: Path, *, keep: bool = Fal
         hung = killed or "Timeout (" in err or os.WIFSIGNALED(status) and os.WTERMSIG(status) in (9, 24)
         place = re.findall(r'File "[^"]*?/(ullava/[^"]+)", line \d+ in (\S+)', err)
         shown = " in ".join(place[0]) if place else f"status {status}"
-        verdict.findings.append(("hang" if hung else "crash", shown))
+        kind = "hang" if hung else "crash" if verdict.argv else "defect of the fuzzer"
+        verdict.findings.append((kind, shown if verdict.argv else where_raised(err)))
     if verdict.findings:
         verdict.status = "finding"
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return verdict
+
+
+def prepare(write: Callable[[Path], None], folder: Path) -> None:
+    """Let ``write`` fill a folder in a process of its own: what it starts (threads) would not outlive a fork."""
+    process = os.fork()
+    if process == 0:
+        log = folder / "log"
+        log.mkdir()
+        _child(lambda: write(folder), log, limited=False)
+    if status := os.waitpid(process, 0)[1]:
+        sys.exit(f"{folder}: status {status}\n{(folder / 'log' / 'err').read_text(errors='replace')}")
+    shutil.rmtree(folder / "log")
 
 
 def _wait(process: int) -> tuple[int, bool]:
@@ -74,7 +87,8 @@ def _wait(process: int) -> tuple[int, bool]:
     return os.waitpid(process, 0)[1], True
 
 
-def _child(work: Callable[[], None], folder: Path) -> None:
+def _child(work: Callable[[], None], folder: Path, limited: bool = True) -> None:
+    """Do the work with output to files of ``folder``, and end the process; with 0 where it went well."""
     code = 3
     try:
         for number, name in ((1, "out"), (2, "err")):
@@ -84,11 +98,8 @@ def _child(work: Callable[[], None], folder: Path) -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
         faulthandler.enable(file=sys.stderr)
-        faulthandler.dump_traceback_later(WALL_SECONDS, exit=True, file=sys.stderr)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
+        if limited:
+            _limit()
         work()
         code = 0
     except BaseException:
@@ -97,6 +108,15 @@ def _child(work: Callable[[], None], folder: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _limit() -> None:
+    """Bound time and memory of this process."""
+    faulthandler.dump_traceback_later(WALL_SECONDS, exit=True, file=sys.stderr)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
 
 
 def _carry_out(door: str, number: int, seed: int, work: Path, folder: Path) -> None:

@@ -28,7 +28,8 @@ def _recipe(base: Path) -> dict[str, object]:
     tree = training_recipe(base)
     for key in ("lora", "eval_dataset", "word_dropout"):
         del tree[key]
-    tree["training"] |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "use_cpu": True}
+    tree["training"] |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    tree["training"]["use_cpu"] = True
     tree["dataset"] = {"shapes_res": {"turns": 1}}
     return tree
 

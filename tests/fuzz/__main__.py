@@ -29,8 +29,9 @@ DOORS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 0 where nothing was found."""
     args = _arguments(argv)
-    # Threads would wait for each other across forks, and no input may reach for the network.
+    # Threads do not outlive a fork, and what they hold stays held; and no input may reach for the network.
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     doors = _doors(args)
     with tempfile.TemporaryDirectory(prefix="ullava-fuzz-") as temporary:
@@ -109,8 +110,11 @@ def _prepare(work: Path, doors: Sequence[str]) -> None:
     """Write what is missing of the sound material, and load what every input would load."""
     from tests.fuzz.material import prepare_shared, share_loaded_model
 
+    from tqdm import tqdm
+
     import ullava
 
+    tqdm.monitor_interval = 0
     for module in pkgutil.walk_packages(ullava.__path__, "ullava."):
         importlib.import_module(module.name)
     for name in ["shared", *doors]:
@@ -119,6 +123,7 @@ def _prepare(work: Path, doors: Sequence[str]) -> None:
             folder.mkdir(parents=True)
             prepare(door_module(name).prepare if name != "shared" else prepare_shared, folder)
     share_loaded_model(work / "base" / "shared" / "weights")
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread is running: forked processes would hang now and then"
 
 
 def _reported(verdict: Verdict, args: argparse.Namespace) -> Verdict:

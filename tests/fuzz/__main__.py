@@ -109,7 +109,6 @@ def _doors(args: argparse.Namespace) -> dict[str, range]:
 def _prepare(work: Path, doors: Sequence[str]) -> None:
     """Write what is missing of the sound material, and load what every input would load."""
     from tests.fuzz.material import prepare_shared, share_loaded_model
-
     from tqdm import tqdm
 
     import ullava

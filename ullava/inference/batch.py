@@ -279,7 +279,10 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
         try:
             record = json.loads(line)
             known = asked.get(record["id"])
+            ours = isinstance(record.get("text"), str) and isinstance(record.get("objects"), list)
         except (ValueError, KeyError, TypeError, RecursionError):
+            ours = False
+        if not ours:
             raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
         if known is None or any(record.get(key) != known.get(key) for key in same):
             raise UserError(
@@ -292,15 +295,17 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
         if source == final:
             os.replace(final, part)
         os.truncate(part, whole)
-    elif source == part:
-        os.truncate(part, whole)
-        os.replace(part, final)
+    else:
+        os.truncate(source, whole)
+        os.replace(source, final)
     return done
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
     """Yield each line that ends in a newline, with the byte offset behind it."""
     end = 0
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file; give another --out")
     try:
         with path.open("rb") as file:
             for line in file:

@@ -43,7 +43,7 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
     if rng.random() < 0.04:
         more = damage_path(rng, file)
     what = "; ".join(filter(None, [what, how, more]))
-    argv = ["check", rng.choice(["made", "made/dataset.yaml"])]
+    argv = ["check", rng.choice(["./made", "made/dataset.yaml"])]
     names = ("dataset.yaml", "made")
     expected = "accepted" if what == "sound" else "either"
     return Case(argv=argv, what=what, names=names, expected=expected, check=lambda _: every_sample(file)[1])

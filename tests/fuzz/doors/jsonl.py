@@ -49,7 +49,7 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
     argv = ["predict", "--model", str(shared(base, "weights")), "--prompts", file.name, "--out", "out", "--json"]
     argv += ["--max-new-tokens", "3", "--batch-size", rng.choice(["1", "2", "16"])]
     expected = "accepted" if what in ("sound", "sound; text: crlf", "sound; text: bom") else "either"
-    names = (file.name, ".png")
+    names = (file.name, ".png", "no such ")
     return Case(argv=argv, what=what, names=names, expected=expected, check=lambda printed: check(folder, printed))
 
 

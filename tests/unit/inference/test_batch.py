@@ -217,6 +217,7 @@ def test_special_tokens_are_refused_where_the_question_stands(tmp_path: Path, to
         (b"\xe9\n", r":1: is not an answer of ours"),
         (b"[" * 100_000 + b"\n", r":1: is not an answer of ours"),
         (b"[1]\n", r":1: is not an answer of ours"),
+        (b'{"id": "a", "text": null, "objects": []}\n', r":1: is not an answer of ours"),
         (b"TWICE", r":2: answers 'a' a second time"),
     ],
 )
@@ -233,5 +234,14 @@ def test_damaged_answers_are_named_and_left_alone(tmp_path: Path, content: bytes
 
 def test_a_folder_in_the_place_of_the_answers_is_named(tmp_path: Path) -> None:
     (tmp_path / "answers.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"answers.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"answers.jsonl: is not a file"):
         answer_all(Fake(), [Question("a", (), "one?")], tmp_path, SETTINGS, 1, lambda record: None)
+
+
+def test_what_a_finished_file_has_behind_its_last_line_is_dropped(tmp_path: Path) -> None:
+    questions = [Question("a", (), "one?"), Question("b", (), "two?")]
+    answer_all(Fake(), questions, tmp_path, SETTINGS, 1, lambda record: None)
+    whole = (tmp_path / "answers.jsonl").read_bytes()
+    (tmp_path / "answers.jsonl").write_bytes(whole + b'{"id": "c", ')
+    answer_all(Fake(), questions, tmp_path, SETTINGS, 1, lambda record: None)
+    assert (tmp_path / "answers.jsonl").read_bytes() == whole

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+LONGEST_LINE = 900
+_UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys or cannot show: control characters, ends of lines, turns of direction, halves of characters."""
 
 
 class UserError(Exception):
@@ -39,9 +44,16 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
-def one_line(text: str) -> str:
-    """Return a message with line breaks and control characters escaped: names come from files, and may hold any."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def one_line(problem: str) -> str:
+    """Return a problem as one line to print: what a terminal would obey as escapes, a very long one without its middle.
+
+    Problems quote what the user wrote, which may hold anything.
+    """
+    line = _UNPRINTED.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), problem)
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2
+    return f"{line[:half]} ... ({len(line) - 2 * half} characters) ... {line[-half:]}"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

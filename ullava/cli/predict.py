@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
     check_pictures(questions)
     loaded = load(args.model, device=args.device)
+    loaded.check_length(args.max_new_tokens)
     loaded.force = force
     predictor, boxes = _with_boxes(loaded, args)
     settings = {"model": args.model, "max_new_tokens": args.max_new_tokens, **boxes}

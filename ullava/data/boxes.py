@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,12 @@ def keyed_by_picture(published: Path, annotations: Path, out: Path) -> tuple[int
     picture it is. Returns how many pictures got boxes, and how many had none.
 
     Raises:
-        DataError: a file that is missing or not JSON, an id that is not text, ``out`` there already.
+        DataError: a file that is missing or not JSON, an id that is not text, wrong boxes, ``out`` there already.
     """
     _check_new(out)
     pictures: dict[str, str] = {}
     for number, line, _, value in iter_records(annotations):
-        if isinstance(value.get("image"), str):
+        if isinstance(value.get("image"), str) and value["image"]:
             pictures.setdefault(_id_of(value, annotations, line, number), value["image"])
     written: set[str] = set()
     write_boxes(_published(published, pictures, written), out)
@@ -223,7 +224,12 @@ def _published(published: Path, pictures: dict[str, str], written: set[str]) -> 
         image = pictures.get(_id_of(value, published, line, number))
         if image is not None and image not in written:
             written.add(image)
+            boxes_of(Record(value, image, partial(_place, published, line, number)))
             yield {"image": image, **{key: value[key] for key in ("boxes", "scores", "labels") if key in value}}
+
+
+def _place(path: Path, line: int, number: int) -> str:
+    return f"{path}:{line}: record {number}"
 
 
 def _id_of(value: dict[str, Any], path: Path, line: int, number: int) -> str:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ullava.errors import ConfigError, DataError
 from ullava.inference.export import make_folder
@@ -155,9 +155,13 @@ class RunFolder:
 
 
 def _refuse_other_run(path: Path, identity: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file; choose another --out")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); choose another --out") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); delete the folder or choose another with --out") from None
     before, now = dict(_flat(stored)), dict(_flat(json.loads(json.dumps(identity))))
     changes = [
@@ -187,17 +191,29 @@ def _located_lines(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
     """Yield (record, start, length in bytes) of each whole line."""
     if not path.exists():
         return
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file")
     start = 0
     with path.open("rb") as source:
-        for number, line in enumerate(source, start=1):
+        for number, line in enumerate(_lines_of(source, path), start=1):
             if not line.endswith(b"\n"):
                 return
             try:
                 record: dict[str, Any] = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}:{number}: not an object")
             yield record, start, len(line)
             start += len(line)
+
+
+def _lines_of(source: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of an open file. Raises DataError where the disk does not give them."""
+    try:
+        yield from source
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

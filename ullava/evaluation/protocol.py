@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -212,11 +213,23 @@ def _reason(error: DataError) -> str:
     return error.reason if isinstance(error, SampleError) else "; ".join(error.problems)
 
 
-def stored_questions(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[dict[int, set[int]], dict[int, int]]]:
-    """Return for each label which questions of which index are stored, and how many questions each index has."""
+STORED = {"dataset": str, "item": int, "query": int, "queries": int, "scores": dict}
+"""What a stored prediction has, whatever else it holds."""
+
+
+def stored_questions(
+    records: Iterable[Mapping[str, Any]], labels: Iterable[str], source: Path
+) -> dict[str, tuple[dict[int, set[int]], dict[int, int]]]:
+    """Return for each label which questions of which index are stored, and how many questions each index has.
+
+    Raises DataError, which names ``source``, for a record that is no prediction or not of one of ``labels``.
+    """
+    known = set(labels)
     done: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     totals: dict[str, dict[int, int]] = defaultdict(dict)
-    for record in records:
+    for number, record in enumerate(records, start=1):
+        if not all(isinstance(record.get(key), kind) for key, kind in STORED.items()) or record["dataset"] not in known:
+            raise DataError(f"{source}:{number}: is not a prediction of this evaluation; choose another --out")
         done[record["dataset"]][record["item"]].add(record["query"])
         totals[record["dataset"]][record["item"]] = record["queries"]
     return {label: (done[label], totals[label]) for label in done}

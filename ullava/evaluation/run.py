@@ -69,7 +69,7 @@ def evaluate(
         scorer_for(family, recipe)
     folder.begin(_identity(predictor, datasets, families, recipe))
     try:
-        stored = stored_questions(folder.records())
+        stored = stored_questions(folder.records(), datasets, folder.predictions)
         for label, dataset in datasets.items():
             if _given(families[label], recipe):
                 continue

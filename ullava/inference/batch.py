@@ -20,7 +20,7 @@ from ullava.given_files import read_plain_text
 from ullava.inference.export import answer_to_json, make_folder, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
 from ullava.whole_files import write_whole
 
 KEYS = ("image", "video", "prompt", "id")
@@ -245,7 +245,7 @@ def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[
     """Say what is wrong with a prompt for so many pictures and videos."""
     if not prompt.replace(IMAGE_MARKER, "").replace(VIDEO_MARKER, "").strip():
         return [f"{where}: is empty"]
-    problems = []
+    problems = [f"{where}: holds the special token {token}" for token in GROUNDING_TOKENS if token in prompt]
     for marker, wanted, things in ((IMAGE_MARKER, images, "pictures"), (VIDEO_MARKER, videos, "videos")):
         found = prompt.count(marker)
         if found not in (0, wanted):
@@ -289,28 +289,38 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
         try:
             record = json.loads(line)
             known = asked.get(record["id"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+            ours = isinstance(record.get("text"), str) and isinstance(record.get("objects"), list)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            ours = False
+        if not ours:
             raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
         if known is None or any(record.get(key) != known.get(key) for key in same):
             raise UserError(
                 f"{source}:{number}: answers another question, or is of another model or setting; give another --out"
             )
+        if record["id"] in done:
+            raise DataError(f"{source}:{number}: answers '{record['id']}' a second time; give another --out")
         done.add(record["id"])
     if len(done) < len(questions):
         if source == final:
             os.replace(final, part)
         os.truncate(part, whole)
-    elif source == part:
-        os.truncate(part, whole)
-        os.replace(part, final)
+    else:
+        os.truncate(source, whole)
+        os.replace(source, final)
     return done
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
     """Yield each line that ends in a newline, with the byte offset behind it."""
     end = 0
-    with path.open("rb") as file:
-        for line in file:
-            end += len(line)
-            if line.endswith(b"\n"):
-                yield line, end
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file; give another --out")
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                end += len(line)
+                if line.endswith(b"\n"):
+                    yield line, end
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give another --out") from None

@@ -80,6 +80,14 @@ class Predictor:
         """Where the model lies."""
         return self.model.device
 
+    def check_length(self, max_new_tokens: int) -> None:
+        """Raise UserError for answers that are longer than what the language model was made to read."""
+        positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if positions is not None and max_new_tokens >= positions:
+            raise UserError(
+                f"{max_new_tokens} new tokens: question and answer together have {positions} places in this model"
+            )
+
     # ------------------------------------------------------------ questions
     def answer(
         self,
@@ -157,6 +165,7 @@ class Predictor:
         self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
+        self.check_length(max_new_tokens)
         batch = self.prompt_batch(examples, force=force)
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]

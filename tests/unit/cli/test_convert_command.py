@@ -73,7 +73,7 @@ def test_misfits_are_listed_and_nothing_is_left_behind(tmp_path, command, model_
     lines = errors.splitlines()
     assert code == 2
     assert len(lines) == 2
-    assert "missing: vision.tower.post_layernorm.bias" in lines[0]
+    assert f"error: {tmp_path / 'trained.pth'}: missing: vision.tower.post_layernorm.bias" in lines[0]
     assert "unexpected: box_head.first.weigth" in lines[1]
     assert not list(tmp_path.glob("*made*"))
 

@@ -102,6 +102,12 @@ def test_wrong_command_lines_exit_with_2_and_one_line(command: Command, argv: li
     assert err.count("\n") == 1
 
 
+def test_what_was_typed_is_quoted_on_one_line(command: Command) -> None:
+    code, _, errors = command("check", "a\nb\x1b[31m")
+    assert code == 2
+    assert len(errors.splitlines()) == 1 and "a\\nb\\x1b[31m" in errors
+
+
 def test_overrides_and_options_may_stand_in_any_order(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     install(monkeypatch, lambda args: seen.append(vars(args)) or 0)

@@ -128,6 +128,22 @@ INSTANCES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"boxes": [[1, 2, 3]]}, "a box has to be four numbers"),
+        ({"boxes": [[1, 2, 3, 4]], "scores": [[]]}, "'scores' have to be numbers"),
+        ({"boxes": [[1, 2, 3, 4]], "labels": ["a", "b"]}, "1 boxes, 1 scores and 2 labels"),
+        ({"scores": []}, "no 'boxes'"),
+    ],
+)
+def test_wrong_published_boxes_are_named_and_nothing_is_written(write, tmp_path, wrong, complaint):
+    published = write("p.json", json.dumps([{"id": 1} | wrong]))
+    with pytest.raises(DataError, match=rf"p.json:1: record 0: .*{complaint}"):
+        keyed_by_picture(published, write("a.json", '[{"id": 1, "image": "a.jpg"}]'), tmp_path / "out.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "p.json"]
+
+
 def test_true_boxes_and_the_command(write, tmp_path, command):
     instances = write("instances.json", json.dumps(INSTANCES))
     assert boxes_of_instances(instances, tmp_path / "true.json") == 1

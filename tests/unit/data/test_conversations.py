@@ -127,3 +127,20 @@ def test_a_wrong_thing_is_refused(build, things, complaint):
     record = talk("<image>What is it?", "Two.", height=4, width=6, things=things)
     with pytest.raises(SampleError, match=complaint):
         build("llava_json", [record]).sample(0, rng())
+
+
+@pytest.mark.parametrize(
+    ("facts", "complaint"),
+    [
+        ([1], "'facts' has to be an object"),
+        ({"objects": []}, "facts: no 'count'"),
+        ({"count": "four", "objects": []}, "facts: 'count' has to be a whole number"),
+        ({"count": 1, "objects": {}}, "facts: 'objects' has to be a list"),
+        ({"count": 1, "objects": [5]}, r"facts: 'objects\[0\]' has to be an object"),
+        ({"count": 1, "objects": [{"colour": [1]}]}, r"facts: objects\[0\]: has to hold words"),
+    ],
+)
+def test_facts_of_another_form_are_named(build, facts, complaint):
+    dataset = build("llava_json", [talk("<image>What?", "A dog.", facts=facts)], task="caption")
+    with pytest.raises(SampleError, match=complaint):
+        dataset.queries(0)

@@ -32,6 +32,19 @@ def test_a_broken_run_file_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path, Shard()).begin({})
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[" * 100_000])
+def test_a_run_file_of_other_bytes_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(DataError, match="run.json: not JSON"):
+        RunFolder(tmp_path, Shard()).begin({})
+
+
+def test_a_folder_in_the_place_of_the_run_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(DataError, match="run.json: is not a file"):
+        RunFolder(tmp_path, Shard()).begin({})
+
+
 def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, Shard())
     folder.begin({})
@@ -99,3 +112,17 @@ def test_shard_from_environment() -> None:
         Shard.from_environment({"RANK": "4", "WORLD_SIZE": "4"})
     with pytest.raises(ConfigError, match="whole numbers"):
         Shard.from_environment({"RANK": "first"})
+
+
+def test_a_folder_in_the_place_of_the_predictions_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, Shard())
+    folder.predictions.mkdir()
+    with pytest.raises(DataError, match="predictions.jsonl: is not a file"):
+        folder.begin({})
+
+
+@pytest.mark.parametrize("line", ["[]", "[" * 100_000])
+def test_a_line_that_is_no_object_is_an_error(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="a.jsonl:2: not"):
+        list(read_lines(tmp_path / "a.jsonl"))

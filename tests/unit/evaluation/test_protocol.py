@@ -17,6 +17,7 @@ from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError
 from ullava.evaluation.ledger import Shard, read_lines
 from ullava.evaluation.plan import Query, pack, picture_groups
+from ullava.evaluation.protocol import stored_questions
 from ullava.evaluation.run import evaluate
 from ullava.structures import Answer, Sample, Turn
 
@@ -291,3 +292,16 @@ def test_nothing_is_told_of_choices_where_there_are_none(recipe: Make, datasets:
     metrics = evaluate(Wobbly(), datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None and "by_choice" not in metrics["results"][0]
     assert "chosen" not in next(iter(read_lines(tmp_path / "predictions.jsonl")))
+
+
+GOOD = {"dataset": "a", "item": 0, "query": 1, "queries": 2, "scores": {}}
+
+
+def test_stored_predictions_are_counted() -> None:
+    assert stored_questions([GOOD], ["a"], Path("p.jsonl")) == {"a": ({0: {1}}, {0: 2})}
+
+
+@pytest.mark.parametrize("wrong", [{}, GOOD | {"item": "0"}, GOOD | {"dataset": "b"}, GOOD | {"scores": None}])
+def test_a_line_that_is_no_prediction_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"p.jsonl:2: is not a prediction of this evaluation"):
+        stored_questions([GOOD, wrong], ["a"], Path("p.jsonl"))

@@ -199,3 +199,49 @@ def test_folders_are_checked_before_the_work(tmp_path: Path, write: Callable[[st
         check_folder(file / "deeper" / "out")
     check_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("token", ["[SEG]", "[LOC]", "[tag]"])
+def test_special_tokens_are_refused_where_the_question_stands(tmp_path: Path, token: str) -> None:
+    path = jsonl(tmp_path / "q.jsonl", {"prompt": "fine"}, {"prompt": f"Say {token}."})
+    with pytest.raises(DataError) as caught:
+        read_questions(path)
+    assert list(caught.value.problems) == [f"{path}:2: prompt: holds the special token {token}"]
+    with pytest.raises(UserError, match="--prompt: holds the special token"):
+        one_prompt([], token)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\xe9\n", r":1: is not an answer of ours"),
+        (b"[" * 100_000 + b"\n", r":1: is not an answer of ours"),
+        (b"[1]\n", r":1: is not an answer of ours"),
+        (b'{"id": "a", "text": null, "objects": []}\n', r":1: is not an answer of ours"),
+        (b"TWICE", r":2: answers 'a' a second time"),
+    ],
+)
+def test_damaged_answers_are_named_and_left_alone(tmp_path: Path, content: bytes, complaint: str) -> None:
+    questions = [Question("a", (), "one?"), Question("b", (), "two?")]
+    answer_all(Fake(), questions[:1], tmp_path, SETTINGS, 1, lambda record: None)
+    line = (tmp_path / "answers.jsonl").read_bytes()
+    content = line * 2 if content == b"TWICE" else content
+    (tmp_path / "answers.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        answer_all(Fake(), questions, tmp_path, SETTINGS, 1, lambda record: None)
+    assert (tmp_path / "answers.jsonl").read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_the_answers_is_named(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"answers.jsonl: is not a file"):
+        answer_all(Fake(), [Question("a", (), "one?")], tmp_path, SETTINGS, 1, lambda record: None)
+
+
+def test_what_a_finished_file_has_behind_its_last_line_is_dropped(tmp_path: Path) -> None:
+    questions = [Question("a", (), "one?"), Question("b", (), "two?")]
+    answer_all(Fake(), questions, tmp_path, SETTINGS, 1, lambda record: None)
+    whole = (tmp_path / "answers.jsonl").read_bytes()
+    (tmp_path / "answers.jsonl").write_bytes(whole + b'{"id": "c", ')
+    answer_all(Fake(), questions, tmp_path, SETTINGS, 1, lambda record: None)
+    assert (tmp_path / "answers.jsonl").read_bytes() == whole

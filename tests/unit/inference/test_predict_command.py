@@ -173,3 +173,15 @@ def test_overrides_reach_the_front_end(
         "--force", force,
     )  # fmt: skip
     assert code == 2 and message in errors
+
+
+def test_answers_longer_than_the_model_reads_are_refused(command: Command, random_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, errors = command(
+        "predict", "--model", str(random_model), "--prompt", "What?", "--out", str(out), "--max-new-tokens", "100000"
+    )
+    assert code == 2
+    assert errors.splitlines()[-1] == (
+        "error: 100000 new tokens: question and answer together have 256 places in this model"
+    )
+    assert not out.exists()

@@ -152,9 +152,19 @@ class LlavaJsonReader(Reader):
                 record.fail(f"'answer_type' has to be a string, or a list of {len(turns)} strings (one a question)")
             for truth, kind in zip(truths, kinds, strict=True):
                 truth["answer_type"] = kind
-        if "facts" in record.value:
-            truths[0]["facts"] = record.value["facts"]
+        if record.value.get("facts") is not None:
+            truths[0]["facts"] = self._scene(record) if self.task == "caption" else record.value["facts"]
         return truths
+
+    @staticmethod
+    def _scene(record: Record) -> dict[str, Any]:
+        """Return what captions are checked by: ``{"count": number, "objects": [{name: word, ...}, ...]}``."""
+        facts = record.part(record.value["facts"], "facts")
+        facts.integer("count")
+        for thing in facts.parts("objects"):
+            if not all(isinstance(word, str) for word in thing.value.values()):
+                thing.fail("has to hold words")
+        return facts.value
 
     @staticmethod
     def _deal(record: Record, truths: list[dict[str, Any]], key: str, entries: list[Record]) -> None:

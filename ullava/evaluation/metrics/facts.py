@@ -20,6 +20,8 @@ from ullava.data.shapes.vocabulary import COLOURS, MOTION_WORDS, SHAPES, SIZES, 
 from ullava.evaluation.metrics.wording import NUMBER_WORDS, words
 
 ROLES = ("leftmost", "rightmost", "largest")
+LONGEST_NUMBER = 9
+"""Digits of a number that a caption may mean; a model that repeats itself writes thousands."""
 
 _ATTRIBUTE_OF: dict[str, str] = {
     **dict.fromkeys(COLOURS, "colour"),
@@ -90,6 +92,6 @@ def _read(caption: str) -> tuple[list[int], list[_Mention]]:
             role = word
         elif word in MOTION_WORDS and mentions:
             mentions[-1].attributes.setdefault("motion", MOTION_WORDS[word])
-        elif word.isdigit() or word in NUMBER_WORDS:
+        elif word in NUMBER_WORDS or (word.isdecimal() and len(word) <= LONGEST_NUMBER):
             numbers.append(int(NUMBER_WORDS.get(word, word)))
     return numbers, mentions

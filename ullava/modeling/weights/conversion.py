@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from ullava.config.schema import ModelConfig
-from ullava.errors import UserError
+from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_model
 from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
 from ullava.modeling.weights.strict import load_strict
@@ -55,11 +55,16 @@ def write_folder(
     ``files``: what ``source`` consists of, where that is no usual file of weights.
 
     Raises:
-        UserError: ``out`` holds something already; whatever ``write`` raises, with no folder left behind.
+        UserError: ``out`` holds something already; whatever ``write`` raises, with no folder left behind. Each problem
+            of the weights names ``source``.
     """
     inputs = [_fingerprint(file) for file in files or weight_files(source)]
     with new_folder(out) as folder:
-        report = write(folder)
+        try:
+            report = write(folder)
+        except WeightsError as error:
+            named = [problem if str(source) in problem else f"{source}: {problem}" for problem in error.problems]
+            raise WeightsError(named) from error
         report["inputs"] = inputs
         report["outputs"] = [_fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}

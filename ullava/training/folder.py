@@ -69,7 +69,12 @@ class RunFolder:
         return found[-1][1] if found else None
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again."""
+        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again.
+
+        From step 0 the bad samples are found again as well; a checkpoint knows its own (BadSamples).
+        """
+        if step == 0:
+            self.bad_samples.unlink(missing_ok=True)
         kept = [line for line in self.log_lines() if line["step"] <= step]
         write_whole(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
         for path in list(self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def _report(trainer: UllavaTrainer, monitor: Monitor | None, recipe: TrainRecipe
             "epochs": round(float(trainer.state.epoch or 0.0), 4),
             "seconds": round(seconds, 1),
             "skipped_batches": trainer.skipped_batches,
-            "bad_samples": len(trainer.bad_samples),
+            "bad_samples": len(set(chain.from_iterable(trainer.bad_samples.by_process()))),
         },
     }
 

@@ -19,8 +19,9 @@ from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.modeling.vision.strategy import zero_of
+from ullava.training.bad_samples import BadSamples
 from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
-from ullava.training.folder import RunFolder, append_json
+from ullava.training.folder import RunFolder
 from ullava.training.loss_window import LossWindow
 from ullava.training.muon import MuonWithAdam, split_parameters
 from ullava.training.objective import Counts, GroundingObjective
@@ -72,11 +73,11 @@ class UllavaTrainer(Trainer):
         self.folder = folder
         self.optimizer_config = optimizer_config
         self.passes = passes or Passes()
-        self.bad_sample_budget = bad_sample_budget
         self.examiner = examiner
-        self.bad_samples: set[str] = set()
+        self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
         self._skipped_in_a_row = 0
+        self.epoch_is_new = True
         weights_alone = args.save_only_model
         # HF refuses to save the optimiser of a model that came to it sharded; here each process saves its share.
         args.save_only_model = weights_alone or is_sharded(model)
@@ -97,37 +98,33 @@ class UllavaTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.mixture_sampler
 
+    def get_train_dataloader(self) -> Any:
+        """HF's, with random numbers of its own: what it draws from dropout's depends on which workers are alive."""
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
         """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes."""
+        if self.epoch_is_new:
+            torch.empty((), dtype=torch.int64).random_()  # what the loader would have drawn: seeds keep their losses
+            self.epoch_is_new = False
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            self._note_bad_samples(batch["bad_samples"])
+            self.bad_samples.note(batch["bad_samples"])
         if len(batches) == 1 and self.args.world_size == 1:
             return batches, None
         usable = [batch for batch in batches if not is_empty(batch)]
         if self.args.world_size > 1 and len(usable) < len(batches):
-            raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
+            raise UserError(f"no sample of a whole batch is usable; all are in {self.bad_samples.path}")
         totals = torch.zeros(Counts.number(), device=device)
         for batch in usable:
             totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
         return batches, Counts(*totals.tolist())
-
-    def _note_bad_samples(self, found: Any) -> None:
-        for bad in found:
-            if bad.name in self.bad_samples:
-                continue
-            self.bad_samples.add(bad.name)
-            append_json(self.folder.bad_samples, {"sample": bad.name, "reason": bad.reason})
-        if len(self.bad_samples) > self.bad_sample_budget:
-            named = sorted(self.bad_samples)[:3]
-            raise UserError(
-                f"{len(self.bad_samples)} samples cannot be used, the budget (bad_sample_budget) is "
-                f"{self.bad_sample_budget}: {', '.join(named)}; all are in {self.folder.bad_samples}"
-            )
 
     # ------------------------------------------------------------ one step
     def _prepare_input(self, data: Any) -> Any:
@@ -277,10 +274,11 @@ class UllavaTrainer(Trainer):
                 self._save(output_dir, state_dict=weights)
         else:
             super().save_model(output_dir, _internal_call=_internal_call)
-        window = self._reduced_window()
+        window, bad_samples = self._reduced_window(), self.bad_samples.by_process()
         if _internal_call and output_dir is not None and self.args.should_save:
             state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
             state |= {"skipped_batches": self.skipped_batches, "block": self.mixture_sampler.block}
+            state |= {"bad_samples": bad_samples}
             (Path(output_dir) / WINDOW_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -305,7 +303,7 @@ class UllavaTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def restore_window(self, checkpoint: Path) -> None:
-        """Take up the gathered terms of ``checkpoint``, so that the first log line of a resumed run is the same."""
+        """Take up the gathered terms and the bad samples of ``checkpoint``, so that a resumed run logs the same."""
         path = checkpoint / WINDOW_FILE
         if not path.is_file():
             return
@@ -316,6 +314,7 @@ class UllavaTrainer(Trainer):
                 f"{checkpoint}: grouped by {before} rows a pass, now {block}; keep batch size and processes"
             )
         self.skipped_batches = int(state["skipped_batches"])
+        self.bad_samples.take_up(state.get("bad_samples"), self.args.process_index, self.args.world_size)
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
         self.window.steps = int(state["steps"])
         if self.args.process_index == 0:
@@ -382,6 +381,7 @@ class StepBook(TrainerCallback):
     ) -> None:
         """Set the sampler's epoch; a resumed run begins inside one."""
         self.trainer.mixture_sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
+        self.trainer.epoch_is_new = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step."""

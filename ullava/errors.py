@@ -39,6 +39,14 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the work; what was done so far is kept. The command line leaves with ``exit_code``."""
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        self.exit_code = 128 + number
+        super().__init__(message)
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices if they are few, else ''."""
     known = sorted(set(choices))

@@ -1,6 +1,7 @@
 """The ``ullava`` command: picks the sub-command, turns errors into exit codes.
 
-Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user can mend (one line each), 130 interrupted.
+Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user can mend (one line each), 130 interrupted
+(Ctrl-C), 143 ended by SIGTERM (``ullava train`` has written a checkpoint).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ullava import __version__
-from ullava.errors import UserError, did_you_mean
+from ullava.errors import Interrupted, UserError, did_you_mean
 
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
@@ -99,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
     from ullava.data.imports.folder import Target, write_dataset
     from ullava.errors import DataError
+    from ullava.run_lock import hold
 
     problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
     if args.hold_out < 0 or args.seed < 0:
@@ -55,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
-    for line in write_dataset(_read(args), target):
+    with hold(args.out, beside=True):
+        lines = write_dataset(_read(args), target)
+    for line in lines:
         print(line)
     print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
     return 0

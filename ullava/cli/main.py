@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user ca
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 from ullava import __version__
 from ullava.errors import Interrupted, UserError, did_you_mean
+from ullava.whole_files import refusal
 
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
@@ -95,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # spin instead, and a small model then answers sixty times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone can still be told
+        return status
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -108,8 +112,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`ullava list models | head -1`); Python must not flush into it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return 141
+    except Exception as error:
+        if refused := _disk_problem(error):
+            print(f"error: {refused}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _disk_problem(error: Exception) -> str | None:
+    """Say which file the system would not read or write, as far as ``error`` is about one; None for other errors."""
+    refused = refusal(error)
+    if refused is not None and refused.filename is None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _print_no_more()
+            return f"what is printed cannot be written ({refused.strerror})"
+        return f"a file cannot be written ({refused.strerror})"
+    if refused is not None:
+        return f"{os.fsdecode(refused.filename)}: cannot be {_tried(refused)} ({refused.strerror})"
+    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return None
+
+
+def _tried(refused: OSError) -> str:
+    return "read or written" if refused.errno in (errno.EACCES, errno.EPERM, errno.EIO) else "written"
 
 
 def load_command(name: str) -> ModuleType:

@@ -56,9 +56,9 @@ class BadSamples:
         """
         lines = read_json_lines(self.path)
         if by_process is None:
-            by_process = [[line["sample"] for line in lines]]
+            by_process = [[line["sample"] for line in lines if "sample" in line]]
         self._names = {name: None for names in by_process[process::processes] for name in names}
         known = {name for names in by_process for name in names}
-        kept = [line for line in lines if line["sample"] in known]
+        kept = [line for line in lines if line.get("sample") in known]
         if process == 0 and self.path.exists():
             write_whole(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

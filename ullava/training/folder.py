@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
-from ullava.whole_files import write_whole
+from ullava.run_lock import LOCK
+from ullava.whole_files import append, write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
@@ -48,7 +49,7 @@ class RunFolder:
         """Refuse a folder that this run would mix with another: raises UserError. Changes nothing."""
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"{self.root}: the run folder is a file; name another with --out")
-        occupied = self.root.is_dir() and any(self.root.iterdir())
+        occupied = self.root.is_dir() and any(path.name != LOCK for path in self.root.iterdir())
         if occupied and not resume:
             raise UserError(f"{self.root}: not empty; continue the run with --resume or name another with --out")
         if resume and not occupied:
@@ -104,8 +105,7 @@ def append_json(path: Path, line: Mapping[str, Any]) -> None:
 
     NaN is refused with ValueError (it is not JSON).
     """
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    append(path, json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,7 @@ from ullava.data.tokenised import tokenised
 from ullava.data.word_dropout import WordDropout
 from ullava.errors import ConfigError, Interrupted, UserError
 from ullava.modeling.tokenising import words_key
+from ullava.run_lock import hold
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
 from ullava.training.budget import Budget
@@ -59,9 +61,11 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     """Train as ``recipe`` says and return what was written to ``metrics.json``.
 
     Everything that the user can have got wrong is looked at before anything is written. A finished run that is resumed
-    stays as it is. Raises UserError; Interrupted at SIGTERM or Ctrl-C, with a checkpoint written.
+    stays as it is, and a folder that another run trains in is refused. Raises UserError; Interrupted at SIGTERM or
+    Ctrl-C, with a checkpoint written.
     """
-    with StopSignals() as stop:
+    alone = hold(out) if int(os.environ.get("RANK", "0")) == 0 else nullcontext()
+    with StopSignals() as stop, alone:
         return _train(recipe, recipe_path, RunFolder(out), resume, stop)
 
 

@@ -21,7 +21,7 @@ from ullava.errors import Interrupted, UserError
 from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
 from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
-from ullava.training.checkpoint import FILES, seal
+from ullava.training.checkpoint import FILES, seal, whole_or_gone
 from ullava.training.finite import check_finite, plain
 from ullava.training.folder import RunFolder
 from ullava.training.interruption import StopSignals
@@ -313,10 +313,11 @@ class UllavaTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save as HF does, but no number that is not finite, and note at the end which files there are."""
         check_finite(self, str(self._checkpoint()))
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal(self._checkpoint())
+        with whole_or_gone(self._checkpoint()):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(self._checkpoint())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as HF does, and beside it what the next log line has gathered so far."""

@@ -95,7 +95,7 @@ def hold(folder: Path, *, beside: bool = False, wait_s: float = 0.0) -> Iterator
     fd = -1
     try:
         try:
-            make_folder(place)
+            make_folder(folder.parent if beside else folder)
             with writing(folder, file):
                 fd = _take(file, folder, time.monotonic() + wait_s)
         except OSError as error:

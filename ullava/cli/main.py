@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # here, where a full disk or a reader that has gone can still be told
+        _flush()
         return status
     except UserError as error:
         for problem in error.problems:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`ullava list models | head -1`); Python must not flush into it at exit.
-        _print_no_more()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         if refused := _disk_problem(error):
@@ -121,19 +121,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
-def _print_no_more() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush() -> None:
+    """Write out what was printed, here, where a full disk can still be told; at exit Python would complain itself."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"what is printed cannot be written ({error.strerror})") from error
 
 
 def _disk_problem(error: Exception) -> str | None:
     """Say which file the system would not read or write, as far as ``error`` is about one; None for other errors."""
     refused = refusal(error)
     if refused is not None and refused.filename is None:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _print_no_more()
-            return f"what is printed cannot be written ({refused.strerror})"
         return f"a file cannot be written ({refused.strerror})"
     if refused is not None:
         return f"{os.fsdecode(refused.filename)}: cannot be {_tried(refused)} ({refused.strerror})"

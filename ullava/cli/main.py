@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        _flush()
+        sys.stdout.flush()  # at exit Python itself would complain of a full disk
         return status
     except UserError as error:
         for problem in error.problems:
@@ -121,21 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
-def _flush() -> None:
-    """Write out what was printed, here, where a full disk can still be told; at exit Python would complain itself."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"what is printed cannot be written ({error.strerror})") from error
-
-
 def _disk_problem(error: Exception) -> str | None:
     """Say which file the system would not read or write, as far as ``error`` is about one; None for other errors."""
     refused = refusal(error)
     if refused is not None and refused.filename is None:
-        return f"a file cannot be written ({refused.strerror})"
+        return f"a file, or what is printed, cannot be written ({refused.strerror})"
     if refused is not None:
         return f"{os.fsdecode(refused.filename)}: cannot be {_tried(refused)} ({refused.strerror})"
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:

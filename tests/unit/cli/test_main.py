@@ -153,8 +153,10 @@ def test_a_reader_that_goes_away_is_not_a_defect() -> None:
         (OSError(errno.EROFS, "Read-only file system", b"runs"), "runs: cannot be written (Read-only file system)"),
         (PermissionError(errno.EACCES, "Permission denied", "mine"),
          "mine: cannot be read or written (Permission denied)"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "a file cannot be written (Disk quota exceeded)"),
-        (Exception("No space left on device (os error 28)"), "a file cannot be written (No space left on device)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"),
+         "a file, or what is printed, cannot be written (Disk quota exceeded)"),
+        (Exception("No space left on device (os error 28)"),
+         "a file, or what is printed, cannot be written (No space left on device)"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
     ],
 )  # fmt: skip
@@ -172,4 +174,7 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m ullava --help > /dev/full"], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (2, "error: what is printed cannot be written (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: a file, or what is printed, cannot be written (No space left on device)\n",
+    )

@@ -47,7 +47,9 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """Return this process."""
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_COMMAND_SHOWN]
+        program = Path(sys.argv[0])
+        name = program.parent.name if program.name == "__main__.py" else program.name
+        command = " ".join(shlex.join([name, *sys.argv[1:]]).split())[:_COMMAND_SHOWN]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         return cls(socket.gethostname(), os.getpid(), _ticks(os.getpid()), since, command)
 

@@ -20,7 +20,7 @@ from ullava.data.mixture import MixtureSampler
 from ullava.errors import Interrupted, UserError
 from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
-from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
+from ullava.training.batches import counts_of, is_empty, loading, network_inputs, targets_of
 from ullava.training.checkpoint import FILES, seal, whole_or_gone
 from ullava.training.finite import check_finite, plain
 from ullava.training.folder import RunFolder
@@ -121,7 +121,8 @@ class UllavaTrainer(Trainer):
         if self.epoch_is_new:
             torch.empty((), dtype=torch.int64).random_()  # what the loader would have drawn: seeds keep their losses
             self.epoch_is_new = False
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with loading():
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             self.bad_samples.note(batch["bad_samples"])
         if len(batches) == 1 and self.args.world_size == 1:

@@ -57,9 +57,10 @@ class Owner:
     def read(cls, fd: int) -> Owner | None:
         """Return whom the open lock file names; None where it names nobody."""
         try:
-            return cls(**json.loads(os.pread(fd, 65536, 0)))
+            owner = cls(**json.loads(os.pread(fd, 65536, 0)))
         except (ValueError, TypeError):
             return None
+        return owner if isinstance(owner.pid, int) and isinstance(owner.host, str) else None
 
     @property
     def is_here(self) -> bool:

@@ -24,7 +24,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, e
 
 _FOREIGN = re.compile(r"\((?:os error|errno) (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
 """How libraries that are not Python (safetensors, tokenizers, pyarrow) tell the number of an error."""
-_UNTOLD = ("iostream error", "PytorchStreamWriter failed", "requested and")
+_UNTOLD = re.compile(r"iostream error|PytorchStreamWriter failed|unexpected pos \d+ vs|\d+ requested and \d+ written")
 """How torch and numpy say that a file took less than it was given; neither tells why."""
 
 
@@ -38,9 +38,9 @@ def refusal(error: BaseException | None) -> OSError | None:
             number = int(told[1] or told[2])
             if number in DISK_ERRORS:
                 return OSError(number, os.strerror(number))
-        if any(words in text for words in _UNTOLD):
+        if _UNTOLD.search(text):
             return OSError(errno.EIO, "writing stopped half way; is the disk full?")
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 
@@ -49,6 +49,8 @@ def writing(path: Path, unfinished: Path | None = None) -> Iterator[None]:
     """Let errors of the disk name ``path``, also where what is written has the name ``unfinished`` for now."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         refused = refusal(error)
         if refused is None:

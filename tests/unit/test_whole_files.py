@@ -149,6 +149,7 @@ def test_a_full_disk_leaves_the_old_files_whoever_writes(tmp_path: Path) -> None
             errno.EIO,
         ),
         (RuntimeError("RANK 0: OSError: [Errno 122] Disk quota exceeded"), errno.EDQUOT),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), errno.EIO),
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), None),
         (ValueError("about (os error 2)"), None),
         (KeyError("x"), None),

@@ -8,6 +8,7 @@ eval/step-N/       predictions and metrics of the evaluations on the way
 metrics.json       the last evaluation
 curve.png          losses and figures over the steps
 model/             the weights and the processor, for ``ullava.load``
+.ullava.lock       who trains here, while somebody does (ullava.run_lock)
 """
 
 from __future__ import annotations

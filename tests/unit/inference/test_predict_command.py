@@ -242,3 +242,10 @@ def test_a_full_disk_is_found_before_the_model_is_loaded(
         )
     assert (code, printed) == (2, "") and errors == f"error: {out}: cannot be written (File too large)\n"
     assert not (pictures[0].parent / "new").exists()
+
+
+def test_no_question_has_no_answer(random_model: Path) -> None:
+    import ullava
+
+    predictor = ullava.load(str(random_model), device="cpu")
+    assert predictor.answer_samples([]) == predictor.teacher_forced([]) == []

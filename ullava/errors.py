@@ -44,6 +44,14 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the work; what was done so far is kept. The command line leaves with ``exit_code``."""
+
+    def __init__(self, number: int, message: str = "interrupted") -> None:
+        self.exit_code = 128 + number
+        super().__init__(message)
+
+
 def one_line(problem: str) -> str:
     """Return a problem as one line to print: what a terminal would obey as escapes, a very long one without its middle.
 

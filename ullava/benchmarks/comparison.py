@@ -26,10 +26,13 @@ from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.evaluation.identity import model_identity
 from ullava.evaluation.run import check_entries, evaluate
 from ullava.inference.load import load, weights_folder
-from ullava.whole_files import write_json
+from ullava.run_lock import hold
+from ullava.whole_files import write_json, write_whole
 
 COST = "cost.json"
 KEPT = "kept.png"
+REPORT_WAIT_S = 60.0
+"""How long to wait for another process that writes the report of the contenders that are done."""
 
 
 def compare(
@@ -37,7 +40,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Measure the contenders (``only`` these, where any are named) and return the rows of all that are done.
 
-    Raises UserError for a label, model, recipe or data that is not there, before anything is measured.
+    Raises UserError for a label, model, recipe or data that is not there, before anything is measured, and for a
+    contender that another process measures.
     """
     evaluation = _evaluation(recipe)
     unknown = [
@@ -62,9 +66,11 @@ def compare(
     for label, entry in chosen.items():
         if progress:
             print(f"contender {label}: {entry.model} {entry.force or ''}".rstrip(), flush=True)
-        _measure(label, entry, evaluation, datasets, recipe.pictures, out, progress)
-    rows = [row for label, entry in recipe.contenders.items() if (row := _row(label, entry, out))]
-    write_report(rows, out, recipe.recipe)
+        with hold(out / label):
+            _measure(label, entry, evaluation, datasets, recipe.pictures, out, progress)
+    with hold(out, wait_s=REPORT_WAIT_S):
+        rows = [row for label, entry in recipe.contenders.items() if (row := _row(label, entry, out))]
+        write_report(rows, out, recipe.recipe)
     return rows
 
 
@@ -121,5 +127,5 @@ def _trained(run: Path) -> dict[str, Any]:
 def write_report(rows: Sequence[dict[str, Any]], out: Path, recipe: str) -> None:
     """Write ``comparison.json``, ``comparison.md`` and ``comparison.png`` below ``out``."""
     write_json(out / REPORT, {"recipe": recipe, "contenders": list(rows)})
-    (out / TABLE).write_text(table_of(rows), encoding="utf-8")
+    write_whole(out / TABLE, table_of(rows))
     draw_figure(rows, out / FIGURE)

@@ -9,12 +9,14 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ullava.data.readers.base import TaskDataset
+from ullava.errors import DataError
 from ullava.inference.predictor import Predictor
 from ullava.modeling.examples import Example
 from ullava.modeling.vision.strategy import VisionOutput
@@ -39,14 +41,6 @@ def kind_of(sample: Sample) -> str:
     return str(sample.truth.get("answer_type") or sample.task)
 
 
-def questions_of(dataset: TaskDataset, items: int) -> Iterator[list[Sample]]:
-    """The single-turn questions with a picture of the first ``items`` items, item by item."""
-    for index in range(min(items, len(dataset))):
-        asked = [sample for sample in dataset.queries(index) if len(sample.images) == 1]
-        if asked:
-            yield asked
-
-
 class Costing:
     """Runs the front-end of a predictor by itself, and whole answers, on one question at a time."""
 
@@ -56,6 +50,25 @@ class Costing:
     def encode(self, sample: Sample) -> Example:
         """The prompt and the picture as the network wants them."""
         return self.predictor.encode([sample], prompt_only=True)[0]
+
+    def questions(self, dataset: TaskDataset, items: int) -> Iterator[list[Sample]]:
+        """The single-turn questions with a picture of the first ``items`` items, item by item.
+
+        What cannot be used is left out: the evaluation, which comes first, has counted and named it.
+        """
+        for index in range(min(items, len(dataset))):
+            asked: list[Sample] = []
+            with suppress(DataError):
+                for sample in dataset.queries(index):
+                    if len(sample.images) == 1 and self._is_usable(sample):
+                        asked.append(sample)
+            if asked:
+                yield asked
+
+    def _is_usable(self, sample: Sample) -> bool:
+        with suppress(DataError):
+            return bool(self.encode(sample))
+        return False
 
     @torch.inference_mode()
     def see(self, example: Example) -> tuple[VisionOutput, float]:
@@ -80,7 +93,10 @@ class Costing:
 def measure_cost(
     predictor: Predictor, datasets: Mapping[str, TaskDataset], items: int, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Costs on the first ``items`` items of each data set, on one thread; seconds are medians of CPU time."""
+    """Costs on the first ``items`` items of each data set, on one thread; seconds are medians of CPU time.
+
+    Raises DataError where none of them has a usable question with one picture.
+    """
     costing = Costing(predictor)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -88,7 +104,7 @@ def measure_cost(
         looks: list[Look] = []
         answers: list[float] = []
         for dataset in datasets.values():
-            for number, asked in enumerate(questions_of(dataset, items)):
+            for number, asked in enumerate(costing.questions(dataset, items)):
                 if number == 0:
                     for sample in asked[:WARM_UPS]:
                         costing.look(sample)
@@ -97,6 +113,10 @@ def measure_cost(
                 answers.append(costing.answer_seconds(asked[number % len(asked)], max_new_tokens))
     finally:
         torch.set_num_threads(before)
+    if not looks:
+        raise DataError(
+            f"pictures: {items}: no usable question with one picture among so many items of {', '.join(datasets)}"
+        )
     return _told(looks, answers)
 
 

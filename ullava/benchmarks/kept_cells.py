@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.benchmarks.contender_cost import Costing, kind_of, questions_of
+from ullava.benchmarks.contender_cost import Costing, kind_of
 from ullava.data.encode import read_images
 from ullava.data.readers.base import TaskDataset
 from ullava.geometry import Boxes
@@ -31,12 +31,12 @@ def draw_kept(predictor: Predictor, datasets: Mapping[str, TaskDataset], items: 
     settings = predictor.model.config.vision_settings
     if predictor.model.config.strategy != "slime" or settings["view"] == "global":
         return False
-    every = (asked for dataset in datasets.values() for asked in questions_of(dataset, items))
+    costing = Costing(predictor)
+    every = (asked for dataset in datasets.values() for asked in costing.questions(dataset, items))
     pair = next(filter(None, map(_two_kinds, every)), None)
     if pair is None:
         return False
     image = read_images(pair[0].images, pair[0].name)[0]
-    costing = Costing(predictor)
     panels = []
     for sample in pair:
         seen, _ = costing.see(costing.encode(sample))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_mixture
 from ullava.data.mixture import Mixture
 from ullava.errors import UserError
+from ullava.run_lock import hold
+from ullava.whole_files import whole_folder
 
 VERSION = 2
 WIDTH, HEIGHT = 640, 480
@@ -29,6 +29,8 @@ EXPRESSIONS = 3
 POINTS = (20, 60)
 JPEG_QUALITY = 90
 GRAIN = 5.5
+DRAWING_WAIT_S = 600.0
+"""How long to wait for another process that draws the same pictures."""
 
 DESCRIPTOR = """\
 name: Benchmark pictures
@@ -86,17 +88,19 @@ def prepare(pictures: int, seed: int = 0) -> Workload:
     folder = root / "bench" / f"v{VERSION}-{pictures}-{seed}"
     if not (folder / "dataset.yaml").is_file():
         try:
-            _draw_into(folder, pictures, seed)
+            with hold(folder, beside=True, wait_s=DRAWING_WAIT_S):
+                if not (folder / "dataset.yaml").is_file():
+                    _draw_into(folder, pictures, seed)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror} (set ULLAVA_CACHE)") from error
+        except UserError as error:
+            raise UserError(f"{error} (set ULLAVA_CACHE)") from error
     sizes = [path.stat().st_size for path in folder.glob("images/*.jpg")]
     return Workload(folder, len(sizes), round(float(np.median(sizes)) / 1000, 1))
 
 
 def _draw_into(folder: Path, pictures: int, seed: int) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".drawing-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as temporary:
         (temporary / "images").mkdir()
         records = [
             _record(temporary, number, np.random.default_rng([seed, number]))
@@ -104,9 +108,6 @@ def _draw_into(folder: Path, pictures: int, seed: int) -> None:
         ]
         (temporary / "annotations.json").write_text(json.dumps(records), encoding="utf-8")
         (temporary / "dataset.yaml").write_text(DESCRIPTOR, encoding="utf-8")
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _record(folder: Path, number: int, rng: np.random.Generator) -> dict[str, Any]:

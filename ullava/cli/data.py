@@ -114,9 +114,12 @@ def _tokenizer(args: argparse.Namespace) -> int:
         problems.append(f"{args.out}: exists and is not an empty folder; name another folder or remove it")
     if problems:
         raise DataError(problems)
+    from ullava.run_lock import hold
     from ullava.text.tokenizer_training import train_tokenizer
+    from ullava.whole_files import whole_folder
 
     templates = [folder("datasets") / "templates" / f"{name}.json" for name in DRAWN_TEMPLATES]
-    size = train_tokenizer([*words, *templates], args.vocabulary, args.out)
+    with hold(args.out, beside=True), whole_folder(args.out) as unfinished:
+        size = train_tokenizer([*words, *templates], args.vocabulary, unfinished)
     print(f"{args.out}: a tokenizer of {size} entries, from {len(words) + len(templates)} files")
     return 0

@@ -25,8 +25,6 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and say how many pictures have boxes; 0 where it went well."""
-    from ullava.data.boxes import boxes_of_instances, keyed_by_picture
-
     if sum(source is not None for source in (args.published, args.instances, args.detector)) != 1:
         raise UserError(
             "say where the boxes come from: --published with --annotations, --instances, or --detector with --images "
@@ -34,6 +32,17 @@ def run(args: argparse.Namespace) -> int:
         )
     if (args.published is None) != (args.annotations is None):
         raise UserError("--published and --annotations go together: boxes by annotation, and the annotations")
+    from ullava.data.boxes import check_new
+    from ullava.run_lock import hold
+
+    check_new(args.out)
+    with hold(args.out, beside=True):
+        return _write(args)
+
+
+def _write(args: argparse.Namespace) -> int:
+    from ullava.data.boxes import boxes_of_instances, keyed_by_picture
+
     if args.detector is not None:
         return _detect(args)
     if args.instances is not None:

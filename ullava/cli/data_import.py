@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ullava.data.imports.folder import Target, write_dataset
     from ullava.data.imports.turning import turned_upright
     from ullava.errors import DataError, one_line
+    from ullava.run_lock import hold
 
     problems = [f"--images {args.images}: no such folder"] if not args.images.is_dir() else []
     if args.hold_out < 0 or args.seed < 0:
@@ -71,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
-    found = turned_upright(_read(args)) if args.stored_pixels else _read(args)
-    for line in write_dataset(found, target):
+    with hold(args.out, beside=True):
+        found = turned_upright(_read(args)) if args.stored_pixels else _read(args)
+        lines = write_dataset(found, target)
+    for line in lines:
         print(one_line(line))
     print(f"name it in a recipe as: my_data: {{dataset: {args.out}}}")
     return 0

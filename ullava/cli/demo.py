@@ -26,14 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo and say where the report is."""
-    from ullava.inference.export import check_folder
     from ullava.inference.load import weights_folder
+    from ullava.run_lock import hold
 
-    check_folder(args.out)
     weights_folder(args.model)
-    from ullava.serving.demo import demonstrate
+    with hold(args.out):
+        from ullava.serving.demo import demonstrate
 
-    table = demonstrate(args.model, args.out, args.images, args.seed, args.device)
+        table = demonstrate(args.model, args.out, args.images, args.seed, args.device)
     rows = [table.header, *table.rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     print()

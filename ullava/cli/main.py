@@ -1,11 +1,13 @@
 """The ``ullava`` command: picks the sub-command, turns errors into exit codes.
 
-Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user can mend (one line each), 130 interrupted.
+Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user can mend (one line each), 130 interrupted
+(Ctrl-C), 143 ended by SIGTERM (``ullava train`` has written a checkpoint).
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ullava import __version__
-from ullava.errors import UserError, did_you_mean, one_line
+from ullava.errors import Interrupted, UserError, did_you_mean, one_line
+from ullava.whole_files import refusal
 
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
@@ -94,11 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # spin instead, and a small model then answers sixty times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # at exit Python itself would complain of a full disk
+        return status
     except UserError as error:
         for problem in error.problems:
             print(f"error: {one_line(problem)}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -106,6 +114,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`ullava list models | head -1`); Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if refused := _disk_problem(error):
+            print(f"error: {refused}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _disk_problem(error: Exception) -> str | None:
+    """Say which file the system would not read or write, as far as ``error`` is about one; None for other errors."""
+    refused = refusal(error)
+    if refused is not None and refused.filename is None:
+        return f"a file, or what is printed, cannot be written ({refused.strerror})"
+    if refused is not None:
+        return f"{os.fsdecode(refused.filename)}: cannot be {_tried(refused)} ({refused.strerror})"
+    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return None
+
+
+def _tried(refused: OSError) -> str:
+    return "read or written" if refused.errno in (errno.EACCES, errno.EPERM, errno.EIO) else "written"
 
 
 def load_command(name: str) -> ModuleType:

@@ -58,13 +58,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer and write; every input is checked before the model is loaded."""
     _check_choice(args)
+    folder: Path | None = args.out if args.out is not None or args.json else DEFAULT_OUT
+    if folder is None:
+        return _answer(args, None)
+    from ullava.run_lock import hold
+
+    with hold(folder):
+        return _answer(args, folder)
+
+
+def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     from ullava.inference.batch import answer_all, answer_one, check_pictures, one_prompt, read_questions
-    from ullava.inference.export import check_folder
     from ullava.inference.load import load, weights_folder
 
-    folder: Path | None = args.out if args.out is not None or args.json else DEFAULT_OUT
-    if folder is not None:
-        check_folder(folder)
     weights_folder(args.model)
     force = _overrides(args.force)
     questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)

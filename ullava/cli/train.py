@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from ullava.cli.recipes import read_recipe, translation
 from ullava.config.schema import TrainRecipe
+from ullava.errors import Interrupted
 
 HELP = "train a model as a recipe says"
 
@@ -28,7 +30,15 @@ def run(args: argparse.Namespace) -> int:
         print(became)
     from ullava.training.run import train
 
-    train(recipe, recipe_path=path, out=out, resume=args.resume)
+    try:
+        train(recipe, recipe_path=path, out=out, resume=args.resume)
+    except Interrupted as stop:
+        if recipe.sharding != "none":
+            from ullava.training.sharding import end_process
+
+            print(stop, file=sys.stderr)
+            end_process(stop.exit_code)
+        raise
     if recipe.sharding != "none":
         from ullava.training.sharding import end_process
 

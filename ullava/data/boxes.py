@@ -163,7 +163,7 @@ def keyed_by_picture(published: Path, annotations: Path, out: Path) -> tuple[int
     Raises:
         DataError: a file that is missing or not JSON, an id that is not text, wrong boxes, ``out`` there already.
     """
-    _check_new(out)
+    check_new(out)
     pictures: dict[str, str] = {}
     for number, line, _, value in iter_records(annotations):
         if isinstance(value.get("image"), str) and value["image"]:
@@ -195,7 +195,8 @@ def _instances(store: AnnotationStore, number: int) -> dict[str, Any]:
     return {"image": store.image_name(number), "boxes": corners, "scores": [1.0] * len(things), "labels": labels}
 
 
-def _check_new(out: Path) -> None:
+def check_new(out: Path) -> None:
+    """Refuse a file that is there already. Raises DataError."""
     if out.exists():
         raise DataError(f"{out}: exists already; name another file or remove it")
 
@@ -206,7 +207,7 @@ def write_boxes(entries: Iterable[Mapping[str, Any]], out: Path) -> None:
     Raises:
         DataError: ``out`` is there already, or cannot be written.
     """
-    _check_new(out)
+    check_new(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+from ullava.errors import UserError
+
 ALIGNMENT = 64
 """Bytes to which each tensor's place in the block is rounded up, so that vector instructions may read it."""
 
@@ -79,9 +81,19 @@ class Batch(dict[str, Any]):
         places: dict[int, _Place] = {}
         frame = {key: _take_out(value, tensors, places) for key, value in self.items()}
         layout, size = lay_out(tensors)
-        block, known, dropped = _OWN.take(size)
+        try:
+            block, known, dropped = _OWN.take(size)
+        except RuntimeError as error:  # raised here it would be printed, the batch lost and waited for without end
+            return _no_room, (str(error).splitlines()[0],)
         fill(block.memory, tensors, layout)
         return _arrive, (frame, layout, block.key, None if known else block.memory, dropped)
+
+
+def _no_room(reason: str) -> dict[str, Any]:
+    raise UserError(
+        f"a loader's worker found no room for a batch: {reason}; give /dev/shm more (docker: --shm-size) or read "
+        "without workers (dataloader_num_workers: 0)"
+    )
 
 
 class _Place(int):

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ullava.errors import ConfigError, DataError
-from ullava.inference.export import make_folder
-from ullava.whole_files import whole, write_json, write_whole
+from ullava.whole_files import append, make_folder, whole, write_json, write_whole
 
 STALL_SECONDS = 1800.0
 
@@ -217,9 +216,7 @@ def _lines_of(source: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    text = "".join(_line(record) for record in records)
-    with path.open("a", encoding="utf-8") as out:
-        out.write(text)
+    append(path, "".join(_line(record) for record in records))
 
 
 def _line(record: Mapping[str, Any]) -> str:

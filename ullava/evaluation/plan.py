@@ -38,13 +38,15 @@ def picture_groups(dataset: TaskDataset) -> list[list[int]]:
 
 
 def pack(groups: Iterable[Sequence[Query]], batch_size: int) -> Iterator[list[Sequence[Query]]]:
-    """Put whole groups together up to ``batch_size`` queries; a larger group comes alone and uncut.
+    """Put whole groups together up to ``batch_size`` queries; a larger group comes alone and uncut, an empty one never.
 
     So the questions about a picture share one batch, and the picture is encoded once, however many they are.
     """
     held: list[Sequence[Query]] = []
     count = 0
     for group in groups:
+        if not group:
+            continue
         if held and count + len(group) > batch_size:
             yield held
             held, count = [], 0

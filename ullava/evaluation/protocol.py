@@ -160,7 +160,9 @@ class DatasetRun:
         return self._ask(queries[:half]) + self._ask(queries[half:])
 
     def _score(self, answered: Sequence[tuple[Query, Answer]]) -> list[dict[str, Any]]:
-        """Score the answers of one picture and return their records."""
+        """Score the answers of one picture, of which all may have been bad, and return their records."""
+        if not answered:
+            return []
         try:
             rows = self.scorer.score_picture([query.sample for query, _ in answered], [a for _, a in answered])
         except SampleError as error:

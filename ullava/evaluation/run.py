@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from ullava.evaluation.ledger import RunFolder, Shard, read_lines
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.scoring import family_of, scorer_for
-from ullava.whole_files import write_json
+from ullava.whole_files import check_folder, write_json
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True)
     Data sets come first, so that a missing file is not found after minutes of loading. Raises UserError.
     """
     check_entries(recipe)
+    check_folder(out_dir)
     built = build_datasets(recipe.dataset, Path(recipe.data_root))
     datasets = dict(zip(recipe.dataset, built, strict=True))
     from ullava.inference.load import load
@@ -75,8 +77,9 @@ def evaluate(
                 continue
             done, totals = stored.get(label, ({}, {}))
             DatasetRun(predictor, dataset, label, recipe, folder).run(done, totals, progress)
-    except UserError as error:
-        folder.finish(error.problems)
+    except (UserError, OSError) as error:
+        with suppress(OSError):  # the disk may be what this process gave up for
+            folder.finish(error.problems if isinstance(error, UserError) else [str(error)])
         raise
     folder.finish()
     if folder.shard.rank > 0:

@@ -17,11 +17,11 @@ from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
 from ullava.errors import DataError, UserError, did_you_mean
 from ullava.given_files import read_plain_text
-from ullava.inference.export import answer_to_json, make_folder, png_bytes
+from ullava.inference.export import answer_to_json, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.structures import Answer, Clip, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
-from ullava.whole_files import write_whole
+from ullava.whole_files import append, make_folder, whole, write_whole
 
 KEYS = ("image", "video", "prompt", "id")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -140,8 +140,9 @@ def answer_one(
     record = _record(question, answer, settings)
     if folder is not None:
         make_folder(folder)
-        _write_overlays(question, answer, folder, "overlay")
-        write_whole(folder / "answer.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        with whole(folder / "answer.json") as unfinished:  # takes its place when the overlays are there
+            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _write_overlays(question, answer, folder, "overlay")
     return record
 
 
@@ -177,8 +178,8 @@ def answer_all(
             if folder is not None:
                 for question, answer in zip(batch, answers, strict=True):
                     _write_overlays(question, answer, folder / "overlays", question.id)
-                with (folder / "answers.jsonl.part").open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+                lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+                append(folder / "answers.jsonl.part", "".join(lines))
             for record in records:
                 each(record)
             bar.update(len(batch))

@@ -1,12 +1,9 @@
-"""Answers as JSON, and the folders that they are written to."""
+"""Answers as JSON and overlays as PNG."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-from ullava.errors import UserError
 from ullava.geometry import rle_encode
 from ullava.structures import Answer, GroundedObject, ImageArray
 from ullava.text.tokens import strip_grounding
@@ -46,33 +43,6 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 def chosen_to_json(answer: Answer) -> dict[str, Any]:
     """``{"chosen": {"granularity": [64]}}`` of an answer whose front-end chose something, else nothing."""
     return {"chosen": {name: list(values) for name, values in answer.chosen.items()}} if answer.chosen else {}
-
-
-def check_folder(folder: Path) -> None:
-    """Make sure that ``folder`` is, or can become, a folder to write into; creates nothing.
-
-    Raises:
-        UserError: a file is in the way, or there is no permission.
-    """
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{folder}: {'is' if nearest == folder.absolute() else 'lies below'} a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: no permission to write there")
-
-
-def make_folder(folder: Path) -> Path:
-    """Create ``folder`` with its parents if need be and return it.
-
-    Raises:
-        UserError: as ``check_folder``, or the system refuses.
-    """
-    check_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
-    return folder
 
 
 def png_bytes(image_rgb_u8: ImageArray) -> bytes:

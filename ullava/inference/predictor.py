@@ -165,6 +165,8 @@ class Predictor:
         self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
+        if not examples:
+            return []
         self.check_length(max_new_tokens)
         batch = self.prompt_batch(examples, force=force)
         result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
@@ -179,6 +181,8 @@ class Predictor:
     def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
         examples = self.encode(samples, prompt_only=False, force=force)
+        if not examples:
+            return []
         batch = self._to_device(self._dialogues(examples)) | self._forced(force)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)

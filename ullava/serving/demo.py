@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ullava.inference.export import make_folder
 from ullava.inference.load import load, weights_folder
 from ullava.serving.demo_page import build_report, results_table
 from ullava.serving.demo_run import ask_worlds, draw_worlds
 from ullava.serving.report import Table, render_html
-from ullava.whole_files import write_json, write_whole
+from ullava.whole_files import make_folder, whole, write_json
 
 if TYPE_CHECKING:
     from ullava.inference.predictor import Predictor
@@ -52,9 +51,10 @@ def demonstrate(model: str, out: Path, images: int, seed: int, device: str = "au
         ]
         page = render_html(build_report(run, lead, facts, card_text(model)))
     make_folder(out)
-    write_whole(out / "report.html", page)
     about = {"seed": seed, "images": images, "seconds": round(seconds, 1)}
-    write_json(out / "metrics.json", {"model": model, "protocol": PROTOCOL, "results": list(run.results), **about})
+    with whole(out / "report.html") as unfinished:  # takes its place when the figures are there
+        unfinished.write_text(page, encoding="utf-8")
+        write_json(out / "metrics.json", {"model": model, "protocol": PROTOCOL, "results": list(run.results), **about})
     return results_table(run)
 
 

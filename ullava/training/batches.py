@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ullava.data.encode import BadSample
+from ullava.errors import UserError
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import Counts, Targets
 
@@ -25,6 +27,20 @@ class TrainingCollator:
         batch = self.collate(usable) if usable else {}
         batch["bad_samples"] = bad
         return batch
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say in one line that a loader's worker was killed; torch raises RuntimeError. UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"reading the data ended early ({reason}); is the memory used up? lower training.dataloader_num_workers"
+        ) from error
 
 
 def is_empty(batch: Mapping[str, Any]) -> bool:

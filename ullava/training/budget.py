@@ -14,6 +14,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
 from ullava.config.schema import BudgetConfig
 from ullava.errors import ConfigError
@@ -68,12 +69,15 @@ class Budget(TrainerCallback, ExportableState):
         saved: Any = (state.stateful_callbacks or {}).get(type(self).__name__) or {}
         self.earlier = float(saved.get("attributes", {}).get("spent", 0.0))
         self.follow(kwargs["lr_scheduler"], state.max_steps)
+        if self.earlier >= self.settings.seconds:
+            control.should_training_stop = True
         self.begun = CLOCKS[self.settings.clock]()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop where the seconds are used up."""
+        """Stop where the seconds are used up, with a checkpoint as the last step of a run has one."""
         if self.spent >= self.settings.seconds:
             control.should_training_stop = True
+            control.should_save = control.should_save or args.save_strategy == SaveStrategy.STEPS
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

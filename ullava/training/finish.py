@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,14 @@ from ullava.training.folder import RunFolder
 from ullava.training.lora import HEADS, merge_adapter, save_adapter
 from ullava.training.sharding import is_sharded, whole_state
 from ullava.training.start import Start
+from ullava.whole_files import whole_folder
 
 
 def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
-    """Write ``model/`` and, with adapters, ``adapter/``. Every process has to call this; the first one writes."""
+    """Write ``model/`` and, with adapters, ``adapter/``. Every process has to call this; the first one writes.
+
+    Each is there whole or not at all, and what was there before stays until then.
+    """
     state = whole_state(trainer)
     if not trainer.is_world_process_zero():
         return
@@ -28,18 +30,18 @@ def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
     trained = set(plan.trainable)
     if start.fresh_heads:
         trained |= {name for name in state if name.startswith(HEADS)}
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    save_adapter(
-        folder.adapter,
-        model=start.model,
-        processor=start.processor,
-        adapters=start.adapters,
-        state=state,
-        base=start.base.resolve() if start.base is not None else None,
-        trained=trained,
-        row_tables=plan.row_tables,
-        row_ids=plan.row_ids,
-    )
+    with whole_folder(folder.adapter) as draft:
+        save_adapter(
+            draft,
+            model=start.model,
+            processor=start.processor,
+            adapters=start.adapters,
+            state=state,
+            base=start.base.resolve() if start.base is not None else None,
+            trained=trained,
+            row_tables=plan.row_tables,
+            row_ids=plan.row_ids,
+        )
     if is_sharded(start.model) or trainer.is_deepspeed_enabled:
         if trainer.is_deepspeed_enabled:
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -54,10 +56,6 @@ def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
 
 def save_model(model: Any, processor: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write weights and processor to a temporary folder, then put it in the place of ``folder``."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft), state_dict=None if state is None else dict(state))
-    processor.save_pretrained(str(draft))
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.replace(folder)
+    with whole_folder(folder) as draft:
+        model.save_pretrained(str(draft), state_dict=None if state is None else dict(state))
+        processor.save_pretrained(str(draft))

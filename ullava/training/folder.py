@@ -8,6 +8,7 @@ eval/step-N/       predictions and metrics of the evaluations on the way
 metrics.json       the last evaluation
 curve.png          losses and figures over the steps
 model/             the weights and the processor, for ``ullava.load``
+.ullava.lock       who trains here, while somebody does (ullava.run_lock)
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
-from ullava.whole_files import write_whole
+from ullava.run_lock import LOCK
+from ullava.whole_files import append, write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
@@ -48,7 +50,7 @@ class RunFolder:
         """Refuse a folder that this run would mix with another: raises UserError. Changes nothing."""
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"{self.root}: the run folder is a file; name another with --out")
-        occupied = self.root.is_dir() and any(self.root.iterdir())
+        occupied = self.root.is_dir() and any(path.name != LOCK for path in self.root.iterdir())
         if occupied and not resume:
             raise UserError(f"{self.root}: not empty; continue the run with --resume or name another with --out")
         if resume and not occupied:
@@ -59,22 +61,28 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_whole(self.recipe, recipe_yaml)
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint that was written to its end (the trainer's state comes last)."""
-        found = sorted(
-            (int(match.group(1)), path)
-            for path in (self.checkpoints.iterdir() if self.checkpoints.is_dir() else ())
-            if (match := _CHECKPOINT.match(path.name)) and (path / "trainer_state.json").is_file()
-        )
-        return found[-1][1] if found else None
+    def checkpoints_newest_first(self) -> list[tuple[int, Path]]:
+        """Return (step, folder) of every checkpoint, whole or not."""
+        found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        named = ((match, path) for path in found if (match := _CHECKPOINT.match(path.name)) and path.is_dir())
+        return sorted(((int(match.group(1)), path) for match, path in named), reverse=True)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Return whether the log has the figures of an evaluation after ``step``."""
+        lines = (line for line in self.log_lines() if line["step"] == step)
+        return any(name.startswith("eval_") for line in lines for name in line)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again."""
+        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again.
+
+        From step 0 the bad samples are found again as well; a checkpoint knows its own (BadSamples).
+        """
+        if step == 0:
+            self.bad_samples.unlink(missing_ok=True)
         kept = [line for line in self.log_lines() if line["step"] <= step]
         write_whole(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
-        for path in list(self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []:
-            match = _CHECKPOINT.match(path.name)
-            if match and int(match.group(1)) > step:
+        for number, path in self.checkpoints_newest_first():
+            if number > step:
                 shutil.rmtree(path)
         for path in list(self.evaluations.glob("step-*")):
             if int(path.name.removeprefix("step-")) > step:
@@ -85,19 +93,33 @@ class RunFolder:
         append_json(self.train_log, line)
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """Read train_log.jsonl; a last line that a crash cut short is left out."""
-        return read_json_lines(self.train_log)
+        """Read train_log.jsonl; a last line that a crash cut short is left out. Raises UserError for a damaged one."""
+        lines = read_json_lines(self.train_log)
+        for number, line in enumerate(lines, start=1):
+            if not isinstance(line.get("step"), int):
+                raise UserError(f"{self.train_log}: line {number} names no step; remove it")
+        return lines
 
 
 def append_json(path: Path, line: Mapping[str, Any]) -> None:
-    """Append one JSON object as one line; a single short write, so that several processes may share the file."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    """Append one JSON object as one line; a single short write, so that several processes may share the file.
+
+    NaN is refused with ValueError (it is not JSON).
+    """
+    append(path, json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a JSONL file; a missing file is an empty one."""
+    """Read the complete lines of a JSONL file; a missing file is an empty one. Raises UserError for other content."""
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole if line]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            value = json.loads(line) if line else None
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error}); remove the line") from error
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"{path}:{number}: no JSON object; remove the line")
+        found += [value] if value else []
+    return found

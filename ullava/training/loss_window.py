@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ class LossWindow:
     """Loss terms since the last log line, kept on the device so that a step waits for nothing.
 
     ``sums`` [8 + A]: every term times its count, the A of the vision strategy (``aux_terms``) among them, and the
-    total of every step. ``counts``: those of Counts, in its order.
+    total of every step. ``counts``: those of Counts, in its order. ``steps``: those in which anything was judged.
     """
 
     sums: torch.Tensor
@@ -34,11 +36,26 @@ class LossWindow:
         self.sums += torch.cat([terms.stacked(), terms.total.detach().float()[None]]) * self.sums.new_tensor(weights)
         self.counts += torch.tensor(local.stacked(), dtype=torch.float64)
 
-    def means(self) -> dict[str, float]:
-        """Return ``loss`` per step and ``loss_<term>`` per thing; terms that had nothing to judge are left out."""
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as JSON values."""
+        return {"sums": self.sums.tolist(), "counts": self.counts.tolist(), "steps": self.steps}
+
+    def take_up(self, state: Mapping[str, Any], *, with_sums: bool) -> None:
+        """Go on from ``state()`` in an empty window; of several processes the first alone has the sums."""
+        self.steps = int(state["steps"])
+        if with_sums:
+            self.sums += torch.tensor(state["sums"], device=self.sums.device)
+            counts = torch.tensor(state["counts"], dtype=torch.float64)  # a checkpoint of old has fewer kinds
+            self.counts[: len(counts)] += counts
+
+    def means(self) -> dict[str, float | None]:
+        """Return ``loss`` per step (None without one) and ``loss_<term>`` per thing.
+
+        Terms that had nothing to judge are left out.
+        """
         seen = Counts(*self.counts.tolist())
         values = self.sums.tolist()
-        means = {"loss": values[-1] / max(self.steps, 1)}
+        means: dict[str, float | None] = {"loss": values[-1] / self.steps if self.steps else None}
         named = [*(f"loss_{name}" for name in TERMS), *(f"loss_aux_{name}" for name in self.aux_terms)]
         counts = [seen.of(name) for name in (*TERMS, *self.aux_terms)]
         means |= {name: values[i] / counts[i] for i, name in enumerate(named) if counts[i] > 0}

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from ullava.config.schema import OptimizerConfig
+
 
 def split_parameters(
     model: nn.Module, decay_names: Sequence[str]
@@ -31,6 +33,21 @@ def split_parameters(
         else:
             kernels.append(parameter)
     return matrices, kernels, rest
+
+
+def build_muon(model: nn.Module, decayed: Sequence[str], args: Any, config: OptimizerConfig) -> MuonWithAdam:
+    """Return the optimiser of ``model``'s trainable parameters; ``args``: TrainingArguments."""
+    matrices, kernels, rest = split_parameters(model, decayed)
+    return MuonWithAdam(
+        matrices,
+        kernels,
+        rest,
+        lr=args.learning_rate,
+        adam_lr=args.learning_rate * config.adam_share,
+        weight_decay=args.weight_decay,
+        momentum=config.momentum,
+        betas=(args.adam_beta1, args.adam_beta2),
+    )
 
 
 class MuonWithAdam(Optimizer):

@@ -1,4 +1,4 @@
-"""Learning rates of single parts: ``optimizer.rates`` of a recipe (a projector slower than adapters, say)."""
+"""Learning rates of single parts: ``optimizer.rates`` of a recipe (a projector slower than adapters); what decays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from torch.optim import Optimizer
 
 from ullava.errors import ConfigError, did_you_mean
 from ullava.training.stages import assign_parts
+
+LEARNED_POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "class_embedding")
+
+
+def decaying(model: nn.Module) -> list[str]:
+    """Return the names of matrices and kernels: no norms, biases, embedding tables, learned positions."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(LEARNED_POSITIONS)
+    ]
 
 
 def give_rates(optimizer: Optimizer, model: nn.Module, rates: Mapping[str, float]) -> None:

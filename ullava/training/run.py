@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,26 @@ from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import Mixture, MixtureSampler
 from ullava.data.tokenised import tokenised
 from ullava.data.word_dropout import WordDropout
-from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.errors import ConfigError, Interrupted, UserError
 from ullava.modeling.tokenising import words_key
+from ullava.run_lock import hold
 from ullava.training.arguments import build_training_arguments, check_training_keys
 from ullava.training.batches import TrainingCollator
 from ullava.training.budget import Budget
 from ullava.training.curve import draw_curve
 from ullava.training.finish import save_run
+from ullava.training.finite import check_finite
 from ullava.training.folder import RunFolder
+from ullava.training.interruption import StopSignals
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
 from ullava.training.passes import Passes
+from ullava.training.resume import Progress, find_progress, take_up
 from ullava.training.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
 from ullava.training.start import note_in_config, start_model
 from ullava.training.trainer import UllavaTrainer
-from ullava.whole_files import write_whole
+from ullava.whole_files import write_json
 
 FREE_TO_CHANGE = (
     "training",
@@ -55,9 +60,18 @@ FREE_TO_CHANGE = (
 def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = False) -> dict[str, Any]:
     """Train as ``recipe`` says and return what was written to ``metrics.json``.
 
-    Everything that the user can have got wrong is looked at before anything is written. Raises UserError.
+    Everything that the user can have got wrong is looked at before anything is written. A finished run that is resumed
+    stays as it is, and a folder that another run trains in is refused. Raises UserError; Interrupted at SIGTERM or
+    Ctrl-C, with a checkpoint written.
     """
-    folder = RunFolder(out)
+    alone = hold(out) if int(os.environ.get("RANK", "0")) == 0 else nullcontext()
+    with StopSignals() as stop, alone:
+        return _train(recipe, recipe_path, RunFolder(out), resume, stop)
+
+
+def _train(
+    recipe: TrainRecipe, recipe_path: Path, folder: RunFolder, resume: bool, stop: StopSignals
+) -> dict[str, Any]:
     main = int(os.environ.get("RANK", "0")) == 0
     values, problems = check_training_keys(recipe.training, recipe=recipe_path)
     problems += check_sharding(recipe, values)
@@ -79,12 +93,9 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     )
     args = _arguments(recipe, recipe_path, folder)
     passes = Passes(recipe.passes, model.vision)
+    budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)
-    if main:
-        print(_mixture_table(mixture))
-        print(plan.table())
-        folder.prepare(dump_config(recipe))
     trainer = UllavaTrainer(
         model=model,
         args=args,
@@ -99,22 +110,45 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
         optimizer_config=recipe.optimizer,
         bad_sample_budget=recipe.bad_sample_budget,
         examiner=monitor,
+        stop=stop,
     )
-    budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if budget is not None:
         trainer.add_callback(budget)
-    begun = time.time()
-    _fit(trainer, folder, resume, main)
-    report = _report(trainer, monitor, recipe, time.time() - begun)
-    if budget is not None:
-        report["training"]["budget"] = budget.report()
-    save_run(trainer, start, folder)
-    if main:
-        write_whole(folder.metrics, json.dumps(report, indent=2) + "\n")
-        draw_curve(folder.log_lines(), folder.curve, out.name)
-        print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
+    progress = find_progress(trainer, folder, recipe) if resume else Progress()
+    report = progress.report
+    if progress.finished:
+        if main:
+            print(f"already finished after {progress.step} steps, nothing changed: {folder.model}")
+    else:
+        if main:
+            print(_mixture_table(mixture))
+            print(plan.table())
+            folder.prepare(dump_config(recipe))
+        if resume:
+            take_up(trainer, folder, progress)
+        if progress.checkpoint is not None or not report:
+            seconds = _fit(trainer, progress)
+            report = report or _report(trainer, monitor, recipe, seconds, budget)
+            save_run(trainer, start, folder)
+        if main:
+            draw_curve(folder.log_lines(), folder.curve, folder.root.name)
+            if not progress.report:
+                write_json(folder.metrics, report)  # last: it says that the run is complete
+            print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     leave_together(trainer)
     return report
+
+
+def _fit(trainer: UllavaTrainer, progress: Progress) -> float:
+    """Take the steps that are left; return the seconds. Raises Interrupted at a signal, UserError for NaN weights."""
+    begun = time.time()
+    with trainer.stop.between_steps():
+        trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress.checkpoint else None)
+    if trainer.stop.number is not None:
+        leave_together(trainer)
+        raise Interrupted(trainer.stop.number, f"stopped after step {trainer.state.global_step}; go on with --resume")
+    check_finite(trainer, str(trainer.folder.model))
+    return time.time() - begun
 
 
 def _arguments(recipe: TrainRecipe, recipe_path: Path, folder: RunFolder) -> Any:
@@ -152,45 +186,9 @@ def _check_same_run(folder: RunFolder, recipe: TrainRecipe, resume: bool) -> Non
         )
 
 
-def _fit(trainer: UllavaTrainer, folder: RunFolder, resume: bool, main: bool) -> None:
-    checkpoint = folder.last_checkpoint() if resume else None
-    step = 0
-    if checkpoint is not None:
-        step = int(checkpoint.name.rsplit("-", 1)[-1])
-        check_weights(trainer.model, checkpoint)
-        trainer.restore_window(checkpoint)
-    if main and resume:
-        print(f"resuming after step {step}" if checkpoint else "no complete checkpoint: starting again from step 0")
-        folder.forget_after(step)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def check_weights(model: Any, checkpoint: Path) -> None:
-    """Raise WeightsError where the weights of ``checkpoint`` are not those of ``model`` by name and shape.
-
-    Hugging Face only warns. Checkpoints without safetensors (DeepSpeed's own) are left to their loader.
-    """
-    from safetensors import safe_open
-
-    saved: dict[str, tuple[int, ...]] = {}
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as stream:
-            saved |= {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}
-    if not saved:
-        return
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    wanted = {
-        name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied or name in saved
-    }
-    wrong = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-    if wrong:
-        raise WeightsError(
-            f"{checkpoint}: {len(wrong)} weights differ from the model's ({', '.join(wrong[:3])}); "
-            "has model.yaml changed since the run began?"
-        )
-
-
-def _report(trainer: UllavaTrainer, monitor: Monitor | None, recipe: TrainRecipe, seconds: float) -> dict[str, Any]:
+def _report(
+    trainer: UllavaTrainer, monitor: Monitor | None, recipe: TrainRecipe, seconds: float, budget: Budget | None
+) -> dict[str, Any]:
     """Return the content of metrics.json: the last evaluation, made now unless the last step had one."""
     results: Sequence[Mapping[str, Any]] = ()
     if monitor is not None:
@@ -208,7 +206,8 @@ def _report(trainer: UllavaTrainer, monitor: Monitor | None, recipe: TrainRecipe
             "epochs": round(float(trainer.state.epoch or 0.0), 4),
             "seconds": round(seconds, 1),
             "skipped_batches": trainer.skipped_batches,
-            "bad_samples": len(trainer.bad_samples),
+            "bad_samples": len(set(chain.from_iterable(trainer.bad_samples.by_process()))),
+            **({"budget": budget.report()} if budget is not None else {}),
         },
     }
 

@@ -221,12 +221,12 @@ def leave_together(trainer: Any) -> None:
             torch.distributed.destroy_process_group()
 
 
-def end_process() -> NoReturn:
-    """Leave a process whose run was sharded, at once and with success; everything is written by now.
+def end_process(status: int = 0) -> NoReturn:
+    """Leave a process whose run was sharded, at once and with ``status``; everything is written by now.
 
     gloo's threads may still hold on to a group that was taken down; the interpreter's own exit then aborts a run that
     is complete, now and then ("terminate called without an active exception").
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

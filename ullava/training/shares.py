@@ -21,10 +21,14 @@ SCHEDULER_FILE = "scheduler.pt"
 def save_optimizer_shares(trainer: Any, checkpoint: Path) -> None:
     """Write the optimiser's state share by share, and the schedule once. Every process has to call this."""
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     state = get_optimizer_state_dict(trainer.model, _plain_optimizer(trainer))
-    dcp.save({"optimizer": state}, checkpoint_id=str(checkpoint / OPTIMIZER_FOLDER))
+    try:
+        dcp.save({"optimizer": state}, checkpoint_id=str(checkpoint / OPTIMIZER_FOLDER))
+    except CheckpointException as error:  # no Exception, for all that it tells of a full disk
+        raise RuntimeError(str(error)) from error
     if trainer.args.should_save:
         torch.save(trainer.lr_scheduler.state_dict(), checkpoint / SCHEDULER_FILE)
 

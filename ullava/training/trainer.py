@@ -12,23 +12,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
 
 from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
-from ullava.errors import UserError
+from ullava.errors import Interrupted, UserError
 from ullava.modeling.vision.strategy import zero_of
-from ullava.training.batches import counts_of, is_empty, network_inputs, targets_of
-from ullava.training.folder import RunFolder, append_json
+from ullava.training.bad_samples import BadSamples
+from ullava.training.batches import counts_of, is_empty, loading, network_inputs, targets_of
+from ullava.training.checkpoint import FILES, seal, whole_or_gone
+from ullava.training.finite import check_finite, plain
+from ullava.training.folder import RunFolder
+from ullava.training.interruption import StopSignals
 from ullava.training.loss_window import LossWindow
-from ullava.training.muon import MuonWithAdam, split_parameters
+from ullava.training.muon import build_muon
 from ullava.training.objective import Counts, GroundingObjective
 from ullava.training.passes import Passes
-from ullava.training.rates import give_rates
+from ullava.training.rates import decaying, give_rates
 from ullava.training.sharding import check_step, is_sharded, whole_state, whole_weights
 from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
 from ullava.training.stages import TrainablePlan
+from ullava.training.step_book import StepBook
+from ullava.whole_files import write_json
 
 BAD_STEPS_IN_A_ROW = 5
 """Batches without a finite loss (or gradient) after which a run stops."""
@@ -43,7 +49,8 @@ class UllavaTrainer(Trainer):
     ``sampler`` names the positions of each epoch; ``examiner(model, step)`` returns figures by name and runs wherever
     HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
     run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
-    without a finite loss. ``optimizer_config``: which optimiser. ``passes``: how often a batch is run (None: once).
+    without a finite loss or gradient. ``optimizer_config``: which optimiser. ``passes``: how often a batch is run
+    (None: once). ``stop`` ends the run at a signal. ``missed_evaluation``: one is due before the first step.
     """
 
     control: TrainerControl
@@ -65,6 +72,7 @@ class UllavaTrainer(Trainer):
         passes: Passes | None = None,
         bad_sample_budget: int = 0,
         examiner: Examiner | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         self.mixture_sampler = sampler
         self.objective = objective
@@ -72,11 +80,14 @@ class UllavaTrainer(Trainer):
         self.folder = folder
         self.optimizer_config = optimizer_config
         self.passes = passes or Passes()
-        self.bad_sample_budget = bad_sample_budget
         self.examiner = examiner
-        self.bad_samples: set[str] = set()
+        self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
         self._skipped_in_a_row = 0
+        self.epoch_is_new = True
+        self.step_was_judged = False
+        self.missed_evaluation = False
+        self.stop = stop or StopSignals()
         weights_alone = args.save_only_model
         # HF refuses to save the optimiser of a model that came to it sharded; here each process saves its share.
         args.save_only_model = weights_alone or is_sharded(model)
@@ -87,7 +98,7 @@ class UllavaTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset={} if examiner is None else {"all": dataset},
             processing_class=processor,
-            callbacks=[StepBook(self)],
+            callbacks=[StepBook(self), self.stop],
         )
         self.args.save_only_model = weights_alone
         self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
@@ -97,37 +108,34 @@ class UllavaTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.mixture_sampler
 
+    def get_train_dataloader(self) -> Any:
+        """HF's, with random numbers of its own: what it draws from dropout's depends on which workers are alive."""
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
         """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.epoch_is_new:
+            torch.empty((), dtype=torch.int64).random_()  # what the loader would have drawn: seeds keep their losses
+            self.epoch_is_new = False
+        with loading():
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            self._note_bad_samples(batch["bad_samples"])
+            self.bad_samples.note(batch["bad_samples"])
         if len(batches) == 1 and self.args.world_size == 1:
             return batches, None
         usable = [batch for batch in batches if not is_empty(batch)]
         if self.args.world_size > 1 and len(usable) < len(batches):
-            raise UserError(f"no sample of a whole batch is usable; all are in {self.folder.bad_samples}")
+            raise UserError(f"no sample of a whole batch is usable; all are in {self.bad_samples.path}")
         totals = torch.zeros(Counts.number(), device=device)
         for batch in usable:
             totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
         return batches, Counts(*totals.tolist())
-
-    def _note_bad_samples(self, found: Any) -> None:
-        for bad in found:
-            if bad.name in self.bad_samples:
-                continue
-            self.bad_samples.add(bad.name)
-            append_json(self.folder.bad_samples, {"sample": bad.name, "reason": bad.reason})
-        if len(self.bad_samples) > self.bad_sample_budget:
-            named = sorted(self.bad_samples)[:3]
-            raise UserError(
-                f"{len(self.bad_samples)} samples cannot be used, the budget (bad_sample_budget) is "
-                f"{self.bad_sample_budget}: {', '.join(named)}; all are in {self.folder.bad_samples}"
-            )
 
     # ------------------------------------------------------------ one step
     def _prepare_input(self, data: Any) -> Any:
@@ -195,7 +203,7 @@ class UllavaTrainer(Trainer):
         loss = terms.total
         if self._finite(loss):
             self.window.add(terms, step, local)
-            self._skipped_in_a_row = 0
+            self.step_was_judged = True
             # HF divides by the micro-batches of the step and DDP by the processes; our counts have done both.
             loss = loss * (self.current_gradient_accumulation_steps * self.args.world_size)
         else:
@@ -220,16 +228,30 @@ class UllavaTrainer(Trainer):
                 "lower training.learning_rate, raise training.warmup_steps or train without fp16"
             )
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """HF's, with clipping or without. A step whose gradient is not finite leaves the weights as they are."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not math.isfinite(float(norm)):
             model.zero_grad()
-            self._skip("gradient")
+            if not self._scale_can_fall():
+                self._skip("gradient")
+        elif self.step_was_judged:
+            self._skipped_in_a_row = 0
         return norm
 
+    def _scale_can_fall(self) -> bool:
+        """Whether fp16's scaler answers a gradient that overflowed with a smaller scale, as in its first steps."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler is not None and float(scaler.get_scale()) > 1.0
+
     # ------------------------------------------------------------ logging
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Replace HF's running loss by the window's terms and write the line to train_log.jsonl."""
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Replace HF's running loss by the window's terms and write the line to train_log.jsonl.
+
+        HF's summary of a training that was stopped, or that took no step, is left out.
+        """
+        if "train_runtime" in logs and (self.stop.number or self.state.global_step == self._initial_global_step):
+            return
         if "loss" in logs:
             logs.update(self._window_means())
             if self.skipped_batches:
@@ -238,10 +260,11 @@ class UllavaTrainer(Trainer):
                 logs["bad_samples"] = len(self.bad_samples)
         if self.is_world_process_zero():
             line = {"step": self.state.global_step, "epoch": self.state.epoch, **logs}
-            self.folder.append_log({name: _plain(value) for name, value in line.items()})
+            self.folder.append_log({name: plain(value) for name, value in line.items()})
+        logs.update({name: None for name, value in logs.items() if plain(value) is None})  # for trainer_state.json
         super().log(logs, start_time)
 
-    def _window_means(self) -> dict[str, float]:
+    def _window_means(self) -> dict[str, Any]:
         window = self._reduced_window()
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
         return window.means()
@@ -257,18 +280,46 @@ class UllavaTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Run the real metrics (ullava.evaluation) without touching the random state of the training."""
+        """Run the real metrics (ullava.evaluation) without touching the random state of the training.
+
+        One process leaves at once when a signal comes, with a checkpoint; several finish the evaluation first.
+        """
         if self.examiner is None:
             return {}
         devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), whole_weights(self.model):
-            figures = self.examiner(self.model, self.state.global_step)
+        alone = self.args.world_size == 1
+        try:
+            with torch.random.fork_rng(devices), whole_weights(self.model):
+                with self.stop.at_once() if alone else nullcontext():
+                    figures = self.examiner(self.model, self.state.global_step)
+        except Interrupted:
+            if self.is_in_train and not (self._checkpoint() / FILES).is_file():
+                self._save_checkpoint(self.model_wrapped, None)
+            raise
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        self.log(dict(metrics))
+        if not (self.is_world_process_zero() and self.folder.is_evaluated(self.state.global_step)):
+            self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # ------------------------------------------------------------ checkpoints
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """HF's, unless there is no step left: it would take one before it looked."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
+    def _checkpoint(self) -> Path:
+        return self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save as HF does, but no number that is not finite, and note at the end which files there are."""
+        check_finite(self, str(self._checkpoint()))
+        with whole_or_gone(self._checkpoint()):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(self._checkpoint())
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as HF does, and beside it what the next log line has gathered so far."""
         if is_sharded(self.model):
@@ -277,11 +328,11 @@ class UllavaTrainer(Trainer):
                 self._save(output_dir, state_dict=weights)
         else:
             super().save_model(output_dir, _internal_call=_internal_call)
-        window = self._reduced_window()
+        window, bad_samples = self._reduced_window(), self.bad_samples.by_process()
         if _internal_call and output_dir is not None and self.args.should_save:
-            state = {"sums": window.sums.tolist(), "counts": window.counts.tolist(), "steps": window.steps}
-            state |= {"skipped_batches": self.skipped_batches, "block": self.mixture_sampler.block}
-            (Path(output_dir) / WINDOW_FILE).write_text(json.dumps(state), encoding="utf-8")
+            counted = {"skipped_batches": self.skipped_batches, "bad_samples": bad_samples}
+            block = {"block": self.mixture_sampler.block}
+            write_json(Path(output_dir) / WINDOW_FILE, window.state() | counted | block)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save as HF does, or each process its share."""
@@ -305,7 +356,7 @@ class UllavaTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def restore_window(self, checkpoint: Path) -> None:
-        """Take up the gathered terms of ``checkpoint``, so that the first log line of a resumed run is the same."""
+        """Take up the gathered terms and the bad samples of ``checkpoint``, so that a resumed run logs the same."""
         path = checkpoint / WINDOW_FILE
         if not path.is_file():
             return
@@ -316,12 +367,9 @@ class UllavaTrainer(Trainer):
                 f"{checkpoint}: grouped by {before} rows a pass, now {block}; keep batch size and processes"
             )
         self.skipped_batches = int(state["skipped_batches"])
+        self.bad_samples.take_up(state.get("bad_samples"), self.args.process_index, self.args.world_size)
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
-        self.window.steps = int(state["steps"])
-        if self.args.process_index == 0:
-            self.window.sums += torch.tensor(state["sums"], device=self.args.device)
-            counts = torch.tensor(state["counts"], dtype=torch.float64)  # a checkpoint of old has fewer kinds
-            self.window.counts[: len(counts)] += counts
+        self.window.take_up(state, with_sums=self.args.process_index == 0)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Keep still about tied weights, which a checkpoint holds once; the rest was compared by name and shape."""
@@ -334,17 +382,8 @@ class UllavaTrainer(Trainer):
         """Build what ``optimizer.kind`` of the recipe names."""
         if self.optimizer is None and self.optimizer_config.kind == "muon":
             subject = self.model if model is None else model
-            matrices, kernels, rest = split_parameters(subject, self.get_decay_parameter_names(subject))
-            self.optimizer = MuonWithAdam(
-                matrices,
-                kernels,
-                rest,
-                lr=self.args.learning_rate,
-                adam_lr=self.args.learning_rate * self.optimizer_config.adam_share,
-                weight_decay=self.args.weight_decay,
-                momentum=self.optimizer_config.momentum,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-            )
+            decayed = self.get_decay_parameter_names(subject)
+            self.optimizer = build_muon(subject, decayed, self.args, self.optimizer_config)
             return self.optimizer
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
@@ -357,36 +396,4 @@ class UllavaTrainer(Trainer):
 
         Nor a table of which only rows train: decay would reach all of it.
         """
-        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.ndim > 1
-            and id(parameter) not in tables
-            and name not in self.plan.row_tables
-            and not name.endswith(LEARNED_POSITIONS)
-        ]
-
-
-LEARNED_POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "class_embedding")
-
-
-class StepBook(TrainerCallback):
-    """Tells the sampler which epoch begins, and the trainer's window that a step is done."""
-
-    def __init__(self, trainer: UllavaTrainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Set the sampler's epoch; a resumed run begins inside one."""
-        self.trainer.mixture_sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the step."""
-        self.trainer.window.steps += 1
-
-
-def _plain(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
+        return [name for name in decaying(model) if name not in self.plan.row_tables]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,27 @@ def test_every_contender_is_told_with_what_it_spends(report: Path) -> None:
     assert rows["avg"]["training"] == [
         {"run": rows["avg"]["training"][0]["run"], "steps": 7, "seconds": 9.0, "clock": "cpu", "spent": 8.0}
     ]
+
+
+def test_bad_samples_within_the_budget_cost_nothing(
+    contest: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    world = tmp_path / "world"
+    shutil.copytree(contest / "world", world, ignore=shutil.ignore_patterns("*.ullava-cache"))
+    first, *others = sorted((world / "images").iterdir())
+    first.write_bytes(b"torn")
+    asked = tmp_path / "asked.yaml"
+    asked.write_text((contest / "asked.yaml").read_text() + "bad_sample_budget: 99\n", encoding="utf-8")
+    line = ["compare", str(contest / "compare.yaml"), f"recipe={asked}", f"data_root={world}", "--only", "avg"]
+    code, _, error = command(*line, "--out", str(tmp_path / "out"))
+    assert code == 0, error
+    (row,) = rows_of(tmp_path / "out")
+    assert row["results"][0]["skipped"] > 0 and 0 < row["cost"]["questions"] <= row["results"][0]["n"]
+    for picture in others:
+        picture.write_bytes(b"torn")
+    code, _, error = command(*line, "--out", str(tmp_path / "none"))
+    assert code == 2 and "Traceback" not in error
+    assert "error: pictures: 2: no usable question with one picture" in error.splitlines()[-1]
 
 
 def test_the_report_is_a_table_and_a_picture(report: Path) -> None:

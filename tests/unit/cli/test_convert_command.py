@@ -12,6 +12,7 @@ from ullava.config.schema import ModelConfig
 from ullava.modeling.build import build_model
 from ullava.modeling.weights.conversion import sha256_of
 from ullava.modeling.weights.files import read_state_dict
+from ullava.run_lock import hold
 
 MODEL = """
 name: speck
@@ -108,3 +109,17 @@ def test_sam_file_becomes_a_sam_folder(tmp_path, command, shared_dir):
     model = SamModel.from_pretrained(tmp_path / "sam")
     assert torch.equal(model.mask_decoder.iou_token.weight, state["mask_decoder.iou_token.weight"])
     assert json.loads((tmp_path / "sam" / "conversion.json").read_text())["kind"] == "sam"
+
+
+def test_a_conversion_for_which_there_is_no_room_leaves_nothing(tmp_path, command, model_yaml, state, full_disk):
+    torch.save(state, tmp_path / "trained.pth")
+    out = tmp_path / "made" / "speck"
+    line = ["convert", "checkpoint", "--from", str(tmp_path / "trained.pth"), "--model", str(model_yaml)]
+    with full_disk(20_000):
+        code, _, err = command(*line, "--out", str(out))
+    assert code == 2 and "Traceback" not in err
+    assert f"error: {out}: cannot be written (File too large)" in err.splitlines()
+    assert not out.parent.exists()
+    with hold(out, beside=True):
+        code, _, err = command(*line, "--out", str(out))
+    assert code == 2 and "speck: in use by process" in err

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ullava.cli.main import main
+from ullava.run_lock import hold
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +81,42 @@ def test_the_command_line_is_built_without_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("what", ["--images", "--videos"])
+def test_a_world_for_which_there_is_no_room_leaves_nothing(
+    tmp_path: Path, command: Command, full_disk: Any, what: str
+) -> None:
+    line = ["data", "draw", what, "3", "--out", str(tmp_path / "new" / "world")]
+    with full_disk(4200):
+        code, _, err = command(*line)
+    assert code == 2 and "Traceback" not in err
+    assert err.splitlines()[-1] == f"error: {tmp_path / 'new' / 'world'}: cannot be written: File too large"
+    assert not (tmp_path / "new").exists()
+    with hold(tmp_path / "new" / "world", beside=True):
+        code, _, err = command(*line)
+        assert code == 2 and "world: in use by process" in err
+    assert command(*line)[0] == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["world"]
+
+
+def test_a_tokenizer_for_which_there_is_no_room_leaves_nothing(
+    tmp_path: Path, command: Command, full_disk: Any
+) -> None:
+    assert command("data", "draw", "--images", "2", "--out", str(tmp_path / "world"))[0] == 0
+    line = [
+        "data",
+        "tokenizer",
+        "--world",
+        str(tmp_path / "world"),
+        "--vocabulary",
+        "300",
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    with full_disk(4200):
+        code, _, err = command(*line)
+    assert code == 2 and err.splitlines() == [f"error: {tmp_path / 't'}: cannot be written (File too large)"]
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    assert command(*line)[0] == 0
+    assert (tmp_path / "t" / "tokenizer.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import subprocess
 import sys
 import time
@@ -148,3 +149,38 @@ def test_a_reader_that_goes_away_is_not_a_defect() -> None:
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a.json"),
+         "runs/a.json: cannot be written (No space left on device)"),
+        (OSError(errno.EROFS, "Read-only file system", b"runs"), "runs: cannot be written (Read-only file system)"),
+        (PermissionError(errno.EACCES, "Permission denied", "mine"),
+         "mine: cannot be read or written (Permission denied)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"),
+         "a file, or what is printed, cannot be written (Disk quota exceeded)"),
+        (Exception("No space left on device (os error 28)"),
+         "a file, or what is printed, cannot be written (No space left on device)"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    install(monkeypatch, fail)
+    assert command("show", "r") == (2, "", f"error: {line}\n")
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m ullava --help > /dev/full"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: a file, or what is printed, cannot be written (No space left on device)\n",
+    )

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.data.originals import SQUARE, H, W, as_json, instances, masks, opened, picture, read_all, report
 
 from ullava.geometry import rle_encode
+from ullava.run_lock import hold
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -241,3 +242,22 @@ def test_a_folder_of_pictures_that_is_not_there_is_named(command: Command, tmp_p
     line[line.index("--images") + 1] = str(tmp_path / "none")
     assert "none: no such folder" in command(*line)[2]
     assert "did you mean 'coco'" in command("data", "import", "cocoa", "--images", "x")[2]
+
+
+# ---------------------------------------------------------------- where it goes
+def test_an_import_for_which_there_is_no_room_leaves_nothing(command: Command, tmp_path: Path, full_disk: Any) -> None:
+    line = coco(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with full_disk(4200):
+        (tmp_path / "pictures" / "a.jpg").stat()
+        code, _, err = command(*line, "--licence", "x" * 5000)
+    assert code == 2 and "mine: cannot be written: File too large" in err and len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("-cache")) == before
+
+
+def test_two_imports_do_not_share_a_folder(command: Command, tmp_path: Path) -> None:
+    line = coco(tmp_path)
+    with hold(tmp_path / "mine", beside=True):
+        code, _, err = command(*line)
+    assert code == 2 and "mine: in use by process" in err and len(err.splitlines()) == 1
+    assert command(*line)[0] == 0

@@ -19,7 +19,7 @@ from ullava.data.shapes.render import render
 from ullava.data.shapes.scene import sample_scene
 from ullava.data.shapes.vocabulary import COLOURS, HELD_OUT, SHAPES, SPLITS, VERSION, class_id
 from ullava.data.shapes.write import ANNOTATIONS, draw_world
-from ullava.errors import DataError
+from ullava.errors import DataError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_refuses_what_makes_no_sense_and_leaves_nothing_behind(world: Path, tmp_
     assert len(problems.value.problems) == 4
     assert "did you mean 'seen'" in problems.value.problems[0]
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         draw_world(tmp_path / "file" / "w", 1, 0, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ullava.data import transport
 from ullava.data.transport import ALIGNMENT, Batch, Pool, borrow, fill, lay_out, side_by_side, unpack
+from ullava.errors import UserError
 
 
 def _batch() -> Batch:
@@ -187,3 +188,15 @@ def test_views_drawn_into_a_block_are_those_drawn_here() -> None:
     for received in DataLoader(Many(), batch_size=1, num_workers=1, collate_fn=make_views):
         expected = make_views([int(received["number"])])
         assert torch.equal(received["sam_pixel_values"], expected["sam_pixel_values"])
+
+
+def test_shared_memory_that_is_full_is_told_to_the_process_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's thread that pickles in a worker would print the error, lose the batch and let the other side wait."""
+
+    def full(self: Pool, size: int) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(Pool, "take", full)
+    loader = DataLoader([0, 1], batch_size=1, num_workers=1, collate_fn=lambda rows: _batch(), timeout=60)
+    with pytest.raises(UserError, match="No space left on device .* more .docker: --shm-size. or read without workers"):
+        next(iter(loader))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from answering import Perfect
@@ -130,3 +131,29 @@ def test_the_table_shows_intervals() -> None:
     head = {"model": "m", "protocol": "generate"}
     assert "cIoU 51.24 [50.00, 52.00]" in result_table(head | {"results": [result | {"intervals": {"cIoU": [50, 52]}}]})
     assert "nothing to score" in result_table(head | {"results": [result | {"metrics": {}}]})
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    command: Command, perfect: Perfect, world: Path, tmp_path: Path, full_disk: Any
+) -> None:
+    line = ("eval", "configs/eval/shapes.yaml", "--model", "tiny", f"data_root={world}")
+    assert command(*line, "--out", str(tmp_path / "whole"))[0] == 0
+    with full_disk(30_000):
+        code, _, errors = command(*line, "--out", str(tmp_path / "out"))
+    assert code == 2 and "Traceback" not in errors
+    named = f"error: {tmp_path / 'out' / 'predictions.jsonl'}: cannot be written (File too large)"
+    assert [text for text in errors.splitlines() if text.startswith("error: ")] == [named]
+    assert not any(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
+    assert command(*line, "--out", str(tmp_path / "out"))[0] == 0
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_full_disk_is_found_before_the_model_is_loaded(
+    command: Command, world: Path, tmp_path: Path, full_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ullava.inference.load.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    with full_disk(1000):
+        code, _, errors = command("eval", "eval_caption", f"data_root={world}", "--out", str(tmp_path / "out"))
+    assert (code, errors) == (2, f"error: {tmp_path / 'out'}: cannot be written (File too large)\n")
+    assert not (tmp_path / "out").exists()

@@ -305,3 +305,42 @@ def test_stored_predictions_are_counted() -> None:
 def test_a_line_that_is_no_prediction_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"p.jsonl:2: is not a prediction of this evaluation"):
         stored_questions([GOOD, wrong], ["a"], Path("p.jsonl"))
+
+
+@pytest.mark.parametrize("protocol", ["generate", "teacher_forced"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_bad_samples_alone_is_counted(
+    recipe: Make, datasets: Open, world: Path, tmp_path: Path, protocol: str, workers: int
+) -> None:
+    """Records that cannot be read, one picture's and then all of them: batches without any question."""
+    copy = tmp_path / "world"
+    shutil.copytree(world, copy, ignore=shutil.ignore_patterns("*.ullava-cache"))
+    path = copy / "annotations" / "res.json"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    settings = {"batch_size": 1, "bad_sample_budget": len(records), "protocol": protocol, "num_workers": workers}
+    for bad in (sum(record["image_path"] == records[0]["image_path"] for record in records), len(records)):
+        for record in records[:bad]:
+            record["segmentation"] = []
+        path.write_text(json.dumps(records), encoding="utf-8")
+        plan = recipe(f"{{shapes_res: {{data_root: {copy}}}}}", **settings)
+        model = Perfect()
+        metrics = evaluate(model, datasets(plan), plan, tmp_path / f"out-{bad}", progress=False)
+        assert metrics is not None
+        (result,) = metrics["results"]
+        left = sum(len(record["sentences"]) for record in records[bad:])
+        assert (result["n"], result["skipped"]) == (left, bad)
+        assert all(model.batches), "a batch without a question is not asked"
+        assert len(list(read_lines(tmp_path / f"out-{bad}" / "bad_samples.jsonl"))) == bad
+
+
+@pytest.mark.parametrize("counting", ["strict", "as_released"])
+def test_data_sets_of_bad_samples_alone_have_figures_of_nothing(
+    recipe: Make, datasets: Open, world: Path, tmp_path: Path, counting: str
+) -> None:
+    plan = recipe(ALL, bad_sample_budget=10_000, counting=counting, bootstrap=3)
+    pictures = [path.name for path in (world / "images").iterdir()]
+    metrics = evaluate(Picky(*pictures), datasets(plan), plan, tmp_path, progress=False)
+    assert metrics is not None
+    for result in metrics["results"]:
+        if result["dataset"] != "shapes_text":
+            assert result["n"] == 0 and result["skipped"] > 0, result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from ullava.errors import DataError, UserError
 from ullava.geometry import rle_decode
 from ullava.inference.batch import Question, answer_all, answer_one, check_pictures, one_prompt, read_questions
-from ullava.inference.export import answer_to_json, check_folder
+from ullava.inference.export import answer_to_json
 from ullava.structures import Answer, GroundedObject, Sample
 
 SETTINGS = {"model": "fake", "max_new_tokens": 8}
@@ -189,16 +189,6 @@ def test_a_foreign_answers_file_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="answers.jsonl:1"):
         answer_all(Fake(), [Question("q", (), "x")], tmp_path, SETTINGS, 2, lambda record: None)
     assert (tmp_path / "answers.jsonl").read_text() == "[1, 2]\n"
-
-
-def test_folders_are_checked_before_the_work(tmp_path: Path, write: Callable[[str, str], Path]) -> None:
-    file = write("file", "")
-    with pytest.raises(UserError, match="is a file"):
-        check_folder(file)
-    with pytest.raises(UserError, match="lies below a file"):
-        check_folder(file / "deeper" / "out")
-    check_folder(tmp_path / "new" / "folder")
-    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("token", ["[SEG]", "[LOC]", "[tag]"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from ullava.run_lock import hold
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -185,3 +189,75 @@ def test_answers_longer_than_the_model_reads_are_refused(command: Command, rando
         "error: 100000 new tokens: question and answer together have 256 places in this model"
     )
     assert not out.exists()
+
+
+def questions(folder: Path, count: int) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"What {number}?"}) + "\n" for number in range(count)))
+    return path
+
+
+def test_two_runs_do_not_share_a_folder(command: Command, random_model: Path, pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    line = ["predict", "--model", str(random_model), "--prompts", str(questions(folder, 3)), "--out",
+            str(folder / "out"), "--max-new-tokens", "2"]  # fmt: skip
+    with hold(folder / "out"):
+        code, printed, errors = command(*line)
+        assert (code, printed) == (2, "") and len(errors.splitlines()) == 1
+        assert f"out: in use by process {os.getpid()} on " in errors
+    assert command(*line)[0] == 0
+    assert len((folder / "out" / "answers.jsonl").read_text().splitlines()) == 3
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["answers.jsonl", "overlays"]
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    command: Command, random_model: Path, pictures: list[Path], full_disk: Any
+) -> None:
+    folder = pictures[0].parent
+    out = folder / "out"
+    line = ["predict", "--model", str(random_model), "--prompts", str(questions(folder, 40)), "--out",
+            str(out), "--max-new-tokens", "2", "--batch-size", "4"]  # fmt: skip
+    whole = ["--out", str(folder / "whole")]
+    assert command(*line, *whole)[0] == 0
+    expected = (folder / "whole" / "answers.jsonl").read_bytes()
+    with full_disk(len(expected) - 200):
+        code, _, errors = command(*line)
+    assert code == 2 and "Traceback" not in errors
+    assert f"error: {out / 'answers.jsonl.part'}: cannot be written (File too large)" in errors.splitlines()
+    assert not (out / "answers.jsonl").exists()
+    assert not any(path.name.startswith(".") for path in out.rglob("*"))
+    assert command(*line)[0] == 0
+    assert (out / "answers.jsonl").read_bytes() == expected
+
+
+def test_an_answer_for_which_there_is_no_room_leaves_the_old_one(
+    command: Command, random_model: Path, pictures: list[Path], full_disk: Any
+) -> None:
+    out = pictures[0].parent / "out"
+    line = ["predict", "--model", str(random_model), "--prompt", "What?", "--out", str(out), "--max-new-tokens", "2"]
+    assert command(*line, "--image", str(pictures[0]))[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with full_disk(len(before["overlay.png"]) // 2):
+        code, _, errors = command(*line, "--image", str(pictures[1]))
+    assert code == 2 and f"{out / 'overlay.png'}: cannot be written (File too large)" in errors
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_full_disk_is_found_before_the_model_is_loaded(
+    command: Command, random_model: Path, pictures: list[Path], full_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ullava.inference.load.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    out = pictures[0].parent / "new" / "out"
+    with full_disk(1000):
+        code, printed, errors = command(
+            "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "x", "--out", str(out)
+        )
+    assert (code, printed) == (2, "") and errors == f"error: {out}: cannot be written (File too large)\n"
+    assert not (pictures[0].parent / "new").exists()
+
+
+def test_no_question_has_no_answer(random_model: Path) -> None:
+    import ullava
+
+    predictor = ullava.load(str(random_model), device="cpu")
+    assert predictor.answer_samples([]) == predictor.teacher_forced([]) == []

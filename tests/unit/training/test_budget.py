@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,16 +55,16 @@ def test_steps_are_a_limit_too(clock: Callable[[float], None]) -> None:
 
 
 def test_it_stops_when_the_seconds_are_spent_and_a_resume_counts_on(clock: Callable[[float], None]) -> None:
-    control = TrainerControl()
+    control, args = TrainerControl(), SimpleNamespace(save_strategy="steps")
     saved = TrainerState(max_steps=10, stateful_callbacks={"Budget": {"args": {}, "attributes": {"spent": 6.0}}})
     budget = Budget(BudgetConfig(seconds=10))
     budget.on_train_begin(None, saved, control, lr_scheduler=scheduled("cosine", 10)[1])  # type: ignore[arg-type]
     clock(3.0)
-    budget.on_step_end(None, saved, control)  # type: ignore[arg-type]
+    budget.on_step_end(args, saved, control)  # type: ignore[arg-type]
     assert not control.should_training_stop and budget.state()["attributes"] == {"spent": 9.0}
     clock(4.5)
-    budget.on_step_end(None, saved, control)  # type: ignore[arg-type]
-    assert control.should_training_stop
+    budget.on_step_end(args, saved, control)  # type: ignore[arg-type]
+    assert control.should_training_stop and control.should_save
 
 
 def test_what_does_not_go_with_a_budget_is_refused() -> None:

@@ -41,13 +41,12 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file").check(resume=False)
 
 
-def test_the_last_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
+def test_checkpoints_come_newest_first(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.last_checkpoint() is None
-    checkpoint(folder, 9)
-    expected = checkpoint(folder, 100)
-    checkpoint(folder, 200, complete=False)
-    assert folder.last_checkpoint() == expected
+    assert folder.checkpoints_newest_first() == []
+    older, newer = checkpoint(folder, 9), checkpoint(folder, 100)
+    (folder.checkpoints / "checkpoint-200").write_text("a file")
+    assert folder.checkpoints_newest_first() == [(100, newer), (9, older)]
 
 
 def test_forgetting_drops_what_comes_later(tmp_path: Path) -> None:

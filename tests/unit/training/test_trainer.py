@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,15 @@ def test_a_table_of_which_rows_train_does_not_decay(make_trainer: Any, make_mode
     trainer.plan = apply_stage(model, "align")
     assert head in trainer.plan.row_tables
     assert head not in trainer.get_decay_parameter_names(model)
+
+
+class Deadly(EncodedMixture):
+    """Ends the process that reads it, as the system does where memory is used up."""
+
+    def __getitem__(self, position: int) -> Any:
+        os._exit(9)
+
+
+def test_a_killed_worker_is_one_line(make_trainer: Any) -> None:
+    with pytest.raises(UserError, match=r"reading the data ended early .*lower training\.dataloader_num_workers"):
+        make_trainer(dataset=Deadly, dataloader_num_workers=1).train()

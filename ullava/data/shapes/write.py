@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import cv2
@@ -24,6 +23,8 @@ from ullava.data.shapes.scene import sample_scene
 from ullava.data.shapes.vocabulary import SHAPES, SPLITS, VERSION, Split, class_id
 from ullava.data.shapes.worlds import PLAIN, WORLDS, World
 from ullava.errors import DataError, did_you_mean
+from ullava.run_lock import hold
+from ullava.whole_files import whole_folder
 
 JPEG_QUALITY = 92
 ANNOTATIONS: tuple[str, ...] = (
@@ -186,23 +187,28 @@ def check_order(
         problems.append(f"seed must be 0 or more, not {seed}")
     if workers < 1:
         problems.append(f"workers must be 1 or more, not {workers}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        problems.append(f"{out}: exists and is not an empty folder; name another folder or remove it")
+    problems += _in_the_way(out)
     if problems:
         raise DataError(problems)
     return next(name for name in SPLITS if name == split)
 
 
+def _in_the_way(out: Path) -> list[str]:
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    return [f"{out}: exists and is not an empty folder; name another folder or remove it"] if taken else []
+
+
 def make_world(out: Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a folder and move it to ``out`` when it is whole; nothing is left behind otherwise."""
-    target = out.absolute()
+    """Let ``write`` fill a folder and move it to ``out`` when it is whole; nothing is left behind otherwise.
+
+    Raises DataError where ``out`` cannot be written, UserError where another process is making it.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            write(Path(temporary) / "world")
-            if target.exists():
-                target.rmdir()
-            (Path(temporary) / "world").rename(target)
+        with hold(out, beside=True):
+            if problems := _in_the_way(out):  # of another process that was first
+                raise DataError(problems)
+            with whole_folder(out.absolute()) as folder:
+                write(folder)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
     return out

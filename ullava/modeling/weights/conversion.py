@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,8 @@ from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_model
 from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
 from ullava.modeling.weights.strict import load_strict
+from ullava.run_lock import hold
+from ullava.whole_files import whole_folder
 
 REPORT = "conversion.json"
 OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")
@@ -58,8 +58,9 @@ def write_folder(
         UserError: ``out`` holds something already; whatever ``write`` raises, with no folder left behind. Each problem
             of the weights names ``source``.
     """
-    inputs = [_fingerprint(file) for file in files or weight_files(source)]
+    given = files or weight_files(source)
     with new_folder(out) as folder:
+        inputs = [_fingerprint(file) for file in given]
         try:
             report = write(folder)
         except WeightsError as error:
@@ -91,22 +92,13 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``out`` that becomes ``out`` at the end, or vanishes if something goes wrong.
 
     Raises:
-        UserError: ``out`` holds something already, or its place cannot be written.
+        UserError: ``out`` holds something already, another process is making it, or its place cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; name a new folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(out)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+    with hold(out, beside=True):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: is there already; name a new folder")
+        with whole_folder(out) as temporary:
+            yield temporary
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from ullava.errors import UserError
 from ullava.whole_files import write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}$")
+"""What ``whole_files.whole`` calls a file that is being written."""
 
 
 class RunFolder:
@@ -71,7 +73,10 @@ class RunFolder:
         return any(name.startswith("eval_") for line in lines for name in line)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again."""
+        """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again.
+
+        And the drafts of files that a killed run left under their temporary names.
+        """
         kept = [line for line in self.log_lines() if line["step"] <= step]
         write_whole(self.train_log, "".join(json.dumps(line) + "\n" for line in kept))
         for number, path in self.checkpoints_newest_first():
@@ -80,6 +85,9 @@ class RunFolder:
         for path in list(self.evaluations.glob("step-*")):
             if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)
+        for path in list(self.root.rglob(".*")):
+            if _DRAFT.match(path.name) and path.is_file():
+                path.unlink()
 
     def append_log(self, line: Mapping[str, Any]) -> None:
         """Add one line to train_log.jsonl."""

@@ -25,6 +25,8 @@ from ullava.run_lock import LOCK
 from ullava.whole_files import append, write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}$")
+"""What ``whole_files.whole`` calls a file that is being written."""
 
 
 class RunFolder:
@@ -75,7 +77,8 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again.
 
-        From step 0 the bad samples are found again as well; a checkpoint knows its own (BadSamples).
+        And the drafts of files that a killed run left under their temporary names. From step 0 the bad samples are
+        found again as well; a checkpoint knows its own (BadSamples).
         """
         if step == 0:
             self.bad_samples.unlink(missing_ok=True)
@@ -87,6 +90,9 @@ class RunFolder:
         for path in list(self.evaluations.glob("step-*")):
             if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)
+        for path in list(self.root.rglob(".*")):
+            if _DRAFT.match(path.name) and path.is_file():
+                path.unlink()
 
     def append_log(self, line: Mapping[str, Any]) -> None:
         """Add one line to train_log.jsonl."""

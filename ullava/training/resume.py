@@ -143,11 +143,11 @@ def take_up(trainer: UllavaTrainer, folder: RunFolder, progress: Progress) -> No
 
 
 def _where(progress: Progress) -> str:
+    if progress.trained:
+        return f"all {progress.step} steps are there: writing what is missing"
     if progress.checkpoint is None:
         return "no complete checkpoint: starting again from step 0"
-    if not progress.trained:
-        return f"resuming after step {progress.step}"
-    return f"all {progress.step} steps are there: writing what is missing"
+    return f"resuming after step {progress.step}"
 
 
 def check_weights(model: Any, checkpoint: Path) -> None:

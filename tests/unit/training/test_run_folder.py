@@ -57,7 +57,10 @@ def test_forgetting_drops_what_comes_later(tmp_path: Path) -> None:
         folder.append_log({"step": step, "loss": 1.0 / step})
     with folder.train_log.open("a") as stream:
         stream.write('{"step": 9, "lo')
+    draft = folder.evaluation(4) / f".metrics.json.{'a' * 32}"
+    draft.write_text("{")
     folder.forget_after(4)
+    assert not draft.exists()
     assert folder.log_lines() == [{"step": 4, "loss": 0.25}]
     assert [path.name for path in folder.checkpoints.iterdir()] == ["checkpoint-4"]
     assert [path.name for path in folder.evaluations.iterdir()] == ["step-4"]

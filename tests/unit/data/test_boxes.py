@@ -142,3 +142,13 @@ def test_true_boxes_and_the_command(write, tmp_path, command):
     ):
         code, _, error = command("data", "boxes", *wrong, "--out", str(tmp_path / "true.json"))
         assert code == 2 and reason in error
+
+
+@pytest.mark.parametrize(
+    "box", [["1", 2, 10, 20], None, [1, 2, 10], [1, 2, 0, 20], [35, 2, 10, 20], [10**400, 1, 2, 3]]
+)
+def test_true_boxes_that_cannot_be_are_named(write, tmp_path, command, box):
+    wrong = INSTANCES | {"annotations": [INSTANCES["annotations"][0] | {"bbox": box}]}
+    instances = write("instances.json", json.dumps(wrong))
+    code, _, error = command("data", "boxes", "--instances", str(instances), "--out", str(tmp_path / "true.json"))
+    assert code == 2 and "record 0: annotations[0]: 'bbox' " in error and not (tmp_path / "true.json").exists()

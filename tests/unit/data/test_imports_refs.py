@@ -93,6 +93,7 @@ ORPHANS = {
     ),
     "another image": (ref(9, 72), "instances.json has no ann_id 72 of this image (it is of image 8)"),
     "no id": (ref(9, None), "entry 1: 'ann_id', 'image_id' and 'ref_id' have to be whole numbers"),
+    "no entry": (7, "entry 1: an object is expected, not int"),
     "no words": (ref(9, 70, sentences=[{"sents": "a"}]), "entry 1: no 'sent'"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from ullava.data.imports.sizes import check_stated_size
 from ullava.data.imports.things import BoxFormat, Thing, ThingReader, has_mask
 from ullava.errors import DataError
 from ullava.geometry import segmentation_to_mask
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}")
 
 
 def read_coco(
@@ -233,7 +236,7 @@ def _boxes_alone(annotations: Sequence[ListedAnnotation]) -> bool:
 def _names(file: CocoFile) -> list[str]:
     """Return the categories' names in the order of their ids, where these are numbers, else as they are listed."""
     ids = list(file.categories)
-    if all(number.lstrip("-").isdecimal() for number in ids):
+    if all(_WHOLE_NUMBER.fullmatch(number) for number in ids):
         ids.sort(key=int)
     return [name for number in ids for name in file.categories[number]]
 

@@ -6,6 +6,7 @@ left out and why.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import numpy as np
 
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetConfig, SplitConfig
-from ullava.data.imports.items import REPORT, Import, Item
+from ullava.data.imports.items import COPIES, REPORT, Import, Item
 from ullava.errors import DataError
 
 UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
@@ -58,6 +59,7 @@ def write_dataset(found: Import, target: Target) -> list[str]:
     old = _existing(target.out, found, list(splits))
     out = target.out.absolute()
     try:
+        _note_copies(found)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
             made = Path(temporary) / "dataset"
@@ -80,6 +82,19 @@ def classes_of(out: Path) -> list[str]:
     if not (out / "dataset.yaml").is_file() or not (out / REPORT).is_file():
         return []
     return load_config(DatasetConfig, out / "dataset.yaml").classes
+
+
+def _note_copies(found: Import) -> None:
+    """Note images of equal bytes. Only those of equal size are read for it."""
+    of_size: dict[int, list[Item]] = {}
+    for item in found.items:
+        of_size.setdefault(item.picture.stat().st_size, []).append(item)
+    for items in of_size.values():
+        first: dict[bytes, str] = {}
+        for item in items if len(items) > 1 else ():
+            other = first.setdefault(hashlib.sha256(item.picture.read_bytes()).digest(), item.name)
+            if other != item.name:
+                found.faults.note(COPIES, item.name, f"is a copy of {other}")
 
 
 def _dealt(items: Sequence[Item], target: Target) -> dict[str, list[Item]]:
@@ -116,7 +131,8 @@ def _existing(out: Path, found: Import, splits: list[str]) -> DatasetConfig | No
     for key in _FIXED:
         before, now = getattr(old, key), getattr(found, key)
         if before != now:
-            problems.append(f"{out}: {key} is {before}, but what is imported has {now}")
+            hint = " (--boxes reads boxes alone)" if key == "boxes_only" and before else ""
+            problems.append(f"{out}: {key} is {before}, but what is imported has {now}{hint}")
     if not problems and old.classes != found.classes[: len(old.classes)]:
         problems.append(f"{out}: classes is {old.classes}, but what is imported has {found.classes}")
     if problems:

@@ -19,8 +19,16 @@ JOINED = "joined"
 CROWD = "crowd regions (iscrowd: 1), which nothing asks for; --crowd-as-instances takes them as instances"
 BOXES = "boxes that disagree with their masks, and were replaced by those of the masks"
 AMBIGUOUS = "words that are said of several objects of one image"
+COPIES = "images that are copies of others, byte for byte, and stay apart; --hold-out may divide them"
 FORM = "note"
-NOTES = {JOINED: "joined", CROWD: "crowd_regions", BOXES: "boxes_of_masks", AMBIGUOUS: "ambiguous", FORM: "form"}
+NOTES = {
+    JOINED: "joined",
+    CROWD: "crowd_regions",
+    BOXES: "boxes_of_masks",
+    AMBIGUOUS: "ambiguous",
+    COPIES: "copies",
+    FORM: "form",
+}
 """What is told of an import besides faults: the heading of the output and the key in its report."""
 
 ImportLayout = Literal["coco_instances", "label_png", "salient_png", "refer", "grefer"]
@@ -149,8 +157,14 @@ def picture_below(images: Path, name: str) -> Path:
 
 
 def one_file(path: Path) -> str:
-    """Return what all ways to write the path of one file share, links included; DataError for what can be no path."""
+    """Return what all ways to write the path of one file share (links; either case, where the file system takes it).
+
+    Raises DataError for what can be no path.
+    """
     try:
+        state = path.stat()
+        return f"{state.st_dev}:{state.st_ino}" if state.st_ino else os.path.realpath(path)
+    except OSError:
         return os.path.realpath(path)
     except ValueError as error:
         raise DataError(f"{ascii(str(path))}: cannot be the path of a file ({error})") from error

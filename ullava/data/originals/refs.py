@@ -114,8 +114,9 @@ def entries_of(
             if is_in_part(entry, part):
                 yield _ref(place, entry, several, id_of)
         except (KeyError, TypeError, ValueError) as error:
-            missing = f"no '{error.args[0]}'{did_you_mean(str(error.args[0]), entry)}"
-            reason = missing if isinstance(error, KeyError) else str(error)
+            reason = str(error)
+            if isinstance(error, KeyError):
+                reason = f"no '{error.args[0]}'{did_you_mean(str(error.args[0]), entry)}"
             name = f"{source.annotations}: entry {place}"
             if on_problem is not None:
                 on_problem(name, reason)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import ProcessorMixin
 
 from ullava.errors import SampleError, UserError
+from ullava.examples import Example, ImageExample, VideoExample
 from ullava.geometry import plan_view, resized_hw
-from ullava.modeling.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box import to_head_frame
 from ullava.modeling.heads.box_rules import Answered, FoundThing
 from ullava.modeling.heads.box_table import build_box_rules

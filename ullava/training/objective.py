@@ -14,6 +14,7 @@ import torch
 
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, did_you_mean
+from ullava.examples import Targets
 from ullava.geometry import plan_view, resized_hw
 from ullava.losses import (
     bce_per_mask,
@@ -91,20 +92,6 @@ class LossTerms:
         return torch.stack([term.detach().float() for term in (*own, *self.aux.values())])
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
-
-    ``masks``: one uint8 or bool [H, W] of the original picture for each ``[SEG]`` (equal ones may be one tensor).
-    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``pictures``: how many places of
-    the text show one.
-    """
-
-    masks: Sequence[torch.Tensor]
-    boxes_xyxy_head: torch.Tensor
-    pictures: int = 0
-
-
 class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
@@ -151,7 +138,7 @@ class GroundingObjective:
         """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
         patches = 0 if output.patch_nll is None else output.patch_nll.shape[0]
         boxes = targets.boxes_xyxy_head.shape[0]
-        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.pictures)
+        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         logits, scores = seg.mask_logits_lowres, seg.iou_scores

@@ -41,7 +41,7 @@ class Core:
             "attention_mask": self.inputs["attention_mask"][rows].long(),
             "pixel_values": self.inputs["images"],
             "image_index": torch.tensor(picture, dtype=torch.long),
-            "video_pixel_values": self.inputs["videos"].permute(0, 2, 1, 3, 4),
+            "pixel_values_videos": self.inputs["videos"].permute(0, 2, 1, 3, 4),
             "video_index": torch.tensor(video, dtype=torch.long),
         }
 

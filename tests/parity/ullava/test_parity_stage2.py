@@ -14,8 +14,9 @@ from released_models import picture_batch, stage_two, tensors
 from torch import Tensor
 
 from ullava.config.schema import LossConfig
+from ullava.examples import Targets
 from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.training.objective import GroundingObjective, LossTerms, Targets
+from ullava.training.objective import GroundingObjective, LossTerms
 
 WEIGHTS = {
     "ce_weight": "ce",
@@ -51,7 +52,7 @@ class Run:
         rows = range(len(self.case["samples"]))
         masks = [mask for row in rows for mask in self.inputs[f"mask_{row}"]]
         boxes = [self.inputs[f"bbox_{row}"] for row in rows if f"bbox_{row}" in self.inputs]
-        return Targets(masks, torch.cat(boxes) if boxes else torch.zeros(0, 4))
+        return Targets(masks=masks, boxes_xyxy_head=torch.cat(boxes) if boxes else torch.zeros(0, 4))
 
     def judge(self, output: Any, weights: dict[str, float], twice: bool) -> LossTerms:
         named = {ours: weights.get(theirs, 0.0) for theirs, ours in WEIGHTS.items()}

@@ -12,12 +12,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProce
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.examples import Batch, ModelInputs
 from ullava.structures import Sample, Turn
 
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 
 
-def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> dict[str, Any]:
+def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> Batch:
     examples = [
         processor.encode(sample, [picture(number) for _ in sample.images], prompt_only=prompt_only)
         for number, sample in enumerate(samples)
@@ -25,9 +26,8 @@ def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, si
     return Collator(processor.tokenizer.pad_token_id, side)(examples)  # type: ignore[arg-type]
 
 
-def inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    targets = ("boxes_xyxy_head", "original_sizes")
-    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in targets}
+def inputs(batch: Batch) -> dict[str, Any]:
+    return batch.inputs.as_kwargs()
 
 
 def prompts(processor: Any, samples: list[Sample]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_any_mixture_in_one_batch(small: tuple[Any, Any]) -> None:
     output = model(**inputs(batch))
     assert output.seg.row.tolist() == [0, 0, 2] and output.seg.image.tolist() == [0, 0, 1]
     assert output.loc.boxes_xyxy_head.shape == (3, 4)
-    assert len(output.targets) == int((batch["labels"] != -100).sum())
+    assert len(output.targets) == int((batch.inputs.labels != -100).sum())
     assert output.logits.shape == (len(output.targets), len(processor.tokenizer))
     assert bool((output.loc.boxes_xyxy_head[:, 2:] >= output.loc.boxes_xyxy_head[:, :2]).all())
 
@@ -87,10 +87,12 @@ def test_generation_reads_the_states_that_training_reads(small: tuple[Any, Any])
     ids = processor.token_ids
     sample = grounded_sample("a", 1)
     trained = collate(processor, [sample])
-    spoken = trained["labels"][0][trained["labels"][0] != -100].tolist()
+    spoken = trained.inputs.labels[0][trained.inputs.labels[0] != -100].tolist()
     prompt = prompts(processor, [sample])
     result = model.generate_grounded(
-        prompt, max_new_tokens=len(spoken), logits_processor=LogitsProcessorList([Script(spoken)])
+        ModelInputs.from_kwargs(prompt),
+        max_new_tokens=len(spoken),
+        logits_processor=LogitsProcessorList([Script(spoken)]),
     )
     output = model(**inputs(trained))
     assert result.new_ids[0].tolist() == spoken and ids["seg_id"] in spoken
@@ -116,7 +118,9 @@ def test_batched_generation_equals_single(head_state: str) -> None:
         ]
         batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(examples))
         return model.generate_grounded(
-            batch, max_new_tokens=len(script), logits_processor=LogitsProcessorList([Script(script)])
+            ModelInputs.from_kwargs(batch),
+            max_new_tokens=len(script),
+            logits_processor=LogitsProcessorList([Script(script)]),
         )
 
     together = run(samples, [0, 1, 2])
@@ -166,7 +170,9 @@ def test_pictures_are_encoded_once_however_many_questions(
     rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(rows))
     seg = processor.token_ids["seg_id"]
-    model.generate_grounded(batch, max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)]))
+    model.generate_grounded(
+        ModelInputs.from_kwargs(batch), max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)])
+    )
     assert seen == {"tower": 1, "sam": 1}
 
 
@@ -232,7 +238,7 @@ def test_pickled_weights_are_refused(small: tuple[Any, Any], tmp_path: Path) -> 
 
 def test_beams_are_refused(small: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="num_beams"):
-        small[0].generate_grounded({}, num_beams=4)
+        small[0].generate_grounded(ModelInputs.from_kwargs({}), num_beams=4)
 
 
 def test_misspelt_sizes_are_refused() -> None:

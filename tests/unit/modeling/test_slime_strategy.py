@@ -14,10 +14,10 @@ from transformers import LogitsProcessorList
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
+from ullava.examples import ModelInputs
 from ullava.modeling.sample_rules import question_sample
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.batches import network_inputs
 from ullava.training.stages import apply_stage
 
 SETTINGS = "local_side: 2, heads: 4, gamma: 0.6, tau: 0.02"
@@ -46,7 +46,7 @@ def rows(processor: Any, samples: list[Sample], numbers: list[int], **options: A
 
 
 def collate(processor: Any, examples: list[Any], side: Any = "right") -> dict[str, Any]:
-    return network_inputs(Collator(processor.tokenizer.pad_token_id, side)(examples))
+    return Collator(processor.tokenizer.pad_token_id, side)(examples).inputs.as_kwargs()
 
 
 def asks(question: str, answer: str = "Yes.") -> Sample:
@@ -145,7 +145,9 @@ def test_batched_generation_equals_single(slime: tuple[Any, Any]) -> None:
     def run(chosen: list[Any]) -> Any:
         forced = LogitsProcessorList([Script(script)])
         batch = collate(processor, chosen, "left")
-        return model.generate_grounded(batch, max_new_tokens=len(script), logits_processor=forced)
+        return model.generate_grounded(
+            ModelInputs.from_kwargs(batch), max_new_tokens=len(script), logits_processor=forced
+        )
 
     together = run(examples)
     for row in (0, 2, 4):
@@ -227,7 +229,7 @@ def test_frames_of_a_video_are_tiles_and_their_mean_is_the_whole(slime: tuple[An
     batch = collate(processor, [row])
     output = model(**batch)
     assert 1 <= len(output.diagnostics["video_kept"][0]) <= 32
-    seen = model.encode_videos(batch | {"force": {}})
+    seen = model.encode_videos(ModelInputs.from_kwargs(batch))
     alone = model.vision.encode({"base": torch.from_numpy(still).permute(2, 0, 1)[None],
                                  "tiles": [torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
                                  "grid": [torch.tensor([1, 2])]}, _no_words(model))  # fmt: skip

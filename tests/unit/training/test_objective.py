@@ -13,7 +13,6 @@ from torch.nn import functional
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError
 from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
 
 SIDE = 64
@@ -84,7 +83,7 @@ def test_each_gradient_stays_with_its_own_mask() -> None:
     output, targets = judged(masks=3)
     objective = GroundingObjective(replace(WEIGHTS, iou_score=0.0), SIDE)
     before = objective(output, targets)
-    changed = Targets([targets.masks[0], targets.masks[1] ^ 1, targets.masks[2]], targets.boxes_xyxy_head)
+    changed = replace(targets, masks=[targets.masks[0], targets.masks[1] ^ 1, targets.masks[2]])
     planes = output.seg.mask_logits_lowres
     first = torch.autograd.grad(before.total, planes)[0]
     second = torch.autograd.grad(objective(output, changed).total, planes)[0]
@@ -160,7 +159,10 @@ def test_low_plane_agrees_on_flat_masks() -> None:
     output, _ = judged(masks=2, boxes=0)
     with torch.no_grad():
         output.seg.mask_logits_lowres.fill_(2.0)
-    targets = Targets([torch.ones(64, 64, dtype=torch.uint8), torch.ones(32, 64, dtype=torch.uint8)], torch.zeros(0, 4))
+    targets = Targets(
+        masks=[torch.ones(64, 64, dtype=torch.uint8), torch.ones(32, 64, dtype=torch.uint8)],
+        boxes_xyxy_head=torch.zeros(0, 4),
+    )
     full = GroundingObjective(WEIGHTS, SIDE)(output, targets)
     low = GroundingObjective(replace(WEIGHTS, mask_plane="lowres"), SIDE)(output, targets)
     assert float(low.bce) == pytest.approx(float(full.bce), rel=1e-5)
@@ -175,11 +177,11 @@ def test_a_step_in_pieces_has_the_loss_of_the_whole(make_model: Any, make_batch:
         make_batch(processor, "shapes_text", count=1),
         make_batch(processor, "shapes_res", count=3, first=1),
     ]
-    outputs = [model.train()(**network_inputs(piece)) for piece in pieces]
-    local = [objective.counts(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+    outputs = [model.train()(**piece.inputs.as_kwargs()) for piece in pieces]
+    local = [objective.counts(out, piece.targets) for out, piece in zip(outputs, pieces, strict=True)]
     step = Counts(*(sum(values) for values in zip(*((c.tokens, c.masks, c.boxes) for c in local), strict=True)))
-    parts = [objective(out, targets_of(piece), step) for out, piece in zip(outputs, pieces, strict=True)]
+    parts = [objective(out, piece.targets, step) for out, piece in zip(outputs, pieces, strict=True)]
     for name in ("ce", "bce", "dice", "l1", "giou"):
-        alone = [objective(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+        alone = [objective(out, piece.targets) for out, piece in zip(outputs, pieces, strict=True)]
         weighted = sum(float(getattr(a, name)) * c.of(name) for a, c in zip(alone, local, strict=True)) / step.of(name)
         assert sum(float(getattr(part, name)) for part in parts) == pytest.approx(weighted, rel=1e-5)

@@ -14,7 +14,7 @@ from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_inpu
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
-from ullava.modeling.heads.mask import MaskHead
+from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
@@ -57,7 +57,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         width = int(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision = build_strategy(config, width)
-        self.mask_head = MaskHead(config.sam_config, width)
+        self.mask_head = build_mask_head(config, width)
         self.box_head = build_box_head(config, width)
         self.post_init()
         # SAM ties two of its embeddings; post_init looks for ties one level down only, SAM lies two levels down.
@@ -250,24 +250,22 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return self._logits(states.detach()).float().softmax(dim=-1)[:, token_id]
 
     def _decode_masks(self, seg: TokenStates, inputs: ModelInputs) -> SegOutput:
-        """Decode the masks of tokens that have an image with a SAM view; SAM's encoder runs once for each image."""
+        """Decode the masks of tokens whose image the mask head sees; its encoder runs once for each image."""
         image, shown = self._image_of(seg, inputs), inputs.mask_images
-        sam_row = torch.full_like(image, -1) if shown is None else shown.rows(image)
-        if len(sam_row) and bool((sam_row < 0).any()):
-            keep = sam_row >= 0
+        view = torch.full_like(image, -1) if shown is None else shown.rows(image)
+        if len(view) and bool((view < 0).any()):
+            keep = view >= 0
             seg = TokenStates(seg.states[keep], seg.row[keep], seg.item[keep])
-            image, sam_row = image[keep], sam_row[keep]
-        if shown is None or len(sam_row) == 0:
-            plane = self.config.sam_config.prompt_encoder_config.image_embedding_size * 4
-            masks, quality = seg.states.new_zeros(0, plane, plane), seg.states.new_zeros(0)
+            image, view = image[keep], view[keep]
+        if shown is None or len(view) == 0:
+            decoded = self.mask_head.none(seg.states)
         else:
-            used, place = sam_row.unique(return_inverse=True)
-            height = int(shown.sizes[used, 0].max()) if inputs.content_only else None
-            embeddings = self.mask_head.embed_images(shown.pixels[used], shown.sizes[used])
-            masks, quality = self.mask_head.decode(seg.states, embeddings, place, height)
+            used, place = view.unique(return_inverse=True)
+            content_hw = tuple(shown.sizes[used].amax(dim=0).tolist()) if inputs.content_only else None
+            decoded = self.mask_head.decode(seg.states, self.mask_head.embed(shown, used), place, content_hw)
         return SegOutput(
-            mask_logits_lowres=masks,
-            iou_scores=quality,
+            mask_logits_lowres=decoded.mask_logits_lowres,
+            iou_scores=decoded.scores,
             row=seg.row,
             image=image,
             token_probability=self._probability(seg.states, self.config.seg_id),

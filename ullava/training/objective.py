@@ -15,7 +15,7 @@ import torch
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, did_you_mean
 from ullava.examples import Targets
-from ullava.geometry import plan_view, resized_hw
+from ullava.geometry.mask_resize import shrink_targets
 from ullava.losses import (
     bce_per_mask,
     dice_per_mask,
@@ -25,7 +25,7 @@ from ullava.losses import (
     mask_iou_per_mask,
     token_cross_entropy,
 )
-from ullava.training.planes import covered_lowres, shrink_targets, to_original
+from ullava.modeling.heads.mask_contract import MaskRules
 
 TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score", "patch")
 
@@ -95,17 +95,18 @@ class LossTerms:
 class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
-    ``aux_terms``: the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
+    ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``:
+    the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
     """
 
-    def __init__(self, weights: LossConfig, sam_side: int, aux_terms: Sequence[str] = ()) -> None:
+    def __init__(self, weights: LossConfig, masks: MaskRules, aux_terms: Sequence[str] = ()) -> None:
         unknown = [name for name in weights.aux if name not in aux_terms]
         if unknown:
             raise ConfigError(
                 [f"loss.aux: the vision strategy has no term '{n}'{did_you_mean(n, aux_terms)}" for n in unknown]
             )
         self.weights = weights
-        self.sam_side = sam_side
+        self.masks = masks
         self.aux_terms = tuple(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
@@ -163,12 +164,10 @@ class GroundingObjective:
 
     def _common_plane(self, logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bring logits [k, h, w] and targets [k, H, W] to one plane, both float32."""
-        height, width = masks.shape[-2:]
-        covered = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
+        original_hw = masks.shape[-2:]
         if self.weights.mask_plane == "original":
-            plane = to_original(logits, square=self.sam_side, resized_hw=covered, orig_hw=(height, width))
-            return plane, masks.float()
-        plane = covered_lowres(logits, square=self.sam_side, resized_hw=covered)
+            return self.masks.to_original(logits, original_hw), masks.float()
+        plane = self.masks.covered(logits, original_hw)
         return plane, shrink_targets(masks, plane.shape[-2], plane.shape[-1])
 
     def _box_terms(self, loc: Any, targets: Targets) -> dict[str, torch.Tensor]:

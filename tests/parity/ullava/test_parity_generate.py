@@ -11,7 +11,7 @@ from golden_cases import folders, read
 from released_models import picture_batch, stage_two, tensors
 
 from ullava.examples import ModelInputs
-from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 
@@ -57,12 +57,8 @@ def test_greedy_answer(folder: Path, number: int, models: dict[Path, UllavaForCo
     assert ids == prompt["new_ids"]
     assert [*batch["input_ids"][0].tolist(), *ids] == expected[f"{name}.output_ids"][0].tolist()
 
-    full = upscale_mask_logits(
-        found.seg.mask_logits_lowres,
-        side=read(source)["sam"]["image_size"],
-        resized_hw=prompt["resized_hw"],
-        original_hw=prompt["size_hw"],
-    )
+    rules = SamMaskRules(read(source)["sam"]["image_size"])
+    full = rules.to_original(found.seg.mask_logits_lowres, prompt["size_hw"])
     atol = case["tolerances"]
     assert len(full) == prompt["n_masks"]
     torch.testing.assert_close(full, expected[f"{name}.mask_logits"], rtol=0, atol=atol["mask_logits_atol"])

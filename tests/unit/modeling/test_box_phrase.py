@@ -190,7 +190,7 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     example = processor.encode(grounded_sample("a", 2), [picture(0)])
     batch = Collator(processor.tokenizer.pad_token_id)([example])
     output = model(**batch.inputs.as_kwargs())
-    terms = GroundingObjective(LossConfig(), processor.sam_side)(output, batch.targets)
+    terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     terms.total.backward()
     assert output.loc.boxes_xyxy_head is None and terms.l1.item() == terms.giou.item() == 0.0
 

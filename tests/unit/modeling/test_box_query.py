@@ -140,7 +140,7 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     model.train()
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
     output = model(**batch.inputs.as_kwargs())
-    terms = GroundingObjective(LossConfig(), processor.sam_side)(output, batch.targets)
+    terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     assert terms.l1.item() > 0 and terms.giou.item() > 0
     terms.total.backward()
     idle = [name for name in plan.trainable if model.get_parameter(name).grad is None]
@@ -314,6 +314,6 @@ def test_the_division_of_u_llava_is_for_regressed_boxes_only(query: tuple[Any, A
 
     model, processor = query
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
-    objective = GroundingObjective(LossConfig(box_divide_twice=True), processor.sam_side)
+    objective = GroundingObjective(LossConfig(box_divide_twice=True), processor.masks)
     with pytest.raises(ConfigError, match="box_divide_twice belongs to boxes that are regressed"):
         objective(model(**batch.inputs.as_kwargs()), batch.targets)

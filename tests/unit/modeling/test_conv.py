@@ -177,7 +177,7 @@ def test_stages_of_the_tower_train_one_by_one() -> None:
     output = model(**batch.inputs.as_kwargs())
     maps = model.vision.encode_maps(batch.inputs.as_kwargs()["pixel_values"])
     assert [state.requires_grad for state in maps] == [False, False, False, False, True]
-    GroundingObjective(LossConfig(), processor.sam_side)(output, batch.targets).total.backward()
+    GroundingObjective(LossConfig(), processor.masks)(output, batch.targets).total.backward()
     assert {name for name, value in model.named_parameters() if value.grad is not None} == plan.trainable
 
 

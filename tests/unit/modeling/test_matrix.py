@@ -120,7 +120,7 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
     plan = apply_stage(model, "scratch", quality_trains=False)
     model.train()
     output = model(**batch.inputs.as_kwargs())
-    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
     objective(output, batch.targets).total.backward()
     reached = {name for name, value in model.named_parameters() if value.grad is not None}
     missed = {name for name in plan.trainable - reached if not name.startswith("mask_head.sam.")}

@@ -114,7 +114,7 @@ def test_training_step_reaches_every_weight_and_keeps_its_counts(built: tuple[st
     plan = apply_stage(model, "scratch")
     model.train()
     output = model(**batch.inputs.as_kwargs())
-    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
     objective(output, batch.targets).total.backward()
     missing = [n for n, value in model.named_parameters() if n in plan.trainable and value.grad is None]
     missing = [n for n in missing if n.startswith("vision.")]

@@ -154,18 +154,18 @@ def test_pictures_are_encoded_once_however_many_questions(
 ) -> None:
     model, processor = small
     seen = {"tower": 0, "sam": 0}
-    real_encode, real_sam = model.vision.encode, model.mask_head.embed_images
+    real_encode, real_sam = model.vision.encode, model.mask_head.embed
 
     def count_tower(views: Any, force: Any = None) -> Any:
         seen["tower"] += len(views["base"])
         return real_encode(views, force)
 
-    def count_sam(pixels: Any, sizes: Any) -> Any:
-        seen["sam"] += len(pixels)
-        return real_sam(pixels, sizes)
+    def count_sam(images: Any, rows: Any) -> Any:
+        seen["sam"] += len(rows)
+        return real_sam(images, rows)
 
     monkeypatch.setattr(model.vision, "encode", count_tower)
-    monkeypatch.setattr(model.mask_head, "embed_images", count_sam)
+    monkeypatch.setattr(model.mask_head, "embed", count_sam)
     one = grounded_sample("a")
     rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(rows))

@@ -219,7 +219,7 @@ def test_videos_and_pictures_and_words_train_together() -> None:
     plan = apply_stage(model, "scratch")
     assert {"box projector", "vision projector", "vision tower"} <= {row.part for row in plan.rows}
     model.train()
-    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.sam_side, model.vision.aux_terms)
+    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.masks, model.vision.aux_terms)
     output = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
     terms = objective(output, batch.targets)
     assert float(terms.aux["size"].detach()) > 0

@@ -24,7 +24,7 @@ def step(model: nn.Module, processor: Any, batch: dict[str, Any]) -> set[str]:
     weights = LossConfig(iou_score=0.1)
     with torch.autocast("cpu", torch.bfloat16):
         output = model.train()(**batch.inputs.as_kwargs())
-    GroundingObjective(weights, processor.sam_side)(output, batch.targets).total.backward()
+    GroundingObjective(weights, processor.masks)(output, batch.targets).total.backward()
     return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -88,9 +88,7 @@ def test_frozen_encoders_keep_no_graph(make_model: Any, make_batch: Any) -> None
     model, processor = make_model()
     apply_stage(model, "ground")
     batch = make_batch(processor, "shapes_res")
-    assert not model.mask_head.embed_images(
-        batch.inputs.mask_images.pixels, batch.inputs.mask_images.sizes
-    ).requires_grad
+    assert not model.mask_head.embed(batch.inputs.mask_images, torch.tensor([0])).requires_grad
 
 
 def test_lora_trains_adapters_rows_and_heads(make_model: Any, make_batch: Any) -> None:

@@ -11,7 +11,7 @@ from ullava.examples import HeadImages
 from ullava.geometry import norm_to_px, padsq_to_px, px_to_norm, px_to_padsq
 from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import BoxHead, Candidates
-from ullava.modeling.heads.mask import two_layer_projector
+from ullava.modeling.heads.projector import two_layer_projector
 
 
 class RegressionBoxHead(BoxHead):

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ullava.examples import HeadImages
 from ullava.modeling.heads.box_contract import BoxHead, Candidates
 from ullava.modeling.heads.detector import decoded_sets, detector_class, run_by_size
-from ullava.modeling.heads.mask import two_layer_projector
+from ullava.modeling.heads.projector import two_layer_projector
 
 TEXT_PARTS = ("model.text_backbone.", "model.text_projection.")
 """Weights of a pretrained detector that this head has no use for."""

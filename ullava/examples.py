@@ -162,8 +162,9 @@ class ModelInputs:
 
     ``input_ids``, ``attention_mask``, ``labels`` [B, L]; ``images`` and ``videos``: None where the batch has none;
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
-    ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``force``: overrides of
-    the vision strategy by name; ``generator``: where noise in training comes from, None = torch's own.
+    ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
+    at logits of tokens without a label; ``force``: overrides of the vision strategy by name; ``generator``: where noise
+    in training comes from, None = torch's own.
     """
 
     input_ids: torch.Tensor | None = None
@@ -176,6 +177,7 @@ class ModelInputs:
     instructions: Instructions | None = None
     patches: PatchNames | None = None
     content_only: bool = False
+    supervised_only: bool = False
     force: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
 
@@ -186,7 +188,8 @@ class ModelInputs:
     def as_kwargs(self) -> dict[str, Any]:
         """The flat form: keyword arguments of ``forward`` and ``generate``, without those that are not given."""
         plain = {name: getattr(self, name) for name in _PLAIN}
-        plain |= {"content_only": self.content_only or None, "force": self.force or None}
+        plain |= {"content_only": self.content_only or None, "supervised_only": self.supervised_only or None}
+        plain |= {"force": self.force or None}
         given = {name: value for name, value in plain.items() if value is not None}
         for part, keys in _NESTED.items():
             if (record := getattr(self, part)) is not None:
@@ -227,7 +230,7 @@ class ModelInputs:
 VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "videos": "pixel_values_videos"})
 """The key of the base view of each kind; other views are called ``<key>_<view>``."""
 
-_PLAIN = ("input_ids", "attention_mask", "labels", "content_only", "force", "generator")
+_PLAIN = ("input_ids", "attention_mask", "labels", "content_only", "supervised_only", "force", "generator")
 _KINDS: Mapping[str, Any] = {
     "images": VisualInputs,
     "videos": VisualInputs,

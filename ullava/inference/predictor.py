@@ -172,7 +172,9 @@ class Predictor:
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
         labels = cast(torch.Tensor, inputs.labels)  # the collator writes them
-        inputs = replace(inputs, labels=labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL))
+        inputs = replace(
+            inputs, labels=labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL), supervised_only=True
+        )
         output = self.model(**inputs.as_kwargs())
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         return self._answers(examples, texts, output, inputs)

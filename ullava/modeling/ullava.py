@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from ullava.errors import UserError
 from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_input
+from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
@@ -167,7 +168,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **batch: Any,
     ) -> UllavaOutput:
-        """One pass; with ``labels`` the heads are read wherever a grounded token is supervised.
+        """One pass; with ``labels`` there is a ``loss``, and heads are read wherever a grounded token is supervised.
 
         ``batch``: the other keys of ModelInputs. Raises UserError for a key that is none of its, and for
         ``return_dict=False``: an output has names only.
@@ -195,22 +196,23 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             aux=summed_aux(output for output in (images, videos) if output is not None),
             diagnostics=told_by(images, videos),
         )
-        if labels is None:
+        if not inputs.supervised_only:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             output.logits = self._logits(hidden[:, kept])
+        if labels is None:
             return output
         if input_ids is None:
-            raise UserError("supervision needs input_ids, to know which picture a grounded token speaks of")
+            raise UserError("supervision needs input_ids, to know which image a grounded token speaks of")
         supervised = labels[:, 1:] != IGNORE_LABEL
-        output.logits = self._logits(hidden[:, :-1][supervised])
+        output.supervised_logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
+        with torch.autocast(hidden.device.type, enabled=False):
+            output.loss = token_cross_entropy(output.supervised_logits, output.targets)
         self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, inputs)
         if images is not None and inputs.patches is not None:
             output.patch_nll = self._patch_nll(images, inputs.patches)
-        if self.training:
-            output.idle = self._idle(images, videos, output)
-        else:
-            output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
+        output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
+        output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
         return output
 
     def _patch_nll(self, visual: VisionOutput, named: PatchNames) -> torch.Tensor:
@@ -272,7 +274,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     def _idle(self, images: VisionOutput | None, videos: VisionOutput | None, output: Any) -> torch.Tensor:
-        zero = output.logits.new_zeros(())
+        zero = output.supervised_logits.new_zeros(())
         if images is None and videos is None:
             zero = zero + self.vision.encode_dummy()
         for seen in (images, videos):

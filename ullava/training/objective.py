@@ -23,7 +23,6 @@ from ullava.losses import (
     giou_loss,
     l1_loss,
     mask_iou_per_mask,
-    token_cross_entropy,
 )
 from ullava.modeling.heads.mask_contract import MaskRules
 
@@ -115,15 +114,15 @@ class GroundingObjective:
         Raises ValueError where the network grounded another number of things than the batch holds.
         """
         local = self.counts(output, targets)
-        with torch.autocast(output.logits.device.type, enabled=False):
-            means: dict[str, torch.Tensor] = {"ce": token_cross_entropy(output.logits, output.targets)}
+        with torch.autocast(output.loss.device.type, enabled=False):
+            means: dict[str, torch.Tensor] = {"ce": output.loss}
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
-            means["patch"] = output.logits.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
+            means["patch"] = output.loss.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
         given = output.aux or {}
         if not given.keys() <= set(self.aux_terms):
             raise ValueError(f"loss terms that the vision strategy does not announce: {sorted(given)}")
-        aux = {name: given.get(name, output.logits.new_zeros(())).float() for name in self.aux_terms}
+        aux = {name: given.get(name, output.loss.new_zeros(())).float() for name in self.aux_terms}
         if step is not None:
             means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
             aux = {name: term * (local.of(name) / max(step.of(name), 1.0)) for name, term in aux.items()}

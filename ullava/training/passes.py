@@ -77,7 +77,7 @@ class Passes:
         for place, force in enumerate(self.candidates):
             with torch.set_grad_enabled(place == len(self.candidates) - 1):
                 output = model(**replace(inputs, force=force).as_kwargs())
-            each = functional.cross_entropy(output.logits.detach().float(), output.targets, reduction="none")
+            each = functional.cross_entropy(output.supervised_logits.detach().float(), output.targets, reduction="none")
             costs.append(answer_nll(each, row, len(labels)))
         scored = self._scores(model, inputs)
         if scored is None:

@@ -190,7 +190,7 @@ class UllavaTrainer(Trainer):
             return zero_of(model)
         self.plan.hold_frozen()
         network_inputs, targets = batch.usable()
-        output = self.passes(model, network_inputs)
+        output = self.passes(model, replace(network_inputs, supervised_only=True))
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

@@ -47,7 +47,7 @@ class Core:
 
     def loss(self, batch: dict[str, Tensor], rows: list[int]) -> Tensor:
         output = self.model(labels=self.inputs["labels"][rows], **batch)
-        return functional.cross_entropy(output.logits, output.targets)
+        return functional.cross_entropy(output.supervised_logits, output.targets)
 
     def close(self, found: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=self.case["tolerances"][what])

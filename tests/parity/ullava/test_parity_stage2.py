@@ -87,7 +87,7 @@ def test_logits(run: Run) -> None:
     real = run.inputs["attention_mask"].bool()
     run.close(logits[real], run.expected["logits"][real], "logits_atol")
     supervised = run.inputs["labels"][:, 1:] != run.case.get("ignore_index", -100)
-    run.close(run.output.logits, run.expected["logits"][:, :-1][supervised], "logits_atol")
+    run.close(run.output.supervised_logits, run.expected["logits"][:, :-1][supervised], "logits_atol")
 
 
 @BOTH

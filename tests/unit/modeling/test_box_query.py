@@ -59,7 +59,7 @@ def test_stages_end_in_what_the_class_itself_returns(model_type: str) -> None:
     sets = decoded_sets(detector, detector.model(**seen, return_dict=True), torch.ones_like(ids).bool(), token=2)
     assert len(sets) == 1 + config.decoder_layers
     torch.testing.assert_close(sets[-1].boxes_xyxy_head, corners_of_centres(whole.pred_boxes))
-    torch.testing.assert_close(sets[-1].logits, whole.logits[..., 2])
+    torch.testing.assert_close(sets[-1].logits, whole.supervised_logits[..., 2])
 
 
 @pytest.mark.parametrize("model_type", KINDS)
@@ -151,7 +151,7 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     model.zero_grad()
     words = collator(processor)([processor.encode(TEXT_ONLY, [])]).inputs.as_kwargs()
     output = model(**words)
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(model.get_parameter(name).grad is not None for name in plan.trainable if name.startswith("box_head."))
     ground = apply_stage(model, "ground", quality_trains=False)
     assert {row.part: row.trained > 0 for row in ground.rows}[DETECTOR_BACKBONE] is False

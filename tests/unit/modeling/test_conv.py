@@ -131,7 +131,9 @@ def test_pictures_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, An
     for number, example in enumerate(examples):
         alone = model(**collate([example]).inputs.as_kwargs())
         size = len(alone.targets)
-        torch.testing.assert_close(together.logits[at : at + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at : at + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[number], alone.seg.mask_logits_lowres[0], rtol=1e-4, atol=1e-5
         )

@@ -141,5 +141,5 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
     processor.save_pretrained(tmp_path)
     again, processor_again = load_folder(tmp_path, torch.float32)
     after = again(**batch_of(processor_again, given).inputs.as_kwargs())
-    torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.supervised_logits, before.supervised_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.seg.mask_logits_lowres, before.seg.mask_logits_lowres, rtol=1e-4, atol=1e-5)

@@ -78,7 +78,9 @@ def test_batch_equals_single(built: tuple[str, Any, Any]) -> None:
         for row, example in enumerate(examples):
             alone = model(**collate(processor, [example]).inputs.as_kwargs())
             size, masks = len(alone.targets), len(alone.seg.row)
-            torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+            )
             for name in ("mask_logits_lowres", "iou_scores"):
                 found = getattr(together.seg, name)[at_mask : at_mask + masks]
                 torch.testing.assert_close(found, getattr(alone.seg, name), rtol=1e-4, atol=1e-5)
@@ -129,7 +131,7 @@ def test_words_alone_train(built: tuple[str, Any, Any]) -> None:
     model, processor = build_small(CHOICE[built[0]])
     model.train()
     output = model(**collate(processor, rows(processor, [WORDS, WORDS])).inputs.as_kwargs())
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(value.grad is not None for value in model.vision.parameters())
 
 
@@ -146,14 +148,14 @@ def test_saved_and_loaded(built: tuple[str, Any, Any], tmp_path: Path) -> None:
             for network, speaker in ((model, processor), (again, reader))
         )
     assert torch.equal(first.input_ids, second.input_ids)
-    torch.testing.assert_close(first.logits, second.logits)
+    torch.testing.assert_close(first.supervised_logits, second.supervised_logits)
 
 
 def test_half_precision_is_finite(built: tuple[str, Any, Any]) -> None:
     _, model, processor = built
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         output = model(**collate(processor, rows(processor, samples())).inputs.as_kwargs())
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
 
 
 def test_overrides(built: tuple[str, Any, Any]) -> None:
@@ -167,7 +169,7 @@ def test_overrides(built: tuple[str, Any, Any]) -> None:
         with torch.no_grad():
             output = model(**batch.inputs.as_kwargs(), force=force)
         lengths.append(int((output.input_ids == processor.token_ids["image_patch_id"]).sum()))
-        assert output.input_ids.shape == batch.inputs.input_ids.shape and torch.isfinite(output.logits).all()
+        assert output.input_ids.shape == batch.inputs.input_ids.shape and torch.isfinite(output.supervised_logits).all()
     assert len(set(lengths)) > 1
     with pytest.raises(UserError, match="no override 'resolution'"):
         rows(processor, samples()[:1], force={"resolution": 3})

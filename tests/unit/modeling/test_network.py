@@ -57,7 +57,7 @@ def test_any_mixture_in_one_batch(small: tuple[Any, Any]) -> None:
     assert output.seg.row.tolist() == [0, 0, 2] and output.seg.image.tolist() == [0, 0, 1]
     assert output.loc.boxes_xyxy_head.shape == (3, 4)
     assert len(output.targets) == int((batch.inputs.labels != -100).sum())
-    assert output.logits.shape == (len(output.targets), len(processor.tokenizer))
+    assert output.supervised_logits.shape == (len(output.targets), len(processor.tokenizer))
     assert bool((output.loc.boxes_xyxy_head[:, 2:] >= output.loc.boxes_xyxy_head[:, :2]).all())
 
 
@@ -73,7 +73,9 @@ def test_batch_equals_single(small: tuple[Any, Any]) -> None:
     for row, example in enumerate(examples):
         alone = model(**inputs(collator([example])))
         size = len(alone.targets)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         at_token += size
         count = len(alone.seg.row)
         masks = together.seg.mask_logits_lowres[at_mask : at_mask + count]
@@ -180,7 +182,7 @@ def test_idle_parts_stay_in_the_graph() -> None:
     model, processor = build_small()
     model.train()
     output = model(**inputs(collate(processor, [TEXT_ONLY])))
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert float(output.idle) == 0.0
     for part in (model.vision, model.box_head, model.mask_head.projector, model.mask_head.sam.mask_decoder):
         assert all(parameter.grad is not None for parameter in part.parameters())
@@ -191,7 +193,7 @@ def test_bf16_is_finite(small: tuple[Any, Any]) -> None:
     batch = inputs(collate(processor, [grounded_sample("a", 2), TEXT_ONLY]))
     with torch.autocast("cpu", torch.bfloat16):
         output = model(**batch)
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
     assert output.loc.boxes_xyxy_head.dtype == torch.float32
 
 
@@ -254,7 +256,7 @@ def test_misspelt_sizes_are_refused() -> None:
 def test_any_causal_language_model_is_a_core(model_type: str) -> None:
     model, processor = build_small((f"language.config.model_type={model_type}",))
     output = model(**inputs(collate(processor, [grounded_sample("a", 1)])))
-    assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.logits).all()
+    assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.supervised_logits).all()
 
 
 def test_weights_that_lie_elsewhere_are_left_out_of_the_zero() -> None:

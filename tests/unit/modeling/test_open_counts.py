@@ -106,7 +106,9 @@ def test_batch_equals_single(reading: tuple[Any, Any]) -> None:
         alone = model(**collate(processor, [example]).inputs.as_kwargs())
         size, masks = len(alone.targets), len(alone.seg.row)
         assert torch.equal(together.targets[at_token : at_token + size], alone.targets)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[at_mask : at_mask + masks], alone.seg.mask_logits_lowres,
             rtol=1e-4, atol=1e-5,
@@ -145,7 +147,7 @@ def test_forced_counts_are_written_before_the_network_ran(reading: tuple[Any, An
     assert output.diagnostics["kept"].tolist() == [18, 50, 50], "once for each distinct picture"
     single = collate(processor, rows(processor, seg_samples(), NUMBERS))
     deferred = model(**single.inputs.as_kwargs(), force=force)
-    torch.testing.assert_close(output.logits, deferred.logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="no override 'kep'; did you mean 'keep'"):
         model(**single.inputs.as_kwargs(), force={"kep": 1})
     with pytest.raises(UserError, match="no override 'kep'"):
@@ -229,7 +231,7 @@ def test_videos_and_pictures_and_words_train_together() -> None:
         name for name in plan.trainable if name.startswith("vision.")
     }
     again = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(again.logits, output.logits)
+    torch.testing.assert_close(again.supervised_logits, output.supervised_logits)
 
 
 def test_a_batch_of_words_reaches_every_weight(reading: tuple[Any, Any]) -> None:
@@ -237,7 +239,7 @@ def test_a_batch_of_words_reaches_every_weight(reading: tuple[Any, Any]) -> None
     make_reading(model, processor)
     model.train()
     output = model(**collate(processor, rows(processor, [TEXT_ONLY, TEXT_ONLY])).inputs.as_kwargs())
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(parameter.grad is not None for parameter in model.vision.parameters())
 
 
@@ -245,7 +247,7 @@ def test_bf16_is_finite(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     with torch.autocast("cpu", torch.bfloat16):
         output = model(**collate(processor, rows(processor, seg_samples(), NUMBERS)).inputs.as_kwargs())
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
 
 
 def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:

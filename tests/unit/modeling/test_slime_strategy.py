@@ -126,7 +126,9 @@ def test_batch_equals_single(slime: tuple[Any, Any]) -> None:
     for example in examples:
         alone = model(**collate(processor, [example]))
         size, masks = len(alone.targets), len(alone.seg.row)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[at_mask : at_mask + masks], alone.seg.mask_logits_lowres,
             rtol=1e-4, atol=1e-5,
@@ -166,7 +168,7 @@ def test_gamma_forced_to_one_keeps_all_and_is_known_beforehand(slime: tuple[Any,
     assert (batch["input_ids"] == patch).sum(dim=1).tolist() == [33, 0, 33, 29, 33]
     output = model(**batch, force=force)
     deferred = model(**collate(processor, rows(processor, SAMPLES, NUMBERS)), force=force)
-    torch.testing.assert_close(output.logits, deferred.logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_smaller_gamma_keeps_a_part_of_the_same(slime: tuple[Any, Any]) -> None:
@@ -246,7 +248,7 @@ def test_words_alone_reach_every_weight_and_bf16_is_finite(slime: tuple[Any, Any
     model, processor = build()
     model.train()
     output = model(**collate(processor, rows(processor, [TEXT_ONLY], [0])))
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(parameter.grad is not None for parameter in model.vision.parameters())
     still, _ = slime
     with torch.autocast("cpu", torch.bfloat16):
@@ -264,9 +266,9 @@ def test_noise_belongs_to_training_and_comes_from_the_generator(slime: tuple[Any
         return model(**batch, generator=torch.Generator().manual_seed(seed))
 
     first, again = run(1), run(1)
-    torch.testing.assert_close(first.logits, again.logits, rtol=0, atol=0)
+    torch.testing.assert_close(first.supervised_logits, again.supervised_logits, rtol=0, atol=0)
     assert float(first.diagnostics["gate"]) != float(run(2).diagnostics["gate"])
-    first.logits.float().square().mean().backward()
+    first.supervised_logits.float().square().mean().backward()
     for name in ("w_gate", "w_noise", "attn.query", "projection.0.weight"):
         assert model.vision.mixture.get_parameter(name).grad.abs().max() > 0, name
     assert model.vision.local.query.grad.abs().max() > 0
@@ -292,7 +294,7 @@ def test_the_stages_switches_train_what_they_see(switches: str) -> None:
     for view, count in tokens.items():
         if view in switches:
             assert (output.input_ids[0] == processor.token_ids["image_patch_id"]).sum() == count
-    output.logits.float().square().mean().backward()
+    output.supervised_logits.float().square().mean().backward()
     missing = [n for n, p in model.named_parameters() if n.startswith("vision") and p.requires_grad and p.grad is None]
     assert not missing
 

@@ -129,9 +129,9 @@ def test_any_mixture_is_the_same_as_each_alone(small: tuple[Any, Any]) -> None:
         example = rows(processor, samples)[number]
         batch = Collator(processor.tokenizer.pad_token_id)([example])
         alone = model(**batch.inputs.as_kwargs())
-        together.append(alone.logits)
+        together.append(alone.supervised_logits)
         assert sample.name == example.name
-    torch.testing.assert_close(output.logits, torch.cat(together), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.supervised_logits, torch.cat(together), rtol=1e-4, atol=1e-4)
 
 
 def test_equal_clips_travel_once(small: tuple[Any, Any]) -> None:
@@ -171,7 +171,7 @@ def test_a_row_with_a_video_trains_tower_and_projector() -> None:
     model, processor = build_small()
     model.train()
     output = model(**collate(processor, [clip_sample("a")]))
-    (output.logits.logsumexp(dim=-1).sum() + output.idle).backward()
+    (output.supervised_logits.logsumexp(dim=-1).sum() + output.idle).backward()
     assert model.vision.projector[0].weight.grad.abs().sum() > 0
     assert model.vision.tower.embeddings.patch_embedding.weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in model.mask_head.parameters() if parameter.requires_grad)

@@ -58,7 +58,7 @@ def test_merged_model_answers_alike_under_the_plain_names(
     adapters = attach_adapters(model.language_model, LoraConfig(r=4, dropout=0.0), "recipe.yaml")
     plan = apply_stage(model, "ground", lora=True)
     stir(model)
-    batch = make_batch(processor, "shapes_res").inputs
+    batch = make_batch(processor, "shapes_res").inputs.as_kwargs()
     before = model.eval()(**batch)
     folder = tmp_path / "adapter"
     save(folder, model, processor, adapters, plan, tmp_path / "base" if on_base else None)
@@ -71,7 +71,10 @@ def test_merged_model_answers_alike_under_the_plain_names(
     assert set(merged.state_dict()) == set(plain)
     assert any(not torch.equal(value, plain[name]) for name, value in merged.state_dict().items() if "q_proj" in name)
     after = merged(**batch)
-    for found, expected in ((after.logits, before.logits), (after.loc.boxes_xyxy_head, before.loc.boxes_xyxy_head)):
+    for found, expected in (
+        (after.supervised_logits, before.supervised_logits),
+        (after.loc.boxes_xyxy_head, before.loc.boxes_xyxy_head),
+    ):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.seg.mask_logits_lowres, before.seg.mask_logits_lowres, atol=1e-3, rtol=1e-4)
 

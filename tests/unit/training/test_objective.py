@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError
+from ullava.losses import token_cross_entropy
 from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
 
@@ -26,9 +27,12 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
     draw = torch.Generator().manual_seed(seed)
     sizes = [(SIDE, SIDE) if place % 2 else (48, 40) for place in range(masks)]
     corners = torch.rand(boxes, 4, generator=draw).mul(0.4)
+    logits = torch.randn(7, 11, generator=draw, requires_grad=True)
+    labels = torch.randint(0, 11, (7,), generator=draw)
     output = SimpleNamespace(
-        logits=torch.randn(7, 11, generator=draw, requires_grad=True),
-        targets=torch.randint(0, 11, (7,), generator=draw),
+        supervised_logits=logits,
+        targets=labels,
+        loss=token_cross_entropy(logits, labels),
         seg=SimpleNamespace(
             mask_logits_lowres=torch.randn(masks, 16, 16, generator=draw, requires_grad=True),
             iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
@@ -68,7 +72,9 @@ def test_terms_equal_a_slow_loop() -> None:
     assert float(terms.bce) == pytest.approx(float(torch.stack(bce).mean()), rel=1e-4)
     assert float(terms.dice) == pytest.approx(float(torch.stack(dice).mean()), rel=1e-4)
     assert float(terms.iou_score) == pytest.approx(float(torch.stack(score).mean()), rel=1e-3)
-    assert float(terms.ce) == pytest.approx(float(functional.cross_entropy(output.logits, output.targets)), rel=1e-5)
+    assert float(terms.ce) == pytest.approx(
+        float(functional.cross_entropy(output.supervised_logits, output.targets)), rel=1e-5
+    )
     distance = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1).mean()
     assert float(terms.l1) == pytest.approx(float(distance), rel=1e-5)
 

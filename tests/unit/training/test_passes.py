@@ -130,12 +130,12 @@ def test_the_router_learns_from_what_answers_cost(make_trainer: Any, make_batch:
     batch = batch_of(make_batch, trainer.processing_class)
     model.train()
     output = trainer.passes(model, batch.inputs)
-    assert not output.logits.requires_grad, "nothing of the language model is kept for a backward pass"
+    assert not output.supervised_logits.requires_grad, "nothing of the language model is kept for a backward pass"
     costs = []
     with torch.no_grad():
         for force in model.vision.candidates():
             seen = model(**batch.inputs.as_kwargs(), force=force)
-            each = torch.nn.functional.cross_entropy(seen.logits.float(), seen.targets, reduction="none")
+            each = torch.nn.functional.cross_entropy(seen.supervised_logits.float(), seen.targets, reduction="none")
             counts = (batch.inputs.labels[:, 1:] != -100).sum(dim=1)
             costs.append(torch.stack([part.mean() for part in each.split(counts.tolist())]))
     wanted = torch.stack(costs, dim=1)

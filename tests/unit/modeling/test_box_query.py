@@ -59,7 +59,7 @@ def test_stages_end_in_what_the_class_itself_returns(model_type: str) -> None:
     sets = decoded_sets(detector, detector.model(**seen, return_dict=True), torch.ones_like(ids).bool(), token=2)
     assert len(sets) == 1 + config.decoder_layers
     torch.testing.assert_close(sets[-1].boxes_xyxy_head, corners_of_centres(whole.pred_boxes))
-    torch.testing.assert_close(sets[-1].logits, whole.supervised_logits[..., 2])
+    torch.testing.assert_close(sets[-1].logits, whole.logits[..., 2])
 
 
 @pytest.mark.parametrize("model_type", KINDS)

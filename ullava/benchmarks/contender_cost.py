@@ -17,8 +17,8 @@ import torch
 
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError
+from ullava.examples import Example
 from ullava.inference.predictor import Predictor
-from ullava.modeling.examples import Example
 from ullava.modeling.vision.strategy import VisionOutput
 from ullava.structures import Sample
 
@@ -73,9 +73,9 @@ class Costing:
     @torch.inference_mode()
     def see(self, example: Example) -> tuple[VisionOutput, float]:
         """Visual tokens of the picture for the question, and the CPU seconds that they took."""
-        batch = self.predictor.prompt_batch([example])
+        inputs = self.predictor.prompt_inputs([example])
         begun = time.process_time()
-        seen = self.predictor.model.encode_images(batch)
+        seen = self.predictor.model.encode_images(inputs)
         return seen, time.process_time() - begun
 
     def look(self, sample: Sample) -> Look:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import active_children
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch.utils.data import DataLoader
 
 from ullava.benchmarks.networks import Network
@@ -17,6 +18,8 @@ from ullava.benchmarks.workload import Workload
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.store_bench import measure_store
+from ullava.examples import Batch
+from ullava.training.batches import KEY, TrainingCollator, batch_of
 
 BATCH = 4
 WORKERS = (1, 2)
@@ -29,7 +32,7 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
     collate = Collator(processor.tokenizer.pad_token_id)
     side = f"SAM {processor.sam_side}"
     groups = [range(start, min(start + BATCH, samples)) for start in range(0, samples, BATCH)]
-    tokens = len(dataset[0].input_ids)
+    tokens = cast(torch.Tensor, collate([dataset[0]]).usable()[0].input_ids).shape[1]
 
     def in_process() -> float:
         for group in groups:
@@ -73,8 +76,8 @@ class _Kept:
 
     collate: Collator
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        return {"names": self.collate(rows)["names"]}
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Batch]:
+        return {KEY: Batch(inputs=None, targets=None, names=self.collate(rows).names)}
 
 
 def _through_workers(dataset: Any, collate: Collator, samples: int, repeats: int, side: str) -> list[Figure]:
@@ -89,7 +92,7 @@ def _through_workers(dataset: Any, collate: Collator, samples: int, repeats: int
             batch_size=BATCH,
             sampler=range(samples),
             num_workers=workers,
-            collate_fn=collate if crosses else _Kept(collate),
+            collate_fn=TrainingCollator(collate) if crosses else _Kept(collate),
             persistent_workers=True,
         )
         for crosses in (True, False)
@@ -116,7 +119,7 @@ def _warm_up(loader: Iterable[Any]) -> list[int]:
 def _read_all(batches: Iterator[dict[str, Any]], processes: Sequence[int]) -> Reading:
     """Take all ``batches``; CPU time is that of this process and of the worker ``processes`` together."""
     cpu, wall = cpu_seconds() + sum(map(cpu_seconds_of, processes)), time.perf_counter()
-    received = sum(len(batch["names"]) for batch in batches)
+    received = sum(len(batch_of(batch).names) for batch in batches)
     wall = time.perf_counter() - wall
     return Reading(cpu_seconds() + sum(map(cpu_seconds_of, processes)) - cpu, wall, received)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -17,6 +17,7 @@ from ullava.data.collate import Collator
 from ullava.data.encode import read_images
 from ullava.evaluation.ledger import RunFolder, Shard
 from ullava.evaluation.protocol import DatasetRun
+from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
 
 BATCH_EXPRESSIONS = 12
@@ -64,10 +65,10 @@ def bench_generation(network: Network, workload: Workload, *, repeats: int) -> l
     rows = [processor.encode(s, read_images(s.images, s.name), prompt_only=True) for s in samples]
     figures = []
     for prompts in PROMPTS:
-        batch = _tensors(collate(rows[:prompts]), model.device)
+        inputs, _ = collate(rows[:prompts]).to(model.device).usable()
 
-        def generate(batch: dict[str, Any] = batch, prompts: int = prompts) -> float:
-            model.generate_grounded(batch, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+        def generate(inputs: ModelInputs = inputs, prompts: int = prompts) -> float:
+            model.generate_grounded(inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
             return prompts * NEW_TOKENS
 
         figures.append(
@@ -78,16 +79,8 @@ def bench_generation(network: Network, workload: Workload, *, repeats: int) -> l
                 repeats=repeats,
                 prompts=prompts,
                 new_tokens_each=NEW_TOKENS,
-                prompt_tokens=int(batch["input_ids"].shape[1]),
+                prompt_tokens=cast(torch.Tensor, inputs.input_ids).shape[1],
                 includes="encoding the pictures, the prompt and the masks of [SEG] tokens, if any come",
             )
         )
     return figures
-
-
-def _tensors(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        key: value.to(device)
-        for key, value in batch.items()
-        if isinstance(value, torch.Tensor) and key not in ("labels", "boxes_xyxy_head", "original_sizes")
-    }

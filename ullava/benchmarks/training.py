@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -14,7 +14,6 @@ from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 
@@ -31,15 +30,16 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     dataset = EncodedMixture(workload.mixture(), processor)
     collate = Collator(processor.tokenizer.pad_token_id)
     batches = [
-        _on(collate([dataset[i] for i in range(k, k + BATCH)]), model.device) for k in range(0, STEPS * BATCH, BATCH)
+        collate([dataset[i] for i in range(k, k + BATCH)]).to(model.device).usable()
+        for k in range(0, STEPS * BATCH, BATCH)
     ]
-    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
 
     def steps() -> float:
-        for batch in batches:
+        for inputs, targets in batches:
             model.zero_grad(set_to_none=True)
-            output = model(**network_inputs(batch))
-            objective(output, targets_of(batch)).total.backward()
+            output = model(**replace(inputs, supervised_only=True).as_kwargs())
+            objective(output, targets).total.backward()
         _wait(model.device)
         return len(batches)
 
@@ -50,7 +50,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         repeats=repeats,
         batch=BATCH,
         expressions=EXPRESSIONS,
-        tokens=int(batches[0]["input_ids"].shape[1]),
+        tokens=cast(torch.Tensor, batches[0][0].input_ids).shape[1],
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         optimiser="none",
         frozen="tower, SAM image and prompt encoder, SAM quality head",
@@ -59,12 +59,6 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     model.zero_grad(set_to_none=True)
     model.eval()
     return [replace(figure, facts=figure.facts | {"peak_memory_mib": peak_mib})]
-
-
-def _on(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    moved["mask_targets"] = [mask.to(device) for mask in batch["mask_targets"]]
-    return moved
 
 
 def _wait(device: torch.device) -> None:

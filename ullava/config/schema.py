@@ -18,9 +18,10 @@ from ullava.config.vision import VisionConfig as VisionConfig
 # ---------------------------------------------------------------- models/<name>/model.yaml
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
-    """``[SEG]`` -> SAM. ``score``: SAM's own quality prediction, or the mean foreground probability."""
+    """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability."""
 
     sam: PartConfig
+    kind: Literal["sam"] = "sam"
     score: Literal["iou_head", "mean_probability"] = "iou_head"
 
 

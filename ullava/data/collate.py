@@ -1,52 +1,68 @@
-"""Rows -> batch. Pictures stay uint8 and travel once however many rows ask about them."""
+"""Rows -> batch. Images stay uint8 and travel once however many rows ask about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ullava.data.encode import BadSample
-from ullava.data.transport import Batch, Plane, side_by_side
-from ullava.errors import SampleError
+from ullava.data.transport import side_by_side
+from ullava.examples import (
+    BadSample,
+    Batch,
+    Example,
+    HeadImages,
+    ImageExample,
+    Instructions,
+    ModelInputs,
+    PatchNames,
+    Targets,
+    VideoExample,
+    Views,
+    VisualInputs,
+)
 from ullava.text.tokens import IGNORE_LABEL
+
+ItemT = TypeVar("ItemT", ImageExample, VideoExample)
 
 
 class Collator:
-    """Make a batch of examples; see UllavaForConditionalGeneration for the keys that the network reads.
-
-    Beside them: ``mask_targets`` (list over ``[SEG]`` of uint8 [H, W]; equal masks share one tensor),
-    ``boxes_xyxy_head`` [K, 4], ``original_sizes`` [I, 2] (H, W), ``bad_samples`` and ``names``.
-    """
+    """Make a Batch of rows; those that are bad samples are handed on beside it. Equal masks share one tensor."""
 
     def __init__(self, pad_id: int, padding_side: Literal["left", "right"] = "right") -> None:
         self.pad_id = pad_id
         self.padding_side = padding_side
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Batch ``rows``; raises SampleError when none of them is usable."""
-        bad = [row for row in rows if isinstance(row, BadSample)]
-        examples = [row for row in rows if not isinstance(row, BadSample)]
+    def __call__(self, rows: Sequence[Example | BadSample]) -> Batch:
+        """Batch ``rows``; without a usable one the batch has neither inputs nor targets."""
+        bad = tuple(row for row in rows if isinstance(row, BadSample))
+        examples = [row for row in rows if isinstance(row, Example)]
         if not examples:
-            raise SampleError(bad[0].name, f"{bad[0].reason} (and no other sample of this batch is usable)")
-        batch = Batch(self._text(examples))
-        batch.update(self._images(examples))
-        batch.update(self._videos(examples))
-        batch.update(self._instructions(examples))
-        masks: dict[int, torch.Tensor] = {}
-        for mask in (mask for example in examples for mask in example.masks):
-            masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
-        batch["mask_targets"] = [masks[id(mask)] for example in examples for mask in example.masks]
-        batch["boxes_xyxy_head"] = torch.from_numpy(np.concatenate([example.boxes_xyxy_head for example in examples]))
-        batch.update(self._patches(examples, batch))
-        batch["names"] = [example.name for example in examples]
-        batch["bad_samples"] = bad
-        return batch
+            return Batch(inputs=None, targets=None, bad_samples=bad)
+        ids, attention_mask, labels = self._text(examples)
+        images = [image for example in examples for image in example.images]
+        videos = [video for example in examples for video in example.videos]
+        rows_of_images, rows_of_videos, instructions = self._instructions(examples)
+        distinct = _distinct_images(images)
+        shown = _visual(images, distinct, rows_of_images)
+        inputs = ModelInputs(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            images=shown,
+            videos=_visual(videos, {video.key: video for video in videos}, rows_of_videos),
+            mask_images=_head_images([image.sam_u8 for image in distinct.values()]),
+            box_images=_head_images([image.box_u8 for image in distinct.values()]),
+            instructions=instructions,
+            patches=None if shown is None else _patches(examples, shown.index.tolist()),
+        )
+        names = tuple(example.name for example in examples)
+        return Batch(inputs=inputs, targets=_targets(examples, len(images)), names=names, bad_samples=bad)
 
-    def _text(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def _text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         length = max(len(example.input_ids) for example in examples)
         ids = torch.full((len(examples), length), self.pad_id, dtype=torch.long)
         labels = torch.full_like(ids, IGNORE_LABEL)
@@ -57,128 +73,103 @@ class Collator:
             ids[row, place] = torch.from_numpy(example.input_ids)
             labels[row, place] = torch.from_numpy(example.labels)
             mask[row, place] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return ids, mask, labels
 
-    def _images(self, examples: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
-        distinct: dict[str, Any] = {}
-        for image in (image for example in examples for image in example.images):
-            known = distinct.get(image.key)
-            if known is None or (known.sam_u8 is None and image.sam_u8 is not None):
-                distinct[image.key] = image
-        if not distinct:
-            return {}
-        number = {key: place for place, key in enumerate(distinct)}
-        images = list(distinct.values())
-        index = [number[image.key] for example in examples for image in example.images]
-        batch: dict[str, torch.Tensor | Plane] = {
-            "image_index": torch.tensor(index, dtype=torch.long),
-            "original_sizes": torch.tensor([image.original_hw for image in images], dtype=torch.long),
-        }
-        batch.update(_views(images, "pixel_values"))
-        batch.update(_open_counts([image for example in examples for image in example.images], "image_counts"))
-        batch.update(self._sam(images))
-        batch.update(self._box_views(images))
-        return batch
-
-    @staticmethod
-    def _videos(examples: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Distinct videos, uint8 [V, T, 3, h, w] for each view, and which of them each one of the text is."""
-        distinct: dict[str, Any] = {}
-        for video in (video for example in examples for video in example.videos):
-            distinct.setdefault(video.key, video)
-        if not distinct:
-            return {}
-        number = {key: place for place, key in enumerate(distinct)}
-        index = [number[video.key] for example in examples for video in example.videos]
-        batch = {"video_index": torch.tensor(index, dtype=torch.long)}
-        batch.update(_views(list(distinct.values()), "video_pixel_values"))
-        batch.update(_open_counts([video for example in examples for video in example.videos], "video_counts"))
-        return batch
-
-    def _instructions(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What each row asks, [B, T], whether for masks or boxes, [B], and the row of each picture and video.
-
-        For strategies that read it.
-        """
-        if all(example.instruction_ids is None for example in examples):
-            return {}
-        length = max(len(example.instruction_ids) for example in examples)
-        ids = torch.full((len(examples), length), self.pad_id, dtype=torch.long)
+    def _instructions(
+        self, examples: Sequence[Example]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Instructions | None]:
+        """The row of each image and of each video, and what each row asks; for strategies that read it."""
+        asked = [example.instruction_ids for example in examples if example.instruction_ids is not None]
+        if not asked:
+            return None, None, None
+        if len(asked) < len(examples):
+            raise ValueError("some rows of a batch tell what they ask, others do not")
+        ids = torch.full((len(examples), max(map(len, asked))), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, example in enumerate(examples):
-            ids[row, : len(example.instruction_ids)] = torch.from_numpy(example.instruction_ids)
-            mask[row, : len(example.instruction_ids)] = 1
-        rows = torch.arange(len(examples))
-        images, videos = ([len(getattr(e, kind)) for e in examples] for kind in ("images", "videos"))
-        return {
-            "instruction_ids": ids,
-            "instruction_mask": mask,
-            "grounded_rows": torch.tensor([example.grounded for example in examples]),
-            "image_row": rows.repeat_interleave(torch.tensor(images)),
-            "video_row": rows.repeat_interleave(torch.tensor(videos)),
-        }
-
-    @staticmethod
-    def _patches(examples: Sequence[Any], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Words of visual tokens [P, N, w] and the distinct picture [P] that each block of them speaks of.
-
-        A picture of fewer tokens than N has rows without words at the end.
-        """
-        named: list[NDArray[np.int64]] = []
-        pictures: list[int] = []
-        item = 0
-        for example in examples:
-            if example.patch_words is not None:
-                named.append(example.patch_words)
-                pictures.append(int(batch["image_index"][item]))
-            item += len(example.images)
-        if not named:
-            return {}
-        most, longest = (max(words.shape[axis] for words in named) for axis in (0, 1))
-        table = np.full((len(named), most, longest), IGNORE_LABEL, dtype=np.int64)
-        for block, words in zip(table, named, strict=True):
-            block[: words.shape[0], : words.shape[1]] = words
-        return {"patch_words": torch.from_numpy(table), "patch_image": torch.tensor(pictures)}
-
-    def _sam(self, images: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
-        wanted = [image.sam_u8 for image in images if image.sam_u8 is not None]
-        sam_index = torch.full((len(images),), -1, dtype=torch.long)
-        sam_index[[image.sam_u8 is not None for image in images]] = torch.arange(len(wanted))
-        if not wanted:
-            return {"sam_index": sam_index}
-        pixels, sizes = _on_common_plane(wanted)
-        return {"sam_index": sam_index, "sam_pixel_values": pixels, "sam_sizes": sizes}
-
-    @staticmethod
-    def _box_views(images: Sequence[Any]) -> dict[str, torch.Tensor | Plane]:
-        """The box head's own views, of any sizes, each at the top left of a common plane; nothing where it has none."""
-        wanted = [image.box_u8 for image in images if image.box_u8 is not None]
-        if not wanted:
-            return {}
-        index = torch.full((len(images),), -1, dtype=torch.long)
-        index[[image.box_u8 is not None for image in images]] = torch.arange(len(wanted))
-        pixels, sizes = _on_common_plane(wanted)
-        return {"box_index": index, "box_pixel_values": pixels, "box_sizes": sizes}
+        for row, words in enumerate(asked):
+            ids[row, : len(words)] = torch.from_numpy(words)
+            mask[row, : len(words)] = 1
+        numbers = torch.arange(len(examples))
+        grounded = torch.tensor([example.grounded for example in examples])
+        return (
+            numbers.repeat_interleave(torch.tensor([len(example.images) for example in examples])),
+            numbers.repeat_interleave(torch.tensor([len(example.videos) for example in examples])),
+            Instructions(ids=ids, mask=mask, grounded=grounded),
+        )
 
 
-def _on_common_plane(views_u8: Sequence[NDArray[np.uint8]]) -> tuple[torch.Tensor | Plane, torch.Tensor]:
-    """Views [3, h, w] of any sizes, each at the top left of [N, 3, max h, max w], and their sizes [N, 2] (h, w)."""
-    return side_by_side(views_u8), torch.tensor([view.shape[1:] for view in views_u8], dtype=torch.long)
+def _distinct_images(images: Sequence[ImageExample]) -> dict[str, ImageExample]:
+    """Images by key, in order; of equal ones that with a view for the mask head."""
+    distinct: dict[str, ImageExample] = {}
+    for image in images:
+        known = distinct.get(image.key)
+        if known is None or (known.sam_u8 is None and image.sam_u8 is not None):
+            distinct[image.key] = image
+    return distinct
 
 
-def _views(items: Sequence[Any], base: str) -> dict[str, Any]:
+def _visual(items: Sequence[ItemT], distinct: Mapping[str, ItemT], rows: torch.Tensor | None) -> VisualInputs | None:
+    """The views of ``distinct`` items and which of them each of ``items``, the places of the text, shows."""
+    if not items:
+        return None
+    number = {key: place for place, key in enumerate(distinct)}
+    counts = None
+    if not all(item.count.exact for item in items):
+        counts = torch.tensor([(item.count.low, item.count.high) for item in items])
+    index = torch.tensor([number[item.key] for item in items], dtype=torch.long)
+    return VisualInputs(views=_views(list(distinct.values())), index=index, counts=counts, row=rows)
+
+
+def _views(items: Sequence[ItemT]) -> Views:
     """The views of distinct items: one tensor for each name, a list of tensors where the items' shapes differ."""
-    batch: dict[str, Any] = {}
+    views: dict[str, torch.Tensor | list[torch.Tensor]] = {}
     for name in items[0].views:
         arrays = [item.views[name] for item in items]
         alike = len({array.shape for array in arrays}) == 1
-        key = base if name == "base" else f"{base}_{name}"
-        batch[key] = torch.from_numpy(np.stack(arrays)) if alike else [torch.from_numpy(array) for array in arrays]
-    return batch
+        views[name] = torch.from_numpy(np.stack(arrays)) if alike else [torch.from_numpy(array) for array in arrays]
+    return views
 
 
-def _open_counts(items: Sequence[Any], key: str) -> dict[str, torch.Tensor]:
-    """Least and most visual tokens of every place of the text, [items, 2], if any of them is open."""
-    if all(item.count.exact for item in items):
-        return {}
-    return {key: torch.tensor([(item.count.low, item.count.high) for item in items])}
+def _head_images(views_u8: Sequence[NDArray[np.uint8] | None]) -> HeadImages | None:
+    """Views [3, h, w] of distinct images, of any sizes, each at the top left of a common plane; None without any."""
+    wanted = [view for view in views_u8 if view is not None]
+    if not wanted:
+        return None
+    row_of_image = torch.full((len(views_u8),), -1, dtype=torch.long)
+    row_of_image[[view is not None for view in views_u8]] = torch.arange(len(wanted))
+    pixels = cast(torch.Tensor, side_by_side(wanted))  # in a loader's worker it is drawn when the batch is sent
+    sizes = torch.tensor([view.shape[1:] for view in wanted], dtype=torch.long)
+    return HeadImages(pixels=pixels, sizes=sizes, row_of_image=row_of_image)
+
+
+def _patches(examples: Sequence[Example], index: Sequence[int]) -> PatchNames | None:
+    """Names of visual tokens; ``index``: see VisualInputs. An image of fewer tokens has rows without words at the end.
+
+    Returns None where no row has any.
+    """
+    named: list[NDArray[np.int64]] = []
+    images: list[int] = []
+    item = 0
+    for example in examples:
+        if example.patch_words is not None:
+            named.append(example.patch_words)
+            images.append(index[item])
+        item += len(example.images)
+    if not named:
+        return None
+    most, longest = (max(words.shape[axis] for words in named) for axis in (0, 1))
+    table = np.full((len(named), most, longest), IGNORE_LABEL, dtype=np.int64)
+    for block, words in zip(table, named, strict=True):
+        block[: words.shape[0], : words.shape[1]] = words
+    return PatchNames(words=torch.from_numpy(table), image=torch.tensor(images))
+
+
+def _targets(examples: Sequence[Example], images: int) -> Targets:
+    masks: dict[int, torch.Tensor] = {}
+    for mask in (mask for example in examples for mask in example.masks):
+        masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
+    return Targets(
+        masks=[masks[id(mask)] for example in examples for mask in example.masks],
+        boxes_xyxy_head=torch.from_numpy(np.concatenate([example.boxes_xyxy_head for example in examples])),
+        images=images,
+    )

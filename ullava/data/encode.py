@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,15 +10,8 @@ from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import read_clip
 from ullava.data.word_dropout import WordDropout
 from ullava.errors import DataError, SampleError
+from ullava.examples import BadSample, Example
 from ullava.structures import Clip, ImageArray, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """A sample that could not be used; it is counted and named, never replaced."""
-
-    name: str
-    reason: str
 
 
 class Encoder(Protocol):
@@ -36,7 +28,7 @@ class Encoder(Protocol):
         with_patches: bool = False,
         videos: Sequence[Any] = (),
         words: Any = None,
-    ) -> Any:
+    ) -> Example:
         """See UllavaProcessor.encode."""
         ...
 
@@ -71,7 +63,9 @@ def read_videos(clips: Sequence[Clip], count: int, sample: str) -> list[ImageArr
         raise SampleError(sample, str(error)) from error
 
 
-def encode_or_bad(make: Callable[[], Sample], encoder: Encoder, fallback_name: str, **options: Any) -> Any:
+def encode_or_bad(
+    make: Callable[[], Sample], encoder: Encoder, fallback_name: str, **options: Any
+) -> Example | BadSample:
     """Encode one sample; what is wrong with it comes back as a BadSample for the main process to count."""
     try:
         sample = make()
@@ -108,8 +102,8 @@ class EncodedMixture:
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def __getitem__(self, position: int) -> Any:
-        """Example, or BadSample."""
+    def __getitem__(self, position: int) -> Example | BadSample:
+        """The row at a position, or what is wrong with it."""
         words = {} if self.tokenised is None else {"words": self.tokenised(position)}
         row = encode_or_bad(
             lambda: self.mixture.sample(position),

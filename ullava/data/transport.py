@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from ullava.errors import UserError
+from ullava.examples import mapped
 
 ALIGNMENT = 64
 """Bytes to which each tensor's place in the block is rounded up, so that vector instructions may read it."""
@@ -70,16 +71,24 @@ def side_by_side(views: Sequence[NDArray[np.uint8]]) -> torch.Tensor | Plane:
     return plane.draw(torch.empty(plane.shape, dtype=plane.dtype))
 
 
-class Batch(dict[str, Any]):
-    """What the collator returns: a dict that packs its tensors when it is pickled, and arrives as a plain dict."""
+class Parcel(dict[str, Any]):
+    """What a loader's collator returns: a dict that packs all tensors in it when it is pickled.
+
+    It arrives as a plain dict. Values may be records of ullava.examples; a tensor that stands in several places keeps
+    one place in the block.
+    """
 
     def __copy__(self) -> dict[str, Any]:
         return dict(self)
 
     def __reduce__(self) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]:
         tensors: list[torch.Tensor | Plane] = []
-        places: dict[int, _Place] = {}
-        frame = {key: _take_out(value, tensors, places) for key, value in self.items()}
+
+        def take_out(tensor: torch.Tensor | Plane) -> _Place:
+            tensors.append(tensor)
+            return _Place(len(tensors) - 1)
+
+        frame = mapped(dict(self), take_out, (torch.Tensor, Plane))
         layout, size = lay_out(tensors)
         try:
             block, known, dropped = _OWN.take(size)
@@ -98,26 +107,6 @@ def _no_room(reason: str) -> dict[str, Any]:
 
 class _Place(int):
     """Stands where a tensor was: its number in the block."""
-
-
-def _take_out(value: Any, tensors: list[torch.Tensor | Plane], places: dict[int, _Place]) -> Any:
-    """Tensors and planes, and those of lists, become places; one that stands in several keeps one place."""
-    if isinstance(value, torch.Tensor | Plane):
-        if id(value) not in places:
-            places[id(value)] = _Place(len(tensors))
-            tensors.append(value)
-        return places[id(value)]
-    if isinstance(value, list):
-        return [_take_out(item, tensors, places) for item in value]
-    return value
-
-
-def _put_back(value: Any, tensors: list[torch.Tensor]) -> Any:
-    if isinstance(value, _Place):
-        return tensors[value]
-    if isinstance(value, list):
-        return [_put_back(item, tensors) for item in value]
-    return value
 
 
 # ---------------------------------------------------------------- what lies where
@@ -209,7 +198,7 @@ def _arrive(
     for gone in dropped:
         _KNOWN.pop(gone, None)
     tensors = unpack(borrow(_KNOWN[key]), layout)
-    return cast(dict[str, Any], {name: _put_back(value, tensors) for name, value in frame.items()})
+    return cast(dict[str, Any], mapped(dict(frame), lambda place: tensors[place], _Place))
 
 
 def borrow(memory: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ullava.examples import Example
 from ullava.text.tokens import IGNORE_LABEL
 
 
@@ -33,7 +34,7 @@ class WordDropout:
         markers: Collection[int] = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         return cls(share, int(hidden), np.array(sorted(markers), dtype=np.int64), seed)
 
-    def __call__(self, example: Any, position: int) -> Any:
+    def __call__(self, example: Example, position: int) -> Example:
         """The example with other ``input_ids`` [L]; pictures, masks and labels are the same objects."""
         words = (example.labels != IGNORE_LABEL) & ~np.isin(example.input_ids, self.spared_ids)
         chosen = np.random.default_rng([self.seed, position]).random(len(words)) < self.share

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from ullava.data.collate import Collator
 from ullava.data.encode import read_images, read_videos
 from ullava.data.images import ImageLike, read_image_rgb_u8
 from ullava.errors import UserError, did_you_mean
-from ullava.modeling.examples import Example, ImageExample, VideoExample
+from ullava.examples import Example, ImageExample, ModelInputs, VideoExample
 from ullava.modeling.heads.box_rules import FoundThing
 from ullava.modeling.processing import NOTHING, UllavaProcessor
 from ullava.modeling.sample_rules import question_sample
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.vision_batch import PIXELS
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -168,14 +167,14 @@ class Predictor:
         if not examples:
             return []
         self.check_length(max_new_tokens)
-        batch = self.prompt_batch(examples, force=force)
-        result = self.model.generate_grounded(batch, max_new_tokens=max_new_tokens, do_sample=False)
+        inputs = self.prompt_inputs(examples, force=force)
+        result = self.model.generate_grounded(inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
-        return self._answers(examples, texts, result, batch)
+        return self._answers(examples, texts, result, inputs)
 
-    def prompt_batch(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    def prompt_inputs(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> ModelInputs:
         """Rows that were encoded with ``prompt_only`` as what the network reads, on its device."""
-        return self._to_device(self._prompts(examples)) | self._forced(force)
+        return self._on_device(self._prompts, examples, force)
 
     @torch.inference_mode()
     def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
@@ -183,35 +182,29 @@ class Predictor:
         examples = self.encode(samples, prompt_only=False, force=force)
         if not examples:
             return []
-        batch = self._to_device(self._dialogues(examples)) | self._forced(force)
+        inputs = self._on_device(self._dialogues, examples, force)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
-        batch["labels"] = batch["labels"].masked_fill(~torch.isin(batch["labels"], ids), IGNORE_LABEL)
-        output = self.model(**batch)
+        labels = cast(torch.Tensor, inputs.labels)  # the collator writes them
+        inputs = replace(
+            inputs, labels=labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL), supervised_only=True
+        )
+        output = self.model(**inputs.as_kwargs())
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
-        return self._answers(examples, texts, output, batch)
+        return self._answers(examples, texts, output, inputs)
 
     # ------------------------------------------------------------ back to pictures
-    def _forced(self, force: Mapping[str, Any]) -> dict[str, Any]:
-        forced = {**self.force, **force}
-        return {"force": forced} if forced else {}
-
-    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Move what the network reads: tensors, and views of differing shapes, which are lists of them."""
-        moved: dict[str, Any] = {"content_only": True}
-        for key, value in batch.items():
-            if isinstance(value, torch.Tensor) and key not in ("boxes_xyxy_head", "original_sizes"):
-                moved[key] = value.to(self.device, non_blocking=True)
-            elif isinstance(value, list) and key.startswith(PIXELS):
-                moved[key] = [item.to(self.device, non_blocking=True) for item in value]
-        return moved
+    def _on_device(self, collate: Collator, examples: Sequence[Example], force: Mapping[str, Any]) -> ModelInputs:
+        inputs, _ = collate(examples).usable()
+        placed = inputs.to(self.device, non_blocking=True)
+        return replace(placed, content_only=True, force={**self.force, **force})
 
     def _answers(
         self,
         examples: Sequence[Example],
         texts: Sequence[tuple[str, bool, int]],
         output: Any,
-        batch: Mapping[str, Any],
+        inputs: ModelInputs,
     ) -> list[Answer]:
         """Answers of rows; ``output`` is an UllavaOutput or a GroundedGeneration."""
         seg, loc = output.seg, output.loc
@@ -224,7 +217,7 @@ class Predictor:
             corners = loc.boxes_xyxy_head.double().cpu().numpy()
             for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.scores.tolist(), strict=True)):
                 boxes[row].append((corners[place], score))
-        phrases = self._find_phrases(examples, [text for text, _, _ in texts], batch)
+        phrases = self._find_phrases(examples, [text for text, _, _ in texts], inputs)
         return [
             self.processor.to_answer(
                 text,
@@ -240,16 +233,16 @@ class Predictor:
         ]
 
     def _find_phrases(
-        self, examples: Sequence[Example], texts: Sequence[str], batch: Mapping[str, Any]
+        self, examples: Sequence[Example], texts: Sequence[str], inputs: ModelInputs
     ) -> list[dict[int, FoundThing]]:
         """What the box head finds for the words of the answers: for each row, by the place of the thing in it."""
         found: list[dict[int, FoundThing]] = [{} for _ in examples]
         last = np.cumsum([len(example.images) for example in examples]) - 1
-        index = batch["image_index"].tolist() if "image_index" in batch else []
+        index = [] if inputs.images is None else inputs.images.index.tolist()
         seen = [bool(example.images) and example.images[-1].box_u8 is not None for example in examples]
         images = [index[item] if there else -1 for there, item in zip(seen, last, strict=True)]
         prompts = self.processor.boxes.prompts(texts, images)
-        result = None if prompts is None else self.model.find_boxes(prompts.to(self.device), batch)
+        result = None if prompts is None else self.model.find_boxes(prompts.to(self.device), inputs)
         if prompts is None or result is None:
             return found
         parts = (result.boxes_xyxy_head, result.scores, result.word_scores)

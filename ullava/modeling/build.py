@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -87,6 +87,7 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         video_frames=model_config.video_frames,
         box_frame=model_config.box_frame,
         mask_score=model_config.mask_score,
+        mask_kind=model_config.mask_kind,
         box=box_settings(config.box, model_config),
         system=config.text.system,
         max_length=config.text.max_length,
@@ -122,6 +123,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
         vision_settings=settings | word_ids(config.vision.strategy, settings, tokenizer),
         head_state=config.head_state,
         mask_score=config.mask.score,
+        mask_kind=config.mask.kind,
         max_text_length=config.text.max_length,
         marker_gradient_only=config.marker_gradient_only,
         video_frames=config.vision.video_frames,
@@ -223,7 +225,7 @@ def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, fold
     model.vision.load_pretrained(pretrained_paths(config.vision, folder))
     if config.mask.sam.path:
         sam = SamModel.from_pretrained(str(folder / config.mask.sam.path))
-        model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        cast(Any, model.mask_head).sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
     model.tie_weights()
 
 

@@ -28,7 +28,8 @@ class UllavaConfig(PreTrainedConfig):
     ConvNeXt), ``sam_config`` SAM. ``vision_settings``: the strategy's own choices (ullava.config.vision) as a table.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
-    ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
+    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``box_kind`` the box head,
+    ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
     a defect of u-LLaVA (``ullava.modeling.released_gradient``).
@@ -51,6 +52,7 @@ class UllavaConfig(PreTrainedConfig):
         vision_settings: dict[str, Any] | None = None,
         head_state: str = "predicting",
         mask_score: str = "iou_head",
+        mask_kind: str = "sam",
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -82,6 +84,7 @@ class UllavaConfig(PreTrainedConfig):
         self.vision_settings = dict(vision_settings or {})
         self.head_state = head_state
         self.mask_score = mask_score
+        self.mask_kind = mask_kind
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import SamConfig, SamModel
 
@@ -45,7 +46,7 @@ def build_fresh_heads(
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:
         sam = SamModel.from_pretrained(str(folder / heads.mask.sam.path))
-        model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        cast(Any, model.mask_head).sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
     made = build_processor(heads, config, processor.tokenizer)

@@ -16,10 +16,10 @@ import torch
 
 from ullava.config.known_parts import with_known_sizes
 from ullava.config.schema import ModelConfig
+from ullava.examples import TokenCount
 from ullava.modeling.build import load_tokenizer, to_model_config
 from ullava.modeling.strategies import build_preprocessor, patch_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.vision.strategy import TokenCount
 from ullava.text.tokens import GROUNDING_TOKENS, PAD
 
 PICTURES = ((336, 336), (640, 480), (1024, 1024), (1920, 1080), (2000, 400))

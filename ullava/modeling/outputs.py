@@ -42,17 +42,21 @@ class LocOutput(ModelOutput):
 
 @dataclass
 class UllavaOutput(ModelOutput):
-    """Output of ``forward``.
+    """Output of ``forward``. Which entries there are depends on what is asked for, never on the mode.
 
-    ``logits``: [B, L, V]; with labels only the rows that predict a supervised token, [n, V], next to ``targets`` [n].
+    ``logits``: [B, L, V], the last ``logits_to_keep`` of them; left out with ``supervised_only``. With labels:
+    ``supervised_logits`` [n, V], the rows that predict a supervised token, next to ``targets`` [n], and ``loss``, their
+    mean cross-entropy (words alone; the criterion of training adds the heads' terms).
     ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
-    ``idle``: a zero that depends on the trainable weights which this batch did not use (ranks stay in step).
+    ``idle``: a zero; in training it depends on the trainable weights that this batch did not use (ranks stay in step).
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
     from it, [n] (ullava.modeling.patches). ``diagnostics``: what the strategy tells about its choices, by name;
-    ``chosen``: those choices that are numbers, for the items of each row (with labels, not in training).
+    ``chosen``: those choices that are numbers, for the items of each row.
     """
 
+    loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    supervised_logits: torch.Tensor | None = None
     targets: torch.Tensor | None = None
     past_key_values: object | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from transformers import ProcessorMixin
 
 from ullava.errors import SampleError, UserError
-from ullava.geometry import plan_view, resized_hw
-from ullava.modeling.examples import Example, ImageExample, VideoExample
+from ullava.examples import Example, ImageExample, VideoExample
 from ullava.modeling.heads.box import to_head_frame
 from ullava.modeling.heads.box_rules import Answered, FoundThing
 from ullava.modeling.heads.box_table import build_box_rules
-from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.patches import patch_words
-from ullava.modeling.pixels import resize_planes_u8
 from ullava.modeling.sample_rules import asks_for_things, check_frame, check_phrases, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
@@ -47,7 +45,8 @@ class UllavaProcessor(ProcessorMixin):
     """Everything around the network that must be the same in training and inference.
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``settings``: its own
-    (UllavaConfig.vision_settings); ``sam_side``: S; ``box_frame``: what the box head speaks; ``system``: a first
+    (UllavaConfig.vision_settings); ``mask_kind``, ``sam_side`` (S) and ``mask_score``: the mask
+    head's; ``box_frame``: what the box head speaks; ``system``: a first
     sentence; ``max_length``: longest row in tokens, visual ones included; ``as_released``: u-LLaVA's own way with
     blanks, labels and frames; ``video_frames``: T, frames of a video seen; ``answer``: see TextConfig; ``box``: the box
     head's settings (ullava.modeling.heads.box_table.box_settings).
@@ -68,6 +67,7 @@ class UllavaProcessor(ProcessorMixin):
         sam_side: int = 1024,
         box_frame: str = "norm",
         mask_score: str = "iou_head",
+        mask_kind: str = "sam",
         system: str = "",
         max_length: int = 512,
         video_frames: int = 8,
@@ -85,6 +85,8 @@ class UllavaProcessor(ProcessorMixin):
         self.settings = dict(settings or {})
         self.sam_side = sam_side
         self.mask_score = mask_score
+        self.mask_kind = mask_kind
+        self.masks = build_mask_rules({"kind": mask_kind, "side": sam_side, "score": mask_score})
         self.system = system
         self.max_length = max_length
         self.as_released = as_released
@@ -134,7 +136,7 @@ class UllavaProcessor(ProcessorMixin):
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What is saved: the arguments, without the parts made of them."""
         table = super().to_dict(*args, **kwargs)
-        return {key: value for key, value in table.items() if key not in ("vision", "token_ids", "boxes")}
+        return {key: value for key, value in table.items() if key not in ("vision", "token_ids", "boxes", "masks")}
 
     # ------------------------------------------------------------ samples -> examples
     def encode(
@@ -249,8 +251,7 @@ class UllavaProcessor(ProcessorMixin):
             own_view = self.boxes.view(image_rgb_u8)
             if own_view is not None:
                 box, geometry["box"] = own_view
-            new_h, new_w = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
-            sam = resize_planes_u8(image_rgb_u8, new_h, new_w, "bilinear")
+            sam = self.masks.view(image_rgb_u8)
         return ImageExample(
             key=key + inputs.variant,
             original_hw=(height, width),
@@ -385,14 +386,5 @@ class UllavaProcessor(ProcessorMixin):
         if ordinal is None or ordinal >= len(masks) or not original_hw:
             return None, None
         logits, score = masks[ordinal]
-        height, width = original_hw[-1]
-        full = upscale_mask_logits(
-            logits[None],
-            side=self.sam_side,
-            resized_hw=resized_hw(plan_view("pad_br", (width, height), self.sam_side)),
-            original_hw=(height, width),
-        )[0]
-        mask = (full > 0).cpu().numpy()
-        if self.mask_score == "mean_probability":
-            score = float(full[full > 0].sigmoid().mean()) if mask.any() else 0.0
-        return mask, float(min(max(score, 0.0), 1.0))
+        (full,) = self.masks.to_original(logits[None], original_hw[-1])
+        return (full > 0).cpu().numpy(), self.masks.score(full, score)

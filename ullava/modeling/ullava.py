@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -11,10 +10,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from ullava.errors import UserError
+from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_input
+from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.heads.box_contract import BoxPictures, FoundBoxes, PhrasePrompts, read_boxes
+from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
-from ullava.modeling.heads.mask import MaskHead
+from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
@@ -22,18 +23,8 @@ from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, zero_of
-from ullava.modeling.vision_batch import (
-    BATCH_KEYS,
-    PIXELS,
-    chosen_by,
-    context_of,
-    summed_aux,
-    told_by,
-    views_of,
-)
+from ullava.modeling.vision_batch import chosen_by, context_of, summed_aux, told_by, views_of
 from ullava.text.tokens import IGNORE_LABEL
-
-Batch = Mapping[str, Any]
 
 
 class Spliced(NamedTuple):
@@ -51,17 +42,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ``forward`` is the same in training and evaluation; ``generate`` is GenerationMixin's, with pictures encoded once
     before it starts; ``generate_grounded`` adds masks and boxes from the states of that same pass.
 
-    Batch keys: ``input_ids``, ``attention_mask`` [B, L]; ``pixel_values`` uint8 [I, 3, R, R] of distinct pictures (and
-    ``pixel_values_<view>`` for strategies with more views; a list of I tensors where their shapes differ);
-    ``image_index`` [items], which of the I each picture of the text is; ``image_counts`` [items, 2], the least and the
-    most visual tokens of each, where that is open; ``instruction_ids``, ``instruction_mask`` [B, T], what each row
-    asks, and ``image_row`` [items], for a strategy that reads it; ``force``, its overrides by name;
-    ``video_pixel_values`` uint8 [V, T, 3, R, R] of distinct videos (and ``video_pixel_values_<view>``) with
-    ``video_index``, ``video_counts``, ``video_row``; ``sam_pixel_values`` uint8 [J, 3, h, w] with ``sam_sizes`` [J, 2]
-    (h, w), or ``sam_embeddings`` [J, C, S/p, S/p]; ``sam_index`` [I], the SAM row of each picture, -1 = none;
-    ``content_only``, true where nobody looks at mask logits of the padding, which need not be drawn then;
-    ``box_pixel_values``, ``box_sizes`` and ``box_index`` the same for the box head's own view, where it has one;
-    ``labels`` [B, L]; ``patch_words`` [P, N, w], the words of the N visual tokens of pictures ``patch_image`` [P].
+    What it reads of a batch is ullava.examples.ModelInputs, handed over as keyword arguments (``as_kwargs``).
     """
 
     config_class = UllavaConfig
@@ -77,7 +58,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         width = int(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision = build_strategy(config, width)
-        self.mask_head = MaskHead(config.sam_config, width)
+        self.mask_head = build_mask_head(config, width)
         self.box_head = build_box_head(config, width)
         self.post_init()
         # SAM ties two of its embeddings; post_init looks for ties one level down only, SAM lies two levels down.
@@ -120,54 +101,45 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language head."""
         return self.language_model.get_output_embeddings()
 
-    def encode_images(self, batch: Batch, words: torch.Tensor | None = None) -> VisionOutput:
-        """Run the vision strategy once on the distinct pictures of ``batch``.
+    def encode_images(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision strategy once on the distinct images of a batch.
 
-        ``words`` [B, T, D]: the embeddings of ``instruction_ids``, where they are at hand already.
+        ``words`` [B, T, D]: the embeddings of the instructions, where they are at hand already.
         """
-        return self.vision.encode(views_of(batch, "image"), self._context(batch, "image", words))
+        return self.vision.encode(views_of(inputs.images, "images"), self._context(inputs, inputs.images, words))
 
-    def encode_videos(self, batch: Batch, words: torch.Tensor | None = None) -> VisionOutput:
+    def encode_videos(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
         """Run the vision strategy once on the distinct videos, as ``encode_images``."""
-        return self.vision.encode_video(views_of(batch, "video"), self._context(batch, "video", words))
+        return self.vision.encode_video(views_of(inputs.videos, "videos"), self._context(inputs, inputs.videos, words))
 
-    def embed_instruction(self, batch: Batch) -> torch.Tensor | None:
+    def embed_instruction(self, inputs: ModelInputs) -> torch.Tensor | None:
         """Word embeddings [B, T, D] of what the rows ask; None where no strategy reads it."""
-        ids = batch.get("instruction_ids")
-        return None if ids is None else self.get_input_embeddings()(ids)
+        return None if inputs.instructions is None else self.get_input_embeddings()(inputs.instructions.ids)
 
-    def _context(self, batch: Batch, kind: str, words: torch.Tensor | None) -> EncodeContext:
-        return context_of(batch, kind, self.embed_instruction(batch) if words is None else words)
+    def _context(self, inputs: ModelInputs, visual: VisualInputs | None, words: torch.Tensor | None) -> EncodeContext:
+        return context_of(inputs, visual, self.embed_instruction(inputs) if words is None else words)
 
-    def _splice(self, text: ExpandedText, batch: Batch, left_pad: bool) -> Spliced:
+    def _splice(self, inputs: ModelInputs, left_pad: bool) -> Spliced:
+        if inputs.input_ids is None:
+            raise UserError("the batch holds neither input_ids nor inputs_embeds")
+        text = ExpandedText(inputs.input_ids, inputs.attention_mask, inputs.labels)
         kinds, outputs = [], {}
-        words = self.embed_instruction(batch)
-        for key, encode, patch_id in (
-            ("image", self.encode_images, self.config.image_patch_id),
-            ("video", self.encode_videos, self.config.video_patch_id),
+        words = self.embed_instruction(inputs)
+        for name, visual, encode, patch_id in (
+            ("images", inputs.images, self.encode_images, self.config.image_patch_id),
+            ("videos", inputs.videos, self.encode_videos, self.config.video_patch_id),
         ):
-            index = batch.get(f"{key}_index")
-            if index is not None and len(index):
-                output = outputs[key] = encode(batch, words)
-                places = list(range(len(index))) if output.per_place else index.tolist()
-                bounds = batch.get(f"{key}_counts")
-                kinds.append(
-                    VisualItems(
-                        patch_id,
-                        output.tokens,
-                        output.counts,
-                        places,
-                        None if bounds is None else bounds.tolist(),
-                        output.literal_ids,
-                    )
-                )
+            if visual is not None and len(visual.index):
+                output = outputs[name] = encode(inputs, words)
+                places = list(range(len(visual.index))) if output.per_place else visual.index.tolist()
+                bounds = None if visual.counts is None else visual.counts.tolist()
+                kinds.append(VisualItems(patch_id, output.tokens, output.counts, places, bounds, output.literal_ids))
             elif patch_id is not None and bool((text.input_ids == patch_id).any()):
-                things = {"image": "pictures", "video": "videos"}[key]
-                raise UserError(f"the text holds visual placeholders, the batch no {things}")
+                raise UserError(f"the text holds visual placeholders, the batch no {name}")
         embed = embed_as_configured(self.get_input_embeddings(), self.config)
         pad_id = self.config.pad_token_id or 0
         text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
-        return Spliced(text, embeddings, outputs.get("image"), outputs.get("video"))
+        return Spliced(text, embeddings, outputs.get("images"), outputs.get("videos"))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Language head with the scaling that some causal LMs apply after it."""
@@ -193,14 +165,21 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
         **batch: Any,
     ) -> UllavaOutput:
-        """See the class for the batch; with ``labels`` the heads are read wherever a grounded token is supervised."""
+        """One pass; with ``labels`` there is a ``loss``, and heads are read wherever a grounded token is supervised.
+
+        ``batch``: the other keys of ModelInputs. Raises UserError for a key that is none of its, and for
+        ``return_dict=False``: an output has names only.
+        """
+        if return_dict is False:
+            raise UserError("return_dict=False: the model returns an UllavaOutput always")
+        text_inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        inputs = ModelInputs.from_kwargs(text_inputs | batch)
         images = videos = None
         if inputs_embeds is None:
-            text, inputs_embeds, images, videos = self._splice(
-                _given(input_ids, attention_mask, labels), batch, left_pad=False
-            )
+            text, inputs_embeds, images, videos = self._splice(inputs, left_pad=False)
             input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
         result = self.language_model.get_decoder()(
             inputs_embeds=inputs_embeds,
@@ -217,33 +196,34 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             aux=summed_aux(output for output in (images, videos) if output is not None),
             diagnostics=told_by(images, videos),
         )
-        if labels is None:
+        if not inputs.supervised_only:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             output.logits = self._logits(hidden[:, kept])
+        if labels is None:
             return output
         if input_ids is None:
-            raise UserError("supervision needs input_ids, to know which picture a grounded token speaks of")
+            raise UserError("supervision needs input_ids, to know which image a grounded token speaks of")
         supervised = labels[:, 1:] != IGNORE_LABEL
-        output.logits = self._logits(hidden[:, :-1][supervised])
+        output.supervised_logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
-        self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, batch)
-        if images is not None and batch.get("patch_words") is not None:
-            output.patch_nll = self._patch_nll(images, batch["patch_words"], batch["patch_image"])
-        if self.training:
-            output.idle = self._idle(images, videos, output)
-        else:
-            output.chosen = chosen_by(self.vision.choices, images, videos, batch, len(input_ids))
+        with torch.autocast(hidden.device.type, enabled=False):
+            output.loss = token_cross_entropy(output.supervised_logits, output.targets)
+        self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, inputs)
+        if images is not None and inputs.patches is not None:
+            output.patch_nll = self._patch_nll(images, inputs.patches)
+        output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
+        output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
         return output
 
-    def _patch_nll(self, visual: VisionOutput, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def _patch_nll(self, visual: VisionOutput, named: PatchNames) -> torch.Tensor:
         pieces = visual.tokens.split(list(visual.counts))
-        shown = [pieces[place] for place in image.tolist()]
-        given = torch.cat([block[: len(piece)] for block, piece in zip(words, shown, strict=True)])
+        shown = [pieces[place] for place in named.image.tolist()]
+        given = torch.cat([block[: len(piece)] for block, piece in zip(named.words, shown, strict=True)])
         vocabulary = self.get_input_embeddings().weight
         return patch_cross_entropy(torch.cat(shown), given, cast(torch.Tensor, vocabulary))
 
     def _read_into(
-        self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, batch: Batch
+        self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, inputs: ModelInputs
     ) -> None:
         """Fill ``output.seg`` and ``output.loc`` from states aligned with ``tokens`` [B, L]."""
         items = item_of_position(input_ids, self.config.image_start_id)
@@ -251,63 +231,50 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             items = items[:, -1:].expand(-1, tokens.shape[1])
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
-        output.seg = self._decode_masks(seg, batch)
+        output.seg = self._decode_masks(seg, inputs)
         probability = self._probability(loc.states, self.config.loc_id)
-        output.loc = read_boxes(self.box_head, loc, self._image_of(loc, batch), probability, batch)
+        output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
 
-    def find_boxes(self, prompts: PhrasePrompts, batch: Batch) -> FoundBoxes | None:
-        """Let the box head find phrases in the pictures of ``batch``; None where those have no view for it."""
-        pictures = BoxPictures.of_batch(batch)
-        return None if pictures is None else self.box_head.find(prompts, pictures)
+    def find_boxes(self, prompts: PhrasePrompts, inputs: ModelInputs) -> FoundBoxes | None:
+        """Let the box head find phrases in the images of a batch; None where those have no view for it."""
+        return None if inputs.box_images is None else self.box_head.find(prompts, inputs.box_images)
 
     @staticmethod
-    def _image_of(found: TokenStates, batch: Batch) -> torch.Tensor:
-        """Item numbers -> distinct pictures of the batch; -1 (a token in a text-only row) stays -1."""
-        index = batch.get("image_index")
-        if index is None or len(index) == 0:
+    def _image_of(found: TokenStates, inputs: ModelInputs) -> torch.Tensor:
+        """Item numbers -> distinct images of the batch; -1 (a token in a text-only row) stays -1."""
+        if inputs.images is None or len(inputs.images.index) == 0:
             return torch.full_like(found.item, -1)
-        return torch.where(found.item >= 0, index[found.item.clamp(min=0)], found.item)
+        return torch.where(found.item >= 0, inputs.images.index[found.item.clamp(min=0)], found.item)
 
     def _probability(self, states: torch.Tensor, token_id: int) -> torch.Tensor:
         """Probability [K] that the language head gave the token; a score, so no gradient runs through it."""
         with torch.no_grad():
             return self._logits(states.detach()).float().softmax(dim=-1)[:, token_id]
 
-    def _decode_masks(self, seg: TokenStates, batch: Batch) -> SegOutput:
-        """Decode the masks of tokens that have a picture with a SAM view; SAM's encoder runs once for each picture."""
-        image = self._image_of(seg, batch)
-        sam_index = batch.get("sam_index")
-        sam_row = (
-            torch.where(image >= 0, sam_index[image.clamp(min=0)], image)
-            if sam_index is not None and len(sam_index)
-            else torch.full_like(image, -1)
-        )
-        if len(sam_row) and bool((sam_row < 0).any()):
-            keep = sam_row >= 0
+    def _decode_masks(self, seg: TokenStates, inputs: ModelInputs) -> SegOutput:
+        """Decode the masks of tokens whose image the mask head sees; its encoder runs once for each image."""
+        image, shown = self._image_of(seg, inputs), inputs.mask_images
+        view = torch.full_like(image, -1) if shown is None else shown.rows(image)
+        if len(view) and bool((view < 0).any()):
+            keep = view >= 0
             seg = TokenStates(seg.states[keep], seg.row[keep], seg.item[keep])
-            image, sam_row = image[keep], sam_row[keep]
-        if len(sam_row) == 0:
-            plane = self.config.sam_config.prompt_encoder_config.image_embedding_size * 4
-            masks, quality = seg.states.new_zeros(0, plane, plane), seg.states.new_zeros(0)
+            image, view = image[keep], view[keep]
+        if shown is None or len(view) == 0:
+            decoded = self.mask_head.none(seg.states)
         else:
-            used, place = sam_row.unique(return_inverse=True)
-            height = int(batch["sam_sizes"][used, 0].max()) if batch.get("content_only") else None
-            masks, quality = self.mask_head.decode(seg.states, self._sam_embeddings(batch, used), place, height)
+            used, place = view.unique(return_inverse=True)
+            content_hw = tuple(shown.sizes[used].amax(dim=0).tolist()) if inputs.content_only else None
+            decoded = self.mask_head.decode(seg.states, self.mask_head.embed(shown, used), place, content_hw)
         return SegOutput(
-            mask_logits_lowres=masks,
-            iou_scores=quality,
+            mask_logits_lowres=decoded.mask_logits_lowres,
+            iou_scores=decoded.scores,
             row=seg.row,
             image=image,
             token_probability=self._probability(seg.states, self.config.seg_id),
         )
 
-    def _sam_embeddings(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-        if batch.get("sam_embeddings") is not None:
-            return batch["sam_embeddings"][rows]
-        return self.mask_head.embed_images(batch["sam_pixel_values"][rows], batch["sam_sizes"][rows])
-
     def _idle(self, images: VisionOutput | None, videos: VisionOutput | None, output: Any) -> torch.Tensor:
-        zero = output.logits.new_zeros(())
+        zero = output.supervised_logits.new_zeros(())
         if images is None and videos is None:
             zero = zero + self.vision.encode_dummy()
         for seen in (images, videos):
@@ -329,22 +296,23 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         kwargs["suppress_tokens"] = sorted(placeholders.union(kwargs.get("suppress_tokens") or ()))
         if kwargs.get("inputs_embeds") is not None:
             return super().generate(input_ids=input_ids, **kwargs)
-        batch = {key: kwargs.pop(key) for key in list(kwargs) if key in BATCH_KEYS or key.startswith(PIXELS)}
-        text, embeddings, *_ = self._splice_prompts(input_ids, kwargs.pop("attention_mask", None), batch)
+        batch = {key: kwargs.pop(key) for key in list(kwargs) if is_model_input(key)}
+        inputs = ModelInputs.from_kwargs({"input_ids": input_ids} | batch)
+        text, embeddings, *_ = self._splice_prompts(inputs)
         return super().generate(
             input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
         )
 
-    def _splice_prompts(
-        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, batch: Batch
-    ) -> Spliced:
-        given = _given(input_ids, attention_mask, None)
-        if given.attention_mask is None:
-            given = replace(given, attention_mask=torch.ones_like(given.input_ids))
-        return self._splice(given, batch, left_pad=True)
+    def _splice_prompts(self, inputs: ModelInputs) -> Spliced:
+        inputs = replace(inputs, labels=None)
+        if inputs.attention_mask is None and inputs.input_ids is not None:
+            inputs = replace(inputs, attention_mask=torch.ones_like(inputs.input_ids))
+        return self._splice(inputs, left_pad=True)
 
     @torch.no_grad()
-    def generate_grounded(self, batch: Batch, *, read_history: bool = False, **generation: Any) -> GroundedGeneration:
+    def generate_grounded(
+        self, inputs: ModelInputs, *, read_history: bool = False, **generation: Any
+    ) -> GroundedGeneration:
         """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt.
 
         With ``read_history`` those that a prompt already speaks of are read too, before the new ones, as u-LLaVA does.
@@ -352,7 +320,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
-        spliced = self._splice_prompts(batch.get("input_ids"), batch.get("attention_mask"), batch)
+        spliced = self._splice_prompts(inputs)
         result = self.generate(
             spliced.text.input_ids,
             attention_mask=spliced.text.attention_mask,
@@ -374,16 +342,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             steps = torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)
             tokens = torch.cat([tokens[:, :-1], torch.full_like(tokens[:, -1:], IGNORE_LABEL)], dim=1)
         seen = (spliced.images, spliced.videos)
-        chosen = chosen_by(self.vision.choices, *seen, batch, len(new_ids))
+        chosen = chosen_by(self.vision.choices, *seen, inputs, len(new_ids))
         grounded = GroundedGeneration(new_ids=new_ids, chosen=chosen)
-        self._read_into(grounded, steps, tokens, prompt_ids, batch)
+        self._read_into(grounded, steps, tokens, prompt_ids, inputs)
         return grounded
-
-
-def _given(
-    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, labels: torch.Tensor | None
-) -> ExpandedText:
-    """Gather the text of a batch as it came."""
-    if input_ids is None:
-        raise UserError("the batch holds neither input_ids nor inputs_embeds")
-    return ExpandedText(input_ids, attention_mask, labels)

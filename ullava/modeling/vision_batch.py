@@ -1,48 +1,36 @@
-"""Between a batch and the vision strategy: which keys are its, and what it hands back to be passed on."""
+"""Between a batch and the vision strategy: what stands around its items, and what it hands back to be passed on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from ullava.errors import UserError
+from ullava.examples import ModelInputs, Views, VisualInputs
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput
 
-Batch = Mapping[str, Any]
 
-PIXELS = ("pixel_values", "video_pixel_values")
-"""Starts of the keys of views; see UllavaForConditionalGeneration."""
-BATCH_KEYS = frozenset(
-    {f"{kind}_{what}" for kind in ("image", "video") for what in ("index", "counts", "row")}
-    | {"instruction_ids", "instruction_mask", "grounded_rows", "force", "generator"}
-    | {"sam_pixel_values", "sam_sizes", "sam_index", "sam_embeddings", "content_only"}
-    | {"box_pixel_values", "box_sizes", "box_index"}
-)
-"""Keys beside views and text that generation takes too."""
+def views_of(visual: VisualInputs | None, kind: str) -> Views:
+    """The views of the distinct images or videos (``kind``, for the message). Raises UserError where there are none."""
+    if visual is None:
+        raise UserError(f"the batch holds no {kind}")
+    return visual.views
 
 
-def views_of(batch: Batch, kind: str) -> dict[str, Any]:
-    """The views of the distinct pictures (``image``) or videos (``video``) by name; the key without a name is ``base``.
-
-    See ``Views`` of the strategy's contract.
-    """
-    base = "pixel_values" if kind == "image" else "video_pixel_values"
-    others = {key.removeprefix(f"{base}_"): value for key, value in batch.items() if key.startswith(f"{base}_")}
-    return {"base": batch[base], **others}
-
-
-def context_of(batch: Batch, kind: str, words: torch.Tensor | None) -> EncodeContext:
-    """What stands around the items of a kind; ``words`` [B, T, D] are the embeddings of ``instruction_ids``."""
-    index, row = batch.get(f"{kind}_index"), batch.get(f"{kind}_row")
+def context_of(inputs: ModelInputs, visual: VisualInputs | None, words: torch.Tensor | None) -> EncodeContext:
+    """What stands around the items ``visual``; ``words`` [B, T, D] are the embeddings of the instructions."""
+    asked = inputs.instructions
+    grounded = None if asked is None else asked.grounded
     return EncodeContext(
-        places=() if index is None else tuple(index.tolist()),
-        rows=() if row is None else tuple(row.tolist()),
+        places=() if visual is None else tuple(visual.index.tolist()),
+        rows=() if visual is None or visual.row is None else tuple(visual.row.tolist()),
         words=words,
-        word_mask=batch.get("instruction_mask"),
-        force=batch.get("force") or {},
-        generator=batch.get("generator"),
-        grounded=() if batch.get("grounded_rows") is None else tuple(batch["grounded_rows"].tolist()),
+        word_mask=None if asked is None else asked.mask,
+        force=inputs.force,
+        generator=inputs.generator,
+        grounded=() if grounded is None else tuple(grounded.tolist()),
     )
 
 
@@ -57,15 +45,15 @@ def summed_aux(outputs: Iterable[VisionOutput]) -> dict[str, torch.Tensor] | Non
 
 
 def chosen_by(
-    names: Sequence[str], images: VisionOutput | None, videos: VisionOutput | None, batch: Batch, rows: int
+    names: Sequence[str], images: VisionOutput | None, videos: VisionOutput | None, inputs: ModelInputs, rows: int
 ) -> list[dict[str, tuple[int, ...]]]:
-    """What the strategy chose (``VisionStrategy.choices``) for each picture, then each video, of every row, by name."""
+    """What the strategy chose (``VisionStrategy.choices``) for each image, then each video, of every row, by name."""
     chosen: list[dict[str, tuple[int, ...]]] = [{} for _ in range(rows)]
-    for kind, seen in (("image", images), ("video", videos)):
-        if seen is None or f"{kind}_row" not in batch:
+    for visual, seen in ((inputs.images, images), (inputs.videos, videos)):
+        if seen is None or visual is None or visual.row is None:
             continue
-        index = batch[f"{kind}_index"].tolist()
-        for place, row in enumerate(batch[f"{kind}_row"].tolist()):
+        index = visual.index.tolist()
+        for place, row in enumerate(visual.row.tolist()):
             for name in names:
                 value = int(seen.diagnostics[name][place if seen.per_place else index[place]])
                 chosen[row][name] = (*chosen[row].get(name, ()), value)
@@ -73,7 +61,7 @@ def chosen_by(
 
 
 def told_by(images: VisionOutput | None, videos: VisionOutput | None) -> dict[str, Any] | None:
-    """What the strategy tells about pictures, and about videos as ``video_<name>``; None where it tells nothing."""
+    """What the strategy tells about images, and about videos as ``video_<name>``; None where it tells nothing."""
     told: dict[str, Any] = dict(images.diagnostics) if images is not None else {}
     if videos is not None:
         told.update({f"video_{name}": value for name, value in videos.diagnostics.items()})

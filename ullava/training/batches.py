@@ -1,32 +1,31 @@
-"""The trainer's side of a batch: unusable rows set aside, targets told apart from what the network reads."""
+"""The trainer's side of a batch: how it travels through Hugging Face's Trainer, and what it supervises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from ullava.data.encode import BadSample
+from ullava.data.transport import Parcel
 from ullava.errors import UserError
+from ullava.examples import BadSample, Batch, Example
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.objective import Counts, Targets
+from ullava.training.objective import Counts
 
-TARGET_KEYS = frozenset({"mask_targets", "boxes_xyxy_head", "original_sizes", "names", "bad_samples"})
+KEY = "batch"
+"""The one key of the mapping that the Trainer sees."""
 
 
 class TrainingCollator:
-    """Collate the usable rows; a batch without any holds ``bad_samples`` alone (an exception would lose names)."""
+    """Collate rows (Example or BadSample each) into the mapping that the Trainer's loader expects of a collator."""
 
-    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Any]]) -> None:
+    def __init__(self, collate: Callable[[Sequence[Example | BadSample]], Batch]) -> None:
         self.collate = collate
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return the batch of ``rows`` (Example or BadSample each)."""
-        bad = [row for row in rows if isinstance(row, BadSample)]
-        usable = [row for row in rows if not isinstance(row, BadSample)]
-        batch = self.collate(usable) if usable else {}
-        batch["bad_samples"] = bad
-        return batch
+    def __call__(self, rows: Sequence[Example | BadSample]) -> dict[str, Batch]:
+        """Return the batch of ``rows`` under ``KEY``."""
+        return Parcel({KEY: self.collate(rows)})
 
 
 @contextmanager
@@ -43,24 +42,22 @@ def loading() -> Iterator[None]:
         ) from error
 
 
-def is_empty(batch: Mapping[str, Any]) -> bool:
-    """Return whether no row of the batch was usable."""
-    return "input_ids" not in batch
+def batch_of(inputs: Mapping[str, Any]) -> Batch:
+    """Return the batch in what the Trainer hands over."""
+    batch: Batch = inputs[KEY]
+    return batch
 
 
-def network_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``forward`` reads."""
-    return {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+def counts_of(batch: Batch) -> Counts:
+    """Count what a batch supervises; of the labels, the first of a row predicts nothing. No usable row counts as 0."""
+    if batch.inputs is None or batch.targets is None or batch.inputs.labels is None:
+        return Counts(0, 0, 0)
+    tokens = int((batch.inputs.labels[:, 1:] != IGNORE_LABEL).sum())
+    named = batch.inputs.patches
+    patches = 0 if named is None else int((named.words != IGNORE_LABEL).any(dim=-1).sum())
+    targets = batch.targets
+    return Counts(tokens, len(targets.masks), len(targets.boxes_xyxy_head), patches, targets.images)
 
-
-def targets_of(batch: Mapping[str, Any]) -> Targets:
-    """Return what the criterion reads, beside the labels that the network hands on."""
-    return Targets(batch["mask_targets"], batch["boxes_xyxy_head"], len(batch.get("image_index", ())))
-
-
-def counts_of(batch: Mapping[str, Any]) -> Counts:
-    """Count what a batch supervises; of the labels, the first of a row predicts nothing."""
-    tokens = int((batch["labels"][:, 1:] != IGNORE_LABEL).sum())
-    patches = int((batch["patch_words"] != IGNORE_LABEL).any(dim=-1).sum()) if "patch_words" in batch else 0
-    pictures = len(batch.get("image_index", ()))
-    return Counts(tokens, len(batch["mask_targets"]), len(batch["boxes_xyxy_head"]), patches, pictures)
+def forced(batch: Batch, force: Mapping[str, Any]) -> Batch:
+    """The batch with overrides of the vision strategy."""
+    return batch if batch.inputs is None or not force else replace(batch, inputs=replace(batch.inputs, force=force))

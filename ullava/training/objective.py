@@ -14,7 +14,8 @@ import torch
 
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, did_you_mean
-from ullava.geometry import plan_view, resized_hw
+from ullava.examples import Targets
+from ullava.geometry.mask_resize import shrink_targets
 from ullava.losses import (
     bce_per_mask,
     dice_per_mask,
@@ -22,9 +23,8 @@ from ullava.losses import (
     giou_loss,
     l1_loss,
     mask_iou_per_mask,
-    token_cross_entropy,
 )
-from ullava.training.planes import covered_lowres, shrink_targets, to_original
+from ullava.modeling.heads.mask_contract import MaskRules
 
 TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score", "patch")
 
@@ -91,34 +91,21 @@ class LossTerms:
         return torch.stack([term.detach().float() for term in (*own, *self.aux.values())])
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
-
-    ``masks``: one uint8 or bool [H, W] of the original picture for each ``[SEG]`` (equal ones may be one tensor).
-    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``pictures``: how many places of
-    the text show one.
-    """
-
-    masks: Sequence[torch.Tensor]
-    boxes_xyxy_head: torch.Tensor
-    pictures: int = 0
-
-
 class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
-    ``aux_terms``: the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
+    ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``:
+    the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
     """
 
-    def __init__(self, weights: LossConfig, sam_side: int, aux_terms: Sequence[str] = ()) -> None:
+    def __init__(self, weights: LossConfig, masks: MaskRules, aux_terms: Sequence[str] = ()) -> None:
         unknown = [name for name in weights.aux if name not in aux_terms]
         if unknown:
             raise ConfigError(
                 [f"loss.aux: the vision strategy has no term '{n}'{did_you_mean(n, aux_terms)}" for n in unknown]
             )
         self.weights = weights
-        self.sam_side = sam_side
+        self.masks = masks
         self.aux_terms = tuple(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
@@ -127,15 +114,15 @@ class GroundingObjective:
         Raises ValueError where the network grounded another number of things than the batch holds.
         """
         local = self.counts(output, targets)
-        with torch.autocast(output.logits.device.type, enabled=False):
-            means: dict[str, torch.Tensor] = {"ce": token_cross_entropy(output.logits, output.targets)}
+        with torch.autocast(output.loss.device.type, enabled=False):
+            means: dict[str, torch.Tensor] = {"ce": output.loss}
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
-            means["patch"] = output.logits.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
+            means["patch"] = output.loss.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
         given = output.aux or {}
         if not given.keys() <= set(self.aux_terms):
             raise ValueError(f"loss terms that the vision strategy does not announce: {sorted(given)}")
-        aux = {name: given.get(name, output.logits.new_zeros(())).float() for name in self.aux_terms}
+        aux = {name: given.get(name, output.loss.new_zeros(())).float() for name in self.aux_terms}
         if step is not None:
             means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
             aux = {name: term * (local.of(name) / max(step.of(name), 1.0)) for name, term in aux.items()}
@@ -151,7 +138,7 @@ class GroundingObjective:
         """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
         patches = 0 if output.patch_nll is None else output.patch_nll.shape[0]
         boxes = targets.boxes_xyxy_head.shape[0]
-        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.pictures)
+        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         logits, scores = seg.mask_logits_lowres, seg.iou_scores
@@ -176,12 +163,10 @@ class GroundingObjective:
 
     def _common_plane(self, logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bring logits [k, h, w] and targets [k, H, W] to one plane, both float32."""
-        height, width = masks.shape[-2:]
-        covered = resized_hw(plan_view("pad_br", (width, height), self.sam_side))
+        original_hw = masks.shape[-2:]
         if self.weights.mask_plane == "original":
-            plane = to_original(logits, square=self.sam_side, resized_hw=covered, orig_hw=(height, width))
-            return plane, masks.float()
-        plane = covered_lowres(logits, square=self.sam_side, resized_hw=covered)
+            return self.masks.to_original(logits, original_hw), masks.float()
+        plane = self.masks.covered(logits, original_hw)
         return plane, shrink_targets(masks, plane.shape[-2], plane.shape[-1])
 
     def _box_terms(self, loc: Any, targets: Targets) -> dict[str, torch.Tensor]:

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from ullava.errors import ConfigError
+from ullava.examples import ModelInputs, VisualInputs
 from ullava.losses import answer_nll, ranking_loss
-from ullava.modeling.vision_batch import context_of, views_of
+from ullava.modeling.vision_batch import context_of
 from ullava.text.tokens import IGNORE_LABEL
 
 PassKind = Literal["one", "every", "rank"]
@@ -47,35 +48,36 @@ class Passes:
         """The overrides of the passes that each have a backward pass of their own; the loss is the mean over them."""
         return self.candidates if self.kind == "every" else ({},)
 
-    def seen_once(self, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def seen_once(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
         """A batch with what all of its passes share computed beforehand (VisionStrategy.seen_once)."""
-        found: dict[str, Any] = {}
-        for kind, base in (("image", "pixel_values"), ("video", "video_pixel_values")):
-            if base in inputs:
-                made = _network(model).vision.seen_once(views_of(inputs, kind))
-                found |= {f"{base}_{name}": value for name, value in made.items()}
-        return {**inputs, **found}
+        seen = _network(model).vision.seen_once
 
-    def __call__(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        def with_seen(visual: VisualInputs | None) -> VisualInputs | None:
+            return None if visual is None else replace(visual, views={**visual.views, **seen(visual.views)})
+
+        return replace(inputs, images=with_seen(inputs.images), videos=with_seen(inputs.videos))
+
+    def __call__(self, model: nn.Module, inputs: ModelInputs) -> Any:
         """Run the model on one variant of a batch and return its output."""
         if self.kind != "rank":
-            return model(**inputs)
+            return model(**inputs.as_kwargs())
         return self._rank(model, inputs)
 
-    def _rank(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    def _rank(self, model: nn.Module, inputs: ModelInputs) -> Any:
         """The costs of all candidates, then the router's loss on the output of the last one.
 
         The last pass keeps its gradient, which is that of ``idle`` alone where nothing but the router trains: wrappers
         for several processes only wait for gradients after such a pass.
         """
-        labels = inputs["labels"][:, 1:]
+        assert inputs.labels is not None  # the collator writes them
+        labels = inputs.labels[:, 1:]
         supervised = labels != IGNORE_LABEL
         row = supervised.nonzero()[:, 0]
         costs = []
         for place, force in enumerate(self.candidates):
             with torch.set_grad_enabled(place == len(self.candidates) - 1):
-                output = model(**inputs, force=force)
-            each = functional.cross_entropy(output.logits.detach().float(), output.targets, reduction="none")
+                output = model(**replace(inputs, force=force).as_kwargs())
+            each = functional.cross_entropy(output.supervised_logits.detach().float(), output.targets, reduction="none")
             costs.append(answer_nll(each, row, len(labels)))
         scored = self._scores(model, inputs)
         if scored is None:
@@ -86,14 +88,14 @@ class Passes:
         return replace(output, aux=own)
 
     @staticmethod
-    def _scores(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The router's scores [n, L] for the pictures of a batch and their rows [n]; None without pictures."""
-        index = inputs.get("image_index")
-        if index is None or not len(index):
+    def _scores(model: nn.Module, inputs: ModelInputs) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The router's scores [n, L] for the images of a batch and their rows [n]; None without images."""
+        shown = inputs.images
+        if shown is None or shown.row is None:
             return None
         network = _network(model)
-        context = context_of(inputs, "image", network.embed_instruction(inputs))
-        return network.vision.router_logits(views_of(inputs, "image"), context), inputs["image_row"]
+        context = context_of(inputs, shown, network.embed_instruction(inputs))
+        return network.vision.router_logits(shown.views, context), shown.row
 
 
 def _network(model: nn.Module) -> Any:

@@ -103,7 +103,7 @@ def _train(
         sampler=_sampler(recipe, mixture, args.train_batch_size * args.world_size),
         collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
         processor=processor,
-        objective=GroundingObjective(loss, processor.sam_side, passes.aux_terms),
+        objective=GroundingObjective(loss, processor.masks, passes.aux_terms),
         passes=passes,
         plan=plan,
         folder=folder,

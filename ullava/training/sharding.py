@@ -21,6 +21,7 @@ from torch import nn
 
 from ullava.config.schema import TrainRecipe
 from ullava.errors import ConfigError, UserError
+from ullava.examples import Batch
 from ullava.training.stages import TrainablePlan
 
 SHARDED_CLASS = "FSDP2"
@@ -182,16 +183,18 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
             group.set_reshard_after_forward(group is not model, recurse=False)
 
 
-PARTS: Mapping[str, str] = {
-    "pictures": "pixel_values",
-    "videos": "video_pixel_values",
-    "masks": "mask_targets",
-    "boxes": "boxes_xyxy_head",
-}
-"""What a batch may have, and by which key: each runs parts of the model that no other does."""
+def _parts_of(batch: Batch) -> dict[str, bool]:
+    """What a batch has: each of these runs parts of the model that no other does."""
+    inputs, targets = batch.inputs, batch.targets
+    return {
+        "images": inputs is not None and inputs.images is not None,
+        "videos": inputs is not None and inputs.videos is not None,
+        "masks": targets is not None and len(targets.masks) > 0,
+        "boxes": targets is not None and len(targets.boxes_xyxy_head) > 0,
+    }
 
 
-def check_step(trainer: Any, inputs: Mapping[str, Any]) -> None:
+def check_step(trainer: Any, batch: Batch) -> None:
     """Refuse batches of one step that have different parts under ZeRO-3, whose processes would wait without end.
 
     It gathers the weights of each part when it runs. Every process has to come here. Raises UserError.
@@ -199,10 +202,10 @@ def check_step(trainer: Any, inputs: Mapping[str, Any]) -> None:
     stage3 = trainer.is_deepspeed_enabled and trainer.model_wrapped.zero_optimization_stage() == 3
     if trainer.args.world_size == 1 or not stage3:
         return
-    mine = [key in inputs and len(inputs[key]) > 0 for key in PARTS.values()]
-    everybody: list[list[bool]] = [mine] * trainer.args.world_size
+    mine = _parts_of(batch)
+    everybody = [mine] * trainer.args.world_size
     torch.distributed.all_gather_object(everybody, mine)
-    unlike = [part for part, has in zip(PARTS, zip(*everybody, strict=True), strict=True) if len(set(has)) > 1]
+    unlike = [part for part in mine if len({has[part] for has in everybody}) > 1]
     if unlike:
         raise UserError(
             f"step {trainer.state.global_step + 1}: some processes have {', '.join(unlike)} in their rows and others "

@@ -18,9 +18,10 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import Interrupted, UserError
+from ullava.examples import Batch
 from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
-from ullava.training.batches import counts_of, is_empty, loading, network_inputs, targets_of
+from ullava.training.batches import KEY, batch_of, counts_of, forced, loading
 from ullava.training.checkpoint import FILES, seal, whole_or_gone
 from ullava.training.finite import check_finite, plain
 from ullava.training.folder import RunFolder
@@ -124,10 +125,10 @@ class UllavaTrainer(Trainer):
         with loading():
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            self.bad_samples.note(batch["bad_samples"])
+            self.bad_samples.note(batch_of(batch).bad_samples)
         if len(batches) == 1 and self.args.world_size == 1:
             return batches, None
-        usable = [batch for batch in batches if not is_empty(batch)]
+        usable = [batch_of(batch) for batch in batches if batch_of(batch).inputs is not None]
         if self.args.world_size > 1 and len(usable) < len(batches):
             raise UserError(f"no sample of a whole batch is usable; all are in {self.bad_samples.path}")
         totals = torch.zeros(Counts.number(), device=device)
@@ -140,7 +141,7 @@ class UllavaTrainer(Trainer):
     # ------------------------------------------------------------ one step
     def _prepare_input(self, data: Any) -> Any:
         """Move to the device without a cast: with DeepSpeed, HF would round true boxes to bfloat16."""
-        if isinstance(data, torch.Tensor):
+        if isinstance(data, Batch):
             return data.to(self.args.device)
         return super()._prepare_input(data)
 
@@ -157,21 +158,23 @@ class UllavaTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """HF's, for each variant of the batch that has a backward pass of its own; the last one shares gradients."""
         *early, last = self.passes.variants()
+        batch = batch_of(inputs)
         shares_weights = is_sharded(self.model) or self.is_deepspeed_enabled  # layers then run within a pass alone
-        if self.passes.kind != "one" and not is_empty(inputs) and not shares_weights:
+        if self.passes.kind != "one" and batch.inputs is not None and not shares_weights:
             self.plan.hold_frozen()
+            batch = batch.to(self.args.device)
             with self.accelerator.autocast():
-                inputs = dict(self.passes.seen_once(model, self._prepare_inputs(inputs)))
+                batch = replace(batch, inputs=self.passes.seen_once(model, batch.usable()[0]))
         state = self.accelerator.gradient_state
         shares_at_the_end = state.sync_gradients
         loss = torch.zeros((), device=self.args.device)
-        if early and not is_empty(inputs):
+        if early and batch.inputs is not None:
             state._set_sync_gradients(False)
             with self._unshared(model) if shares_at_the_end else nullcontext():
                 for force in early:
-                    loss = loss + super().training_step(model, {**inputs, "force": force}, num_items_in_batch)
+                    loss = loss + super().training_step(model, {KEY: forced(batch, force)}, num_items_in_batch)
             state._set_sync_gradients(shares_at_the_end)
-        return loss + super().training_step(model, {**inputs, "force": last} if last else inputs, num_items_in_batch)
+        return loss + super().training_step(model, {KEY: forced(batch, last)}, num_items_in_batch)
 
     def _unshared(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Keep gradients to this process for now, whatever wraps the model."""
@@ -189,12 +192,13 @@ class UllavaTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
-        check_step(self, inputs)
-        if is_empty(inputs):
+        batch = batch_of(inputs)
+        check_step(self, batch)
+        if batch.inputs is None:
             return zero_of(model)
         self.plan.hold_frozen()
-        targets = targets_of(inputs)
-        output = self.passes(model, network_inputs(inputs))
+        network_inputs, targets = batch.usable()
+        output = self.passes(model, replace(network_inputs, supervised_only=True))
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

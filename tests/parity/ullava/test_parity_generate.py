@@ -10,7 +10,8 @@ import torch
 from golden_cases import folders, read
 from released_models import picture_batch, stage_two, tensors
 
-from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.examples import ModelInputs
+from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 
@@ -51,17 +52,13 @@ def test_greedy_answer(folder: Path, number: int, models: dict[Path, UllavaForCo
     batch["input_ids"] = given[f"{inputs_of}.input_ids"]
     greedy = {"do_sample": False, "max_new_tokens": prompt["max_new_tokens"]}
     model = models[source]
-    found = model.generate_grounded(batch, read_history=True, **greedy)
+    found = model.generate_grounded(ModelInputs.from_kwargs(batch), read_history=True, **greedy)
     ids = found.new_ids[0].tolist()
     assert ids == prompt["new_ids"]
     assert [*batch["input_ids"][0].tolist(), *ids] == expected[f"{name}.output_ids"][0].tolist()
 
-    full = upscale_mask_logits(
-        found.seg.mask_logits_lowres,
-        side=read(source)["sam"]["image_size"],
-        resized_hw=prompt["resized_hw"],
-        original_hw=prompt["size_hw"],
-    )
+    rules = SamMaskRules(read(source)["sam"]["image_size"])
+    full = rules.to_original(found.seg.mask_logits_lowres, prompt["size_hw"])
     atol = case["tolerances"]
     assert len(full) == prompt["n_masks"]
     torch.testing.assert_close(full, expected[f"{name}.mask_logits"], rtol=0, atol=atol["mask_logits_atol"])
@@ -72,7 +69,7 @@ def test_greedy_answer(folder: Path, number: int, models: dict[Path, UllavaForCo
     torch.testing.assert_close(found.loc.boxes_xyxy_head, boxes, rtol=0, atol=atol["boxes_atol"])
 
     # By default only what the new answer says is read.
-    new = model.generate_grounded(batch, **greedy)
+    new = model.generate_grounded(ModelInputs.from_kwargs(batch), **greedy)
     tokens = case["token_ids"]
     assert len(new.seg.row) == ids.count(tokens["[SEG]"])
     assert len(new.loc.row) == ids.count(tokens["[LOC]"])

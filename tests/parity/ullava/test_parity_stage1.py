@@ -41,13 +41,13 @@ class Core:
             "attention_mask": self.inputs["attention_mask"][rows].long(),
             "pixel_values": self.inputs["images"],
             "image_index": torch.tensor(picture, dtype=torch.long),
-            "video_pixel_values": self.inputs["videos"].permute(0, 2, 1, 3, 4),
+            "pixel_values_videos": self.inputs["videos"].permute(0, 2, 1, 3, 4),
             "video_index": torch.tensor(video, dtype=torch.long),
         }
 
     def loss(self, batch: dict[str, Tensor], rows: list[int]) -> Tensor:
         output = self.model(labels=self.inputs["labels"][rows], **batch)
-        return functional.cross_entropy(output.logits, output.targets)
+        return functional.cross_entropy(output.supervised_logits, output.targets)
 
     def close(self, found: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=self.case["tolerances"][what])

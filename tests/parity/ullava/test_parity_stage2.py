@@ -14,8 +14,9 @@ from released_models import picture_batch, stage_two, tensors
 from torch import Tensor
 
 from ullava.config.schema import LossConfig
-from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.training.objective import GroundingObjective, LossTerms, Targets
+from ullava.examples import HeadImages, ModelInputs, Targets
+from ullava.modeling.heads.mask_sam import SamMaskRules
+from ullava.training.objective import GroundingObjective, LossTerms
 
 WEIGHTS = {
     "ce_weight": "ce",
@@ -51,12 +52,12 @@ class Run:
         rows = range(len(self.case["samples"]))
         masks = [mask for row in rows for mask in self.inputs[f"mask_{row}"]]
         boxes = [self.inputs[f"bbox_{row}"] for row in rows if f"bbox_{row}" in self.inputs]
-        return Targets(masks, torch.cat(boxes) if boxes else torch.zeros(0, 4))
+        return Targets(masks=masks, boxes_xyxy_head=torch.cat(boxes) if boxes else torch.zeros(0, 4))
 
     def judge(self, output: Any, weights: dict[str, float], twice: bool) -> LossTerms:
         named = {ours: weights.get(theirs, 0.0) for theirs, ours in WEIGHTS.items()}
         config = LossConfig(**named, mask_plane="original", box_divide_twice=twice)
-        return GroundingObjective(config, self.case["sam"]["image_size"])(output, self.targets())
+        return GroundingObjective(config, SamMaskRules(self.case["sam"]["image_size"]))(output, self.targets())
 
     def close(self, found: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=self.case["tolerances"][what])
@@ -86,7 +87,7 @@ def test_logits(run: Run) -> None:
     real = run.inputs["attention_mask"].bool()
     run.close(logits[real], run.expected["logits"][real], "logits_atol")
     supervised = run.inputs["labels"][:, 1:] != run.case.get("ignore_index", -100)
-    run.close(run.output.logits, run.expected["logits"][:, :-1][supervised], "logits_atol")
+    run.close(run.output.supervised_logits, run.expected["logits"][:, :-1][supervised], "logits_atol")
 
 
 @BOTH
@@ -94,12 +95,9 @@ def test_mask_logits_of_every_picture(run: Run) -> None:
     for row, sample in enumerate(run.case["samples"]):
         mine = run.output.seg.mask_logits_lowres[run.output.seg.row == row]
         assert len(mine) == sample["n_seg"]
-        full = upscale_mask_logits(
-            mine,
-            side=run.case["sam"]["image_size"],
-            resized_hw=sample["resized_hw"],
-            original_hw=sample["size_hw"],
-        )
+        rules = SamMaskRules(run.case["sam"]["image_size"])
+        assert list(rules.content_hw(sample["size_hw"])) == sample["resized_hw"]
+        full = rules.to_original(mine, sample["size_hw"])
         run.close(full, run.expected[f"mask_logits_{row}"], "mask_logits_atol")
 
 
@@ -114,6 +112,13 @@ def test_boxes_are_raw_corners(run: Run) -> None:
     assert inverted >= run.case["inverted_boxes_wanted"]
 
 
+def every_image(batch: dict[str, Tensor]) -> tuple[HeadImages, Tensor]:
+    """What the mask head sees of a batch, and the rows of all of it."""
+    images = ModelInputs.from_kwargs(batch).mask_images
+    assert images is not None
+    return images, torch.arange(len(images.pixels))
+
+
 @NEW
 def test_what_lies_between(run: Run) -> None:
     expected = tensors(run.folder, "intermediates.safetensors")
@@ -121,7 +126,7 @@ def test_what_lies_between(run: Run) -> None:
     with torch.no_grad():
         hidden = model(output_hidden_states=True, **run.batch).hidden_states[-1]
         features = model.vision.patch_states(run.inputs["images"])
-        pictures = model.mask_head.embed_images(run.batch["sam_pixel_values"], run.batch["sam_sizes"])
+        pictures = model.mask_head.embed(*every_image(run.batch))
         places = model.mask_head.sam.get_image_wide_positional_embeddings()
     real = run.inputs["attention_mask"].bool()
     run.close(hidden[real], expected["last_hidden_state"][real], "intermediates_atol")

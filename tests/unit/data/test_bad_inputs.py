@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tests.unit.data.originals import CORNER, SQUARE, H, W, masks, picture, png
 
-from ullava.data.encode import BadSample, EncodedMixture
+from ullava.data.encode import EncodedMixture
 from ullava.errors import DataError, SampleError
+from ullava.examples import BadSample
 from ullava.geometry import rle_encode
 from ullava.structures import Sample
 

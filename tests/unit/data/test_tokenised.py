@@ -14,10 +14,11 @@ from PIL import Image
 from ullava.config.load import load_config, parse_text
 from ullava.config.schema import DatasetEntry, ModelConfig, TrainRecipe
 from ullava.data.build import build_mixture
-from ullava.data.encode import BadSample, EncodedMixture
+from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import Mixture
 from ullava.data.tokenised import tokenised
 from ullava.errors import ConfigError, DataError
+from ullava.examples import BadSample
 from ullava.modeling.build import build_processor, load_tokenizer, to_model_config
 from ullava.modeling.tokenising import words_key
 

@@ -15,13 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ullava.data import transport
-from ullava.data.transport import ALIGNMENT, Batch, Pool, borrow, fill, lay_out, side_by_side, unpack
+from ullava.data.transport import ALIGNMENT, Parcel, Pool, borrow, fill, lay_out, side_by_side, unpack
 from ullava.errors import UserError
 
 
-def _batch() -> Batch:
+def _batch() -> Parcel:
     mask = (torch.arange(35).view(5, 7) % 3 == 0).to(torch.uint8)
-    return Batch(
+    return Parcel(
         input_ids=torch.arange(12).view(3, 4),
         pixel_values=torch.arange(30, dtype=torch.uint8).view(2, 3, 5).transpose(1, 2),
         scale=torch.tensor(0.5),
@@ -62,12 +62,12 @@ class Many(Numbers):
         return 20
 
 
-def make_numbered(positions: Sequence[int]) -> Batch:
+def make_numbered(positions: Sequence[int]) -> Parcel:
     """A batch that says which one it is."""
-    return Batch(number=torch.full((5000,), positions[0]))
+    return Parcel(number=torch.full((5000,), positions[0]))
 
 
-def make(_: Sequence[int]) -> Batch:
+def make(_: Sequence[int]) -> Parcel:
     """The collator of the workers."""
     return _batch()
 
@@ -176,12 +176,12 @@ def test_views_side_by_side_in_this_process() -> None:
     assert torch.equal(plane[1, :, :, :3], torch.from_numpy(other)) and (plane[1, :, :, 3:] == 0).all()
 
 
-def make_views(positions: Sequence[int]) -> Batch:
+def make_views(positions: Sequence[int]) -> Parcel:
     """Views, of two sizes in every other batch; what lay in the block before would show."""
     views = _views_of_two_sizes()
     if positions[0] % 2:
         views = [np.full((3, 5, 6), 255, dtype=np.uint8)] * 2
-    return Batch(sam_pixel_values=side_by_side(views), number=torch.tensor(positions[0]))
+    return Parcel(sam_pixel_values=side_by_side(views), number=torch.tensor(positions[0]))
 
 
 def test_views_drawn_into_a_block_are_those_drawn_here() -> None:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.encode import BadSample, encode_or_bad
+from ullava.data.encode import encode_or_bad
 from ullava.errors import SampleError
+from ullava.examples import BadSample
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -9,7 +9,7 @@ import pytest
 
 from ullava.data.encode import EncodedMixture
 from ullava.data.word_dropout import WordDropout
-from ullava.modeling.examples import Example
+from ullava.examples import Example
 from ullava.structures import Sample
 from ullava.text.tokens import IGNORE_LABEL
 

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ullava.examples import TokenCount
 from ullava.modeling.vision.clip_mlp import ClipMlp, ClipMlpPreprocessor
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
     Views,
     VisionInputs,

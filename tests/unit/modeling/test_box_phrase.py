@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake, write_words
-from tests.unit.modeling.test_network import inputs
 from transformers import AutoProcessor, GroundingDinoProcessor
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
@@ -180,7 +179,6 @@ def test_generated_words_are_looked_for_too(phrase: tuple[Any, Any]) -> None:
 
 def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.batches import network_inputs, targets_of
     from ullava.training.objective import GroundingObjective
     from ullava.training.stages import UNREAD, apply_stage
 
@@ -191,8 +189,8 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     model.train()
     example = processor.encode(grounded_sample("a", 2), [picture(0)])
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    output = model(**network_inputs(batch))
-    terms = GroundingObjective(LossConfig(), processor.sam_side)(output, targets_of(batch))
+    output = model(**batch.inputs.as_kwargs())
+    terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     terms.total.backward()
     assert output.loc.boxes_xyxy_head is None and terms.l1.item() == terms.giou.item() == 0.0
 
@@ -209,7 +207,7 @@ def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_pa
         assert loaded.box == processor.box and loaded.boxes.box_threshold == 0
         assert loaded.boxes.tokenizer("red circle.")["input_ids"] == [101, 201, 202, 1012, 102]
     example = processor.encode(grounded_sample("a"), [picture(0)])
-    batch = inputs(Collator(processor.tokenizer.pad_token_id)([example]))
+    batch = Collator(processor.tokenizer.pad_token_id)([example]).inputs
     prompts = processor_again.boxes.prompts(["[tag]red[/tag]: Mask [SEG]."], [0])
     torch.testing.assert_close(
         again.find_boxes(prompts, batch).boxes_xyxy_head, model.find_boxes(prompts, batch).boxes_xyxy_head

@@ -14,8 +14,9 @@ from transformers import AutoModelForImageTextToText, LogitsProcessorList
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.examples import HeadImages, ModelInputs
 from ullava.geometry.box_tensors import corners_of_centres
-from ullava.modeling.heads.box_contract import BoxPictures, Candidates, choose
+from ullava.modeling.heads.box_contract import Candidates, choose
 from ullava.modeling.heads.detector import decoded_sets, detector_class
 from ullava.modeling.weights.files import read_state_dict
 from ullava.structures import Sample, Turn
@@ -101,9 +102,11 @@ def test_generation_reads_what_training_reads(query: tuple[Any, Any]) -> None:
     model, processor = query
     sample = grounded_sample("a", 2)
     trained = collator(processor)(rows_of(processor, [sample], [(40, 56)]))
-    spoken = trained["labels"][0][trained["labels"][0] != -100].tolist()
+    spoken = trained.inputs.labels[0][trained.inputs.labels[0] != -100].tolist()
     result = model.generate_grounded(
-        prompts(processor, [sample]), max_new_tokens=len(spoken), logits_processor=LogitsProcessorList([Script(spoken)])
+        ModelInputs.from_kwargs(prompts(processor, [sample])),
+        max_new_tokens=len(spoken),
+        logits_processor=LogitsProcessorList([Script(spoken)]),
     )
     output = model(**inputs(trained))
     torch.testing.assert_close(result.loc.boxes_xyxy_head, output.loc.boxes_xyxy_head.detach(), rtol=1e-3, atol=1e-4)
@@ -113,11 +116,13 @@ def test_a_row_without_a_picture_has_no_box(query: tuple[Any, Any]) -> None:
     model, processor = query
     loc = processor.token_ids["loc_id"]
     batch = prompts(processor, [grounded_sample("a"), TEXT_ONLY])
-    result = model.generate_grounded(batch, max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])]))
+    result = model.generate_grounded(
+        ModelInputs.from_kwargs(batch), max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])])
+    )
     assert result.loc.row.tolist() == [0]
     words_only = prompts(processor, [TEXT_ONLY])
     result = model.generate_grounded(
-        words_only, max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])])
+        ModelInputs.from_kwargs(words_only), max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])])
     )
     assert result.loc.boxes_xyxy_head.shape == (0, 4) and result.loc.scores.shape == (0,)
 
@@ -125,7 +130,6 @@ def test_a_row_without_a_picture_has_no_box(query: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("model_type", KINDS)
 def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.batches import network_inputs, targets_of
     from ullava.training.objective import GroundingObjective
     from ullava.training.stages import DETECTOR, DETECTOR_BACKBONE, apply_stage
 
@@ -135,8 +139,8 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     assert trained[DETECTOR] > 0 and trained[DETECTOR_BACKBONE] > 0
     model.train()
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
-    output = model(**network_inputs(batch))
-    terms = GroundingObjective(LossConfig(), processor.sam_side)(output, targets_of(batch))
+    output = model(**batch.inputs.as_kwargs())
+    terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     assert terms.l1.item() > 0 and terms.giou.item() > 0
     terms.total.backward()
     idle = [name for name in plan.trainable if model.get_parameter(name).grad is None]
@@ -145,9 +149,9 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     assert all(float(model.get_parameter(name).grad.abs().sum()) > 0 for name in moved)
 
     model.zero_grad()
-    words = network_inputs(collator(processor)([processor.encode(TEXT_ONLY, [])]))
+    words = collator(processor)([processor.encode(TEXT_ONLY, [])]).inputs.as_kwargs()
     output = model(**words)
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(model.get_parameter(name).grad is not None for name in plan.trainable if name.startswith("box_head."))
     ground = apply_stage(model, "ground", quality_trains=False)
     assert {row.part: row.trained > 0 for row in ground.rows}[DETECTOR_BACKBONE] is False
@@ -164,8 +168,11 @@ def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
     model, _ = build_small((box_override("grounding_dino_query"),))
     head = model.box_head
     torch.manual_seed(1)
-    pictures = BoxPictures(torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8), torch.tensor([[32, 40]]),
-                           torch.tensor([0]))  # fmt: skip
+    pictures = HeadImages(
+        pixels=torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8),
+        sizes=torch.tensor([[32, 40]]),
+        row_of_image=torch.tensor([0]),
+    )
     states = torch.randn(2, model.config.text_config.hidden_size)
     targets = torch.tensor([[0.1, 0.2, 0.4, 0.6], [0.55, 0.3, 0.95, 0.9]])
     rows = torch.zeros(2, dtype=torch.long)
@@ -201,7 +208,9 @@ def test_ribbons_and_specks_have_a_box(query: tuple[Any, Any], size: tuple[int, 
     example = processor.encode(grounded_sample("a"), [picture(0, *size)], prompt_only=True)
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")([example]))
     loc = processor.token_ids["loc_id"]
-    result = model.generate_grounded(batch, max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])]))
+    result = model.generate_grounded(
+        ModelInputs.from_kwargs(batch), max_new_tokens=2, logits_processor=LogitsProcessorList([Script([loc, 5])])
+    )
     assert result.loc.boxes_xyxy_head.shape == (1, 4) and bool(torch.isfinite(result.loc.boxes_xyxy_head).all())
 
 
@@ -301,11 +310,10 @@ def test_recomputing_layers_and_half_precision_run(query: tuple[Any, Any]) -> No
 
 def test_the_division_of_u_llava_is_for_regressed_boxes_only(query: tuple[Any, Any]) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.batches import network_inputs, targets_of
     from ullava.training.objective import GroundingObjective
 
     model, processor = query
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
-    objective = GroundingObjective(LossConfig(box_divide_twice=True), processor.sam_side)
+    objective = GroundingObjective(LossConfig(box_divide_twice=True), processor.masks)
     with pytest.raises(ConfigError, match="box_divide_twice belongs to boxes that are regressed"):
-        objective(model(**network_inputs(batch)), targets_of(batch))
+        objective(model(**batch.inputs.as_kwargs()), batch.targets)

@@ -17,7 +17,6 @@ from ullava.errors import ConfigError, UserError
 from ullava.modeling.vision.conv import MEAN_COLOUR, ConvPreprocessor, ConvStrategy, fit_any, load_stages, stride_of
 from ullava.modeling.vision.strategy import EncodeContext, ItemNotes
 from ullava.structures import Sample, Turn
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 
@@ -125,14 +124,16 @@ def test_pictures_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, An
     examples = rows(processor, SHAPES)
     words = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
     batch = collate([*examples, processor.encode(words, [])])
-    assert len({tuple(pixels.shape) for pixels in batch["pixel_values"]}) == 3
-    together = model(**network_inputs(batch))
-    assert [example.images[0].count.low for example in examples] == list(model.encode_images(batch).counts)
+    assert len({tuple(pixels.shape) for pixels in batch.inputs.as_kwargs()["pixel_values"]}) == 3
+    together = model(**batch.inputs.as_kwargs())
+    assert [example.images[0].count.low for example in examples] == list(model.encode_images(batch.inputs).counts)
     at = 0
     for number, example in enumerate(examples):
-        alone = model(**network_inputs(collate([example])))
+        alone = model(**collate([example]).inputs.as_kwargs())
         size = len(alone.targets)
-        torch.testing.assert_close(together.logits[at : at + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at : at + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[number], alone.seg.mask_logits_lowres[0], rtol=1e-4, atol=1e-5
         )
@@ -145,9 +146,7 @@ def test_generation_with_pictures_of_all_shapes(conv: tuple[Any, Any]) -> None:
     examples = rows(processor, SHAPES, prompt_only=True)
 
     def said(chosen: list[Any]) -> list[list[int]]:
-        batch = network_inputs(left(chosen))
-        batch.pop("labels")
-        return model.generate(**batch, max_new_tokens=4, do_sample=False)[:, -4:].tolist()
+        return model.generate(**left(chosen).inputs.as_kwargs(), max_new_tokens=4, do_sample=False)[:, -4:].tolist()
 
     assert said(examples) == [said([example])[0] for example in examples]
 
@@ -176,10 +175,11 @@ def test_stages_of_the_tower_train_one_by_one() -> None:
     )
     assert not any("language_model" in name for name in plan.trainable)
     model.train()
-    output = model(**network_inputs(batch := Collator(processor.tokenizer.pad_token_id)(rows(processor, SHAPES[:2]))))
-    maps = model.vision.encode_maps(batch["pixel_values"])
+    batch = Collator(processor.tokenizer.pad_token_id)(rows(processor, SHAPES[:2]))
+    output = model(**batch.inputs.as_kwargs())
+    maps = model.vision.encode_maps(batch.inputs.as_kwargs()["pixel_values"])
     assert [state.requires_grad for state in maps] == [False, False, False, False, True]
-    GroundingObjective(LossConfig(), processor.sam_side)(output, targets_of(batch)).total.backward()
+    GroundingObjective(LossConfig(), processor.masks)(output, batch.targets).total.backward()
     assert {name for name, value in model.named_parameters() if value.grad is not None} == plan.trainable
 
 
@@ -210,6 +210,6 @@ def test_save_and_load_give_the_same_tokens(conv: tuple[Any, Any], tmp_path: Pat
     processor.save_pretrained(tmp_path)
     again, processor_again = load_folder(tmp_path, torch.float32)
     (row,) = rows(processor_again, SHAPES[:1])
-    batch = Collator(processor.tokenizer.pad_token_id)([row])
+    batch = Collator(processor.tokenizer.pad_token_id)([row]).inputs
     assert torch.equal(again.encode_images(batch).tokens, model.encode_images(batch).tokens)
     assert processor_again.vision.area == 1.0 and again.config.vision_settings == model.config.vision_settings

@@ -19,11 +19,11 @@ from transformers import LogitsProcessorList
 
 from ullava.config.schema import LossConfig, VisionConfig
 from ullava.data.collate import Collator
+from ullava.examples import Batch
 from ullava.modeling.auto import load_folder
 from ullava.modeling.heads.box_table import BOX_HEADS
 from ullava.modeling.strategies import STRATEGIES
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 
@@ -93,7 +93,7 @@ def samples() -> list[Sample]:
     ]
 
 
-def batch_of(processor: Any, given: list[Sample], **options: Any) -> dict[str, Any]:
+def batch_of(processor: Any, given: list[Sample], **options: Any) -> Batch:
     shapes = {"a": (40, 56), "b": (40, 120)}
     examples = [
         processor.encode(
@@ -105,8 +105,7 @@ def batch_of(processor: Any, given: list[Sample], **options: Any) -> dict[str, A
         for number, sample in enumerate(given)
     ]
     side: Any = "left" if options else "right"
-    batch: dict[str, Any] = Collator(processor.tokenizer.pad_token_id, side)(examples)
-    return batch
+    return Collator(processor.tokenizer.pad_token_id, side)(examples)
 
 
 @pytest.mark.parametrize(("front", "box", "language"), CASES)
@@ -114,15 +113,15 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
     model, processor = build(front, box, language, words)
     given = samples()
     batch = batch_of(processor, given)
-    before = model(**network_inputs(batch))
+    before = model(**batch.inputs.as_kwargs())
     assert before.seg.row.tolist() == [0, 0, 1]
     assert (before.loc.boxes_xyxy_head is None) == (box == "grounding_dino_phrase")
 
     plan = apply_stage(model, "scratch", quality_trains=False)
     model.train()
-    output = model(**network_inputs(batch))
-    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
-    objective(output, targets_of(batch)).total.backward()
+    output = model(**batch.inputs.as_kwargs())
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
+    objective(output, batch.targets).total.backward()
     reached = {name for name, value in model.named_parameters() if value.grad is not None}
     missed = {name for name in plan.trainable - reached if not name.startswith("mask_head.sam.")}
     assert not missed
@@ -131,7 +130,7 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
 
     ids = processor.token_ids
     script = [ids["tag_start_id"], 7, ids["tag_end_id"], ids["seg_id"], ids["loc_id"], 11]
-    asked = {key: value for key, value in network_inputs(batch_of(processor, given, prompt_only=True)).items()}
+    asked = batch_of(processor, given, prompt_only=True).inputs
     said = LogitsProcessorList([Script(script)])
     answered = model.generate_grounded(asked, max_new_tokens=len(script), logits_processor=said)
     assert answered.new_ids.tolist() == [script] * 4
@@ -141,6 +140,6 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again, processor_again = load_folder(tmp_path, torch.float32)
-    after = again(**network_inputs(batch_of(processor_again, given)))
-    torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-5)
+    after = again(**batch_of(processor_again, given).inputs.as_kwargs())
+    torch.testing.assert_close(after.supervised_logits, before.supervised_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.seg.mask_logits_lowres, before.seg.mask_logits_lowres, rtol=1e-4, atol=1e-5)

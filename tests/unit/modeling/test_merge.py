@@ -20,7 +20,7 @@ def test_a_merging_model_counts_what_it_gives() -> None:
     example = processor.encode(grounded_sample("a"), [picture(0)])
     assert (example.input_ids == processor.token_ids["image_patch_id"]).sum() == 4
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    output = model(**{key: value for key, value in batch.items() if isinstance(value, torch.Tensor)})
+    output = model(**batch.inputs.as_kwargs())
     assert output.seg.mask_logits_lowres.shape[0] == 1
 
 

@@ -15,10 +15,10 @@ from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, ModelConfig
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
+from ullava.examples import ModelInputs
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 
@@ -73,12 +73,14 @@ def test_batch_equals_single(built: tuple[str, Any, Any]) -> None:
     _, model, processor = built
     examples = rows(processor, samples())
     with torch.no_grad():
-        together = model(**network_inputs(collate(processor, examples)))
+        together = model(**collate(processor, examples).inputs.as_kwargs())
         at_token = at_mask = 0
         for row, example in enumerate(examples):
-            alone = model(**network_inputs(collate(processor, [example])))
+            alone = model(**collate(processor, [example]).inputs.as_kwargs())
             size, masks = len(alone.targets), len(alone.seg.row)
-            torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+            )
             for name in ("mask_logits_lowres", "iou_scores"):
                 found = getattr(together.seg, name)[at_mask : at_mask + masks]
                 torch.testing.assert_close(found, getattr(alone.seg, name), rtol=1e-4, atol=1e-5)
@@ -92,15 +94,15 @@ def test_batch_equals_single(built: tuple[str, Any, Any]) -> None:
 def test_generation_of_a_batch_is_that_of_its_rows(built: tuple[str, Any, Any]) -> None:
     name, model, processor = built
     examples = rows(processor, samples(), prompt_only=True)
-    batch = network_inputs(collate(processor, examples, "left"))
+    batch = collate(processor, examples, "left").inputs.as_kwargs()
     batch.pop("labels")
-    counts = model.encode_images(batch).counts
+    counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
     placed = (sequences == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
     wanted = [counts[item] for item in batch["image_index"].tolist()] if name == "mg" else list(counts)
     assert [placed[row] for row in (0, 2, 3, 4)] == wanted and placed[1] == 0
     for row, example in enumerate(examples):
-        single = network_inputs(collate(processor, [example], "left"))
+        single = collate(processor, [example], "left").inputs.as_kwargs()
         single.pop("labels")
         said = model.generate(**single, max_new_tokens=4, do_sample=False)
         assert said[0, -4:].tolist() == sequences[row, -4:].tolist()
@@ -113,9 +115,9 @@ def test_training_step_reaches_every_weight_and_keeps_its_counts(built: tuple[st
     batch = collate(processor, rows(processor, [*samples(), film], (*NUMBERS, 1)))
     plan = apply_stage(model, "scratch")
     model.train()
-    output = model(**network_inputs(batch))
-    objective = GroundingObjective(LossConfig(), processor.sam_side, model.vision.aux_terms)
-    objective(output, targets_of(batch)).total.backward()
+    output = model(**batch.inputs.as_kwargs())
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
+    objective(output, batch.targets).total.backward()
     missing = [n for n, value in model.named_parameters() if n in plan.trainable and value.grad is None]
     missing = [n for n in missing if n.startswith("vision.")]
     assert missing == []
@@ -128,8 +130,8 @@ def test_training_step_reaches_every_weight_and_keeps_its_counts(built: tuple[st
 def test_words_alone_train(built: tuple[str, Any, Any]) -> None:
     model, processor = build_small(CHOICE[built[0]])
     model.train()
-    output = model(**network_inputs(collate(processor, rows(processor, [WORDS, WORDS]))))
-    (output.logits.float().mean() + output.idle).backward()
+    output = model(**collate(processor, rows(processor, [WORDS, WORDS])).inputs.as_kwargs())
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(value.grad is not None for value in model.vision.parameters())
 
 
@@ -142,18 +144,18 @@ def test_saved_and_loaded(built: tuple[str, Any, Any], tmp_path: Path) -> None:
     assert {n for n in again.state_dict()} == {n for n in model.state_dict()}
     with torch.no_grad():
         first, second = (
-            network(**network_inputs(collate(speaker, rows(speaker, samples()))))
+            network(**collate(speaker, rows(speaker, samples())).inputs.as_kwargs())
             for network, speaker in ((model, processor), (again, reader))
         )
     assert torch.equal(first.input_ids, second.input_ids)
-    torch.testing.assert_close(first.logits, second.logits)
+    torch.testing.assert_close(first.supervised_logits, second.supervised_logits)
 
 
 def test_half_precision_is_finite(built: tuple[str, Any, Any]) -> None:
     _, model, processor = built
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model(**network_inputs(collate(processor, rows(processor, samples()))))
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+        output = model(**collate(processor, rows(processor, samples())).inputs.as_kwargs())
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
 
 
 def test_overrides(built: tuple[str, Any, Any]) -> None:
@@ -163,11 +165,11 @@ def test_overrides(built: tuple[str, Any, Any]) -> None:
     lengths = []
     for force in forces:
         batch = collate(processor, rows(processor, samples(), force=force))
-        assert "image_counts" not in batch
+        assert "image_counts" not in batch.inputs.as_kwargs()
         with torch.no_grad():
-            output = model(**network_inputs(batch), force=force)
+            output = model(**batch.inputs.as_kwargs(), force=force)
         lengths.append(int((output.input_ids == processor.token_ids["image_patch_id"]).sum()))
-        assert output.input_ids.shape == batch["input_ids"].shape and torch.isfinite(output.logits).all()
+        assert output.input_ids.shape == batch.inputs.input_ids.shape and torch.isfinite(output.supervised_logits).all()
     assert len(set(lengths)) > 1
     with pytest.raises(UserError, match="no override 'resolution'"):
         rows(processor, samples()[:1], force={"resolution": 3})
@@ -176,7 +178,7 @@ def test_overrides(built: tuple[str, Any, Any]) -> None:
 def test_grounding_states_do_not_depend_on_the_number_of_tokens(built: tuple[str, Any, Any]) -> None:
     _, model, processor = built
     with torch.no_grad():
-        output = model(**network_inputs(collate(processor, rows(processor, samples()))), output_hidden_states=True)
+        output = model(**collate(processor, rows(processor, samples())).inputs.as_kwargs(), output_hidden_states=True)
     ids, hidden = output.input_ids, output.hidden_states[0]
     before = [hidden[row, place - 1] for row, place in (ids == processor.token_ids["loc_id"]).nonzero().tolist()]
     (found,) = model.box_head(torch.stack(before))

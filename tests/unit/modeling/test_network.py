@@ -12,12 +12,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProce
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
+from ullava.examples import Batch, ModelInputs
 from ullava.structures import Sample, Turn
 
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 
 
-def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> dict[str, Any]:
+def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> Batch:
     examples = [
         processor.encode(sample, [picture(number) for _ in sample.images], prompt_only=prompt_only)
         for number, sample in enumerate(samples)
@@ -25,9 +26,8 @@ def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, si
     return Collator(processor.tokenizer.pad_token_id, side)(examples)  # type: ignore[arg-type]
 
 
-def inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    targets = ("boxes_xyxy_head", "original_sizes")
-    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in targets}
+def inputs(batch: Batch) -> dict[str, Any]:
+    return batch.inputs.as_kwargs()
 
 
 def prompts(processor: Any, samples: list[Sample]) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def test_any_mixture_in_one_batch(small: tuple[Any, Any]) -> None:
     output = model(**inputs(batch))
     assert output.seg.row.tolist() == [0, 0, 2] and output.seg.image.tolist() == [0, 0, 1]
     assert output.loc.boxes_xyxy_head.shape == (3, 4)
-    assert len(output.targets) == int((batch["labels"] != -100).sum())
-    assert output.logits.shape == (len(output.targets), len(processor.tokenizer))
+    assert len(output.targets) == int((batch.inputs.labels != -100).sum())
+    assert output.supervised_logits.shape == (len(output.targets), len(processor.tokenizer))
     assert bool((output.loc.boxes_xyxy_head[:, 2:] >= output.loc.boxes_xyxy_head[:, :2]).all())
 
 
@@ -73,7 +73,9 @@ def test_batch_equals_single(small: tuple[Any, Any]) -> None:
     for row, example in enumerate(examples):
         alone = model(**inputs(collator([example])))
         size = len(alone.targets)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         at_token += size
         count = len(alone.seg.row)
         masks = together.seg.mask_logits_lowres[at_mask : at_mask + count]
@@ -87,10 +89,12 @@ def test_generation_reads_the_states_that_training_reads(small: tuple[Any, Any])
     ids = processor.token_ids
     sample = grounded_sample("a", 1)
     trained = collate(processor, [sample])
-    spoken = trained["labels"][0][trained["labels"][0] != -100].tolist()
+    spoken = trained.inputs.labels[0][trained.inputs.labels[0] != -100].tolist()
     prompt = prompts(processor, [sample])
     result = model.generate_grounded(
-        prompt, max_new_tokens=len(spoken), logits_processor=LogitsProcessorList([Script(spoken)])
+        ModelInputs.from_kwargs(prompt),
+        max_new_tokens=len(spoken),
+        logits_processor=LogitsProcessorList([Script(spoken)]),
     )
     output = model(**inputs(trained))
     assert result.new_ids[0].tolist() == spoken and ids["seg_id"] in spoken
@@ -116,7 +120,9 @@ def test_batched_generation_equals_single(head_state: str) -> None:
         ]
         batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(examples))
         return model.generate_grounded(
-            batch, max_new_tokens=len(script), logits_processor=LogitsProcessorList([Script(script)])
+            ModelInputs.from_kwargs(batch),
+            max_new_tokens=len(script),
+            logits_processor=LogitsProcessorList([Script(script)]),
         )
 
     together = run(samples, [0, 1, 2])
@@ -150,23 +156,25 @@ def test_pictures_are_encoded_once_however_many_questions(
 ) -> None:
     model, processor = small
     seen = {"tower": 0, "sam": 0}
-    real_encode, real_sam = model.vision.encode, model.mask_head.embed_images
+    real_encode, real_sam = model.vision.encode, model.mask_head.embed
 
     def count_tower(views: Any, force: Any = None) -> Any:
         seen["tower"] += len(views["base"])
         return real_encode(views, force)
 
-    def count_sam(pixels: Any, sizes: Any) -> Any:
-        seen["sam"] += len(pixels)
-        return real_sam(pixels, sizes)
+    def count_sam(images: Any, rows: Any) -> Any:
+        seen["sam"] += len(rows)
+        return real_sam(images, rows)
 
     monkeypatch.setattr(model.vision, "encode", count_tower)
-    monkeypatch.setattr(model.mask_head, "embed_images", count_sam)
+    monkeypatch.setattr(model.mask_head, "embed", count_sam)
     one = grounded_sample("a")
     rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(rows))
     seg = processor.token_ids["seg_id"]
-    model.generate_grounded(batch, max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)]))
+    model.generate_grounded(
+        ModelInputs.from_kwargs(batch), max_new_tokens=6, logits_processor=LogitsProcessorList([Script([seg] * 6)])
+    )
     assert seen == {"tower": 1, "sam": 1}
 
 
@@ -174,7 +182,7 @@ def test_idle_parts_stay_in_the_graph() -> None:
     model, processor = build_small()
     model.train()
     output = model(**inputs(collate(processor, [TEXT_ONLY])))
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert float(output.idle) == 0.0
     for part in (model.vision, model.box_head, model.mask_head.projector, model.mask_head.sam.mask_decoder):
         assert all(parameter.grad is not None for parameter in part.parameters())
@@ -185,7 +193,7 @@ def test_bf16_is_finite(small: tuple[Any, Any]) -> None:
     batch = inputs(collate(processor, [grounded_sample("a", 2), TEXT_ONLY]))
     with torch.autocast("cpu", torch.bfloat16):
         output = model(**batch)
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
     assert output.loc.boxes_xyxy_head.dtype == torch.float32
 
 
@@ -232,7 +240,7 @@ def test_pickled_weights_are_refused(small: tuple[Any, Any], tmp_path: Path) -> 
 
 def test_beams_are_refused(small: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="num_beams"):
-        small[0].generate_grounded({}, num_beams=4)
+        small[0].generate_grounded(ModelInputs.from_kwargs({}), num_beams=4)
 
 
 def test_misspelt_sizes_are_refused() -> None:
@@ -248,7 +256,7 @@ def test_misspelt_sizes_are_refused() -> None:
 def test_any_causal_language_model_is_a_core(model_type: str) -> None:
     model, processor = build_small((f"language.config.model_type={model_type}",))
     output = model(**inputs(collate(processor, [grounded_sample("a", 1)])))
-    assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.logits).all()
+    assert output.seg.mask_logits_lowres.shape[0] == 1 and torch.isfinite(output.supervised_logits).all()
 
 
 def test_weights_that_lie_elsewhere_are_left_out_of_the_zero() -> None:

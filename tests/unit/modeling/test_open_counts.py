@@ -16,11 +16,10 @@ from transformers import LogitsProcessorList
 from ullava.config.schema import LossConfig
 from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
+from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
-from ullava.modeling.splice import ExpandedText
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage
 
@@ -70,11 +69,12 @@ NUMBERS = [0, 0, 1, 2, 0]
 def test_the_same_picture_gives_other_tokens_to_another_question(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     batch = collate(processor, rows(processor, seg_samples(), NUMBERS))
-    assert [tuple(tiles.shape[:1]) for tiles in batch["pixel_values_tiles"]] == [(1,), (3,), (3,)]
-    assert batch["image_index"].tolist() == [0, 1, 2, 0] and batch["image_row"].tolist() == [0, 2, 3, 4]
-    assert batch["image_counts"].tolist() == [[3, 18], [3, 50], [3, 50], [3, 18]]
+    shown = batch.inputs.images
+    assert [tuple(tiles.shape[:1]) for tiles in shown.views["tiles"]] == [(1,), (3,), (3,)]
+    assert shown.index.tolist() == [0, 1, 2, 0] and shown.row.tolist() == [0, 2, 3, 4]
+    assert shown.counts.tolist() == [[3, 18], [3, 50], [3, 50], [3, 18]]
     model.vision.seen = 0
-    output = model(**network_inputs(batch))
+    output = model(**batch.inputs.as_kwargs())
     assert model.vision.seen == 7, "each tile of each distinct picture once, no padding"
     kept = output.diagnostics["kept"].tolist()
     assert len(kept) == 4 and kept[0] != kept[3], "the first and the last row ask about one picture"
@@ -85,8 +85,7 @@ def test_the_same_picture_gives_other_tokens_to_another_question(reading: tuple[
 def test_words_among_visual_tokens_are_the_vocabulary_s_and_not_supervised(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     batch = collate(processor, rows(processor, seg_samples()[:1]))
-    given = ExpandedText(batch["input_ids"], batch["attention_mask"], batch["labels"])
-    text = model._splice(given, network_inputs(batch), False)
+    text = model._splice(batch.inputs, False)
     ids = text.text.input_ids[0].tolist()
     start = ids.index(processor.token_ids["image_start_id"])
     assert ids[start + 2] == model.vision.word_id and ids[start + 1] == processor.token_ids["image_patch_id"]
@@ -101,13 +100,15 @@ def test_batch_equals_single(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     samples = seg_samples()
     examples = rows(processor, samples, NUMBERS)
-    together = model(**network_inputs(collate(processor, examples)))
+    together = model(**collate(processor, examples).inputs.as_kwargs())
     at_token = at_mask = at_box = 0
     for row, example in enumerate(examples):
-        alone = model(**network_inputs(collate(processor, [example])))
+        alone = model(**collate(processor, [example]).inputs.as_kwargs())
         size, masks = len(alone.targets), len(alone.seg.row)
         assert torch.equal(together.targets[at_token : at_token + size], alone.targets)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[at_mask : at_mask + masks], alone.seg.mask_logits_lowres,
             rtol=1e-4, atol=1e-5,
@@ -126,7 +127,7 @@ def test_grounding_states_are_found_whatever_the_number_of_tokens(
     """The state of [SEG] is the one before it in the row as expanded: compared with a pass on the whole row."""
     model, processor = reading
     examples = rows(processor, seg_samples(), NUMBERS, force=force)
-    batch = network_inputs(collate(processor, examples)) | {"force": force}
+    batch = collate(processor, examples).inputs.as_kwargs() | {"force": force}
     output = model(**batch, output_hidden_states=True)
     ids, hidden = output.input_ids, output.hidden_states[0]
     expected = [hidden[r, p - 1] for r, p in (ids == processor.token_ids["loc_id"]).nonzero().tolist()]
@@ -139,16 +140,16 @@ def test_forced_counts_are_written_before_the_network_ran(reading: tuple[Any, An
     model, processor = reading
     force = {"keep": "all"}
     batch = collate(processor, rows(processor, seg_samples(), NUMBERS, force=force))
-    assert "image_counts" not in batch
+    assert "image_counts" not in batch.inputs.as_kwargs()
     patch = processor.token_ids["image_patch_id"]
-    assert (batch["input_ids"] == patch).sum(dim=1).tolist() == [18, 0, 50, 50, 18]
-    output = model(**network_inputs(batch), force=force)
+    assert (batch.inputs.as_kwargs()["input_ids"] == patch).sum(dim=1).tolist() == [18, 0, 50, 50, 18]
+    output = model(**batch.inputs.as_kwargs(), force=force)
     assert output.diagnostics["kept"].tolist() == [18, 50, 50], "once for each distinct picture"
     single = collate(processor, rows(processor, seg_samples(), NUMBERS))
-    deferred = model(**network_inputs(single), force=force)
-    torch.testing.assert_close(output.logits, deferred.logits, rtol=1e-5, atol=1e-6)
+    deferred = model(**single.inputs.as_kwargs(), force=force)
+    torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="no override 'kep'; did you mean 'keep'"):
-        model(**network_inputs(single), force={"kep": 1})
+        model(**single.inputs.as_kwargs(), force={"kep": 1})
     with pytest.raises(UserError, match="no override 'kep'"):
         rows(processor, seg_samples()[:1], force={"kep": 1})
 
@@ -164,8 +165,8 @@ def test_the_answer_and_padding_do_not_leak_into_the_choice(reading: tuple[Any, 
     longer = asks("A much longer question with many more words in it than the other one has: what is it?", "No.", "b")
     together = collate(processor, rows(processor, [spoken, longer], [0, 0]))
     alone = collate(processor, [asked])
-    output = model.encode_images(together)
-    single = model.encode_images(alone)
+    output = model.encode_images(together.inputs)
+    single = model.encode_images(alone.inputs)
     assert output.counts[0] == single.counts[0]
     torch.testing.assert_close(output.tokens[: output.counts[0]], single.tokens, rtol=1e-5, atol=1e-6)
 
@@ -179,9 +180,11 @@ def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading
     samples = seg_samples()
 
     def run(examples: list[Any]) -> Any:
-        batch = network_inputs(collate(processor, examples, "left"))
+        batch = collate(processor, examples, "left").inputs.as_kwargs()
         forced = LogitsProcessorList([Script(script)])
-        return model.generate_grounded(batch, max_new_tokens=len(script), logits_processor=forced)
+        return model.generate_grounded(
+            ModelInputs.from_kwargs(batch), max_new_tokens=len(script), logits_processor=forced
+        )
 
     examples = rows(processor, samples, NUMBERS, prompt_only=True)
     together = run(examples)
@@ -194,13 +197,13 @@ def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading
         torch.testing.assert_close(
             together.loc.boxes_xyxy_head[together.loc.row == row], alone.loc.boxes_xyxy_head, rtol=1e-3, atol=1e-4
         )
-    batch = network_inputs(collate(processor, examples, "left"))
+    batch = collate(processor, examples, "left").inputs.as_kwargs()
     batch.pop("labels")
-    counts = model.encode_images(batch).counts
+    counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
     assert (sequences[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
     for row in range(5):
-        single = network_inputs(collate(processor, [examples[row]], "left"))
+        single = collate(processor, [examples[row]], "left").inputs.as_kwargs()
         single.pop("labels")
         said = model.generate(**single, max_new_tokens=4, do_sample=False)
         assert said[0, -4:].tolist() == sequences[row, -4:].tolist()
@@ -213,37 +216,38 @@ def test_videos_and_pictures_and_words_train_together() -> None:
         "film", "test", "vqa", (), (Turn("<video>What moves?", "The circle."),), videos=(Clip(Path("a.gif")),)
     )
     batch = collate(processor, rows(processor, [grounded_sample("0", 1), film, TEXT_ONLY], [0, 1, 2]))
-    assert batch["video_counts"].tolist() == [[3, 130]] and batch["video_row"].tolist() == [1]
+    seen = batch.inputs.videos
+    assert seen.counts.tolist() == [[3, 130]] and seen.row.tolist() == [1]
     plan = apply_stage(model, "scratch")
     assert {"box projector", "vision projector", "vision tower"} <= {row.part for row in plan.rows}
     model.train()
-    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.sam_side, model.vision.aux_terms)
-    output = model(**network_inputs(batch), generator=torch.Generator().manual_seed(3))
-    terms = objective(output, targets_of(batch))
+    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.masks, model.vision.aux_terms)
+    output = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
+    terms = objective(output, batch.targets)
     assert float(terms.aux["size"].detach()) > 0
     assert set(output.diagnostics) == {"kept", "video_kept"}
     terms.total.backward()
     assert {name for name, value in model.named_parameters() if value.grad is not None} >= {
         name for name in plan.trainable if name.startswith("vision.")
     }
-    again = model(**network_inputs(batch), generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(again.logits, output.logits)
+    again = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(again.supervised_logits, output.supervised_logits)
 
 
 def test_a_batch_of_words_reaches_every_weight(reading: tuple[Any, Any]) -> None:
     model, processor = build_small()
     make_reading(model, processor)
     model.train()
-    output = model(**network_inputs(collate(processor, rows(processor, [TEXT_ONLY, TEXT_ONLY]))))
-    (output.logits.float().mean() + output.idle).backward()
+    output = model(**collate(processor, rows(processor, [TEXT_ONLY, TEXT_ONLY])).inputs.as_kwargs())
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(parameter.grad is not None for parameter in model.vision.parameters())
 
 
 def test_bf16_is_finite(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(**network_inputs(collate(processor, rows(processor, seg_samples(), NUMBERS))))
-    assert torch.isfinite(output.logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
+        output = model(**collate(processor, rows(processor, seg_samples(), NUMBERS)).inputs.as_kwargs())
+    assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
 
 
 def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:
@@ -251,9 +255,9 @@ def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:
     found = DetectedBoxes(np.array([[1.0, 2.0, 30.0, 20.0]]), np.array([0.9]), ("cup",))
     plain = asks("What is it?", "A cup.", "a")
     boxed = replace(plain, boxes=(found,))
-    batch = collate(processor, rows(processor, [plain, boxed, boxed], [0, 0, 0]))
-    assert batch["image_index"].tolist() == [0, 1, 1], "with other boxes it is another item"
-    assert [len(boxes) for boxes in batch["pixel_values_boxes"]] == [0, 1]
+    batch = collate(processor, rows(processor, [plain, boxed, boxed], [0, 0, 0])).inputs
+    assert batch.images.index.tolist() == [0, 1, 1], "with other boxes it is another item"
+    assert [len(boxes) for boxes in batch.images.views["boxes"]] == [0, 1]
     output = model.encode_images(batch)
     with_boxes = output.tokens[output.counts[0] :]
     assert not torch.equal(output.tokens[2 : output.counts[0]], with_boxes[2 : output.counts[0]])
@@ -281,12 +285,15 @@ def test_a_budget_makes_the_picture_coarser_before_the_row_is_refused(reading: t
 
 def test_counts_outside_the_announced_bounds_are_refused(reading: tuple[Any, Any]) -> None:
     model, processor = reading
-    batch = network_inputs(collate(processor, rows(processor, seg_samples()[:1])))
+    batch = collate(processor, rows(processor, seg_samples()[:1])).inputs.as_kwargs()
     batch["image_counts"] = torch.tensor([[3, 4]])
     with pytest.raises(UserError, match="tokens for an item that may have 3 to 4"):
         model(**batch)
-    batch = network_inputs(collate(processor, rows(processor, seg_samples()[:1])))
+    batch = collate(processor, rows(processor, seg_samples()[:1])).inputs.as_kwargs()
     del batch["instruction_ids"]
+    with pytest.raises(UserError, match="holds instruction_mask, grounded_rows but no instruction_ids"):
+        model(**batch)
+    del batch["instruction_mask"], batch["grounded_rows"]
     with pytest.raises(UserError, match="holds no instruction_ids"):
         model(**batch)
 

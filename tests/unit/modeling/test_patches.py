@@ -19,7 +19,7 @@ from ullava.errors import SampleError
 from ullava.geometry import plan_view
 from ullava.modeling.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
 from ullava.structures import Region, Sample, Turn
-from ullava.training.batches import TrainingCollator, counts_of, network_inputs
+from ullava.training.batches import counts_of
 
 WORDS = {"red": 1, "circle": 2, "bar": 3, BACKGROUND: 9}
 
@@ -96,15 +96,13 @@ def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any])
     ]
     assert [row.patch_words is None for row in rows] == [True, False, True]
     batch = Collator(processor.tokenizer.pad_token_id)(rows)
-    assert batch["patch_image"].tolist() == [1]
-    network = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    network.pop("boxes_xyxy_head"), network.pop("original_sizes")
-    output = model(**network)
-    visual = model.encode_images(batch)
+    assert batch.inputs.patches.image.tolist() == [1]
+    output = model(**batch.inputs.as_kwargs())
+    visual = model.encode_images(batch.inputs)
     start, count = visual.counts[0], visual.counts[1]
     expected = patch_cross_entropy(
         visual.tokens[start : start + count],
-        batch["patch_words"][0],
+        batch.inputs.patches.words[0],
         model.get_input_embeddings().weight,
     )
     assert output.patch_nll.shape == (count,)
@@ -124,13 +122,10 @@ def test_pictures_of_different_grids_share_a_batch() -> None:
     ]
     lengths = [len(row.patch_words) for row in rows if row.patch_words is not None]
     assert len(set(lengths)) == 2
-    batch = TrainingCollator(Collator(processor.tokenizer.pad_token_id))(rows)
+    batch = Collator(processor.tokenizer.pad_token_id)(rows)
     assert counts_of(batch).patches == sum(lengths)
-    together = model(**network_inputs(batch)).patch_nll
-    alone = [
-        model(**network_inputs(TrainingCollator(Collator(processor.tokenizer.pad_token_id))([row]))).patch_nll
-        for row in rows
-    ]
+    together = model(**batch.inputs.as_kwargs()).patch_nll
+    alone = [model(**Collator(processor.tokenizer.pad_token_id)([row]).inputs.as_kwargs()).patch_nll for row in rows]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 

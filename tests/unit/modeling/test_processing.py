@@ -11,9 +11,10 @@ from PIL import Image
 from tests.unit.modeling.conftest import grounded_sample, picture
 
 from ullava.errors import SampleError
+from ullava.examples import TokenCount
 from ullava.geometry import plan_view
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, resize_u8
-from ullava.modeling.vision.strategy import ItemNotes, TokenCount, VisionInputs
+from ullava.modeling.vision.strategy import ItemNotes, VisionInputs
 from ullava.structures import Region, Sample, Turn
 from ullava.text.answers import grounded_answer
 

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional
 from transformers import SamConfig, SamModel
 
-from ullava.modeling.heads import sam_decoder, sam_encoder
-from ullava.modeling.heads.mask import MaskHead, upscale_mask_logits
+from ullava.examples import HeadImages
+from ullava.modeling.cpu import sam_decoder, sam_encoder
+from ullava.modeling.heads.mask_sam import SamMaskHead, SamMaskRules
 
 
 def random_sam(use_rel_pos: bool = True) -> SamModel:
@@ -70,19 +71,23 @@ def test_blockwise_encoder_agrees(use_rel_pos):
 
 def test_what_lies_on_the_picture_is_drawn_the_same_without_the_padding():
     sam = random_sam()
-    head = MaskHead(sam.config, 16).eval()
+    head = SamMaskHead(sam.config, 16).eval()
     head.sam = sam
     torch.manual_seed(2)
     states, embeddings, places = torch.randn(3, 16), torch.randn(2, 32, 32, 32), torch.tensor([1, 0, 1])
     resized, original = (150, 256), (117, 200)
     with torch.no_grad():
-        whole, quality = head.decode(states, embeddings, places)
-        part, same_quality = head.decode(states, embeddings, places, content_height=150)
+        every = head.decode(states, embeddings, places)
+        upper = head.decode(states, embeddings, places, content_hw=(150, 256))
+    whole, quality = every.mask_logits_lowres, every.scores
+    part, same_quality = upper.mask_logits_lowres, upper.scores
     assert torch.equal(quality, same_quality) and part.shape == whole.shape == (3, 128, 128)
     assert (part[:, 80:] == 0).all() and torch.equal(part[:, :80], whole[:, :80]), (
         "19 cells of 32 hold 150 of 256; and one"
     )
-    drawn = [upscale_mask_logits(m, side=256, resized_hw=resized, original_hw=original) for m in (whole, part)]
+    rules = SamMaskRules(256)
+    assert rules.content_hw(original) == resized
+    drawn = [rules.to_original(masks, original) for masks in (whole, part)]
     assert drawn[0].shape == (3, 117, 200) and torch.equal(*drawn)
     square = functional.interpolate(whole[:, None], (256, 256), mode="bilinear")[..., :150, :]
     expected = functional.interpolate(square, original, mode="bilinear")[:, 0]
@@ -143,15 +148,16 @@ def test_stock_modules_are_used_elsewhere():
 
 
 def test_mask_head_takes_the_fast_way_and_gives_the_same(monkeypatch):
-    head = MaskHead(random_sam().config, 8)
+    head = SamMaskHead(random_sam().config, 8)
     head.sam.load_state_dict(random_sam().state_dict())
     torch.manual_seed(2)
     pixels = torch.randint(0, 256, (1, 3, 220, 256), dtype=torch.uint8)
-    sizes, states, picture = torch.tensor([[200, 256]]), torch.randn(2, 8), torch.zeros(2, dtype=torch.long)
+    states, first = torch.randn(2, 8), torch.zeros(2, dtype=torch.long)
+    images = HeadImages(pixels=pixels, sizes=torch.tensor([[200, 256]]), row_of_image=torch.tensor([0]))
     with torch.no_grad():
-        fast = head.decode(states, head.embed_images(pixels, sizes), picture)
-        monkeypatch.setattr("ullava.modeling.heads.mask.can_block", lambda *_: False)
-        monkeypatch.setattr("ullava.modeling.heads.mask.can_fold", lambda *_: False)
-        stock = head.decode(states, head.embed_images(pixels, sizes), picture)
-    for ours, theirs in zip(fast, stock, strict=True):
+        fast = head.decode(states, head.embed(images, first[:1]), first)
+        monkeypatch.setattr("ullava.modeling.cpu.sam.can_block", lambda *_: False)
+        monkeypatch.setattr("ullava.modeling.cpu.sam.can_fold", lambda *_: False)
+        stock = head.decode(states, head.embed(images, first[:1]), first)
+    for ours, theirs in ((fast.mask_logits_lowres, stock.mask_logits_lowres), (fast.scores, stock.scores)):
         torch.testing.assert_close(ours, theirs, atol=2e-4 * float(theirs.abs().max()), rtol=1e-3)

@@ -14,10 +14,10 @@ from transformers import LogitsProcessorList
 
 from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
+from ullava.examples import ModelInputs
 from ullava.modeling.sample_rules import question_sample
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.batches import network_inputs
 from ullava.training.stages import apply_stage
 
 SETTINGS = "local_side: 2, heads: 4, gamma: 0.6, tau: 0.02"
@@ -46,7 +46,7 @@ def rows(processor: Any, samples: list[Sample], numbers: list[int], **options: A
 
 
 def collate(processor: Any, examples: list[Any], side: Any = "right") -> dict[str, Any]:
-    return network_inputs(Collator(processor.tokenizer.pad_token_id, side)(examples))
+    return Collator(processor.tokenizer.pad_token_id, side)(examples).inputs.as_kwargs()
 
 
 def asks(question: str, answer: str = "Yes.") -> Sample:
@@ -126,7 +126,9 @@ def test_batch_equals_single(slime: tuple[Any, Any]) -> None:
     for example in examples:
         alone = model(**collate(processor, [example]))
         size, masks = len(alone.targets), len(alone.seg.row)
-        torch.testing.assert_close(together.logits[at_token : at_token + size], alone.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together.supervised_logits[at_token : at_token + size], alone.supervised_logits, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             together.seg.mask_logits_lowres[at_mask : at_mask + masks], alone.seg.mask_logits_lowres,
             rtol=1e-4, atol=1e-5,
@@ -145,7 +147,9 @@ def test_batched_generation_equals_single(slime: tuple[Any, Any]) -> None:
     def run(chosen: list[Any]) -> Any:
         forced = LogitsProcessorList([Script(script)])
         batch = collate(processor, chosen, "left")
-        return model.generate_grounded(batch, max_new_tokens=len(script), logits_processor=forced)
+        return model.generate_grounded(
+            ModelInputs.from_kwargs(batch), max_new_tokens=len(script), logits_processor=forced
+        )
 
     together = run(examples)
     for row in (0, 2, 4):
@@ -164,7 +168,7 @@ def test_gamma_forced_to_one_keeps_all_and_is_known_beforehand(slime: tuple[Any,
     assert (batch["input_ids"] == patch).sum(dim=1).tolist() == [33, 0, 33, 29, 33]
     output = model(**batch, force=force)
     deferred = model(**collate(processor, rows(processor, SAMPLES, NUMBERS)), force=force)
-    torch.testing.assert_close(output.logits, deferred.logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_smaller_gamma_keeps_a_part_of_the_same(slime: tuple[Any, Any]) -> None:
@@ -227,7 +231,7 @@ def test_frames_of_a_video_are_tiles_and_their_mean_is_the_whole(slime: tuple[An
     batch = collate(processor, [row])
     output = model(**batch)
     assert 1 <= len(output.diagnostics["video_kept"][0]) <= 32
-    seen = model.encode_videos(batch | {"force": {}})
+    seen = model.encode_videos(ModelInputs.from_kwargs(batch))
     alone = model.vision.encode({"base": torch.from_numpy(still).permute(2, 0, 1)[None],
                                  "tiles": [torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
                                  "grid": [torch.tensor([1, 2])]}, _no_words(model))  # fmt: skip
@@ -244,7 +248,7 @@ def test_words_alone_reach_every_weight_and_bf16_is_finite(slime: tuple[Any, Any
     model, processor = build()
     model.train()
     output = model(**collate(processor, rows(processor, [TEXT_ONLY], [0])))
-    (output.logits.float().mean() + output.idle).backward()
+    (output.supervised_logits.float().mean() + output.idle).backward()
     assert all(parameter.grad is not None for parameter in model.vision.parameters())
     still, _ = slime
     with torch.autocast("cpu", torch.bfloat16):
@@ -262,9 +266,9 @@ def test_noise_belongs_to_training_and_comes_from_the_generator(slime: tuple[Any
         return model(**batch, generator=torch.Generator().manual_seed(seed))
 
     first, again = run(1), run(1)
-    torch.testing.assert_close(first.logits, again.logits, rtol=0, atol=0)
+    torch.testing.assert_close(first.supervised_logits, again.supervised_logits, rtol=0, atol=0)
     assert float(first.diagnostics["gate"]) != float(run(2).diagnostics["gate"])
-    first.logits.float().square().mean().backward()
+    first.supervised_logits.float().square().mean().backward()
     for name in ("w_gate", "w_noise", "attn.query", "projection.0.weight"):
         assert model.vision.mixture.get_parameter(name).grad.abs().max() > 0, name
     assert model.vision.local.query.grad.abs().max() > 0
@@ -290,7 +294,7 @@ def test_the_stages_switches_train_what_they_see(switches: str) -> None:
     for view, count in tokens.items():
         if view in switches:
             assert (output.input_ids[0] == processor.token_ids["image_patch_id"]).sum() == count
-    output.logits.float().square().mean().backward()
+    output.supervised_logits.float().square().mean().backward()
     missing = [n for n, p in model.named_parameters() if n.startswith("vision") and p.requires_grad and p.grad is None]
     assert not missing
 

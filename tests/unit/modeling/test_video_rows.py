@@ -12,13 +12,13 @@ from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 
 from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
+from ullava.examples import ModelInputs
 from ullava.modeling.vision.clip_mlp import merge_patches, pool_frames
 from ullava.modeling.vision.strategy import EncodeContext
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.conversation import with_videos
 
 WORDS = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
-TARGETS = ("boxes_xyxy_head", "original_sizes")
 
 
 def film(seed: int, length: int = 8) -> np.ndarray:
@@ -45,7 +45,7 @@ def rows(processor: Any, samples: list[Sample], prompt_only: bool = False) -> li
 def collate(processor: Any, samples: list[Sample], prompt_only: bool = False) -> dict[str, Any]:
     side = "left" if prompt_only else "right"
     batch = Collator(processor.tokenizer.pad_token_id, side)(rows(processor, samples, prompt_only))  # type: ignore[arg-type]
-    kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in TARGETS}
+    kept = batch.inputs.as_kwargs()
     if prompt_only:
         del kept["labels"]
     return kept
@@ -94,7 +94,7 @@ def test_joined_patches_give_fewer_tokens() -> None:
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 + 4
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    assert model.encode_videos(batch).counts == (7,)
+    assert model.encode_videos(batch.inputs).counts == (7,)
 
 
 def test_a_frame_can_give_a_grid_of_temporal_tokens() -> None:
@@ -109,7 +109,7 @@ def test_a_frame_can_give_a_grid_of_temporal_tokens() -> None:
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 * 4 + patches
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    assert model.encode_videos(batch).counts == (3 * 4 + patches,)
+    assert model.encode_videos(batch.inputs).counts == (3 * 4 + patches,)
     with pytest.raises(UserError, match="frame_grid 3: a grid of 4 x 4 tokens cannot be cut so"):
         build_small(("vision.clip_mlp={frame_grid: 3}",))
     with pytest.raises(UserError, match="table clip_mlp belongs to strategy clip_mlp, not to conv"):
@@ -128,29 +128,33 @@ def test_any_mixture_is_the_same_as_each_alone(small: tuple[Any, Any]) -> None:
     for number, sample in enumerate(samples):
         example = rows(processor, samples)[number]
         batch = Collator(processor.tokenizer.pad_token_id)([example])
-        alone = model(**{k: v for k, v in batch.items() if isinstance(v, torch.Tensor) and k not in TARGETS})
-        together.append(alone.logits)
+        alone = model(**batch.inputs.as_kwargs())
+        together.append(alone.supervised_logits)
         assert sample.name == example.name
-    torch.testing.assert_close(output.logits, torch.cat(together), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.supervised_logits, torch.cat(together), rtol=1e-4, atol=1e-4)
 
 
 def test_equal_clips_travel_once(small: tuple[Any, Any]) -> None:
     _, processor = small
     batch = collate(processor, [clip_sample("a"), clip_sample("b"), clip_sample("a")])
-    assert batch["video_pixel_values"].shape == (2, 8, 3, 32, 32) and batch["video_pixel_values"].dtype == torch.uint8
+    assert batch["pixel_values_videos"].shape == (2, 8, 3, 32, 32) and batch["pixel_values_videos"].dtype == torch.uint8
     assert batch["video_index"].tolist() == [0, 1, 0]
     drawn = Sample("a", "test", "vqa", (), (Turn("<video>?", "."),), videos=(Clip(Path("a-0.gif"), "head_tail", 1),))
-    assert len(collate(processor, [clip_sample("a"), drawn])["video_pixel_values"]) == 2
+    assert len(collate(processor, [clip_sample("a"), drawn])["pixel_values_videos"]) == 2
 
 
 def test_answers_do_not_depend_on_who_shares_the_batch(small: tuple[Any, Any]) -> None:
     model, processor = small
     samples = [clip_sample("a"), WORDS, grounded_sample("b", 1), clip_sample("cc")]
-    together = model.generate_grounded(collate(processor, samples, prompt_only=True), max_new_tokens=6, do_sample=False)
+    together = model.generate_grounded(
+        ModelInputs.from_kwargs(collate(processor, samples, prompt_only=True)), max_new_tokens=6, do_sample=False
+    )
     assert len(set(map(tuple, together.new_ids.tolist()))) > 1
     for number in (0, 3):
         alone = model.generate_grounded(
-            collate(processor, samples[number : number + 1], prompt_only=True), max_new_tokens=6, do_sample=False
+            ModelInputs.from_kwargs(collate(processor, samples[number : number + 1], prompt_only=True)),
+            max_new_tokens=6,
+            do_sample=False,
         )
         assert alone.new_ids[0].tolist() == together.new_ids[number].tolist()[: alone.new_ids.shape[1]]
 
@@ -159,7 +163,7 @@ def test_frames_matter_and_so_does_their_order(small: tuple[Any, Any]) -> None:
     model, processor = small
     batch = collate(processor, [clip_sample("a")])
     forward = model(**batch).logits
-    backward = model(**batch | {"video_pixel_values": batch["video_pixel_values"].flip(1)}).logits
+    backward = model(**batch | {"pixel_values_videos": batch["pixel_values_videos"].flip(1)}).logits
     assert not torch.allclose(forward, backward, atol=1e-5)
 
 
@@ -167,7 +171,7 @@ def test_a_row_with_a_video_trains_tower_and_projector() -> None:
     model, processor = build_small()
     model.train()
     output = model(**collate(processor, [clip_sample("a")]))
-    (output.logits.logsumexp(dim=-1).sum() + output.idle).backward()
+    (output.supervised_logits.logsumexp(dim=-1).sum() + output.idle).backward()
     assert model.vision.projector[0].weight.grad.abs().sum() > 0
     assert model.vision.tower.embeddings.patch_embedding.weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in model.mask_head.parameters() if parameter.requires_grad)
@@ -199,9 +203,9 @@ def test_what_does_not_fit_is_refused(small: tuple[Any, Any]) -> None:
         processor.encode(twice, [], videos=[film(1)])
     batch = collate(processor, [sample])
     with pytest.raises(UserError, match="the batch no videos"):
-        model(**{key: value for key, value in batch.items() if not key.startswith("video_")})
+        model(**{key: value for key, value in batch.items() if "video" not in key})
     with pytest.raises(UserError, match="takes no override"):
-        model.vision.encode_video({"base": batch["video_pixel_values"]}, EncodeContext(force={"frames": 2}))
+        model.vision.encode_video({"base": batch["pixel_values_videos"]}, EncodeContext(force={"frames": 2}))
     template = processor.chat_template
     try:
         processor.chat_template = template.replace("part['type'] == 'video'", "false")

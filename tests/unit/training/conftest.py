@@ -15,7 +15,6 @@ from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.shapes.write import draw_world
-from ullava.training.batches import TrainingCollator
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -107,6 +106,6 @@ def make_batch(world: Path) -> Callable[..., dict[str, Any]]:
         mixture = build_mixture({dataset: DatasetEntry(turns=turns)}, world, 0)
         encoded = EncodedMixture(mixture, processor)
         rows = [encoded[position] for position in range(first, first + count)]
-        return TrainingCollator(Collator(processor.tokenizer.pad_token_id))(rows)
+        return Collator(processor.tokenizer.pad_token_id)(rows)
 
     return make

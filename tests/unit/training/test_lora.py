@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError
-from ullava.training.batches import network_inputs
 from ullava.training.finish import save_model
 from ullava.training.lora import attach_adapters, load_adapter, merge_adapter, save_adapter
 from ullava.training.stages import apply_stage, special_token_ids
@@ -59,7 +58,7 @@ def test_merged_model_answers_alike_under_the_plain_names(
     adapters = attach_adapters(model.language_model, LoraConfig(r=4, dropout=0.0), "recipe.yaml")
     plan = apply_stage(model, "ground", lora=True)
     stir(model)
-    batch = network_inputs(make_batch(processor, "shapes_res"))
+    batch = make_batch(processor, "shapes_res").inputs.as_kwargs()
     before = model.eval()(**batch)
     folder = tmp_path / "adapter"
     save(folder, model, processor, adapters, plan, tmp_path / "base" if on_base else None)
@@ -72,7 +71,10 @@ def test_merged_model_answers_alike_under_the_plain_names(
     assert set(merged.state_dict()) == set(plain)
     assert any(not torch.equal(value, plain[name]) for name, value in merged.state_dict().items() if "q_proj" in name)
     after = merged(**batch)
-    for found, expected in ((after.logits, before.logits), (after.loc.boxes_xyxy_head, before.loc.boxes_xyxy_head)):
+    for found, expected in (
+        (after.supervised_logits, before.supervised_logits),
+        (after.loc.boxes_xyxy_head, before.loc.boxes_xyxy_head),
+    ):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.seg.mask_logits_lowres, before.seg.mask_logits_lowres, atol=1e-3, rtol=1e-4)
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.geometry.plain_resize import interpolated
 from torch.nn import functional
 
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError
-from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.training.batches import network_inputs, targets_of
+from ullava.losses import token_cross_entropy
+from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
 
 SIDE = 64
+RULES = SamMaskRules(SIDE)
 WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3)
 
 
@@ -25,9 +27,12 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
     draw = torch.Generator().manual_seed(seed)
     sizes = [(SIDE, SIDE) if place % 2 else (48, 40) for place in range(masks)]
     corners = torch.rand(boxes, 4, generator=draw).mul(0.4)
+    logits = torch.randn(7, 11, generator=draw, requires_grad=True)
+    labels = torch.randint(0, 11, (7,), generator=draw)
     output = SimpleNamespace(
-        logits=torch.randn(7, 11, generator=draw, requires_grad=True),
-        targets=torch.randint(0, 11, (7,), generator=draw),
+        supervised_logits=logits,
+        targets=labels,
+        loss=token_cross_entropy(logits, labels),
         seg=SimpleNamespace(
             mask_logits_lowres=torch.randn(masks, 16, 16, generator=draw, requires_grad=True),
             iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
@@ -50,13 +55,13 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
 
 def test_terms_equal_a_slow_loop() -> None:
     output, targets = judged()
-    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
     bce, dice, score = [], [], []
     for logits, quality, mask in zip(output.seg.mask_logits_lowres, output.seg.iou_scores, targets.masks, strict=True):
         height, width = mask.shape
         longest = max(height, width)
         resized = (round(height * SIDE / longest), round(width * SIDE / longest))
-        plane = upscale_mask_logits(logits[None], side=SIDE, resized_hw=resized, original_hw=(height, width))[0]
+        plane = interpolated(logits[None], side=SIDE, resized_hw=resized, original_hw=(height, width))[0]
         truth = mask.float()
         bce.append(functional.binary_cross_entropy_with_logits(plane, truth))
         probability = plane.sigmoid()
@@ -67,14 +72,16 @@ def test_terms_equal_a_slow_loop() -> None:
     assert float(terms.bce) == pytest.approx(float(torch.stack(bce).mean()), rel=1e-4)
     assert float(terms.dice) == pytest.approx(float(torch.stack(dice).mean()), rel=1e-4)
     assert float(terms.iou_score) == pytest.approx(float(torch.stack(score).mean()), rel=1e-3)
-    assert float(terms.ce) == pytest.approx(float(functional.cross_entropy(output.logits, output.targets)), rel=1e-5)
+    assert float(terms.ce) == pytest.approx(
+        float(functional.cross_entropy(output.supervised_logits, output.targets)), rel=1e-5
+    )
     distance = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1).mean()
     assert float(terms.l1) == pytest.approx(float(distance), rel=1e-5)
 
 
 def test_total_is_the_weighted_sum() -> None:
     output, targets = judged()
-    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
     expected = sum(getattr(WEIGHTS, name) * float(getattr(terms, name)) for name in TERMS)
     assert float(terms.total) == pytest.approx(expected, rel=1e-5)
     assert torch.equal(terms.stacked(), torch.stack([getattr(terms, name).detach() for name in TERMS]))
@@ -82,9 +89,9 @@ def test_total_is_the_weighted_sum() -> None:
 
 def test_each_gradient_stays_with_its_own_mask() -> None:
     output, targets = judged(masks=3)
-    objective = GroundingObjective(replace(WEIGHTS, iou_score=0.0), SIDE)
+    objective = GroundingObjective(replace(WEIGHTS, iou_score=0.0), RULES)
     before = objective(output, targets)
-    changed = Targets([targets.masks[0], targets.masks[1] ^ 1, targets.masks[2]], targets.boxes_xyxy_head)
+    changed = replace(targets, masks=[targets.masks[0], targets.masks[1] ^ 1, targets.masks[2]])
     planes = output.seg.mask_logits_lowres
     first = torch.autograd.grad(before.total, planes)[0]
     second = torch.autograd.grad(objective(output, changed).total, planes)[0]
@@ -94,7 +101,7 @@ def test_each_gradient_stays_with_its_own_mask() -> None:
 
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
-    terms = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
     assert [float(getattr(terms, name)) for name in TERMS[1:]] == [0.0] * 6
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
@@ -104,11 +111,11 @@ def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
 
 def test_idle_and_strategy_terms_join_the_total() -> None:
     output, targets = judged()
-    plain = float(GroundingObjective(WEIGHTS, SIDE)(output, targets).total)
+    plain = float(GroundingObjective(WEIGHTS, RULES)(output, targets).total)
     output.idle = torch.zeros((), requires_grad=True) * 1.0
     output.aux = {"router": torch.tensor(0.25), "balance": torch.tensor(2.0)}
     weighed = replace(WEIGHTS, aux={"balance": 0.5})
-    objective = GroundingObjective(weighed, SIDE, ("balance", "router", "gate"))
+    objective = GroundingObjective(weighed, RULES, ("balance", "router", "gate"))
     terms = objective(output, targets)
     assert float(terms.total) == pytest.approx(plain + 0.25 + 0.5 * 2.0)
     assert terms.stacked().tolist()[len(TERMS) :] == [2.0, 0.25, 0.0]
@@ -120,16 +127,16 @@ def test_terms_that_no_one_announced_are_refused() -> None:
     output, targets = judged()
     output.aux = {"router": torch.tensor(0.25)}
     with pytest.raises(ValueError, match="does not announce: \\['router'\\]"):
-        GroundingObjective(WEIGHTS, SIDE)(output, targets)
+        GroundingObjective(WEIGHTS, RULES)(output, targets)
     with pytest.raises(ConfigError, match="no term 'rooter'; did you mean 'router'"):
-        GroundingObjective(replace(WEIGHTS, aux={"rooter": 1.0}), SIDE, ("router",))
+        GroundingObjective(replace(WEIGHTS, aux={"rooter": 1.0}), RULES, ("router",))
 
 
 def test_named_patches_are_averaged_and_weighed() -> None:
     output, targets = judged()
-    plain = GroundingObjective(WEIGHTS, SIDE)(output, targets)
+    plain = GroundingObjective(WEIGHTS, RULES)(output, targets)
     output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
-    weighed = GroundingObjective(replace(WEIGHTS, patch=0.5), SIDE)
+    weighed = GroundingObjective(replace(WEIGHTS, patch=0.5), RULES)
     terms = weighed(output, targets)
     assert float(terms.patch) == pytest.approx(3.0)
     assert float(terms.total) == pytest.approx(float(plain.total) + 1.5)
@@ -140,7 +147,7 @@ def test_named_patches_are_averaged_and_weighed() -> None:
 
 def test_wrong_counts_are_refused() -> None:
     output, targets = judged()
-    objective = GroundingObjective(WEIGHTS, SIDE)
+    objective = GroundingObjective(WEIGHTS, RULES)
     with pytest.raises(ValueError, match="4 masks for 3 targets"):
         objective(output, replace(targets, masks=targets.masks[:3]))
     with pytest.raises(ValueError, match="3 boxes for 2 targets"):
@@ -149,8 +156,8 @@ def test_wrong_counts_are_refused() -> None:
 
 def test_double_division_shrinks_shared_pictures_only() -> None:
     output, targets = judged()
-    once = GroundingObjective(WEIGHTS, SIDE)(output, targets)
-    twice = GroundingObjective(replace(WEIGHTS, box_divide_twice=True), SIDE)(output, targets)
+    once = GroundingObjective(WEIGHTS, RULES)(output, targets)
+    twice = GroundingObjective(replace(WEIGHTS, box_divide_twice=True), RULES)(output, targets)
     each = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1)
     assert float(once.l1) == pytest.approx(float(each.mean()), rel=1e-5)
     assert float(twice.l1) == pytest.approx(float((each[0] / 2 + each[1] / 2 + each[2]) / 3), rel=1e-5)
@@ -160,26 +167,29 @@ def test_low_plane_agrees_on_flat_masks() -> None:
     output, _ = judged(masks=2, boxes=0)
     with torch.no_grad():
         output.seg.mask_logits_lowres.fill_(2.0)
-    targets = Targets([torch.ones(64, 64, dtype=torch.uint8), torch.ones(32, 64, dtype=torch.uint8)], torch.zeros(0, 4))
-    full = GroundingObjective(WEIGHTS, SIDE)(output, targets)
-    low = GroundingObjective(replace(WEIGHTS, mask_plane="lowres"), SIDE)(output, targets)
+    targets = Targets(
+        masks=[torch.ones(64, 64, dtype=torch.uint8), torch.ones(32, 64, dtype=torch.uint8)],
+        boxes_xyxy_head=torch.zeros(0, 4),
+    )
+    full = GroundingObjective(WEIGHTS, RULES)(output, targets)
+    low = GroundingObjective(replace(WEIGHTS, mask_plane="lowres"), RULES)(output, targets)
     assert float(low.bce) == pytest.approx(float(full.bce), rel=1e-5)
     assert float(low.dice) == pytest.approx(float(full.dice), rel=1e-4)
 
 
 def test_a_step_in_pieces_has_the_loss_of_the_whole(make_model: Any, make_batch: Any) -> None:
     model, processor = make_model()
-    objective = GroundingObjective(WEIGHTS, processor.sam_side)
+    objective = GroundingObjective(WEIGHTS, processor.masks)
     pieces = [
         make_batch(processor, "shapes_res", count=1),
         make_batch(processor, "shapes_text", count=1),
         make_batch(processor, "shapes_res", count=3, first=1),
     ]
-    outputs = [model.train()(**network_inputs(piece)) for piece in pieces]
-    local = [objective.counts(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+    outputs = [model.train()(**piece.inputs.as_kwargs()) for piece in pieces]
+    local = [objective.counts(out, piece.targets) for out, piece in zip(outputs, pieces, strict=True)]
     step = Counts(*(sum(values) for values in zip(*((c.tokens, c.masks, c.boxes) for c in local), strict=True)))
-    parts = [objective(out, targets_of(piece), step) for out, piece in zip(outputs, pieces, strict=True)]
+    parts = [objective(out, piece.targets, step) for out, piece in zip(outputs, pieces, strict=True)]
     for name in ("ce", "bce", "dice", "l1", "giou"):
-        alone = [objective(out, targets_of(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+        alone = [objective(out, piece.targets) for out, piece in zip(outputs, pieces, strict=True)]
         weighted = sum(float(getattr(a, name)) * c.of(name) for a, c in zip(alone, local, strict=True)) / step.of(name)
         assert sum(float(getattr(part, name)) for part in parts) == pytest.approx(weighted, rel=1e-5)

@@ -16,7 +16,7 @@ from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import ConfigError
 from ullava.training.arguments import build_training_arguments
-from ullava.training.batches import TrainingCollator, network_inputs, targets_of
+from ullava.training.batches import KEY, TrainingCollator
 from ullava.training.folder import RunFolder
 from ullava.training.objective import GroundingObjective
 from ullava.training.passes import Passes
@@ -47,7 +47,7 @@ def make_trainer(make_model: Any, world: Path, tmp_path: Path) -> Callable[..., 
             sampler=MixtureSampler(mixture),
             collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
             processor=processor,
-            objective=GroundingObjective(loss, processor.sam_side, passes.aux_terms),
+            objective=GroundingObjective(loss, processor.masks, passes.aux_terms),
             plan=apply_stage(model, stage, quality_trains=False, parts=parts),
             folder=folder,
             optimizer_config=OptimizerConfig(),
@@ -70,13 +70,13 @@ def test_every_granularity_once_is_the_mean_of_them(make_trainer: Any, make_batc
     assert [force["granularity"] for force in levels] == [1, 2, 4, 8, 16]
     objective, losses = trainer.objective, []
     for force in levels:
-        terms = objective(model(**network_inputs(batch), force=force), targets_of(batch))
+        terms = objective(model(**batch.inputs.as_kwargs(), force=force), batch.targets)
         losses.append(float(terms.total.detach()))
         (terms.total / len(levels)).backward()
     wanted = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
     trainer.current_gradient_accumulation_steps = 1
-    loss = trainer.training_step(model, batch)
+    loss = trainer.training_step(model, {KEY: batch})
     assert float(loss) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert len(set(losses)) == len(losses)
     for name, value in model.named_parameters():
@@ -99,7 +99,7 @@ def test_a_frozen_tower_runs_once_for_all_passes(make_trainer: Any, make_batch: 
     def step() -> tuple[float, dict[str, torch.Tensor]]:
         model.zero_grad()
         runs.clear()
-        value = float(trainer.training_step(model, batch))
+        value = float(trainer.training_step(model, {KEY: batch}))
         return value, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     value, gradients = step()
@@ -129,20 +129,20 @@ def test_the_router_learns_from_what_answers_cost(make_trainer: Any, make_batch:
     assert {name.split(".")[1] for name in trainer.plan.trainable} == {"router"}
     batch = batch_of(make_batch, trainer.processing_class)
     model.train()
-    output = trainer.passes(model, network_inputs(batch))
-    assert not output.logits.requires_grad, "nothing of the language model is kept for a backward pass"
+    output = trainer.passes(model, batch.inputs)
+    assert not output.supervised_logits.requires_grad, "nothing of the language model is kept for a backward pass"
     costs = []
     with torch.no_grad():
         for force in model.vision.candidates():
-            seen = model(**network_inputs(batch), force=force)
-            each = torch.nn.functional.cross_entropy(seen.logits.float(), seen.targets, reduction="none")
-            counts = (batch["labels"][:, 1:] != -100).sum(dim=1)
+            seen = model(**batch.inputs.as_kwargs(), force=force)
+            each = torch.nn.functional.cross_entropy(seen.supervised_logits.float(), seen.targets, reduction="none")
+            counts = (batch.inputs.labels[:, 1:] != -100).sum(dim=1)
             costs.append(torch.stack([part.mean() for part in each.split(counts.tolist())]))
     wanted = torch.stack(costs, dim=1)
-    scores = Passes._scores(model, network_inputs(batch))[0].float().log_softmax(dim=1)
+    scores = Passes._scores(model, batch.inputs)[0].float().log_softmax(dim=1)
     best = -scores.gather(1, wanted.argmin(dim=1, keepdim=True)).mean()
     torch.testing.assert_close(output.aux["rglf_ce"], best, rtol=1e-4, atol=1e-5)
-    terms = trainer.objective(output, targets_of(batch))
+    terms = trainer.objective(output, batch.targets)
     torch.testing.assert_close(terms.total, 0.1 * terms.aux["rglf_ce"] + terms.aux["rglf_rank"])
     before = {name: value.clone() for name, value in model.named_parameters()}
     trainer.train()
@@ -156,7 +156,7 @@ def test_rows_without_pictures_teach_the_router_nothing(make_trainer: Any, make_
     trainer = make_trainer("rank", LossConfig(ce=0.0), "align", ROUTER_ALONE)
     model = trainer.model.train()
     batch = batch_of(make_batch, trainer.processing_class, "shapes_text")
-    terms = trainer.objective(trainer.passes(model, network_inputs(batch)), targets_of(batch))
+    terms = trainer.objective(trainer.passes(model, batch.inputs), batch.targets)
     terms.total.backward()
     assert float(terms.total.detach()) == 0.0 and not model.vision.router.voter.grad.any()
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from ullava.config.schema import LoraConfig, LossConfig
 from ullava.training import stages
-from ullava.training.batches import network_inputs, targets_of
 from ullava.training.lora import attach_adapters
 from ullava.training.objective import GroundingObjective
 from ullava.training.stages import apply_stage, assert_plan, assign_parts, special_token_ids, unread_names
@@ -24,8 +23,8 @@ def step(model: nn.Module, processor: Any, batch: dict[str, Any]) -> set[str]:
     """
     weights = LossConfig(iou_score=0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        output = model.train()(**network_inputs(batch))
-    GroundingObjective(weights, processor.sam_side)(output, targets_of(batch)).total.backward()
+        output = model.train()(**batch.inputs.as_kwargs())
+    GroundingObjective(weights, processor.masks)(output, batch.targets).total.backward()
     return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -89,7 +88,7 @@ def test_frozen_encoders_keep_no_graph(make_model: Any, make_batch: Any) -> None
     model, processor = make_model()
     apply_stage(model, "ground")
     batch = make_batch(processor, "shapes_res")
-    assert not model.mask_head.embed_images(batch["sam_pixel_values"], batch["sam_sizes"]).requires_grad
+    assert not model.mask_head.embed(batch.inputs.mask_images, torch.tensor([0])).requires_grad
 
 
 def test_lora_trains_adapters_rows_and_heads(make_model: Any, make_batch: Any) -> None:

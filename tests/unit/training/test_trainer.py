@@ -14,12 +14,13 @@ import torch
 from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
 from ullava.data.build import build_mixture
 from ullava.data.collate import Collator
-from ullava.data.encode import BadSample, EncodedMixture
+from ullava.data.encode import EncodedMixture
 from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
+from ullava.examples import BadSample, Batch, Targets
 from ullava.training.arguments import build_training_arguments
-from ullava.training.batches import TrainingCollator, is_empty
+from ullava.training.batches import KEY, TrainingCollator, batch_of
 from ullava.training.folder import RunFolder
 from ullava.training.loss_window import LossWindow
 from ullava.training.objective import Counts, GroundingObjective, LossTerms
@@ -76,7 +77,7 @@ def make_trainer(make_model: Any, world: Path, tmp_path: Path) -> Callable[..., 
             sampler=MixtureSampler(mixture),
             collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
             processor=processor,
-            objective=objective(LossConfig(), processor.sam_side),
+            objective=objective(LossConfig(), processor.masks),
             plan=apply_stage(model, "scratch", quality_trains=False),
             folder=folder,
             optimizer_config=OptimizerConfig(),
@@ -136,8 +137,8 @@ def test_a_batch_without_any_usable_sample_trains_nothing(make_trainer: Any) -> 
 
 
 def test_a_batch_of_bad_samples_keeps_their_names() -> None:
-    batch = TrainingCollator(lambda rows: {})([BadSample("a", "torn"), BadSample("b", "torn")])
-    assert is_empty(batch) and [bad.name for bad in batch["bad_samples"]] == ["a", "b"]
+    batch = batch_of(TrainingCollator(Collator(0))([BadSample("a", "torn"), BadSample("b", "torn")]))
+    assert batch.inputs is None and [bad.name for bad in batch.bad_samples] == ["a", "b"]
 
 
 def test_a_loss_that_is_no_number_is_skipped_and_counted(make_trainer: Any) -> None:
@@ -217,9 +218,10 @@ def test_true_boxes_are_never_rounded_on_their_way(make_trainer: Any) -> None:
     trainer = make_trainer()
     trainer.is_deepspeed_enabled = True  # Hugging Face would now cast floating inputs to the run's half precision
     boxes = torch.tensor([0.1234567890123], dtype=torch.float64)
-    moved = trainer._prepare_input({"boxes_xyxy_head": boxes, "masks": [torch.ones(2, dtype=torch.uint8)]})
-    assert moved["boxes_xyxy_head"].dtype == torch.float64 and torch.equal(moved["boxes_xyxy_head"], boxes)
-    assert moved["masks"][0].dtype == torch.uint8
+    targets = Targets(masks=[torch.ones(2, dtype=torch.uint8)], boxes_xyxy_head=boxes)
+    moved = batch_of(trainer._prepare_input({KEY: Batch(inputs=None, targets=targets)})).targets
+    assert moved.boxes_xyxy_head.dtype == torch.float64 and torch.equal(moved.boxes_xyxy_head, boxes)
+    assert moved.masks[0].dtype == torch.uint8
 
 
 def test_a_table_of_which_rows_train_does_not_decay(make_trainer: Any, make_model: Any) -> None:

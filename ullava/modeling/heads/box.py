@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ullava.examples import HeadImages
 from ullava.geometry import norm_to_px, padsq_to_px, px_to_norm, px_to_padsq
 from ullava.geometry.box_tensors import corners_of_centres
-from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, Candidates
-from ullava.modeling.heads.mask import two_layer_projector
+from ullava.modeling.heads.box_contract import BoxHead, Candidates
+from ullava.modeling.heads.projector import two_layer_projector
 
 
 class RegressionBoxHead(BoxHead):
@@ -29,7 +30,7 @@ class RegressionBoxHead(BoxHead):
         )
 
     def forward(
-        self, states: torch.Tensor, rows: torch.Tensor | None = None, pictures: BoxPictures | None = None
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, pictures: HeadImages | None = None
     ) -> tuple[Candidates, ...]:
         """States [K, D] -> one box each, xyxy [K, 1, 4] in the head's frame (``box_frame`` of the config), fp32."""
         raw = self.decoder(self.projector(states)).float()

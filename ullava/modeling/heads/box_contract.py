@@ -7,40 +7,16 @@ it reads the states of ``[LOC]`` in the same pass as everything else, or it find
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import paired_iou_giou
 from ullava.modeling.outputs import LocOutput
 from ullava.modeling.read_heads import TokenStates
-
-
-@dataclass(frozen=True, slots=True)
-class BoxPictures:
-    """What a head with a detector sees of a batch, each distinct picture once.
-
-    ``pixels`` uint8 [J, 3, h, w] with content of ``sizes`` [J, 2] (h, w) at the top left; ``row_of_image`` [I], the row
-    of each distinct picture of the batch, -1 = none.
-    """
-
-    pixels: torch.Tensor
-    sizes: torch.Tensor
-    row_of_image: torch.Tensor
-
-    @classmethod
-    def of_batch(cls, batch: Mapping[str, Any]) -> BoxPictures | None:
-        """Gather them from a batch; None where it has none."""
-        if batch.get("box_pixel_values") is None or len(batch["box_pixel_values"]) == 0:
-            return None
-        return cls(batch["box_pixel_values"], batch["box_sizes"], batch["box_index"])
-
-    def rows(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the rows [K] of distinct pictures ``image`` [K]; -1 stays -1."""
-        return torch.where(image >= 0, self.row_of_image[image.clamp(min=0)], image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +79,14 @@ class BoxHead(nn.Module):
     trains = True
     unread: tuple[str, ...] = ()
 
-    def find(self, prompts: PhrasePrompts, pictures: BoxPictures) -> FoundBoxes:
+    def find(self, prompts: PhrasePrompts, pictures: HeadImages) -> FoundBoxes:
         """Find P phrases in their pictures. A head that reads states finds nothing: no candidates at all."""
         none = torch.zeros(len(prompts.row), 0, device=prompts.input_ids.device)
         return FoundBoxes(none[..., None].expand(-1, -1, 4), none, none)
 
 
 def read_boxes(
-    head: Any, found: TokenStates, image: torch.Tensor, probability: torch.Tensor, batch: Mapping[str, Any]
+    head: Any, found: TokenStates, image: torch.Tensor, probability: torch.Tensor, shown: HeadImages | None
 ) -> LocOutput:
     """Read the boxes of ``[LOC]`` states [K, D] that speak of distinct pictures ``image`` [K].
 
@@ -118,7 +94,7 @@ def read_boxes(
     ``P([LOC]) * sum_q p_q IoU(box_q, box_taken)``: how likely the token was, times the overlap that the head itself
     expects with the right box. A head of one box for each thing scores ``P([LOC])``.
     """
-    pictures = BoxPictures.of_batch(batch) if head.needs_picture else None
+    pictures = shown if head.needs_picture else None
     row = found.row
     if not head.reads_states:
         return LocOutput(row=row, image=image, token_probability=probability, scores=probability)

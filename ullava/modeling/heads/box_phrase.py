@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import corners_of_centres
-from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, FoundBoxes, PhrasePrompts
+from ullava.modeling.heads.box_contract import BoxHead, FoundBoxes, PhrasePrompts
 from ullava.modeling.heads.detector import detector_class, run_by_size
 
 
@@ -28,7 +29,7 @@ class PhraseBoxHead(BoxHead):
         self.detector: Any = detector_class(config)(config)
 
     @torch.no_grad()
-    def find(self, prompts: PhrasePrompts, pictures: BoxPictures) -> FoundBoxes:
+    def find(self, prompts: PhrasePrompts, pictures: HeadImages) -> FoundBoxes:
         """Find P phrases; every query of the detector is returned, with its scores (see FoundBoxes)."""
 
         def run(pixels: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -20,9 +20,10 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from ullava.modeling.heads.box_contract import BoxHead, BoxPictures, Candidates
+from ullava.examples import HeadImages
+from ullava.modeling.heads.box_contract import BoxHead, Candidates
 from ullava.modeling.heads.detector import decoded_sets, detector_class, run_by_size
-from ullava.modeling.heads.mask import two_layer_projector
+from ullava.modeling.heads.projector import two_layer_projector
 
 TEXT_PARTS = ("model.text_backbone.", "model.text_projection.")
 """Weights of a pretrained detector that this head has no use for."""
@@ -58,7 +59,7 @@ class QueryBoxHead(BoxHead):
         self.detector.model.text_projection = nn.Identity()
 
     def forward(
-        self, states: torch.Tensor, rows: torch.Tensor | None, pictures: BoxPictures | None
+        self, states: torch.Tensor, rows: torch.Tensor | None, pictures: HeadImages | None
     ) -> tuple[Candidates, ...]:
         """States [K, D] on pictures ``rows`` [K] -> one set of candidates for each stage, the deciding one last."""
         features = self.projector(states)

@@ -24,8 +24,9 @@ from transformers import (
 from transformers.modeling_outputs import BackboneOutput
 
 from ullava.errors import UserError, did_you_mean
+from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import corners_of_centres
-from ullava.modeling.heads.box_contract import BoxPictures, Candidates
+from ullava.modeling.heads.box_contract import Candidates
 from ullava.modeling.pixels import normalise_u8
 
 DETECTORS: dict[str, tuple[type[PreTrainedConfig], type[Any]]] = {
@@ -86,7 +87,7 @@ Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, .
 """(normalised pixels [J, 3, h, w], pixel mask [k, h, w], places [k] of the prompts) -> tensors [k, ...]."""
 
 
-def run_by_size(detector: Any, pictures: BoxPictures, rows: torch.Tensor, run: Run) -> tuple[torch.Tensor, ...]:
+def run_by_size(detector: Any, pictures: HeadImages, rows: torch.Tensor, run: Run) -> tuple[torch.Tensor, ...]:
     """Call ``run`` on P prompts about pictures ``rows`` [P], those of one picture size together; results in order.
 
     Tensors of another second dimension (more positions in a larger picture) are filled up: with -inf where they are

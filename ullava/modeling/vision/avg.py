@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CLIPVisionConfig
 
 from ullava.errors import UserError
+from ullava.examples import TokenCount, Views
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.vision.avg_layout import (
     Unpad,
@@ -36,9 +37,7 @@ from ullava.modeling.vision.strategy import (
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
-    Views,
     VisionInputs,
     VisionOutput,
     VisionPart,

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import CLIPVisionConfig
 
 from ullava.errors import UserError
+from ullava.examples import TokenCount, Views
 from ullava.geometry import ViewKind, plan_square
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view, stretch_plain_u8
@@ -20,9 +21,7 @@ from ullava.modeling.vision.strategy import (
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
-    Views,
     VisionInputs,
     VisionOutput,
     VisionPart,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import UserError, WeightsError
+from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_square
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
@@ -24,9 +25,7 @@ from ullava.modeling.vision.strategy import (
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
-    Views,
     VisionInputs,
     VisionOutput,
     VisionPart,

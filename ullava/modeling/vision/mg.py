@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig, ConvNextConfig, ConvNextModel
 
 from ullava.errors import UserError
+from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_view
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view
@@ -32,9 +33,7 @@ from ullava.modeling.vision.strategy import (
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
-    Views,
     VisionInputs,
     VisionOutput,
     VisionPart,

@@ -16,6 +16,7 @@ from transformers import CLIPVisionConfig
 
 from ullava.config.vision import SlimeConfig
 from ullava.errors import UserError
+from ullava.examples import TokenCount, Views
 from ullava.modeling.pixels import stretch_plain_u8
 from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.slime_mixture import GatedMixture
@@ -27,9 +28,7 @@ from ullava.modeling.vision.strategy import (
     PLAIN,
     EncodeContext,
     ItemNotes,
-    TokenCount,
     VideoInputs,
-    Views,
     VisionInputs,
     VisionOutput,
     VisionPart,

@@ -18,25 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ullava.errors import UserError, did_you_mean
+from ullava.examples import TokenCount, Views
 from ullava.geometry import View
 from ullava.structures import DetectedBoxes
-
-Views = Mapping[str, "torch.Tensor | Sequence[torch.Tensor]"]
-"""What the network part reads, by name, an entry for each distinct item: one stacked tensor where all entries have the
-same shape, a list of tensors where they differ. Iterating gives the entries in both cases."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """How many visual tokens an item gives: exact when ``low == high``, otherwise settled by ``encode``."""
-
-    low: int
-    high: int
-
-    @property
-    def exact(self) -> bool:
-        """Whether the processor may write the placeholders before the network ran."""
-        return self.low == self.high
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
 
-from ullava.modeling.products import linear, linear_added
+from ullava.modeling.cpu.products import linear, linear_added
 
 CHUNK_NUMBERS = 1 << 20
 """How many numbers [k, N, C] a chunk of states may hold: what stays in a processor's cache."""

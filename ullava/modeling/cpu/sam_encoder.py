@@ -3,7 +3,7 @@
 In a global block every position attends to all N = g x g; with relative positions the stock block holds the N x N
 table of their sum for every head and picture (268 MB at 1024 pixels and 4 heads) and reads it back. Here a block of
 queries is finished while its part of the table is in the processor's cache, and linear layers are oneDNN's
-(ullava/modeling/products.py). Same weights, same result up to rounding.
+(ullava/modeling/cpu/products.py). Same weights, same result up to rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionLayer
 
-from ullava.modeling.products import apply_linear, linear
+from ullava.modeling.cpu.products import apply_linear, linear
 
 MIN_POSITIONS = 1024
 """From this many positions on the table no longer fits a cache."""

@@ -1,13 +1,13 @@
-"""The mask plane of the picture, against the predictor's own way there."""
+"""The mask plane of the picture, against SAM's post-processing step by step."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tests.unit.geometry.plain_resize import interpolated
 
-from ullava.geometry import plan_view, resized_hw
-from ullava.modeling.heads.mask import upscale_mask_logits
-from ullava.training.planes import covered_lowres, shrink_targets, to_original
+from ullava.geometry import mask_resize, plan_view, resized_hw
+from ullava.geometry.mask_resize import covered_lowres, shrink_targets, to_original
 
 SIZES = [(64, 64, 64), (480, 640, 256), (640, 480, 256), (37, 101, 64), (20, 20, 256), (1, 300, 64)]
 
@@ -16,7 +16,7 @@ SIZES = [(64, 64, 64), (480, 640, 256), (640, 480, 256), (37, 101, 64), (20, 20,
 def test_original_plane_is_what_the_predictor_shows(height: int, width: int, side: int) -> None:
     logits = torch.randn(3, side // 4, side // 4, generator=torch.Generator().manual_seed(1))
     covered = resized_hw(plan_view("pad_br", (width, height), side))
-    expected = upscale_mask_logits(logits, side=side, resized_hw=covered, original_hw=(height, width))
+    expected = interpolated(logits, side=side, resized_hw=covered, original_hw=(height, width))
     found = to_original(logits, square=side, resized_hw=covered, orig_hw=(height, width))
     assert found.shape == (3, height, width)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
@@ -30,7 +30,7 @@ def test_gradient_is_that_of_interpolation() -> None:
         if resize == "ours":
             plane = to_original(logits, square=64, resized_hw=(48, 64), orig_hw=(48, 64))
         else:
-            plane = upscale_mask_logits(logits, side=64, resized_hw=(48, 64), original_hw=(48, 64))
+            plane = interpolated(logits, side=64, resized_hw=(48, 64), original_hw=(48, 64))
         (plane * weights).sum().backward()
         gradients.append(logits.grad)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-5)
@@ -61,3 +61,13 @@ def test_low_plane_keeps_what_the_picture_covers() -> None:
     small = shrink_targets(mask, 4, 8)
     assert torch.equal(small[0, :, 0], torch.ones(4))
     assert float(small.sum()) == 4.0
+
+
+def test_an_axis_longer_than_what_is_remembered_is_mapped_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(3))
+    given = {"square": 64, "resized_hw": (7, 64), "orig_hw": (33, 300)}
+    kept = to_original(logits, **given)
+    monkeypatch.setattr(mask_resize, "LONGEST_KEPT", 32)
+    before = mask_resize._kept_matrix.cache_info().currsize
+    assert torch.equal(to_original(logits, **given), kept)
+    assert mask_resize._kept_matrix.cache_info().currsize == before

@@ -1,0 +1,331 @@
+"""The typed records between data and model: one row before batching, and a batch as network and criterion read it.
+
+``Example`` holds NumPy arrays, so that it crosses worker pipes cheaply; ``Batch`` holds tensors. ``ModelInputs`` is the
+one list of what ``UllavaForConditionalGeneration`` reads; ``as_kwargs`` and ``from_kwargs`` are its flat form, the
+keyword arguments of ``forward`` and ``generate``. Letters in shapes: see ullava.structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ullava.errors import UserError, did_you_mean
+from ullava.geometry import View
+from ullava.structures import MaskArray
+
+Views = Mapping[str, "torch.Tensor | Sequence[torch.Tensor]"]
+"""What a vision strategy reads, by name, an entry for each distinct item: one stacked tensor where all entries have the
+same shape, a list of tensors where they differ. Iterating gives the entries in both cases."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How many visual tokens an item gives: exact when ``low == high``, otherwise settled by the network."""
+
+    low: int
+    high: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the processor may write the placeholders before the network ran."""
+        return self.low == self.high
+
+
+# ---------------------------------------------------------------- one row
+@dataclass(frozen=True, slots=True)
+class ImageExample:
+    """One image as the network wants it. ``key`` tells equal images of a batch; ``sam_u8`` is None if not needed.
+
+    ``views``, ``count``, ``grid_hw``, ``shrunk``: see VisionInputs. ``sam_u8``: uint8 [3, h, w], resized to the long
+    side S, not padded. ``box_u8``: uint8 [3, h, w], the view of
+    the box head, None if it has none of its own; its geometry is ``geometry["box"]``.
+    """
+
+    key: str
+    original_hw: tuple[int, int]
+    views: Mapping[str, NDArray[Any]]
+    geometry: Mapping[str, View]
+    count: TokenCount
+    sam_u8: NDArray[np.uint8] | None
+    grid_hw: tuple[int, int] | None = None
+    box_u8: NDArray[np.uint8] | None = None
+    shrunk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VideoExample:
+    """One video as the network wants it: ``views`` and ``count`` of VideoInputs; the rest as in ImageExample."""
+
+    key: str
+    views: Mapping[str, NDArray[Any]]
+    count: TokenCount
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a batch.
+
+    ``input_ids``, ``labels`` [L] with visual placeholders in full, a single one where only the network settles how many
+    there are; ``instruction_ids`` [t]: the words that are not the assistant's, without placeholders and their marks,
+    for a strategy that reads them; ``grounded``: the row asks for masks or boxes; ``masks`` bool [H, W] for each
+    ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
+    for each ``[LOC]``.
+    ``patch_words``: [N, w] ids of the words of each visual token of the first image (see ullava.modeling.patches).
+    """
+
+    name: str
+    dataset: str
+    task: str
+    input_ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    images: tuple[ImageExample, ...]
+    masks: tuple[MaskArray, ...]
+    boxes_xyxy_head: NDArray[np.float32]
+    patch_words: NDArray[np.int64] | None = None
+    videos: tuple[VideoExample, ...] = ()
+    instruction_ids: NDArray[np.int64] | None = None
+    grounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that could not be used; it is counted and named, never replaced."""
+
+    name: str
+    reason: str
+
+
+# ---------------------------------------------------------------- a batch
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class VisualInputs:
+    """The distinct images (or videos) of a batch and their places in the text.
+
+    ``views``: see ``Views``; pixels uint8 [I, 3, R, R], of videos [V, T, 3, R, R]; ``base`` is one of them. ``index``
+    [items]: which of the distinct ones each place of the text shows, in reading order. ``counts`` [items, 2]: the least
+    and the most visual tokens of each place, where that is open. ``row`` [items]: the row of the batch, for a strategy
+    that reads the text around its items.
+    """
+
+    views: Views
+    index: torch.Tensor
+    counts: torch.Tensor | None = None
+    row: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HeadImages:
+    """What a head with an image encoder of its own sees of a batch, each distinct image once.
+
+    ``pixels`` uint8 [J, 3, h, w] with content of ``sizes`` [J, 2] (h, w) at the top left; ``row_of_image`` [I]: the row
+    of each distinct image of the batch, -1 = none.
+    """
+
+    pixels: torch.Tensor
+    sizes: torch.Tensor
+    row_of_image: torch.Tensor
+
+    def rows(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the rows [K] of distinct images ``image`` [K]; -1 stays -1."""
+        return torch.where(image >= 0, self.row_of_image[image.clamp(min=0)], image)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Instructions:
+    """What each row asks, for a strategy that reads it: ``ids``, ``mask`` [B, T]; ``grounded`` bool [B]."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    grounded: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PatchNames:
+    """``words`` [P, N, w]: the words of the N visual tokens (-100 = none) of distinct images ``image`` [P]."""
+
+    words: torch.Tensor
+    image: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ModelInputs:
+    """All that the network reads of a batch.
+
+    ``input_ids``, ``attention_mask``, ``labels`` [B, L]; ``images`` and ``videos``: None where the batch has none;
+    ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
+    ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
+    at logits of tokens without a label; ``force``: overrides of the vision strategy by name; ``generator``: where noise
+    in training comes from, None = torch's own.
+    """
+
+    input_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    images: VisualInputs | None = None
+    videos: VisualInputs | None = None
+    mask_images: HeadImages | None = None
+    box_images: HeadImages | None = None
+    instructions: Instructions | None = None
+    patches: PatchNames | None = None
+    content_only: bool = False
+    supervised_only: bool = False
+    force: Mapping[str, Any] = field(default_factory=dict)
+    generator: torch.Generator | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ModelInputs:
+        """Return the same inputs with their tensors on ``device``."""
+        return moved(self, torch.device(device), non_blocking)
+
+    def as_kwargs(self) -> dict[str, Any]:
+        """The flat form: keyword arguments of ``forward`` and ``generate``, without those that are not given."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        plain |= {"content_only": self.content_only or None, "supervised_only": self.supervised_only or None}
+        plain |= {"force": self.force or None}
+        given = {name: value for name, value in plain.items() if value is not None}
+        for part, keys in _NESTED.items():
+            if (record := getattr(self, part)) is not None:
+                given |= {key: value for key, entry in keys.items() if (value := getattr(record, entry)) is not None}
+        for part, base in VIEW_KEYS.items():
+            if (visual := getattr(self, part)) is not None:
+                given |= {base if name == "base" else f"{base}_{name}": view for name, view in visual.views.items()}
+        return given
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> ModelInputs:
+        """Read the flat form. Raises UserError for a key that it does not have and for a part that is not whole."""
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        made: dict[str, Any] = {key: given.pop(key) for key in _PLAIN if key in given}
+        views: dict[str, dict[str, Any]] = {part: {} for part in VIEW_KEYS}
+        for part, base in sorted(VIEW_KEYS.items(), key=lambda item: -len(item[1])):  # the longer start first
+            for key in [key for key in given if key == base or key.startswith(f"{base}_") and key not in _FLAT]:
+                views[part]["base" if key == base else key.removeprefix(f"{base}_")] = given.pop(key)
+        for part, keys in _NESTED.items():
+            found = {entry: given.pop(key) for key, entry in keys.items() if key in given}
+            kind, needed = _KINDS[part], set(keys.values()) - _OPTIONAL
+            if part in views and (views[part] or found):
+                found["views"] = views[part]
+                needed |= {"views"}
+            absent = [key for key, entry in keys.items() if entry in needed and entry not in found]
+            if found and part in views and "base" not in views[part]:
+                absent.insert(0, VIEW_KEYS[part])
+            if found and absent:
+                raise UserError(f"the batch holds {_named(part, found)} but no {', '.join(absent)}")
+            if found:
+                made[part] = kind(**found)
+        if given:
+            known = sorted({*_PLAIN, *_FLAT, *VIEW_KEYS.values()})
+            raise UserError([f"the model reads no '{key}'{did_you_mean(key, known)}" for key in sorted(given)])
+        return cls(**made)
+
+
+VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "videos": "pixel_values_videos"})
+"""The key of the base view of each kind; other views are called ``<key>_<view>``."""
+
+_PLAIN = ("input_ids", "attention_mask", "labels", "content_only", "supervised_only", "force", "generator")
+_KINDS: Mapping[str, Any] = {
+    "images": VisualInputs,
+    "videos": VisualInputs,
+    "mask_images": HeadImages,
+    "box_images": HeadImages,
+    "instructions": Instructions,
+    "patches": PatchNames,
+}
+_OPTIONAL = {"counts", "row", "grounded"}
+_NESTED: Mapping[str, Mapping[str, str]] = {
+    "images": {"image_index": "index", "image_counts": "counts", "image_row": "row"},
+    "videos": {"video_index": "index", "video_counts": "counts", "video_row": "row"},
+    "mask_images": {"sam_pixel_values": "pixels", "sam_sizes": "sizes", "sam_index": "row_of_image"},
+    "box_images": {"box_pixel_values": "pixels", "box_sizes": "sizes", "box_index": "row_of_image"},
+    "instructions": {"instruction_ids": "ids", "instruction_mask": "mask", "grounded_rows": "grounded"},
+    "patches": {"patch_words": "words", "patch_image": "image"},
+}
+_FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
+
+
+def is_model_input(key: str) -> bool:
+    """Whether a keyword argument is one of ModelInputs' flat form."""
+    views = any(key == base or key.startswith(f"{base}_") for base in VIEW_KEYS.values())
+    return views or key in _FLAT or key in _PLAIN
+
+
+def _named(part: str, found: Mapping[str, Any]) -> str:
+    """The flat keys of what was found of a part, for a message."""
+    keys = [key for key, entry in _NESTED[part].items() if entry in found]
+    return ", ".join(keys or [VIEW_KEYS[part]])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Targets:
+    """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
+
+    ``masks``: one uint8 or bool [H, W] of the original image for each ``[SEG]`` (equal ones may be one tensor).
+    ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``images``: how many places of
+    the text show one.
+    """
+
+    masks: Sequence[torch.Tensor]
+    boxes_xyxy_head: torch.Tensor
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Batch:
+    """Usable rows as the network reads them, what they want, their ``names``, and the rows that could not be used.
+
+    ``inputs`` and ``targets`` are None where no row was usable.
+    """
+
+    inputs: ModelInputs | None
+    targets: Targets | None
+    names: tuple[str, ...] = ()
+    bad_samples: tuple[BadSample, ...] = ()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the same batch with its tensors on ``device``."""
+        return moved(self, torch.device(device), non_blocking)
+
+    def usable(self) -> tuple[ModelInputs, Targets]:
+        """Inputs and targets of a batch that has usable rows. Raises UserError, which names the others, otherwise."""
+        if self.inputs is None or self.targets is None:
+            reasons = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.bad_samples)
+            raise UserError(f"no sample of this batch is usable: {reasons}")
+        return self.inputs, self.targets
+
+
+def mapped(value: Any, change: Callable[[Any], Any], leaf: type | tuple[type, ...] = torch.Tensor) -> Any:
+    """A record with ``change`` applied to every ``leaf``; what stands in several places is changed once."""
+    return _walk(value, change, leaf, {})
+
+
+def _walk(value: Any, change: Callable[[Any], Any], leaf: type | tuple[type, ...], done: dict[int, Any]) -> Any:
+    # No closure that calls itself: it would be a cycle and keep the tensors of a batch until the next collection.
+    if isinstance(value, leaf):
+        if id(value) not in done:
+            done[id(value)] = change(value)
+        return done[id(value)]
+    if isinstance(value, list):
+        return [_walk(entry, change, leaf, done) for entry in value]
+    if isinstance(value, dict):
+        return {key: _walk(entry, change, leaf, done) for key, entry in value.items()}
+    if isinstance(value, _RECORDS):
+        entries = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return replace(value, **{name: _walk(entry, change, leaf, done) for name, entry in entries.items()})
+    return value
+
+
+def moved(value: T, device: torch.device, non_blocking: bool = False) -> T:
+    """``value``, a record of this module, with its tensors on ``device``; one that lies there stays the same object."""
+    result: T = mapped(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    return result
+
+
+_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, Instructions, PatchNames)

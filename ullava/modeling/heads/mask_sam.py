@@ -1,0 +1,98 @@
+"""``[SEG]`` state -> SAM prompt token -> SAM mask decoder (u-LLaVA, sections 3.1-3.2), on transformers' SamModel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import SamConfig, SamModel
+
+from ullava.examples import HeadImages
+from ullava.geometry import plan_view, resized_hw
+from ullava.geometry.mask_resize import covered_lowres, to_original
+from ullava.modeling.cpu import sam as fast_sam
+from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules
+from ullava.modeling.heads.projector import two_layer_projector
+from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8, resize_planes_u8
+from ullava.structures import ImageArray
+
+MaskScore = Literal["iou_head", "mean_probability"]
+
+
+class SamMaskHead(MaskHead):
+    """Holds the whole SAM; the projected state is its only sparse prompt, without positional or type embedding."""
+
+    def __init__(self, config: SamConfig, width_in: int) -> None:
+        super().__init__()
+        self.side = int(config.vision_config.image_size)
+        plane = int(config.prompt_encoder_config.image_embedding_size) * 4  # two transposed convolutions of stride 2
+        self.plane_hw = (plane, plane)
+        self.projector = two_layer_projector(width_in, config.prompt_encoder_config.hidden_size)
+        self.sam = SamModel(config)
+
+    def embed(self, images: HeadImages, rows: torch.Tensor) -> torch.Tensor:
+        """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p].
+
+        They are padded to the square here; padding becomes zero *after* normalisation, as in SAM.
+        """
+        sizes = [(int(height), int(width)) for height, width in images.sizes[rows].tolist()]
+        trainable = any(parameter.requires_grad for parameter in self.sam.vision_encoder.parameters())
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            return fast_sam.encode(self.sam, self._squares(images.pixels[rows], sizes))
+
+    def _squares(self, views: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Views uint8 [n, 3, h, w] -> normalised [n, 3, S, S], zero outside each one's content (h, w)."""
+        dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
+        squares = torch.zeros(len(views), 3, self.side, self.side, dtype=dtype, device=views.device)
+        for square, view, (height, width) in zip(squares, views, sizes, strict=True):
+            square[:, :height, :width] = normalise_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
+        return squares
+
+    def decode(
+        self,
+        states: torch.Tensor,
+        features: torch.Tensor,
+        image_of_state: torch.Tensor,
+        content_hw: tuple[int, int] | None = None,
+    ) -> DecodedMasks:
+        """See MaskHead; the plane is [4S/p, 4S/p], the score SAM's own prediction of its IoU."""
+        grid = features.shape[-1]
+        rows = None if content_hw is None else -(-content_hw[0] * grid // self.side) + 1
+        return DecodedMasks(*fast_sam.decode(self.sam, self.projector(states), features, image_of_state, rows))
+
+
+class SamMaskRules(MaskRules):
+    """SAM's view, the long side resized to S and padded at the bottom and right; ``kind``: what the score is."""
+
+    def __init__(self, side: int, kind: MaskScore = "iou_head") -> None:
+        self.side = side
+        self.kind = kind
+
+    def content_hw(self, original_hw: Sequence[int]) -> tuple[int, int]:
+        """Height and width that an image of ``original_hw`` covers of the square."""
+        height, width = original_hw
+        return resized_hw(plan_view("pad_br", (width, height), self.side))
+
+    def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8]:
+        """See MaskRules; bilinear, as in SAM."""
+        return resize_planes_u8(image_rgb_u8, *self.content_hw(image_rgb_u8.shape[:2]), "bilinear")
+
+    def to_original(self, mask_logits_lowres: torch.Tensor, original_hw: Sequence[int]) -> torch.Tensor:
+        """See MaskRules; SAM's post-processing: to the square, padding cut off, to the original."""
+        height, width = original_hw
+        covered = self.content_hw(original_hw)
+        return to_original(mask_logits_lowres, square=self.side, resized_hw=covered, orig_hw=(height, width))
+
+    def covered(self, mask_logits_lowres: torch.Tensor, original_hw: Sequence[int]) -> torch.Tensor:
+        """See MaskRules."""
+        return covered_lowres(mask_logits_lowres, square=self.side, resized_hw=self.content_hw(original_hw))
+
+    def score(self, mask_logits_orig: torch.Tensor, score: float) -> float:
+        """SAM's own quality, or the mean probability of the foreground (0 where there is none)."""
+        if self.kind == "mean_probability":
+            inside = mask_logits_orig[mask_logits_orig > 0]
+            score = float(inside.sigmoid().mean()) if inside.numel() else 0.0
+        return float(min(max(score, 0.0), 1.0))

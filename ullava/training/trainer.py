@@ -185,11 +185,7 @@ class UllavaTrainer(Trainer):
         return self.accelerator.no_sync(model)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
         batch = batch_of(inputs)

@@ -262,7 +262,8 @@ class _Builder:
                 return number
         if kind in (str, Path) and isinstance(value, str):
             return kind(value)
-        quote = f'; write "{node.raw}" if you mean the word' if kind is str and node.raw and _is_scalar(node) else ""
+        word = node.raw if kind is str and _is_scalar(node) else ""
+        quote = f'; write "{nodes.shortened(word)}" if you mean the word' if word else ""
         return self._complain(node, dotted, f"expected {_name(kind)}, got {_shown(node)}{quote}")
 
 
@@ -301,4 +302,5 @@ def _shown(node: Node) -> str:
         return "a list"
     if node.value is None:
         return "nothing"
-    return f"'{node.value}'" if isinstance(node.value, str) else str(node.raw or node.value)
+    shown = nodes.shortened(node.raw or str(node.value))
+    return f"'{shown}'" if isinstance(node.value, str) else shown

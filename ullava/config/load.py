@@ -46,9 +46,9 @@ def parse_text(cls: type[T], text: str, name: str = "text", overrides: Sequence[
 
 
 def place(path: Path, dotted: str) -> str:
-    """Return ``file:line`` of a key of a YAML file, of its nearest parent where it is not written in that file."""
+    """Return ``file:line`` of a key of a YAML file or of the one that it extends, of its nearest parent otherwise."""
     try:
-        node = nodes.parse(nodes.read_file(path), str(path), [])
+        node = _extended(nodes.parse(nodes.read_file(path), str(path), []), path.parent, [])
     except ConfigError:
         return str(path)
     for key in dotted.split("."):
@@ -205,10 +205,12 @@ class _Builder:
             return self._complain(node, dotted, str(error))
 
     def _bound(self, metadata: Mapping[str, Any], value: Any, node: Node, dotted: str) -> None:
-        """Check a number against the ``at_least``, ``above`` and ``below`` of its field."""
+        """Check a number against the ``at_least``, ``at_most``, ``above`` and ``below`` of its field."""
         if isinstance(value, int | float):
             if value < metadata.get("at_least", value):
                 self._complain(node, dotted, f"has to be {metadata['at_least']} or more, not {_shown(node)}")
+            if value > metadata.get("at_most", value):
+                self._complain(node, dotted, f"has to be {metadata['at_most']} or less, not {_shown(node)}")
             if "above" in metadata and value <= metadata["above"]:
                 self._complain(node, dotted, f"has to be above {metadata['above']}, not {_shown(node)}")
             if "below" in metadata and value >= metadata["below"]:

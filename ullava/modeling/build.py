@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, ConvNextConfig, SamConfig, SamModel
+from transformers import AutoModelForCausalLM, ConvNextConfig, SamConfig, SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig
 from ullava.config.site import Site
@@ -21,6 +21,7 @@ from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strat
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
+from ullava.text.stored_tokenizer import open_tokenizer
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 
@@ -66,7 +67,11 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) 
     path = folder / config.tokenizer
     if not path.exists():
         raise ConfigError(f"{(site or Site(folder / 'model.yaml')).of('tokenizer')}: no such folder: {path}")
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    try:
+        tokenizer = open_tokenizer(path)
+    except UserError as error:
+        where = (site or Site(folder / "model.yaml")).of("tokenizer")
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
     add_special_tokens(tokenizer)

@@ -15,6 +15,7 @@ from ullava.config.comparison import CompareRecipe
 from ullava.config.load import load_config, place
 from ullava.config.recipes import config_class
 from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
+from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
 from ullava.given_files import check_plain
 
@@ -110,7 +111,7 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
     if isinstance(config, ModelConfig):
         from ullava.modeling.outline import outline
 
-        lines += outline(config, path.parent).lines()
+        lines += outline(config, path.parent, site=Site(path)).lines()
     if isinstance(config, TrainRecipe | EvalRecipe):
         for section, entries in sections(config).items():
             for name, entry in entries.items():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ullava.errors import ConfigError, DataError
+from ullava.json_lines import parse_line
 from ullava.whole_files import append, make_folder, whole, write_json, write_whole
 
 STALL_SECONDS = 1800.0
@@ -198,9 +199,9 @@ def _located_lines(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                record: dict[str, Any] = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: not JSON ({error})") from None
+                record: dict[str, Any] = parse_line(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
             if not isinstance(record, dict):
                 raise DataError(f"{path}:{number}: not an object")
             yield record, start, len(line)

@@ -9,12 +9,15 @@ from typing import Any, cast
 from transformers import SamConfig, SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig
+from ullava.config.site import Site
 from ullava.errors import WeightsError
-from ullava.modeling.build import box_fields, build_processor, part_config, set_attention
+from ullava.modeling.build import box_fields, build_processor, set_attention
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
+from ullava.modeling.part_configs import part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.trial import try_system
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 
@@ -25,20 +28,22 @@ def build_fresh_heads(
     folder: Path,
     *,
     attention: str = "sdpa",
+    site: Site,
 ) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
     """Return a model with the language model and vision of ``core`` and the heads that ``heads`` describes.
 
-    Relative paths of ``heads`` start at ``folder``. SAM comes from its path, or at random where it has none; the
-    projectors of the heads are random (seed before). View and conversation are those of ``heads``. ``core`` gives its
-    weights away and is not to be used any more.
+    Relative paths of ``heads`` start at ``folder``; ``site`` is where they were written. SAM comes from its path, or at
+    random where it has none; the projectors of the heads are random (seed before). View and conversation are those of
+    ``heads``. ``core`` gives its weights away and is not to be used any more.
     """
     config = copy.deepcopy(core.config)
-    config.sam_config = part_config(heads.mask.sam, folder, "heads.mask.sam", SamConfig)
+    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), SamConfig)
     config.mask_score = heads.mask.score
-    _set_box(config, heads.box, folder)
+    _set_box(config, heads.box, folder, site.of("box"))
     config.aspect = heads.aspect
     config.max_text_length = heads.text.max_length
     set_attention(config, attention)
+    try_system(config, site)
     model = UllavaForConditionalGeneration(config)
     if not heads.mask.sam.path:
         start_sam_positions(model)
@@ -61,14 +66,17 @@ def build_fresh_box(
     folder: Path,
     *,
     attention: str = "sdpa",
+    site: Site,
 ) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
     """Return ``core`` with another box head, as ``box`` describes it; all else, masks included, is kept.
 
-    Relative paths of ``box`` start at ``folder``. ``core`` and ``processor`` are not to be used any more.
+    Relative paths of ``box`` start at ``folder``; ``site`` is where it was written. ``core`` and ``processor`` are
+    not to be used any more.
     """
     config = copy.deepcopy(core.config)
-    _set_box(config, box, folder)
+    _set_box(config, box, folder, site)
     set_attention(config, attention)
+    try_system(config, site)
     model = UllavaForConditionalGeneration(config)
     kept = {name: value for name, value in core.state_dict().items() if not name.startswith("box_head.")}
     result = model.load_state_dict(kept, strict=False, assign=True)
@@ -82,6 +90,6 @@ def build_fresh_box(
     return model, processor
 
 
-def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path) -> None:
-    for name, value in box_fields(box, folder, "heads.box").items():
+def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path, site: Site) -> None:
+    for name, value in box_fields(box, folder, site).items():
         setattr(config, name, value)

@@ -16,9 +16,11 @@ import torch
 
 from ullava.config.known_parts import with_known_sizes
 from ullava.config.schema import ModelConfig
+from ullava.config.site import Site
 from ullava.examples import TokenCount
 from ullava.modeling.build import load_tokenizer, to_model_config
 from ullava.modeling.strategies import build_preprocessor, patch_of
+from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.tokens import GROUNDING_TOKENS, PAD
 
@@ -46,25 +48,30 @@ class Outline:
         return [*told, f"  {f'video, {self.frames} frames':<22}{_range(self.video):>16}"]
 
 
-def outline(config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int]] = PICTURES) -> Outline:
+def outline(
+    config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int]] = PICTURES, site: Site | None = None
+) -> Outline:
     """Tell the figures of a ``model.yaml`` (below ``folder``), whether the files of its parts are there or not.
+
+    ``site``: see ``build_model``.
 
     Raises ConfigError for a part that is neither there nor known by name (ullava.config.known_parts).
     """
     spelt = with_known_sizes(config, folder)
     known = (folder / config.tokenizer).exists()
-    tokenizer = load_tokenizer(config, folder) if known else _StandIn(int(spelt.language.config["vocab_size"]))
-    settings = to_model_config(spelt, folder, tokenizer)
-    with torch.device("meta"):
-        model = UllavaForConditionalGeneration(settings)
-    preprocessor = build_preprocessor(
-        settings.strategy,
-        side=settings.vision_config.image_size,
-        patch=patch_of(settings),
-        aspect=settings.aspect,
-        merge=settings.merge,
-        settings=settings.vision_settings,
-    )
+    tokenizer = load_tokenizer(config, folder, site) if known else _StandIn(int(spelt.language.config["vocab_size"]))
+    settings = to_model_config(spelt, folder, tokenizer, site)
+    with vision_of(site or Site(folder / "model.yaml")):
+        with torch.device("meta"):
+            model = UllavaForConditionalGeneration(settings)
+        preprocessor = build_preprocessor(
+            settings.strategy,
+            side=settings.vision_config.image_size,
+            patch=patch_of(settings),
+            aspect=settings.aspect,
+            merge=settings.merge,
+            settings=settings.vision_settings,
+        )
     counts = {size: preprocessor.preprocess(np.zeros((size[1], size[0], 3), np.uint8)).count for size in pictures}
     frames = np.zeros((settings.video_frames, 360, 640, 3), np.uint8)
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))

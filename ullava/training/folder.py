@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
+from ullava.json_lines import numbered_lines, parse_line
 from ullava.run_lock import LOCK
 from ullava.whole_files import append, write_whole
 
@@ -119,13 +120,13 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a JSONL file; a missing file is an empty one. Raises UserError for other content."""
     if not path.is_file():
         return []
-    found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    found: list[dict[str, Any]] = []
+    for number, line in numbered_lines(path.read_bytes().split(b"\n")[:-1]):
         try:
-            value = json.loads(line) if line else None
+            value = parse_line(line)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}); remove the line") from error
-        if value is not None and not isinstance(value, dict):
+            raise UserError(f"{path}:{number}: {error}; remove the line") from None
+        if not isinstance(value, dict):
             raise UserError(f"{path}:{number}: no JSON object; remove the line")
-        found += [value] if value else []
+        found.append(value)
     return found

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from ullava.config.schema import BoxHeadConfig
 from ullava.errors import UserError, WeightsError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
@@ -17,6 +15,7 @@ from ullava.modeling.heads.box_phrase import PhraseBoxHead
 from ullava.modeling.heads.box_query import QueryBoxHead
 from ullava.modeling.heads.box_rules import BoxRules, PhraseBoxRules
 from ullava.modeling.heads.detector import detector_class
+from ullava.text.stored_tokenizer import open_tokenizer
 
 BOX_HEADS = ("regression", "grounding_dino_query", "grounding_dino_phrase")
 
@@ -79,7 +78,7 @@ def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path)
         place = folder / str(box.phrase_tokenizer or (box.detector.path if box.detector is not None else ""))
         if not (place / "tokenizer_config.json").is_file():
             raise UserError(f"{folder / 'model.yaml'}: box.phrase_tokenizer: there is no tokenizer in {place}")
-        processor.boxes.tokenizer = AutoTokenizer.from_pretrained(str(place))
+        processor.boxes.tokenizer = open_tokenizer(place)
 
 
 def _load_detector(head: Any, path: Path) -> None:

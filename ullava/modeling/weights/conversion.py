@@ -15,7 +15,7 @@ import transformers
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_model
-from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
+from ullava.modeling.weights.files import prefix_hint, read_pickled_or_safe, weight_files
 from ullava.modeling.weights.strict import load_strict
 from ullava.run_lock import hold
 from ullava.whole_files import whole_folder
@@ -65,12 +65,18 @@ def write_folder(
             report = write(folder)
         except WeightsError as error:
             named = [problem if str(source) in problem else f"{source}: {problem}" for problem in error.problems]
-            raise WeightsError(named) from error
+            # The names are read again only here, where a prefix of a wrapper may be what is wrong with all of them.
+            hint = "" if files or not _names_fail(error) else prefix_hint(read_pickled_or_safe(source).keys())
+            raise WeightsError([*([f"{source}: {hint}"] if hint else []), *named]) from error
         report["inputs"] = inputs
         report["outputs"] = [_fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return out
+
+
+def _names_fail(error: WeightsError) -> bool:
+    return any(problem.startswith(("missing: ", "unexpected: ")) for problem in error.problems)
 
 
 def print_report(out: Path) -> None:

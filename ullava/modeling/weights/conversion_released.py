@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig, SamModel
+from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig, SamModel
 
 from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.errors import UserError, WeightsError
@@ -32,6 +32,7 @@ from ullava.modeling.weights.sam import DECODER_HEADS
 from ullava.modeling.weights.strict import find_misfits, load_strict
 from ullava.text.released import SYSTEM
 from ullava.text.released_tokenizer import released_tokenizer
+from ullava.text.stored_tokenizer import open_tokenizer
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 Style = Literal["conv_simple", "conv_sep2", "conv_llama2"]
@@ -145,9 +146,9 @@ def _words_of_mg(tokenizer: Any) -> TextConfig:
 def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
     """Load the tokenizer of a checkpoint that knows none of our tokens, add them and the rows that they need."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder if folder.is_dir() else folder.parent))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no tokenizer can be loaded from here; name its folder with --tokenizer") from error
+        tokenizer = open_tokenizer(folder if folder.is_dir() else folder.parent)
+    except UserError as error:
+        raise UserError([*error.problems, f"{folder}: name the folder of the tokenizer with --tokenizer"]) from error
     rows = int(found.config.text_config.vocab_size)
     if len(tokenizer) > rows:
         raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} entries, the weights only {rows} rows")

@@ -17,6 +17,8 @@ import torch
 from ullava.data.boxes import BoxFile
 from ullava.data.images import read_image_rgb_u8
 from ullava.errors import UserError
+from ullava.modeling.pretrained import read_config, read_network, read_processor
+from ullava.modeling.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
 
 PROMPT = "a photo of {}"
@@ -56,18 +58,20 @@ class WordDetector:
     def __init__(
         self, folder: Path, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
     ) -> None:
-        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+        from transformers import AutoModelForZeroShotObjectDetection
+        from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
         self.words = [word.strip() for word in words if word.strip()]
         if not self.words:
             raise UserError("a detector needs words to look for")
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no saved detector (config.json) in this folder")
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(str(folder))
-            model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(str(folder))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{folder}: not a zero-shot detector: {str(error).splitlines()[0]}") from error
+        kind = read_config(folder).model_type
+        if kind not in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES:
+            raise UserError(f"{folder}: not a zero-shot detector: its model_type is '{kind}'")
+        self.processor: Any = read_processor(folder)
+        model, info = read_network(AutoModelForZeroShotObjectDetection, folder)
+        refuse_misfits(info, folder)
         self.model = model.to(device).eval()
         self.threshold = threshold
 

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     ConvNextConfig,
     PreTrainedConfig,
     SamConfig,
@@ -23,8 +21,10 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.positions import start_sam_positions
+from ullava.modeling.pretrained import read_config, read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings, word_ids
+from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
@@ -44,13 +44,18 @@ def build_model(
     model = UllavaForConditionalGeneration(model_config)
     _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer))
-    generation = model.generation_config
-    generation.eos_token_id = turn_end_ids(tokenizer, CHAT_TEMPLATES[config.text.template])
-    generation.pad_token_id = tokenizer.pad_token_id
-    generation.bos_token_id = tokenizer.bos_token_id
+    settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
     processor = build_processor(config, model_config, tokenizer)
     load_box_parts(model, processor, config.box, folder)
     return model, processor
+
+
+def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, chat_template: str | None) -> None:
+    """Tell ``generate`` where an answer in this format ends, and the tokenizer's other special tokens."""
+    generation = model.generation_config
+    generation.eos_token_id = turn_end_ids(tokenizer, chat_template)
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
 
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
@@ -66,7 +71,7 @@ def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
     path = folder / config.tokenizer
     if not path.exists():
         raise ConfigError(f"{folder / 'model.yaml'}: tokenizer: no such folder: {path}")
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    tokenizer = read_tokenizer(path)
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
     add_special_tokens(tokenizer)
@@ -77,16 +82,7 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
     """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
     return UllavaProcessor(
         tokenizer=tokenizer,
-        strategy=model_config.strategy,
-        image_side=model_config.vision_config.image_size,
-        patch=patch_of(model_config),
-        aspect=model_config.aspect,
-        merge=model_config.merge,
-        settings=model_config.vision_settings,
-        sam_side=model_config.sam_side,
-        video_frames=model_config.video_frames,
-        box_frame=model_config.box_frame,
-        mask_score=model_config.mask_score,
+        **processor_facts(model_config),
         box=box_settings(config.box, model_config),
         system=config.text.system,
         max_length=config.text.max_length,
@@ -94,6 +90,22 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         answer=config.text.answer,
         chat_template=CHAT_TEMPLATES[config.text.template],
     )
+
+
+def processor_facts(config: UllavaConfig) -> dict[str, Any]:
+    """The arguments of UllavaProcessor that the model's config decides."""
+    return {
+        "strategy": config.strategy,
+        "image_side": config.vision_config.image_size,
+        "patch": patch_of(config),
+        "aspect": config.aspect,
+        "merge": config.merge,
+        "settings": config.vision_settings,
+        "sam_side": config.sam_side,
+        "video_frames": config.video_frames,
+        "box_frame": config.box_frame,
+        "mask_score": config.mask_score,
+    }
 
 
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> UllavaConfig:
@@ -160,7 +172,7 @@ def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTraine
         path = folder / part.path
         if not path.exists():
             raise ConfigError(f"{where}.path: no such file or folder: {path}")
-        found = (kind or AutoConfig).from_pretrained(str(path))
+        found = read_config(path, kind)
         if not part.config:
             return found
         _refuse_unknown(part.config, type(found), f"{where}.config")
@@ -216,14 +228,14 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
 def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
     if config.language.path:
-        language = AutoModelForCausalLM.from_pretrained(str(folder / config.language.path))
-        model.language_model.load_state_dict(language.state_dict(), strict=True, assign=True)
+        language = folder / config.language.path
+        load_part(model.language_model, read_part(AutoModelForCausalLM, language), language)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
     model.vision.load_pretrained(pretrained_paths(config.vision, folder))
     if config.mask.sam.path:
-        sam = SamModel.from_pretrained(str(folder / config.mask.sam.path))
-        model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        sam = folder / config.mask.sam.path
+        load_part(model.mask_head.sam, read_part(SamModel, sam), sam)
     model.tie_weights()
 
 

@@ -14,6 +14,7 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 
@@ -44,8 +45,8 @@ def build_fresh_heads(
     model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:
-        sam = SamModel.from_pretrained(str(folder / heads.mask.sam.path))
-        model.mask_head.sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        sam = folder / heads.mask.sam.path
+        load_part(model.mask_head.sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
     made = build_processor(heads, config, processor.tokenizer)

@@ -23,18 +23,23 @@ from torch import nn
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError, WeightsError, did_you_mean
 from ullava.modeling.auto import load_folder
-from ullava.modeling.build import set_attention
+from ullava.modeling.build import set_attention, settle_generation
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.pretrained import reading
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.saved_folder import read_saved_config, read_saved_processor
+from ullava.modeling.strict_loading import load_strict
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weight_files import read_shapes, read_state_dict, read_table
 from ullava.modeling.weights.conversion import write_folder
-from ullava.modeling.weights.files import read_state_dict
-from ullava.modeling.weights.strict import load_strict
 
 RUN_FILE = "lora_run.json"
 TRAINED_FILE = "trained.safetensors"
 SYSTEM_FOLDER = "system"
 ADAPTER_FILE = "adapter_model.safetensors"
+SETTINGS_FILE = "adapter_config.json"
+CODE_SETTING = "megatron_config"
+"""The key with which peft's settings let it import the module that they name beside it."""
 LORA_MARK = ".lora_"
 ROWS_PREFIX = "rows/"
 HEADS = ("mask_head.", "box_head.")
@@ -132,17 +137,34 @@ def load_adapter(
     ``base`` takes the place of the base that the run noted. Raises UserError for a folder that is no adapter, or whose
     base is not there; WeightsError where base and adapter do not fit.
     """
-    import peft
-
     run = read_run(folder)
     found = base or (Path(run.base) if run.base else None)
     if found is not None and not (found / "config.json").is_file():
         raise UserError(f"{folder / RUN_FILE}: the base {found} is not there; name it with --base")
     system = folder / SYSTEM_FOLDER
-    config = UllavaConfig.from_pretrained(str(system))
+    config = read_saved_config(system)
+    processor = read_saved_processor(system, config)
     model = _assembled(folder, config, found, run, attention)
-    adapters = peft.PeftModel.from_pretrained(model.language_model, str(folder), is_trainable=trainable)
-    return model.eval(), UllavaProcessor.from_pretrained(str(system)), adapters
+    settle_generation(model, processor.tokenizer, processor.chat_template)
+    return model.eval(), processor, _adapters(model.language_model, folder, trainable)
+
+
+def _adapters(language_model: nn.Module, folder: Path, trainable: bool) -> Any:
+    """peft's handle on the adapters in ``folder``, which have to be those that its settings describe."""
+    import peft
+
+    settings = folder / SETTINGS_FILE
+    if read_table(settings).get(CODE_SETTING) is not None:
+        raise UserError(f"{settings}: {CODE_SETTING}: this folder names Python to import, which ullava never does")
+    stored = read_shapes(folder / ADAPTER_FILE)
+    with reading(settings):
+        adapters = peft.PeftModel.from_pretrained(language_model, str(folder), is_trainable=trainable)
+        wanted = peft.get_peft_model_state_dict(adapters)
+    wrong = sorted(stored.keys() ^ wanted.keys())
+    wrong += [name for name, value in wanted.items() if name in stored and stored[name].shape != tuple(value.shape)]
+    if wrong:
+        raise WeightsError([f"{folder / ADAPTER_FILE}: {name}: not as {SETTINGS_FILE} says" for name in wrong])
+    return adapters
 
 
 def merge_adapter(folder: Path, base: Path | None = None) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
@@ -201,6 +223,9 @@ def _assembled(
         table = name.removeprefix(ROWS_PREFIX)
         if table not in weights or weights[table].shape[1:] != trained[name].shape[1:]:
             raise WeightsError(f"{folder / TRAINED_FILE}: rows of {table}, which the base {base} does not have so")
+        rows = len(trained[name])
+        if rows != len(run.row_ids) or any(not 0 <= number < len(weights[table]) for number in run.row_ids):
+            raise WeightsError(f"{folder / RUN_FILE}: row_ids: not those of the {rows} rows of {table}")
         whole[table] = weights[table].clone()
         whole[table][list(run.row_ids)] = trained[name].to(weights[table].dtype)
     # A tied name of the base is the same tensor under its old values.

@@ -18,6 +18,7 @@ from transformers import ConvNextConfig, ConvNextModel
 from ullava.errors import UserError, WeightsError
 from ullava.geometry import View, plan_square, resized_hw
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, pad_to_square_u8, resize_pillow_u8
+from ullava.modeling.strict_loading import CONVNEXT_BESIDE, CONVNEXT_UNREAD, find_misfits, read_part
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
@@ -35,7 +36,6 @@ from ullava.modeling.vision.strategy import (
     run_by_shape,
     trains,
 )
-from ullava.modeling.weights.strict import find_misfits
 
 VIEW = "base"
 NAME = "conv"
@@ -219,8 +219,8 @@ class ConvStrategy(VisionStrategy):
         """
         if "tower" not in paths:
             return
-        loaded = ConvNextModel.from_pretrained(str(paths["tower"]))
-        problems = load_stages(self.tower, loaded.state_dict())
+        weights = read_part(ConvNextModel, paths["tower"], beside=CONVNEXT_BESIDE, unread=CONVNEXT_UNREAD)
+        problems = load_stages(self.tower, weights)
         if problems:
             raise WeightsError([f"{paths['tower']}: {problem}" for problem in problems])
 

@@ -17,8 +17,8 @@ import transformers
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError
 from ullava.modeling.build import build_model
-from ullava.modeling.weights.files import read_pickled_or_safe, weight_files
-from ullava.modeling.weights.strict import load_strict
+from ullava.modeling.strict_loading import load_strict
+from ullava.modeling.weight_files import read_pickled_or_safe, weight_files
 
 REPORT = "conversion.json"
 OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")

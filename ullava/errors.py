@@ -39,6 +39,10 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
+class HubUnreachableError(UserError):
+    """Something of the Hugging Face Hub is not on this machine, and the Hub cannot be asked."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``choices``, else the choices if they are few, else ''."""
     known = sorted(set(choices))

@@ -17,6 +17,7 @@ import torch
 from ullava.data.boxes import BoxFile
 from ullava.data.images import read_image_rgb_u8
 from ullava.errors import UserError
+from ullava.hub import find_folder
 from ullava.modeling.pretrained import read_config, read_network, read_processor
 from ullava.modeling.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
@@ -52,11 +53,11 @@ class FileBoxes:
 class WordDetector:
     """A zero-shot detector of transformers (OWL-ViT, OWLv2) that looks for the same words in every picture.
 
-    Raises UserError for a folder that holds none, and without a word to look for.
+    ``folder`` may be an id of the Hub. Raises UserError for one that holds none, and without a word to look for.
     """
 
     def __init__(
-        self, folder: Path, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
+        self, folder: Path | str, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
     ) -> None:
         from transformers import AutoModelForZeroShotObjectDetection
         from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
@@ -64,6 +65,7 @@ class WordDetector:
         self.words = [word.strip() for word in words if word.strip()]
         if not self.words:
             raise UserError("a detector needs words to look for")
+        folder = find_folder(str(folder), Path(), "detector")
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no saved detector (config.json) in this folder")
         kind = read_config(folder).model_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from transformers import (
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
 from ullava.errors import ConfigError, UserError, did_you_mean
+from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.pretrained import read_config, read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings, word_ids
+from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
 from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
@@ -47,6 +49,9 @@ def build_model(
     settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
     processor = build_processor(config, model_config, tokenizer)
     load_box_parts(model, processor, config.box, folder)
+    vision = pretrained_parts(config.vision)
+    parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
+    model.config.pretrained = hub_sources(parts | {f"vision.{name}": part for name, part in vision.items()}, folder)
     return model, processor
 
 
@@ -68,9 +73,7 @@ def set_attention(config: UllavaConfig, attention: str) -> None:
 
 def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
     """The tokenizer of ``config.tokenizer`` with our special tokens added."""
-    path = folder / config.tokenizer
-    if not path.exists():
-        raise ConfigError(f"{folder / 'model.yaml'}: tokenizer: no such folder: {path}")
+    path = find_folder(config.tokenizer, folder, f"{folder / 'model.yaml'}: tokenizer", weights=False)
     tokenizer = read_tokenizer(path)
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
@@ -169,9 +172,7 @@ def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTraine
     Raises ConfigError, which names ``where``, for a path that is not there and for keys that the kind does not have.
     """
     if part.path:
-        path = folder / part.path
-        if not path.exists():
-            raise ConfigError(f"{where}.path: no such file or folder: {path}")
+        path = find_folder(part.path, folder, f"{where}.path", revision=part.revision, weights=False)
         found = read_config(path, kind)
         if not part.config:
             return found
@@ -217,7 +218,7 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
     A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it: words
     then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
     """
-    model.vision.start_afresh(frozenset(pretrained_paths(config.vision, Path())))
+    model.vision.start_afresh(frozenset(pretrained_parts(config.vision)))
     if not config.mask.sam.path:
         start_sam_positions(model)
     if not config.language.path and not model.config.text_config.tie_word_embeddings:
@@ -227,16 +228,32 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
 
 def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
+    where = folder / "model.yaml"
     if config.language.path:
-        language = folder / config.language.path
+        language = weights_of(config.language, folder, f"{where}: language")
         load_part(model.language_model, read_part(AutoModelForCausalLM, language), language)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
-    model.vision.load_pretrained(pretrained_paths(config.vision, folder))
+    vision = pretrained_parts(config.vision)
+    model.vision.load_pretrained(
+        {name: weights_of(part, folder, f"{where}: vision.{name}") for name, part in vision.items()}
+    )
     if config.mask.sam.path:
-        sam = folder / config.mask.sam.path
+        sam = weights_of(config.mask.sam, folder, f"{where}: mask.sam")
         load_part(model.mask_head.sam, read_part(SamModel, sam), sam)
     model.tie_weights()
+
+
+def hub_sources(parts: Mapping[str, PartConfig | None], folder: Path) -> dict[str, dict[str, str]]:
+    """Return which of ``parts`` (key of model.yaml -> part) came from the Hub, for ``UllavaConfig.pretrained``."""
+    named = {key: part for key, part in parts.items() if part is not None and part.path}
+    sources = {key: source_of(weights_of(part, folder, key)) for key, part in named.items()}
+    return {key: source for key, source in sources.items() if source is not None}
+
+
+def weights_of(part: PartConfig, folder: Path, where: str) -> Path:
+    """The folder with the weights of a part that has a ``path``; see ``ullava.hub``."""
+    return find_folder(str(part.path), folder, f"{where}.path", revision=part.revision)
 
 
 def _grow_vocabulary(model: UllavaForConditionalGeneration, vocabulary: int) -> None:

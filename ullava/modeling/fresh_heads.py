@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import SamConfig, SamModel
 
-from ullava.config.schema import BoxHeadConfig, HeadsConfig
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
 from ullava.errors import WeightsError
-from ullava.modeling.build import box_fields, build_processor, part_config, set_attention
+from ullava.modeling.build import box_fields, build_processor, hub_sources, part_config, set_attention, weights_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.positions import start_sam_positions
@@ -45,12 +46,13 @@ def build_fresh_heads(
     model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:
-        sam = folder / heads.mask.sam.path
+        sam = weights_of(heads.mask.sam, folder, "heads.mask.sam")
         load_part(model.mask_head.sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
     made = build_processor(heads, config, processor.tokenizer)
     load_box_parts(model, made, heads.box, folder)
+    _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder)
     return model, made
 
 
@@ -79,7 +81,14 @@ def build_fresh_box(
     model.generation_config = copy.deepcopy(core.generation_config)
     processor.set_box(box_settings(box, config), config.box_frame)
     load_box_parts(model, processor, box, folder)
+    _note_sources(config, {"box.detector": box.detector}, folder)
     return model, processor
+
+
+def _note_sources(config: UllavaConfig, heads: Mapping[str, PartConfig | None], folder: Path) -> None:
+    """Write down where the new heads came from, in the place of where the old ones did."""
+    kept = {key: source for key, source in config.pretrained.items() if key not in heads}
+    config.pretrained = kept | hub_sources(heads, folder)
 
 
 def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path) -> None:

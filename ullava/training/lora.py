@@ -22,6 +22,7 @@ from torch import nn
 
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError, WeightsError, did_you_mean
+from ullava.hub import find_folder, is_hub_id, name_of
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import set_attention, settle_generation
 from ullava.modeling.configuration import UllavaConfig
@@ -49,7 +50,10 @@ WRAPPED = ".base_layer."
 
 @dataclass(frozen=True, slots=True)
 class LoraRun:
-    """Content of ``lora_run.json``: folder of the base (None: everything is in the adapter), ids of the saved rows."""
+    """Content of ``lora_run.json``: the base (None: everything is in the adapter), ids of the saved rows.
+
+    The base is a folder, or an id of the Hub with its commit.
+    """
 
     base: str | None
     row_ids: tuple[int, ...]
@@ -125,7 +129,7 @@ def save_adapter(
     save_file(kept, str(folder / TRAINED_FILE), metadata={"format": "pt"})
     model.config.save_pretrained(str(folder / SYSTEM_FOLDER))
     processor.save_pretrained(str(folder / SYSTEM_FOLDER))
-    run = LoraRun(None if base is None else str(base), tuple(row_ids))
+    run = LoraRun(None if base is None else name_of(base), tuple(row_ids))
     (folder / RUN_FILE).write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
 
 
@@ -138,7 +142,7 @@ def load_adapter(
     base is not there; WeightsError where base and adapter do not fit.
     """
     run = read_run(folder)
-    found = base or (Path(run.base) if run.base else None)
+    found = base or base_folder(run, folder)
     if found is not None and not (found / "config.json").is_file():
         raise UserError(f"{folder / RUN_FILE}: the base {found} is not there; name it with --base")
     system = folder / SYSTEM_FOLDER
@@ -191,6 +195,13 @@ def merge_to_folder(folder: Path, out: Path, base: Path | None = None) -> Path:
         return {"kind": "merge", "base": str(base or run.base), "parameters": model.num_parameters()}
 
     return write_folder(out, folder / ADAPTER_FILE, write)
+
+
+def base_folder(run: LoraRun, folder: Path) -> Path | None:
+    """Return where the base of the run in ``folder`` is, fetched from the Hub where it came from there."""
+    if not run.base or not is_hub_id(run.base):
+        return Path(run.base) if run.base else None
+    return find_folder(run.base, Path(), f"{folder / RUN_FILE}: base")
 
 
 def read_run(folder: Path) -> LoraRun:

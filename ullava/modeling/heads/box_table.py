@@ -8,6 +8,7 @@ from typing import Any
 
 from ullava.config.schema import BoxHeadConfig
 from ullava.errors import UserError, did_you_mean
+from ullava.hub import find_folder
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box import RegressionBoxHead
 from ullava.modeling.heads.box_contract import BoxHead
@@ -73,12 +74,17 @@ def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path)
     that reads words has no tokenizer.
     """
     if box.detector is not None and box.detector.path:
-        _load_detector(model.box_head, folder / box.detector.path)
+        where = f"{folder / 'model.yaml'}: box.detector.path"
+        detector = find_folder(box.detector.path, folder, where, revision=box.detector.revision)
+        _load_detector(model.box_head, detector)
         model.tie_weights()
     if box.kind == "grounding_dino_phrase":
-        place = folder / str(box.phrase_tokenizer or (box.detector.path if box.detector is not None else ""))
+        where = f"{folder / 'model.yaml'}: box.phrase_tokenizer"
+        named = box.phrase_tokenizer or (box.detector.path if box.detector is not None else None)
+        revision = box.detector.revision if box.detector is not None and box.phrase_tokenizer is None else None
+        place = find_folder(str(named), folder, where, revision=revision, weights=False)
         if not (place / "tokenizer_config.json").is_file():
-            raise UserError(f"{folder / 'model.yaml'}: box.phrase_tokenizer: there is no tokenizer in {place}")
+            raise UserError(f"{where}: there is no tokenizer in {place}")
         processor.boxes.tokenizer = read_tokenizer(place)
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for the cache of the Hugging Face Hub, in the Hub's own layout, so that ids are tested without a network."""
+"""A stand-in for the cache of the Hugging Face Hub, in the Hub's own layout: ids are tested without a network."""
 
 from __future__ import annotations
 

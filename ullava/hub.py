@@ -129,7 +129,7 @@ def _snapshot(repository: str, revision: str, cache: str, patterns: tuple[str, .
         missing = f"{id_} at '{revision}' is not (whole) in the cache {cache}"
         raise HubUnreachableError(f"{missing}, and {_why(error)}") from error
     except errors.HfHubHTTPError as error:
-        raise UserError(f"the Hub does not give {id_}: {_answered(error.response.status_code)}") from error
+        raise UserError(f"the Hub does not give {id_}: it {_answered(error.response.status_code)}") from error
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:  # HTTPError: of the library's HTTP client
         raise UserError(f"{id_} cannot be fetched from the Hub: {' '.join(str(error).split())[:200]}") from error
 

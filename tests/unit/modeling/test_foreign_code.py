@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,12 @@ def test_a_tokenizer(refused: Callable[..., str], tmp_path: Path, file: str) -> 
 def test_a_detector_of_boxes(refused: Callable[..., str], tmp_path: Path, asked: tuple[str, ...]) -> None:
     part = part_of(tmp_path / "detector", GroundingDinoConfig())
     refused("predict", "--model", "tiny", *asked, "--detector", str(part), "--words", "cup")
+
+
+def test_there_is_one_door() -> None:
+    """What reads transformers' files is called in one module; beside it stand peft's reader and our own override."""
+    allowed = {"modeling/pretrained.py", "modeling/processing.py", "training/lora.py"}
+    calls = re.compile(r"\.from_pretrained\(|trust_remote_code=True|weights_only=False")
+    package = Path(ullava.__file__).parent
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if calls.search(path.read_text())}
+    assert found <= allowed and len(list(package.rglob("*.py"))) > 200

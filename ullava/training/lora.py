@@ -209,6 +209,8 @@ def read_run(folder: Path) -> LoraRun:
     path = folder / RUN_FILE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table["base"], str | None):
+            raise ValueError("base is no name")
         return LoraRun(table["base"], tuple(int(number) for number in table["row_ids"]))
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no {RUN_FILE}; name the adapter/ folder of a LoRA run") from error

@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SamConfig, SamModel
 from ullava import hub
 from ullava.config.load import load_config, parse_text
 from ullava.config.schema import HeadsConfig, ModelConfig, TrainRecipe
+from ullava.config.site import Site
 from ullava.errors import ConfigError, HubUnreachableError, UserError, WeightsError
 from ullava.inference.load import names_saved_model, weights_folder
 from ullava.modeling.auto import load_folder
@@ -30,6 +31,7 @@ from ullava.training.start import start_model
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[2]
+HEADS = Site(Path("recipe.yaml"), "heads")
 TINY = ROOT / "models" / "tiny" / "weights"
 
 
@@ -144,10 +146,10 @@ def test_parts_by_id_are_taken_up_and_noted_with_their_commit(cache: Path, tmp_p
     assert again.config.pretrained == noted
 
     heads = parse_text(HeadsConfig, "{mask: {sam: {path: org/sam}}}")
-    second, _ = build_fresh_heads(again, words, heads, Path())
+    second, _ = build_fresh_heads(again, words, heads, Path(), site=HEADS)
     assert second.config.pretrained == noted
     plain = HeadsConfig(mask=yaml.mask)
-    second, _ = build_fresh_heads(second, words, plain, Path())
+    second, _ = build_fresh_heads(second, words, plain, Path(), site=HEADS)
     assert second.config.pretrained == {"vision.tower": noted["vision.tower"]}
 
 

@@ -15,6 +15,7 @@ from ullava.config.comparison import CompareRecipe
 from ullava.config.load import load_config, place
 from ullava.config.recipes import config_class
 from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
+from ullava.config.site import Site
 from ullava.errors import ConfigError, HubUnreachableError, UserError
 
 HELP = "validate YAML files; for a recipe also its model, datasets and data"
@@ -108,7 +109,7 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
         from ullava.modeling.outline import outline
 
         try:
-            lines += outline(config, path.parent).lines()
+            lines += outline(config, path.parent, site=Site(path)).lines()
         except HubUnreachableError as error:  # the YAML is right all the same
             lines += [f"no figures: {problem}" for problem in error.problems]
     if isinstance(config, TrainRecipe | EvalRecipe):

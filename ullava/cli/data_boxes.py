@@ -62,7 +62,10 @@ def _detect(args: argparse.Namespace) -> int:
     from ullava.inference.box_sources import WordDetector
     from ullava.inference.predictor import pick_device
 
-    words = args.words.read_text(encoding="utf-8").splitlines()
+    try:
+        words = args.words.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"--words {args.words}: is not UTF-8 text (byte {error.start})") from None
     detector = WordDetector(args.detector, words, device=str(pick_device(args.device)))
     pictures = sorted(path for path in args.images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:

@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer and write; every input is checked before the model is loaded."""
     _check_choice(args)
-    from ullava.inference.batch import answer_all, answer_one, check_pictures, one_prompt, read_questions
+    from ullava.inference.batch import answer_all, answer_one, check_pictures, check_rows, one_prompt, read_questions
     from ullava.inference.export import check_folder
     from ullava.inference.load import load, weights_folder
 
@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
     weights_folder(args.model)
     force = _overrides(args.force)
     questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
-    check_pictures(questions)
+    sizes = check_pictures(questions)
     loaded = load(args.model, device=args.device)
     loaded.force = force
+    check_rows(loaded.processor, questions, sizes, force)
     predictor, boxes = _with_boxes(loaded, args)
     settings = {"model": args.model, "max_new_tokens": args.max_new_tokens, **boxes}
     settings |= {"force": force} if force else {}

@@ -10,6 +10,7 @@ from ullava.config.load import dump_config, load_config
 from ullava.config.nodes import read_file
 from ullava.config.recipes import config_class
 from ullava.config.schema import ModelConfig
+from ullava.config.site import Site
 from ullava.errors import UserError, did_you_mean
 
 HELP = "print where a model, dataset or config is, and its full YAML"
@@ -45,7 +46,7 @@ def _show_sizes(path: Path, overrides: list[str]) -> int:
     if config_class(path) is not ModelConfig:
         raise UserError(f"{path}: --sizes are those of a model")
     print(f"# {path}")
-    for line in outline(load_config(ModelConfig, path, overrides), path.parent).lines():
+    for line in outline(load_config(ModelConfig, path, overrides), path.parent, site=Site(path)).lines():
         print(line)
     return 0
 

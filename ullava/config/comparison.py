@@ -34,7 +34,7 @@ class CompareRecipe:
     recipe: str
     contenders: dict[str, Contender]
     data_root: str | None = None
-    pictures: int = field(default=40, metadata=at_least(1))
+    pictures: int = field(default=40, metadata=at_least(1, 1_000_000))
 
     def __post_init__(self) -> None:
         """Refuse labels that are no names of folders, and a comparison of nothing (ValueError)."""

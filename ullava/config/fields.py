@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def at_least(smallest: float) -> dict[str, float]:
-    """Return field metadata: a number (where there is one) has to be ``smallest`` or more."""
-    return {"at_least": smallest}
+def at_least(smallest: float, at_most: float | None = None) -> dict[str, float]:
+    """Return field metadata: a number (where there is one) has to be ``smallest`` or more, ``at_most`` or less."""
+    return {"at_least": smallest} | ({} if at_most is None else {"at_most": at_most})
 
 
-def above(bound: float) -> dict[str, float]:
-    """Return field metadata: a number (where there is one) has to be greater than ``bound``."""
-    return {"above": bound}
+def above(bound: float, at_most: float | None = None) -> dict[str, float]:
+    """Return field metadata: a number (where there is one) has to be greater than ``bound``, ``at_most`` or less."""
+    return {"above": bound} | ({} if at_most is None else {"at_most": at_most})

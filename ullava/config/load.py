@@ -59,9 +59,9 @@ def field_problems(cls: type[Any], field: str, value: Any, where: str, dotted: s
 
 
 def place(path: Path, dotted: str) -> str:
-    """Return ``file:line`` of a key of a YAML file, of its nearest parent where it is not written in that file."""
+    """Return ``file:line`` of a key of a YAML file or of the one that it extends, of its nearest parent otherwise."""
     try:
-        node = nodes.parse(nodes.read_file(path), str(path), [])
+        node = _extended(nodes.parse(nodes.read_file(path), str(path), []), path.parent, [])
     except ConfigError:
         return str(path)
     for key in dotted.split("."):
@@ -218,10 +218,12 @@ class _Builder:
             return self._complain(node, dotted, str(error))
 
     def _bound(self, metadata: Mapping[str, Any], value: Any, node: Node, dotted: str) -> None:
-        """Check a number against the ``at_least``, ``above`` and ``below`` of its field."""
+        """Check a number against the ``at_least``, ``at_most``, ``above`` and ``below`` of its field."""
         if isinstance(value, int | float):
             if value < metadata.get("at_least", value):
                 self._complain(node, dotted, f"has to be {metadata['at_least']} or more, not {_shown(node)}")
+            if value > metadata.get("at_most", value):
+                self._complain(node, dotted, f"has to be {metadata['at_most']} or less, not {_shown(node)}")
             if "above" in metadata and value <= metadata["above"]:
                 self._complain(node, dotted, f"has to be above {metadata['above']}, not {_shown(node)}")
             if "below" in metadata and value >= metadata["below"]:
@@ -275,7 +277,8 @@ class _Builder:
                 return number
         if kind in (str, Path) and isinstance(value, str):
             return kind(value)
-        quote = f'; write "{node.raw}" if you mean the word' if kind is str and node.raw and _is_scalar(node) else ""
+        word = node.raw if kind is str and _is_scalar(node) else ""
+        quote = f'; write "{nodes.shortened(word)}" if you mean the word' if word else ""
         return self._complain(node, dotted, f"expected {_name(kind)}, got {_shown(node)}{quote}")
 
 
@@ -314,4 +317,5 @@ def _shown(node: Node) -> str:
         return "a list"
     if node.value is None:
         return "nothing"
-    return f"'{node.value}'" if isinstance(node.value, str) else str(node.raw or node.value)
+    shown = nodes.shortened(node.raw or str(node.value))
+    return f"'{shown}'" if isinstance(node.value, str) else shown

@@ -1,6 +1,7 @@
 """YAML text -> a tree of values that remember their file and line. Knows nothing of schemas.
 
-Refused: duplicate keys, aliases (a few lines of them expand to gigabytes), custom tags, deep nesting, large files.
+Refused: duplicate keys, aliases (a few lines of them expand to gigabytes), custom tags, deep nesting, large files, and
+very many values (each costs a reader in Python some fifty microseconds).
 """
 
 from __future__ import annotations
@@ -17,14 +18,21 @@ from ullava.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_VALUES = 50_000
+MAX_KEY = 200
+MAX_SHOWN = 80
+"""Characters of a value that a message repeats."""
 
 Scalar = str | int | float | bool | None
 
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 # YAML 1.1 reads 2e-5 and 1e3 as strings because they have no dot or no sign; people mean numbers.
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-_INT = re.compile(r"[-+]?(0|[1-9][\d_]{0,17})")
+# Each digit has one place in the pattern: with two, a long number takes as many steps as the square of its digits.
+_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
+_INT = re.compile(r"[-+]?(0|[1-9][0-9_]{0,17})")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no file name and no output can hold: the null character and halves of characters."""
 
 
 @dataclass(slots=True)
@@ -49,6 +57,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's composer with limits; its constructor is not used."""
 
     depth = 0
+    values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -57,6 +66,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not allowed here", mark)
         if self.depth >= MAX_DEPTH:
             raise yaml.MarkedYAMLError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise yaml.MarkedYAMLError(None, None, f"more than {MAX_VALUES} keys and values", mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -108,7 +120,7 @@ def parse_value(text: str, where: str) -> Node:
         root = _compose(text, where)
         node = Node(where, None, text) if root is None else _convert(root, where, "", problems)
     except ConfigError as error:
-        raise ConfigError(f"{where}: cannot read the value {text!r}") from error
+        raise ConfigError(f"{where}: cannot read the value {shortened(text)!r}") from error
     if problems:
         raise ConfigError([f"{where}: {problem.split(': ', 1)[1]}" for problem in problems])
     for part in _walk(node):
@@ -129,6 +141,11 @@ def merge(base: Node, over: Node) -> Node:
     return Node(over.where, merged)
 
 
+def shortened(text: str) -> str:
+    """Return ``text`` as a message repeats it: a long one without its end."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
+
+
 def _walk(node: Node) -> Iterator[Node]:
     yield node
     children = node.value.values() if isinstance(node.value, dict) else node.value
@@ -140,6 +157,10 @@ def _walk(node: Node) -> Iterator[Node]:
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{name}:{line}: a character that YAML does not allow") from error
+    try:
         try:
             root: yaml.Node | None = loader.get_single_node()
             return root
@@ -153,6 +174,9 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{name}:{line}: a character that YAML does not allow") from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML passes on what Python says of "\U99999999", which is no character, and of a version of many digits.
+        raise ConfigError(f"{name}:{loader.line + 1}: is not YAML ({shortened(str(error))})") from error
 
 
 def _convert(node: yaml.Node, name: str, dotted: str, problems: list[str]) -> Node:
@@ -165,7 +189,15 @@ def _convert(node: yaml.Node, name: str, dotted: str, problems: list[str]) -> No
     if isinstance(node, yaml.SequenceNode):
         children = [_convert(child, name, f"{dotted}[{i}]", problems) for i, child in enumerate(node.value)]
         return Node(where, children)
-    return Node(where, _scalar(node), str(node.value))
+    text = str(node.value)
+    if _NO_TEXT.search(text):
+        problems.append(f"{where}: {dotted or 'document'}: holds a null character, or half of a character")
+        return Node(where, None)
+    if not _fits_tag(node):
+        kind = node.tag.removeprefix(_TAG)
+        problems.append(f"{where}: {dotted or 'document'}: '{shortened(text)}' is not what its tag !!{kind} says")
+        return Node(where, None)
+    return Node(where, _scalar(node), text)
 
 
 def _convert_mapping(node: yaml.MappingNode, name: str, dotted: str, problems: list[str]) -> dict[str, Node]:
@@ -177,6 +209,12 @@ def _convert_mapping(node: yaml.MappingNode, name: str, dotted: str, problems: l
             problems.append(f"{name}:{line}: {dotted or 'document'}: a key must be a word")
             continue
         key = key_node.value
+        if len(key) > MAX_KEY:
+            problems.append(f"{name}:{line}: {dotted or 'document'}: a key of {len(key)} characters")
+            continue
+        if _NO_TEXT.search(key):
+            problems.append(f"{name}:{line}: {dotted or 'document'}: a key holds a null character, or half of one")
+            continue
         inner = f"{dotted}.{key}" if dotted else key
         if key in children:
             problems.append(f"{name}:{line}: {inner}: duplicate key, already given in line {first_line[key]}")
@@ -192,6 +230,14 @@ def reads_as_number(text: str) -> bool:
     return _FLOAT.fullmatch(text) is not None
 
 
+def _fits_tag(node: yaml.Node) -> bool:
+    """Whether a scalar is what its tag says: one written by hand (``!!float x``) need not be."""
+    if node.tag == f"{_TAG}str":
+        return True
+    plain: str = _Loader("").resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+    return plain == node.tag
+
+
 def _scalar(node: yaml.Node) -> Scalar:
     """Return the Python value of a scalar: PyYAML's reading, with YAML 1.2 numbers and without dates and base 60."""
     text, tag = str(node.value), str(node.tag).removeprefix(_TAG)
@@ -202,7 +248,7 @@ def _scalar(node: yaml.Node) -> Scalar:
     if tag == "bool":
         return text.lower() in ("yes", "true", "on")
     if tag == "int" and _INT.fullmatch(text):
-        return int(text)
+        return int(text.replace("_", ""))
     if (tag == "float" and ":" not in text) or _FLOAT.fullmatch(text):
         return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text

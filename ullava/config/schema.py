@@ -2,7 +2,8 @@
 
 A field without a default is required. ``ullava.config.load`` reads YAML into these, strictly. Free-form tables that
 belong to another library (``config`` of a Hugging Face architecture, ``training``) are ``dict`` here and are checked
-by name against that library where it is imported. ``at_least`` and ``above`` bound a number; the loader checks them.
+against that library where it is imported. ``at_least``, ``at_most``, ``above`` and ``below`` bound a number; the loader
+checks them.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class BoxHeadConfig:
     """
 
     kind: Literal["regression", "grounding_dino_query", "grounding_dino_phrase"] = "regression"
-    width: int = field(default=256, metadata=at_least(1))
+    width: int = field(default=256, metadata=at_least(1, 65_536))
     frame: Literal["norm", "padsq"] = "norm"
     sigmoid: bool = True
     detector: PartConfig | None = None
     phrase_tokenizer: str | None = None
-    short_side: int = field(default=800, metadata=at_least(32))
-    long_side: int = field(default=1333, metadata=at_least(32))
+    short_side: int = field(default=800, metadata=at_least(32, 16_384))
+    long_side: int = field(default=1333, metadata=at_least(32, 16_384))
     box_threshold: float = field(default=0.25, metadata=at_least(0))
     text_threshold: float = field(default=0.2, metadata=at_least(0))
 
@@ -93,7 +94,7 @@ class TextConfig:
     as_released: bool = False
     answer: Literal["name_first", "name_last"] = "name_first"
     system: str = ""
-    max_length: int = field(default=512, metadata=at_least(1))
+    max_length: int = field(default=512, metadata=at_least(1, 1 << 24))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,14 +211,14 @@ class DatasetEntry:
     """
 
     dataset: str | None = None
-    portion: float | None = field(default=None, metadata=above(0))
+    portion: float | None = field(default=None, metadata=above(0, 1000))
     weight: float | None = field(default=None, metadata=above(0))
     split: str | None = None
     template: str | None = None
     data_root: str | None = None
     task: str | None = None
     form: Literal["reworked", "original"] | None = None
-    turns: int = field(default=3, metadata=at_least(0))
+    turns: int = field(default=3, metadata=at_least(0, 65_536))
     group: Literal["item", "image"] = "item"
     limit: int | None = field(default=None, metadata=at_least(1))
     frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
@@ -233,9 +234,9 @@ class DatasetEntry:
 class LoraConfig:
     """Low-rank adapters on the language model (peft)."""
 
-    r: int = field(metadata=at_least(1))
-    alpha: int = field(default=16, metadata=at_least(1))
-    dropout: float = field(default=0.05, metadata=at_least(0))
+    r: int = field(metadata=at_least(1, 65_536))
+    alpha: int = field(default=16, metadata=at_least(1, 1 << 24))
+    dropout: float = field(default=0.05, metadata={"at_least": 0, "below": 1})
     target: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
 
 
@@ -269,8 +270,8 @@ class OptimizerConfig:
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
-    momentum: float = 0.95
-    adam_share: float = 0.25
+    momentum: float = field(default=0.95, metadata={"at_least": 0, "below": 1})
+    adam_share: float = field(default=0.25, metadata=above(0))
     rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -345,7 +346,7 @@ class TrainRecipe:
     eval_dataset: dict[str, DatasetEntry] = field(default_factory=dict)
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
-    max_new_tokens: int = field(default=96, metadata=at_least(1))
+    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
@@ -370,11 +371,11 @@ class EvalRecipe:
     protocol: Literal["generate", "teacher_forced", "text_box"] = "generate"
     text_box_frame: Literal["padsq", "norm"] = "padsq"
     counting: Literal["strict", "as_released"] = "strict"
-    batch_size: int = field(default=32, metadata=at_least(1))
-    max_new_tokens: int = field(default=96, metadata=at_least(1))
-    num_workers: int = field(default=0, metadata=at_least(0))
+    batch_size: int = field(default=32, metadata=at_least(1, 65_536))
+    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    num_workers: int = field(default=0, metadata=at_least(0, 1024))
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    bootstrap: int = field(default=0, metadata=at_least(0))
+    bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     force: dict[str, Any] = field(default_factory=dict)

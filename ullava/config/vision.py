@@ -39,7 +39,7 @@ class ClipMlpConfig:
     temporal token is the mean of the whole frame and tells what is in it, but hardly where (models/tiny/README.md).
     """
 
-    frame_grid: int = field(default=1, metadata=at_least(1))
+    frame_grid: int = field(default=1, metadata=at_least(1, 256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +52,8 @@ class ConvConfig:
     ``pooled`` the mean of each frame and the mean over time of each place.
     """
 
-    area: float = field(default=1.0, metadata=above(0))
-    video_side: int = field(default=768, metadata=at_least(1))
+    area: float = field(default=1.0, metadata=above(0, 10_000))
+    video_side: int = field(default=768, metadata=at_least(1, 8192))
     video: Literal["frames", "pooled"] = "frames"
 
 
@@ -76,9 +76,9 @@ class SlimeConfig:
     gate: Literal["learned", "mlp", "resampler"] = "learned"
     view: Literal["both", "global", "local"] = "both"
     noise: Literal["noise", "gate"] = "noise"
-    heads: int = field(default=8, metadata=at_least(1))
-    local_side: int = field(default=12, metadata=at_least(1))
-    max_tiles: int = field(default=7, metadata=at_least(2))
+    heads: int = field(default=8, metadata=at_least(1, 1024))
+    local_side: int = field(default=12, metadata=at_least(1, 256))
+    max_tiles: int = field(default=7, metadata=at_least(2, 1024))
     separator: str = ","
     gamma_floor: float = field(default=0.0, metadata=at_least(0))
 
@@ -110,9 +110,9 @@ class MgConfig:
     fusion: Literal["gate", "gate_concat", "concat", "raw_concat"] = "gate"
     pooling: Literal["pyramid", "last_only", "multi_level"] = "pyramid"
     embed_boxes: bool = False
-    max_boxes: int = field(default=100, metadata=at_least(0))
+    max_boxes: int = field(default=100, metadata=at_least(0, 10_000))
     box_rule: Literal["top", "released"] = "top"
-    frame_pool: int = field(default=2, metadata=at_least(1))
+    frame_pool: int = field(default=2, metadata=at_least(1, 256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,12 +128,12 @@ class AvgConfig:
     """
 
     levels: list[int] = field(default_factory=list)
-    video_levels: int = field(default=3, metadata=at_least(1))
+    video_levels: int = field(default=3, metadata=at_least(1, 64))
     granularity: int | None = None
     canvases: list[list[int]] = field(default_factory=lambda: [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]])
-    text_slots: int = field(default=32, metadata=at_least(1))
-    heads: int = field(default=8, metadata=at_least(1))
-    dropout: float = field(default=0.1, metadata=at_least(0))
+    text_slots: int = field(default=32, metadata=at_least(1, 65_536))
+    heads: int = field(default=8, metadata=at_least(1, 1024))
+    dropout: float = field(default=0.1, metadata={"at_least": 0, "below": 1})
     attention_axis: Literal["tokens", "crops"] = "tokens"
     unpad: Literal["pixels", "cells"] = "pixels"
     min_level: int | None = None
@@ -160,11 +160,11 @@ class VisionConfig:
 
     strategy: Literal["clip_mlp", "conv", "slime", "mg", "avg"] = "clip_mlp"
     tower: PartConfig
-    hidden_layer: int = -2
+    hidden_layer: int = field(default=-2, metadata=at_least(-1024, 1024))
     projector: Literal["linear", "mlp2x"] = "mlp2x"
     aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
-    merge: int = field(default=1, metadata=at_least(1))
-    video_frames: int = field(default=8, metadata=at_least(1))
+    merge: int = field(default=1, metadata=at_least(1, 256))
+    video_frames: int = field(default=8, metadata=at_least(1, 4096))
     clip_mlp: ClipMlpConfig | None = None
     conv: ConvConfig | None = None
     slime: SlimeConfig | None = None

@@ -22,6 +22,7 @@ from typing import Any
 
 from ullava.errors import ConfigError, DataError
 from ullava.inference.export import make_folder
+from ullava.json_lines import parse_line
 from ullava.whole_files import whole, write_json, write_whole
 
 STALL_SECONDS = 1800.0
@@ -193,9 +194,9 @@ def _located_lines(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                record: dict[str, Any] = json.loads(line)
+                record: dict[str, Any] = parse_line(line)
             except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error})") from None
+                raise DataError(f"{path}:{number}: {error}") from None
             yield record, start, len(line)
             start += len(line)
 

@@ -5,24 +5,38 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
+from ullava.data.encode import read_videos
 from ullava.data.images import read_image_rgb_u8
 from ullava.data.video import check_video
-from ullava.errors import DataError, UserError, did_you_mean
+from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.inference.export import answer_to_json, make_folder, png_bytes
 from ullava.inference.overlay import draw_overlay
-from ullava.structures import Answer, Clip, Sample, Turn
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
+from ullava.json_lines import numbered_lines, parse_line
+from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
 from ullava.whole_files import write_whole
 
 KEYS = ("image", "video", "prompt", "id")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+class RowMaker(Protocol):
+    """What makes rows of questions: a ``UllavaProcessor``."""
+
+    video_frames: int
+
+    def encode(self, sample: Sample, images: Sequence[ImageArray], **settings: Any) -> Any:
+        """Return the row of a sample, or raise SampleError."""
+        ...
 
 
 class Answerer(Protocol):
@@ -35,12 +49,16 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt on its pictures and videos (none: words only). ``id`` is a plain file name."""
+    """One prompt on its pictures and videos (none: words only). ``id`` is a plain file name.
+
+    ``where``: the file and line that it was read from, for messages.
+    """
 
     id: str
     images: tuple[Path, ...]
     prompt: str
     videos: tuple[Path, ...] = ()
+    where: str = ""
 
     def sample(self) -> Sample:
         """Return it as a sample without an answer, a marker in front for every picture and every video."""
@@ -84,25 +102,21 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         DataError: every problem at once, as ``file:line: ...``.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     questions: list[Question] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        found = _parse_line(line, number, path, problems)
-        if found is None:
-            continue
-        if found.id in seen:
-            problems.append(f"{path}:{number}: id '{found.id}' is already that of line {seen[found.id]}")
-        seen[found.id] = number
-        questions.append(found)
+    try:
+        with path.open("rb") as file:
+            for number, line in numbered_lines(file):
+                found = _parse_line(line, number, path, problems)
+                if found is None:
+                    continue
+                if found.id in seen:
+                    problems.append(f"{path}:{number}: id '{found.id}' is already that of line {seen[found.id]}")
+                seen[found.id] = number
+                questions.append(found)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not questions and not problems:
         problems.append(f"{path}: holds no question")
     if problems:
@@ -110,26 +124,63 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def check_pictures(questions: Sequence[Question], quiet: bool = False) -> None:
+def check_pictures(questions: Sequence[Question], quiet: bool = False) -> dict[Path, tuple[int, int]]:
     """Decode every distinct picture and look into every video, so that a broken one is found before the work begins.
+
+    Returns the (height, width) of every picture.
 
     Raises:
         DataError: one line for each file that is missing, unreadable, too large or of a format not allowed.
     """
-    paths = list(dict.fromkeys(path for question in questions for path in question.images))
+    paths = {path: question.where for question in reversed(questions) for path in reversed(question.images)}
     problems: list[str] = []
-    for path in tqdm(paths, desc="checking pictures", unit="picture", disable=quiet or len(paths) < 20, leave=False):
-        try:
-            read_image_rgb_u8(path)
-        except UserError as error:
-            problems.extend(error.problems)
-    for path in dict.fromkeys(path for question in questions for path in question.videos):
+    sizes: dict[Path, tuple[int, int]] = {}
+    progress = tqdm(desc="checking pictures", unit="picture", disable=quiet or len(paths) < 20, leave=False)
+    with progress as bar:
+        for path, where in reversed(paths.items()):
+            try:
+                height, width = read_image_rgb_u8(path).shape[:2]
+                sizes[path] = height, width
+            except UserError as error:
+                problems.extend(_told_at(where, problem) for problem in error.problems)
+            bar.update()
+    for path, where in {path: question.where for question in questions for path in question.videos}.items():
         try:
             check_video(path)
         except UserError as error:
-            problems.extend(error.problems)
+            problems.extend(_told_at(where, problem) for problem in error.problems)
     if problems:
         raise DataError(problems)
+    return sizes
+
+
+def check_rows(
+    processor: RowMaker, questions: Sequence[Question], sizes: Mapping[Path, tuple[int, int]], force: Mapping[str, Any]
+) -> None:
+    """Make the row of every question, with blank pictures of the same sizes, before the model answers the first one.
+
+    ``sizes``: of ``check_pictures``.
+
+    Raises:
+        DataError: one line for each question that the model cannot be asked, because it is too long, say.
+    """
+    problems: list[str] = []
+    for question in questions:
+        sample = question.sample()
+        blank = [np.zeros((*sizes[path], 3), np.uint8) for path in question.images]
+        try:
+            videos = read_videos(sample.videos, processor.video_frames, sample.name)
+            processor.encode(sample, blank, prompt_only=True, videos=videos, force=force)
+        except SampleError as error:
+            problems.append(_told_at(question.where, error.reason if question.where else str(error)))
+        except UserError as error:
+            problems.extend(_told_at(question.where, problem) for problem in error.problems)
+    if problems:
+        raise DataError(list(dict.fromkeys(problems)))
+
+
+def _told_at(where: str, problem: str) -> str:
+    return f"{where}: {problem}" if where else problem
 
 
 def answer_one(
@@ -189,13 +240,13 @@ def answer_all(
         os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
 
 
-def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Question | None:
+def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Question | None:
     """Return the question of one line, or note what is wrong with it and return None."""
     where = f"{path}:{number}"
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        problems.append(f"{where}: not JSON ({error.msg} at column {error.colno})")
+        value = parse_line(line)
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
         return None
     if not isinstance(value, dict):
         problems.append(f'{where}: a line must be an object like {{"image": "a.jpg", "prompt": "..."}}')
@@ -215,10 +266,12 @@ def _parse_line(line: str, number: int, path: Path, problems: list[str]) -> Ques
         name = str(name)
     if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
         problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
+    pictures, films = (tuple(path.parent / item for item in items) for items in (images, videos))
+    absent = [(key, file) for key, files in (("image", pictures), ("video", films)) for file in files]
+    problems += [f"{where}: {key}: no such file: {file}" for key, file in absent if not os.path.exists(file)]
     if len(problems) > before:
         return None
-    pictures, films = (tuple(path.parent / item for item in items) for items in (images, videos))
-    return Question(str(name), pictures, str(prompt), films)
+    return Question(str(name), pictures, str(prompt), films, where)
 
 
 def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> list[str]:
@@ -226,6 +279,9 @@ def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> 
     named = value.get(key)
     files = [named] if isinstance(named, str) else [] if named is None else named
     if isinstance(files, list) and all(isinstance(item, str) and item for item in files):
+        if any(_NO_TEXT.search(item) for item in files):
+            problems.append(f"{where}: {key}: holds a null character, or half of a character")
+            return []
         return files
     problems.append(f"{where}: {key}: expected a file name, a list of file names or null")
     return []
@@ -235,7 +291,9 @@ def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[
     """Say what is wrong with a prompt for so many pictures and videos."""
     if not prompt.replace(IMAGE_MARKER, "").replace(VIDEO_MARKER, "").strip():
         return [f"{where}: is empty"]
-    problems = []
+    if _NO_TEXT.search(prompt):
+        return [f"{where}: holds a null character, or half of a character"]
+    problems = [f"{where}: holds the special token {token}" for token in GROUNDING_TOKENS if token in prompt]
     for marker, wanted, things in ((IMAGE_MARKER, images, "pictures"), (VIDEO_MARKER, videos, "videos")):
         found = prompt.count(marker)
         if found not in (0, wanted):
@@ -277,9 +335,9 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
     for number, (line, end) in enumerate(_whole_lines(source), start=1):
         whole = end
         try:
-            record = json.loads(line)
+            record = parse_line(line)
             known = asked.get(record["id"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
         if known is None or any(record.get(key) != known.get(key) for key in same):
             raise UserError(

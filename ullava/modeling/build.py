@@ -7,51 +7,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    ConvNextConfig,
-    PreTrainedConfig,
-    SamConfig,
-    SamModel,
-)
+from transformers import AutoModelForCausalLM, ConvNextConfig, SamConfig, SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
-from ullava.errors import ConfigError, UserError, did_you_mean
+from ullava.config.site import Site
+from ullava.errors import UserError
 from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
+from ullava.modeling.part_configs import LANGUAGES, part_config
 from ullava.modeling.positions import start_sam_positions
-from ullava.modeling.pretrained import read_config, read_tokenizer
+from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
 from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 
 def build_model(
-    config: ModelConfig, folder: Path, *, attention: str = "sdpa"
+    config: ModelConfig, folder: Path, *, attention: str = "sdpa", site: Site | None = None
 ) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
     """Build model and processor. Relative paths of ``config`` start at ``folder`` (that of model.yaml).
 
     Parts with a ``path`` carry their pretrained weights; everything else is initialised at random (seed it before).
-    ``attention`` is the kernel of every part, by transformers' name.
+    ``attention`` is the kernel of every part, by transformers' name. ``site``: where ``config`` was written, for
+    messages, where that is no model.yaml in ``folder``.
+
+    Raises UserError for parts that are not there, that no network can be made of, or that this machine cannot hold.
     """
-    tokenizer = load_tokenizer(config, folder)
-    model_config = to_model_config(config, folder, tokenizer)
+    site = site or Site(folder / "model.yaml")
+    tokenizer = load_tokenizer(config, folder, site)
+    model_config = to_model_config(config, folder, tokenizer, site)
     set_attention(model_config, attention)
+    try_system(model_config, site)
     model = UllavaForConditionalGeneration(model_config)
     _start_afresh(model, config)
-    _load_parts(model, config, folder, len(tokenizer))
+    _load_parts(model, config, folder, len(tokenizer), site)
     settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
-    processor = build_processor(config, model_config, tokenizer)
+    with vision_of(site):
+        processor = build_processor(config, model_config, tokenizer)
     load_box_parts(model, processor, config.box, folder)
-    vision = pretrained_parts(config.vision)
     parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
-    model.config.pretrained = hub_sources(parts | {f"vision.{name}": part for name, part in vision.items()}, folder)
+    parts |= {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
+    model.config.pretrained = hub_sources(parts, folder, site)
     return model, processor
 
 
@@ -71,9 +73,10 @@ def set_attention(config: UllavaConfig, attention: str) -> None:
         part._attn_implementation = attention
 
 
-def load_tokenizer(config: ModelConfig, folder: Path) -> Any:
-    """The tokenizer of ``config.tokenizer`` with our special tokens added."""
-    path = find_folder(config.tokenizer, folder, f"{folder / 'model.yaml'}: tokenizer", weights=False)
+def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) -> Any:
+    """The tokenizer of ``config.tokenizer`` with our special tokens added; ``site``: see ``build_model``."""
+    where = (site or Site(folder / "model.yaml")).of("tokenizer")
+    path = find_folder(config.tokenizer, folder, str(where), weights=False)
     tokenizer = read_tokenizer(path)
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
@@ -111,30 +114,32 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
     }
 
 
-def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> UllavaConfig:
-    """``model.yaml`` and the tokenizer -> UllavaConfig."""
-    where = folder / "model.yaml"
-    text = part_config(config.language, folder, f"{where}: language", None)
+def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
+    """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``: see ``build_model``."""
+    where = site or Site(folder / "model.yaml")
+    text = part_config(config.language, folder, where.of("language"), None, among=LANGUAGES)
     if not config.language.path:
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
-    fields: dict[str, Any] = {**box_fields(config.box, folder, f"{where}: box"), **special_token_ids(tokenizer)}
+    fields: dict[str, Any] = {**box_fields(config.box, folder, where.of("box")), **special_token_ids(tokenizer)}
     settings = strategy_settings(
-        config.vision, lambda part, key: part_config(part, folder, f"{where}: vision.{key}", None)
+        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), None)
     )
+    with vision_of(where):
+        words = word_ids(config.vision.strategy, settings, tokenizer)
     return UllavaConfig(
         text_config=text,
         vision_config=part_config(
-            config.vision.tower, folder, f"{where}: vision.tower", TOWERS[config.vision.strategy]
+            config.vision.tower, folder, where.of("vision.tower"), TOWERS[config.vision.strategy]
         ),
-        sam_config=part_config(config.mask.sam, folder, f"{where}: mask.sam", SamConfig),
+        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), SamConfig),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
         aspect=config.vision.aspect,
         merge=config.vision.merge,
-        vision_settings=settings | word_ids(config.vision.strategy, settings, tokenizer),
+        vision_settings=settings | words,
         head_state=config.head_state,
         mask_score=config.mask.score,
         max_text_length=config.text.max_length,
@@ -147,14 +152,11 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any) -> Ullava
     )
 
 
-def box_fields(box: BoxHeadConfig, folder: Path, where: str) -> dict[str, Any]:
-    """Return what ``UllavaConfig`` holds of a box head. Raises ConfigError as ``part_config``, for ``where``."""
+def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
+    """Return what ``UllavaConfig`` holds of a box head. Raises ConfigError as ``part_config``, for ``site``."""
     detector = None
     if box.detector is not None:
-        detector = part_config(box.detector, folder, f"{where}.detector", None)
-        if detector.model_type not in DETECTORS:
-            known = ", ".join(DETECTORS)
-            raise ConfigError(f"{where}.detector: '{detector.model_type}' is no detector of boxes; known: {known}")
+        detector = part_config(box.detector, folder, site.of("detector"), None, among=DETECTORS)
     return {
         "box_kind": box.kind,
         "detector_config": detector,
@@ -162,54 +164,6 @@ def box_fields(box: BoxHeadConfig, folder: Path, where: str) -> dict[str, Any]:
         "box_frame": box.frame,
         "box_sigmoid": box.sigmoid,
     }
-
-
-def part_config(part: PartConfig, folder: Path, where: str, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
-    """Return the transformers config of one part; ``kind`` None reads it from ``model_type``.
-
-    With a path, ``part.config`` changes single values of what lies there.
-
-    Raises ConfigError, which names ``where``, for a path that is not there and for keys that the kind does not have.
-    """
-    if part.path:
-        path = find_folder(part.path, folder, f"{where}.path", revision=part.revision, weights=False)
-        found = read_config(path, kind)
-        if not part.config:
-            return found
-        _refuse_unknown(part.config, type(found), f"{where}.config")
-        return type(found)(**{**found.to_dict(), **part.config})
-    table = dict(part.config)
-    if kind is None:
-        name = table.pop("model_type", None)
-        if name not in CONFIG_MAPPING:
-            raise ConfigError(f"{where}.config.model_type: unknown '{name}'{did_you_mean(str(name), CONFIG_MAPPING)}")
-        kind = CONFIG_MAPPING[name]
-    _refuse_unknown(table, kind, f"{where}.config")
-    return kind(**table)
-
-
-def _refuse_unknown(table: dict[str, Any], kind: type[PreTrainedConfig], where: str) -> None:
-    """Hugging Face configs keep any key they are given; a misspelt one must not pass, nor one in a table within."""
-    problems = _unknown_keys(table, kind, where)
-    if problems:
-        raise ConfigError(problems)
-
-
-def _unknown_keys(table: dict[str, Any], kind: type[PreTrainedConfig], where: str) -> list[str]:
-    known = set(kind().to_dict()) | {"dtype", "attn_implementation"}
-    problems = [f"{where}.{key}: unknown key{did_you_mean(key, known)}" for key in table if key not in known]
-    for key, value in table.items():
-        nested = getattr(kind(), key, None)
-        if not isinstance(value, dict) or not isinstance(nested, PreTrainedConfig):
-            continue
-        name = value.get("model_type", nested.model_type)
-        if name != nested.model_type and name not in CONFIG_MAPPING:
-            problems.append(f"{where}.{key}.model_type: unknown '{name}'{did_you_mean(str(name), CONFIG_MAPPING)}")
-            continue
-        # Parts of SAM have no name of their own in transformers 5.17.
-        inner = type(nested) if name == nested.model_type else CONFIG_MAPPING[name]
-        problems += _unknown_keys(value, inner, f"{where}.{key}")
-    return problems
 
 
 def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) -> None:
@@ -226,34 +180,35 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
         torch.nn.init.normal_(table.weight)
 
 
-def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int) -> None:
+def _load_parts(
+    model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int, site: Site
+) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
-    where = folder / "model.yaml"
     if config.language.path:
-        language = weights_of(config.language, folder, f"{where}: language")
+        language = weights_of(config.language, folder, site.of("language"))
         load_part(model.language_model, read_part(AutoModelForCausalLM, language), language)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
     vision = pretrained_parts(config.vision)
     model.vision.load_pretrained(
-        {name: weights_of(part, folder, f"{where}: vision.{name}") for name, part in vision.items()}
+        {name: weights_of(part, folder, site.of(f"vision.{name}")) for name, part in vision.items()}
     )
     if config.mask.sam.path:
-        sam = weights_of(config.mask.sam, folder, f"{where}: mask.sam")
+        sam = weights_of(config.mask.sam, folder, site.of("mask.sam"))
         load_part(model.mask_head.sam, read_part(SamModel, sam), sam)
     model.tie_weights()
 
 
-def hub_sources(parts: Mapping[str, PartConfig | None], folder: Path) -> dict[str, dict[str, str]]:
+def hub_sources(parts: Mapping[str, PartConfig | None], folder: Path, site: Site) -> dict[str, dict[str, str]]:
     """Return which of ``parts`` (key of model.yaml -> part) came from the Hub, for ``UllavaConfig.pretrained``."""
     named = {key: part for key, part in parts.items() if part is not None and part.path}
-    sources = {key: source_of(weights_of(part, folder, key)) for key, part in named.items()}
+    sources = {key: source_of(weights_of(part, folder, site.of(key))) for key, part in named.items()}
     return {key: source for key, source in sources.items() if source is not None}
 
 
-def weights_of(part: PartConfig, folder: Path, where: str) -> Path:
-    """The folder with the weights of a part that has a ``path``; see ``ullava.hub``."""
-    return find_folder(str(part.path), folder, f"{where}.path", revision=part.revision)
+def weights_of(part: PartConfig, folder: Path, site: Site) -> Path:
+    """The folder with the weights of a part that has a ``path`` and was written at ``site``; see ``ullava.hub``."""
+    return find_folder(str(part.path), folder, str(site.of("path")), revision=part.revision)
 
 
 def _grow_vocabulary(model: UllavaForConditionalGeneration, vocabulary: int) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 
 from ullava.config.schema import ModelConfig, PartConfig
+from ullava.config.site import Site
 from ullava.errors import UserError
 from ullava.hub import find_folder
 from ullava.modeling.build import load_tokenizer, to_model_config
 from ullava.modeling.strategies import build_preprocessor, patch_of
+from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.vision.strategy import TokenCount
 
@@ -46,30 +48,35 @@ class Outline:
         return [*told, f"  {f'video, {self.frames} frames':<22}{_range(self.video):>16}"]
 
 
-def outline(config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int]] = PICTURES) -> Outline:
+def outline(
+    config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int]] = PICTURES, site: Site | None = None
+) -> Outline:
     """Tell the figures of a ``model.yaml`` (below ``folder``) from what describes its parts; weights are not needed.
 
-    A part that is not at hand is told from its own ``config``, where that says what it is (``model_type``).
+    A part that is not at hand is told from its own ``config``, where that says what it is (``model_type``). ``site``:
+    see ``build_model``.
 
     Raises ConfigError for a part that is not at hand and not described, HubUnreachableError where it could be fetched.
     """
+    written = site or Site(folder / "model.yaml")
     problems: list[UserError] = []
-    described = _described(config, folder, "", problems)
+    described = _described(config, folder, written, problems)
     if problems:
         raise type(problems[0])([line for problem in problems for line in problem.problems])
-    tokenizer = load_tokenizer(described, folder)
-    settings = to_model_config(described, folder, tokenizer)
+    tokenizer = load_tokenizer(described, folder, site)
+    settings = to_model_config(described, folder, tokenizer, site)
     settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
-    with torch.device("meta"):
-        model = UllavaForConditionalGeneration(settings)
-    preprocessor = build_preprocessor(
-        settings.strategy,
-        side=settings.vision_config.image_size,
-        patch=patch_of(settings),
-        aspect=settings.aspect,
-        merge=settings.merge,
-        settings=settings.vision_settings,
-    )
+    with vision_of(written):
+        with torch.device("meta"):
+            model = UllavaForConditionalGeneration(settings)
+        preprocessor = build_preprocessor(
+            settings.strategy,
+            side=settings.vision_config.image_size,
+            patch=patch_of(settings),
+            aspect=settings.aspect,
+            merge=settings.merge,
+            settings=settings.vision_settings,
+        )
     counts = {size: preprocessor.preprocess(np.zeros((size[1], size[0], 3), np.uint8)).count for size in pictures}
     frames = np.zeros((settings.video_frames, 360, 640, 3), np.uint8)
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))
@@ -90,19 +97,17 @@ def _range(count: TokenCount) -> str:
     return f"{count.low:,}" if count.exact else f"{count.low:,} to {count.high:,}"
 
 
-def _described(value: Any, folder: Path, dotted: str, problems: list[UserError]) -> Any:
+def _described(value: Any, folder: Path, site: Site, problems: list[UserError]) -> Any:
     """Return a config whose parts that are not at hand are spelt out in sizes, where their ``config`` does that."""
     if isinstance(value, PartConfig) and value.path is not None:
-        where = f"{folder / 'model.yaml'}: {dotted}.path"
         try:
-            find_folder(value.path, folder, where, revision=value.revision, weights=False)
+            find_folder(value.path, folder, str(site.of("path")), revision=value.revision, weights=False)
         except UserError as error:
             if "model_type" in value.config:
                 return PartConfig(config=value.config)
             problems.append(error)
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        inner = {entry.name: f"{dotted}.{entry.name}".removeprefix(".") for entry in fields(value)}
-        made = {name: _described(getattr(value, name), folder, key, problems) for name, key in inner.items()}
-        return replace(value, **made)
+        parts = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return replace(value, **{key: _described(part, folder, site.of(key), problems) for key, part in parts.items()})
     return value

@@ -38,6 +38,7 @@ from ullava.modeling.pretrained import (
     reading,
 )
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.trial import try_network
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.modeling.weight_files import one_line, read_shapes, read_table
 from ullava.structures import Turn
@@ -103,14 +104,17 @@ def read_saved_config(folder: Path) -> UllavaConfig:
 
 
 def check_fit(config: UllavaConfig, folder: Path) -> None:
-    """Refuse a config whose network is much larger than the weights beside it, before memory is taken.
+    """Refuse a config that does not hold together, or whose network is much larger than the weights beside it.
 
     Raises UserError for sizes that no network can be made of, WeightsError for sizes that the weights cannot have.
     """
     shapes = read_shapes(folder)
     check_depth(config.to_dict(), len(shapes), folder)
-    with reading(folder / CONFIG_FILE), torch.device("meta"):
-        model = UllavaForConditionalGeneration(config)
+    with reading(folder / CONFIG_FILE):
+        for part in (config.text_config, config.vision_config, config.sam_config):
+            try_network(part)
+        with torch.device("meta"):
+            model = UllavaForConditionalGeneration(config)
     check_volume(model, {name: stored.shape for name, stored in shapes.items()}, folder)
 
 

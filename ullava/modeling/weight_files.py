@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +22,13 @@ SAFE_FILE = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 PICKLED_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
-WRAPPERS = ("state_dict", "model", "module")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+FOREIGN_STARTS = {
+    b"<": "a web page or XML, not weights; was the address of the download wrong?",
+    b"version https://git-lfs": "a pointer of Git LFS, not the weights; fetch them with `git lfs pull`",
+    b"{": "JSON, not weights",
+}
+"""What else is found under the names of weights -> what it is."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -48,12 +55,31 @@ def read_pickled_or_safe(path: Path) -> dict[str, Tensor]:
     ``module``.
 
     Raises:
-        WeightsError: as ``read_state_dict``, or a pickle that is not plain tensors.
+        WeightsError: as ``read_state_dict``, a pickle that is not plain tensors, or tensors that hold NaN or infinity.
     """
     parts = {}
     for file in weight_files(path):
         parts[file] = _read_pickled(file) if file.suffix in PICKLED_SUFFIXES else _read_safetensors(file)
+    problems = [f"{file}: {name} {why}" for file, tensors in parts.items() for name, why in _not_numbers(tensors)]
+    if problems:
+        raise WeightsError(problems)
     return _merge(parts)
+
+
+def prefix_hint(names: Collection[str]) -> str:
+    """Say which prefix all names have in common, as wrappers of a model put before them; '' where there is none."""
+    parts = [name.split(".") for name in names]
+    shared: list[str] = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    if len(parts) < 2 or not shared:
+        return ""
+    return (
+        f"all {len(parts)} names begin with '{'.'.join(shared)}.'; if a wrapper put that before them "
+        "(DistributedDataParallel, Lightning), save the weights without it"
+    )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -163,24 +189,56 @@ def _merge(parts: Mapping[Path, Mapping[str, T]]) -> dict[str, T]:
     return merged
 
 
+def _not_numbers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Name the tensors of a run that failed; masks of attention are infinite on purpose."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        if bool(tensor.isnan().any()):
+            yield name, "holds NaN (not a number): these weights are of a run that failed"
+        elif not name.endswith("mask") and bool(tensor.isinf().any()):
+            yield name, "holds infinity: these weights are of a run that failed"
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Name what lies in the place of weights: nothing, a web page, a pointer, a file that was cut off."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(64).lstrip()
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
+    if not file.stat().st_size:
+        raise WeightsError(f"{file}: is empty")
+    for sign, what in FOREIGN_STARTS.items():
+        if start.startswith(sign):
+            raise WeightsError(f"{file}: is {what}")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
+        raise WeightsError(f"{file}: is cut off: the end of the archive is missing; copy or download it again")
+
+
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    _refuse_foreign(file)
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
+        if "not fully covered" in str(error):
+            raise WeightsError(f"{file}: is cut off: its end is missing; copy or download it again") from error
         raise WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}") from error
 
 
 def _read_pickled(file: Path) -> dict[str, Tensor]:
+    _refuse_foreign(file)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{file}: refused, opening it would need to run code: {one_line(error)}") from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{file}: cannot be read: {one_line(error)}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+    while isinstance(content, dict):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{file}: holds {type(content).__name__}, not a dict of tensors")
     foreign = [name for name, tensor in content.items() if not isinstance(tensor, Tensor) or not isinstance(name, str)]

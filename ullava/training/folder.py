@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ullava.errors import UserError
+from ullava.errors import DataError, UserError
+from ullava.json_lines import numbered_lines, parse_line
 from ullava.whole_files import write_whole
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
@@ -96,8 +97,15 @@ def append_json(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a JSONL file; a missing file is an empty one."""
+    """Read the complete lines of a JSONL file; a missing file is an empty one. Raises DataError for one not JSON."""
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole if line]
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].split(b"\n")
+    records: list[dict[str, Any]] = []
+    for number, line in numbered_lines(whole):
+        try:
+            records.append(parse_line(line))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from None
+    return records

@@ -10,6 +10,7 @@ import torch
 
 from ullava.config.load import load_config, place
 from ullava.config.schema import HeadsConfig, LossConfig, ModelConfig, TrainRecipe
+from ullava.config.site import Site
 from ullava.errors import ConfigError
 from ullava.inference.load import names_saved_model, weights_folder
 from ullava.modeling.auto import load_folder
@@ -115,31 +116,33 @@ def _loss(recipe: TrainRecipe, config: Any) -> LossConfig:
 
 def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> tuple[Any, Any]:
     if base is None:
-        config, folder = _model_config(recipe, recipe_path)
+        config, folder, site = _model_config(recipe, recipe_path)
         if recipe.heads != "kept":
             raise ConfigError(f"{place(recipe_path, 'heads')}: heads: only where init names weights to start from")
-        return build_model(config, folder, attention=recipe.attention)
+        return build_model(config, folder, attention=recipe.attention, site=site)
     model, processor = load_folder(base, torch.float32, attention=recipe.attention)
     if isinstance(recipe.heads, HeadsConfig):
-        return build_fresh_heads(model, processor, recipe.heads, Path("."), attention=recipe.attention)
+        written = Site(recipe_path, "heads")
+        return build_fresh_heads(model, processor, recipe.heads, Path("."), attention=recipe.attention, site=written)
     if recipe.system is None and names_saved_model(recipe.model):
         return model, processor
-    config, folder = _model_config(recipe, recipe_path)
-    wanted = to_model_config(config, folder, processor.tokenizer)
+    config, folder, site = _model_config(recipe, recipe_path)
+    wanted = to_model_config(config, folder, processor.tokenizer, site)
     _compare(recipe, recipe_path, wanted, model.config)
     if recipe.heads == "fresh_box":
-        return build_fresh_box(model, processor, config.box, folder, attention=recipe.attention)
+        return build_fresh_box(model, processor, config.box, folder, attention=recipe.attention, site=site.of("box"))
     if recipe.heads == "fresh":
         heads = HeadsConfig(mask=config.mask, box=config.box, aspect=config.vision.aspect, text=config.text)
-        return build_fresh_heads(model, processor, heads, folder, attention=recipe.attention)
+        return build_fresh_heads(model, processor, heads, folder, attention=recipe.attention, site=site)
     return model, processor
 
 
-def _model_config(recipe: TrainRecipe, recipe_path: Path) -> tuple[ModelConfig, Path]:
+def _model_config(recipe: TrainRecipe, recipe_path: Path) -> tuple[ModelConfig, Path, Site]:
+    """The model of a recipe, the folder that its paths start at, and where it was written."""
     if recipe.system is not None:
-        return recipe.system, Path(".")
+        return recipe.system, Path("."), Site(recipe_path, "system")
     path = find("models", recipe.model)
-    return load_config(ModelConfig, path), path.parent
+    return load_config(ModelConfig, path), path.parent, Site(path)
 
 
 def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) -> None:

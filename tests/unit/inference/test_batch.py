@@ -94,19 +94,36 @@ def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, picture: 
         ('{"image": "a.png", "prompt": "<image><image>x"}', "2 <image> markers for 1 pictures"),
         ('{"image": "a.png", "prompt": "x", "id": "../x"}', "plain file name"),
         ('{"image": "a.png", "prompt": "x", "id": "ok"}', "already that of line 1"),
+        ('{"image": "gone.png", "prompt": "x"}', "image: no such file: "),
+        ('{"video": "gone.mp4", "prompt": "x"}', "video: no such file: "),
+        ('{"image": "a.png", "prompt": "Segment [SEG]."}', "prompt: holds the special token [SEG]"),
+        ('{"image": "a.png", "prompt": "x\\ud800"}', "prompt: holds a null character, or half of a character"),
+        ('{"image": "a\\u0000.png", "prompt": "x"}', "image: holds a null character, or half of a character"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str, complaint: str) -> None:
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, picture: Path, line: str, complaint: str) -> None:
     path = jsonl(tmp_path / "q.jsonl", {"image": "a.png", "prompt": "x", "id": "ok"}, line)
     with pytest.raises(DataError) as caught:
         read_questions(path)
     assert any(problem.startswith(f"{path}:2: ") and complaint in problem for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_questions_of_other_programs_are_read(tmp_path: Path, picture: Path, newline: str) -> None:
+    lines = ['{"image": "a.png", "prompt": "How\u2028many\u0085shapes?"}', '{"prompt": "two"}']
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + newline.join(lines).encode())
+    first, second = read_questions(path)
+    assert (first.prompt, first.where) == ("How\u2028many\u0085shapes?", f"{path}:1")
+    assert (second.id, second.where) == ("000002", f"{path}:2")
+
+
 def test_all_bad_lines_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        read_questions(jsonl(tmp_path / "q.jsonl", "{", {"prompt": "ok"}, "}"))
-    assert len(caught.value.problems) == 2
+        read_questions(
+            jsonl(tmp_path / "q.jsonl", "{", {"prompt": "ok"}, "}", {"prompt": "[LOC]", "image": "gone.png"})
+        )
+    assert len(caught.value.problems) == 4
 
 
 def test_question_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def test_one_question_writes_both_files(command: Command, random_model: Path, pi
         assert overlay.size == (60 * 8, 40 * 8)
 
 
+def test_every_question_is_checked_before_the_first_is_answered(
+    command: Command, random_model: Path, pictures: list[Path]
+) -> None:
+    folder = pictures[0].parent
+    rows = [{"image": "picture0.png", "prompt": "What?"}, {"image": "picture1.png", "prompt": "long " * 60}]
+    rows += [{"prompt": "word " * 90}]
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, printed, errors = command(
+        "predict", "--model", str(random_model), "--prompts", str(folder / "q.jsonl"), "--json", "--batch-size", "1"
+    )
+    assert (code, printed) == (2, "")
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 2
+    for number, line in zip((2, 3), told, strict=True):
+        assert line.startswith(f"error: {folder / 'q.jsonl'}:{number}: ") and "more than max_length 200" in line
+
+
 def test_json_is_all_that_is_printed_and_nothing_is_written(
     command: Command, random_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

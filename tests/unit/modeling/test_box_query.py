@@ -262,7 +262,7 @@ def test_wrong_detectors_are_refused(tmp_path: Path) -> None:
         attempt(box_override("grounding_dino_query", frame="padsq"))
     with pytest.raises(ConfigError, match="long_side 32 is below short_side 64"):
         attempt(box_override("grounding_dino_query", short_side=64, long_side=32))
-    with pytest.raises(ConfigError, match="'llama' is no detector of boxes"):
+    with pytest.raises(ConfigError, match="model_type: unknown 'llama'; known: grounding-dino, mm-grounding-dino"):
         attempt(box_override("grounding_dino_query", detector={"config": {"model_type": "llama"}}))
     with pytest.raises(ConfigError, match="no such file or folder"):
         attempt(box_override("grounding_dino_query", detector={"path": "nowhere"}))

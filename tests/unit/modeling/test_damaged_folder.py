@@ -135,6 +135,7 @@ def value_damages() -> Iterator[tuple[str, str, Any]]:
         ("vision_config.model_type", "siglip"), ("vision_config.image_size", 64), ("vision_config.patch_size", 0),
         ("vision_config.patch_size", ...), ("vision_config.num_hidden_layers", 10**8),
         ("vision_config.hidden_size", 2.5),
+        ("sam_config.vision_config.window_size", -2), ("sam_config.vision_config.global_attn_indexes", [9]),
         ("sam_config.vision_config", []), ("sam_config.vision_config.image_size", 64),
         ("sam_config.vision_config.num_hidden_layers", None), ("sam_config.prompt_encoder_config.hidden_size", 16),
         ("sam_config.mask_decoder_config.num_hidden_layers", ...), ("detector_config", {"model_type": "llama"}),

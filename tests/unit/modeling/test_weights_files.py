@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ullava.errors import WeightsError
-from ullava.modeling.weight_files import read_pickled_or_safe, read_state_dict
+from ullava.modeling.weight_files import prefix_hint, read_pickled_or_safe, read_state_dict
 
 STATE = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
 
@@ -114,3 +114,49 @@ def test_broken_indexes_are_refused(tmp_path):
         index.write_text(text)
         with pytest.raises(WeightsError, match=r"index\.json"):
             read_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<html>not found</html>", "is a web page or XML, not weights"),
+        (b"\n<!DOCTYPE html>", "is a web page or XML, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+        (b'{"error": 404}', "is JSON, not weights"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_named(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=reason):
+        read_pickled_or_safe(tmp_path / name)
+
+
+def test_files_that_are_cut_off_are_called_so(tmp_path):
+    torch.save(STATE, tmp_path / "weights.pth")
+    save_file(STATE, tmp_path / "model.safetensors")
+    for name in ("weights.pth", "model.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-4])
+        with pytest.raises(WeightsError, match=rf"{name}: is cut off"):
+            read_pickled_or_safe(tmp_path / name)
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value, word, dtype):
+    broken = {"a": torch.ones(2, dtype=dtype), "b.weight": torch.tensor([1.0, value], dtype=dtype)}
+    torch.save({"model_state_dict": broken}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=rf"weights\.pth: b\.weight holds {word}"):
+        read_pickled_or_safe(tmp_path / "weights.pth")
+
+
+def test_masks_may_be_infinite(tmp_path):
+    torch.save({"attn_mask": torch.tensor([0.0, float("-inf")])}, tmp_path / "weights.pth")
+    assert "attn_mask" in read_pickled_or_safe(tmp_path / "weights.pth")
+
+
+def test_a_prefix_of_a_wrapper_is_named():
+    assert prefix_hint(["module.a.b", "module.a.c", "module.d"]).startswith("all 3 names begin with 'module.'; ")
+    assert "'model.sam.'" in prefix_hint(["model.sam.b", "model.sam.c"])
+    assert prefix_hint(["a.b", "c.d"]) == ""

@@ -10,6 +10,7 @@ from transformers import SamConfig, SamModel
 
 from ullava.errors import WeightsError
 from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.weights.conversion_parts import convert_sam_file
 from ullava.modeling.weights.sam import convert_sam, sam_config_of
 
 # transformers' name -> Meta's, written the other way round and independently of the table under test.
@@ -154,3 +155,29 @@ def test_a_converted_original_sees_what_the_original_saw(shared_dir: Path):
         positions = model.get_image_wide_positional_embeddings()
     torch.testing.assert_close(embeddings, inside["sam_image_embedding"], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(positions, inside["sam_dense_pe"], atol=1e-5, rtol=1e-5)
+
+
+def test_all_missing_keys_are_told_at_once(original):
+    decoder = {name: value for name, value in to_meta(original).items() if name.startswith("mask_decoder.")}
+    with pytest.raises(WeightsError) as caught:
+        convert_sam(decoder)
+    assert len(caught.value.problems) == 7
+    assert all(problem.startswith(("missing: image_encoder.", "missing: prompt_")) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "sam_model.", "model.module."])
+def test_the_prefix_of_a_wrapper_is_named_first(tmp_path, original, prefix):
+    torch.save({"state_dict": {prefix + name: value for name, value in to_meta(original).items()}}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError) as caught:
+        convert_sam_file(tmp_path / "a.pth", tmp_path / "out", 4)
+    assert f"names begin with '{prefix}'" in caught.value.problems[0]
+    assert "missing: mask_decoder.mask_tokens.weight; is this a segment-anything checkpoint?" in caught.value.problems
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_a_failed_run_are_not_converted(tmp_path, original):
+    broken = to_meta(original)
+    broken["image_encoder.pos_embed"] = broken["image_encoder.pos_embed"] * float("nan")
+    torch.save(broken, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth: image_encoder\.pos_embed holds NaN"):
+        convert_sam_file(tmp_path / "a.pth", tmp_path / "out", 4)

@@ -143,6 +143,8 @@ def floor_of(settings: Mapping[str, Any], levels: Sequence[int]) -> int:
 
 def canvases_of(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """The canvases of a model in tiles (columns, rows). Raises UserError for one that is not two numbers from 1."""
+    if not settings["canvases"]:
+        raise UserError("vision.avg.canvases: a picture needs at least one")
     canvases = []
     for canvas in settings["canvases"]:
         if len(canvas) != 2 or min(canvas) < 1:

@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from ullava.config.schema import ModelConfig
-from ullava.errors import UserError
+from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_model
 from ullava.modeling.strict_loading import load_strict
-from ullava.modeling.weight_files import read_pickled_or_safe, weight_files
+from ullava.modeling.weight_files import prefix_hint, read_pickled_or_safe, weight_files
 
 REPORT = "conversion.json"
 OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")
@@ -59,12 +59,21 @@ def write_folder(
     """
     inputs = [_fingerprint(file) for file in files or weight_files(source)]
     with new_folder(out) as folder:
-        report = write(folder)
+        try:
+            report = write(folder)
+        except WeightsError as error:
+            # The names are read again only here, where a prefix of a wrapper may be what is wrong with all of them.
+            hint = "" if files or not _names_fail(error) else prefix_hint(read_pickled_or_safe(source).keys())
+            raise WeightsError([*([f"{source}: {hint}"] if hint else []), *error.problems]) from error
         report["inputs"] = inputs
         report["outputs"] = [_fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return out
+
+
+def _names_fail(error: WeightsError) -> bool:
+    return any(problem.startswith(("missing: ", "unexpected: ")) for problem in error.problems)
 
 
 def print_report(out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ullava.config.schema import ModelConfig
+from ullava.config.site import Site
 from ullava.modeling.auto import load_folder
 from ullava.modeling.fresh_heads import build_fresh_box
 from ullava.modeling.weights.conversion import write_folder
@@ -28,7 +29,8 @@ def convert_box_head(source: Path, config: ModelConfig, model_folder: Path, out:
 
     def write(folder: Path) -> dict[str, Any]:
         torch.manual_seed(seed)
-        model, processor = build_fresh_box(*load_folder(source, torch.float32), config.box, model_folder)
+        site = Site(model_folder / "model.yaml", "box")
+        model, processor = build_fresh_box(*load_folder(source, torch.float32), config.box, model_folder, site=site)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         head = sum(parameter.numel() for parameter in model.box_head.parameters())

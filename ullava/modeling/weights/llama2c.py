@@ -43,6 +43,8 @@ def convert_llama2c(file: Path) -> LlamaForCausalLM:
     if len(content) != wanted:
         raise WeightsError(f"{file}: {len(content)} bytes, the sizes in its header want {wanted}")
     numbers = torch.frombuffer(bytearray(content[HEADER.size :]), dtype=torch.float32)
+    if not bool(numbers.isfinite().all()):
+        raise WeightsError(f"{file}: holds NaN or infinity: these weights are of a run that failed")
     tables, place = {}, 0
     for name, shape in shapes:
         length = int(np.prod(shape))

@@ -15,10 +15,25 @@ from transformers import SamConfig, SamModel
 from ullava.errors import WeightsError
 from ullava.modeling.strict_loading import load_strict
 from ullava.modeling.weights.keymap import Rule, rename_keys
-from ullava.modeling.weights.shapes import count_layers, shape_of
+from ullava.modeling.weights.shapes import count_layers, refuse_missing, shape_of
 
 DECODER_HEADS = 8
 WHAT = "a segment-anything checkpoint"
+
+SIZE_KEYS = (
+    "image_encoder.patch_embed.proj.weight",
+    "image_encoder.pos_embed",
+    "image_encoder.blocks.0.attn.rel_pos_h",
+    "image_encoder.blocks.0.mlp.lin1.weight",
+    "image_encoder.neck.2.weight",
+    "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    "prompt_encoder.mask_downscaling.3.weight",
+    "mask_decoder.mask_tokens.weight",
+    "mask_decoder.iou_prediction_head.layers.0.weight",
+    "mask_decoder.transformer.layers.0.mlp.lin1.weight",
+    "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight",
+)
+"""Tensors that sizes are read off, in Meta's names."""
 
 _MLP_LAYERS = (("0", "proj_in"), ("1", r"layers.0"), ("2", "proj_out"))
 
@@ -88,6 +103,7 @@ def sam_config_of(state_dict: Mapping[str, Tensor], decoder_heads: int = DECODER
     Raises:
         WeightsError: a tensor that a size is read from is missing or does not have the expected rank.
     """
+    refuse_missing(state_dict, SIZE_KEYS, WHAT)
     tokens = shape_of(state_dict, "mask_decoder.mask_tokens.weight", 2, WHAT)
     iou_hidden = shape_of(state_dict, "mask_decoder.iou_prediction_head.layers.0.weight", 2, WHAT)[0]
     mask_channels = shape_of(state_dict, "prompt_encoder.mask_downscaling.3.weight", 4, WHAT)[0]

@@ -10,6 +10,13 @@ from torch import Tensor
 from ullava.errors import WeightsError
 
 
+def refuse_missing(state_dict: Mapping[str, Tensor], keys: Iterable[str], what: str) -> None:
+    """Raise WeightsError with a line for each of ``keys`` that is missing, all at once."""
+    problems = [f"missing: {key}; is this {what}?" for key in keys if key not in state_dict]
+    if problems:
+        raise WeightsError(problems)
+
+
 def shape_of(state_dict: Mapping[str, Tensor], key: str, rank: int, what: str) -> tuple[int, ...]:
     """The shape of a tensor that has to be there with ``rank`` dimensions; ``what`` is asked about in the error.
 

@@ -159,7 +159,7 @@ def _header(file: Path) -> dict[str, Stored]:
             views = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
             return {name: Stored(tuple(view.get_shape()), view.get_dtype(), file) for name, view in views.items()}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}") from error
+        raise _unreadable(file, error) from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -221,9 +221,13 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        if "not fully covered" in str(error):
-            raise WeightsError(f"{file}: is cut off: its end is missing; copy or download it again") from error
-        raise WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: BaseException) -> WeightsError:
+    if "not fully covered" in str(error):
+        return WeightsError(f"{file}: is cut off: its end is missing; copy or download it again")
+    return WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}")
 
 
 def _read_pickled(file: Path) -> dict[str, Tensor]:

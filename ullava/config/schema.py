@@ -260,6 +260,12 @@ class LossConfig:
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse weights below 0 (ValueError)."""
+        below = [name for name, weight in self.aux.items() if weight < 0]
+        if below:
+            raise ValueError(f"aux.{below[0]} has to be 0 or more, not {self.aux[below[0]]}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
@@ -275,7 +281,10 @@ class OptimizerConfig:
     rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse rates of parts with an optimiser that has two of its own (ValueError)."""
+        """Refuse rates below 0, and rates of parts with an optimiser that has two of its own (ValueError)."""
+        below = [name for name, rate in self.rates.items() if rate < 0]
+        if below:
+            raise ValueError(f"rates.{below[0]} has to be 0 or more, not {self.rates[below[0]]}")
         if self.rates and self.kind != "adamw":
             raise ValueError(f"rates go with adamw, not with {self.kind}")
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, ConvNextConfig, SamConfig, SamMod
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
-from ullava.errors import UserError
+from ullava.errors import ConfigError, UserError
 from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
@@ -77,7 +77,10 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) 
     """The tokenizer of ``config.tokenizer`` with our special tokens added; ``site``: see ``build_model``."""
     where = (site or Site(folder / "model.yaml")).of("tokenizer")
     path = find_folder(config.tokenizer, folder, str(where), weights=False)
-    tokenizer = read_tokenizer(path)
+    try:
+        tokenizer = read_tokenizer(path)
+    except UserError as error:
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
     add_special_tokens(tokenizer)

@@ -27,7 +27,8 @@ PROCESSOR_FILE = "processor_config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 ADAPTER_FILE = "adapter_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+PIECES_FILE = "tokenizer.model"
+VOCABULARY_FILES = ("tokenizer.json", PIECES_FILE, "spiece.model", "vocab.json", "vocab.txt")
 """Files that hold the words of a tokenizer; one of them is enough."""
 
 _NETWORK_FILES = (CONFIG_FILE, GENERATION_FILE)
@@ -132,8 +133,15 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises UserError as ``read_config``, and where no file holds its words."""
     check_files(folder, _TOKENIZER_FILES, needed=())
     _check_vocabulary(folder)
-    with reading(folder / TOKENIZER_CONFIG_FILE):
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    files = [folder / name for name in (TOKENIZER_CONFIG_FILE, *VOCABULARY_FILES)]
+    try:
+        with reading(next(file for file in files if file.is_file())):
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except WeightsError as error:
+        if "tiktoken" in str(error) and (folder / PIECES_FILE).is_file():
+            hint = "if it is tiktoken's (Llama 3), name a folder with the tokenizer.json of that model"
+            raise UserError(f"{folder / PIECES_FILE}: is no sentencepiece model; {hint}") from error
+        raise
 
 
 def read_processor(folder: Path, kind: Any = AutoProcessor) -> Any:
@@ -238,7 +246,7 @@ def _check_network(file: Path) -> None:
 def _check_vocabulary(folder: Path) -> None:
     words = folder / VOCABULARY_FILES[0]
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        raise UserError(f"{words}: is not there, so this folder holds no tokenizer")
+        raise UserError(f"{folder}: holds no tokenizer; such a folder has {' or '.join(VOCABULARY_FILES)}")
     if words.is_file():
         with reading(words):
             Tokenizer.from_file(str(words))

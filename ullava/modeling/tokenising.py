@@ -77,7 +77,7 @@ def _render(tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], sy
     if released:
         turns = [replace(turn, question=pictures_first(turn.question)) for turn in turns]
     rendered, spans = render_jinja_template(
-        conversations=[to_messages(turns, system, prompt_only)],
+        conversations=[to_messages(turns, system, prompt_only, exact=released)],
         chat_template=chat_template,
         return_assistant_tokens_mask=True,
         add_generation_prompt=prompt_only,

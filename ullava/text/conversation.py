@@ -209,15 +209,18 @@ def with_videos(chat_template: str | None) -> str | None:
     return chat_template.replace(_IMAGE_PART, _IMAGE_PART + _VIDEO_PART)
 
 
-def question_content(question: str) -> list[dict[str, str]]:
-    """Split ``"<image>Segment the cup."`` into message parts; ``<image>`` and ``<video>`` are parts in their places."""
+def question_content(question: str, exact: bool = False) -> list[dict[str, str]]:
+    """Split ``"<image>Segment the cup."`` into message parts; ``<image>`` and ``<video>`` are parts in their places.
+
+    Blanks around words go, unless the words are to be taken ``exact``-ly.
+    """
     parts: list[dict[str, str]] = []
     pieces = _MARKER.split(question)
     for number, piece in enumerate(pieces):
         if number % 2:
             parts.append({"type": "image" if piece == IMAGE_MARKER else "video"})
             continue
-        text = piece.strip(" \n") if len(pieces) > 1 else piece.strip()
+        text = piece if exact else piece.strip(" \n") if len(pieces) > 1 else piece.strip()
         if text:
             parts.append({"type": "text", "text": text})
     return parts
@@ -229,15 +232,25 @@ def released_style(chat_template: str | None) -> str | None:
 
 
 def pictures_first(question: str) -> str:
-    """Move every ``<image>`` of a question to its front, where u-LLaVA has them."""
+    """Move every ``<image>`` of a question to its front, where u-LLaVA has them, and strip its words.
+
+    A question without any keeps its blanks, as u-LLaVA's do.
+    """
+    if IMAGE_MARKER not in question:
+        return question
     return IMAGE_MARKER * question.count(IMAGE_MARKER) + question.replace(IMAGE_MARKER, "").strip()
 
 
-def to_messages(turns: Sequence[Turn], system: str = "", prompt_only: bool = False) -> list[dict[str, Any]]:
-    """Chat messages of ``turns``; with ``prompt_only`` the last answer is left for the model to give."""
+def to_messages(
+    turns: Sequence[Turn], system: str = "", prompt_only: bool = False, exact: bool = False
+) -> list[dict[str, Any]]:
+    """Chat messages of ``turns``; with ``prompt_only`` the last answer is left for the model to give.
+
+    ``exact``: questions keep the blanks around their words.
+    """
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for number, turn in enumerate(turns):
-        messages.append({"role": "user", "content": question_content(turn.question)})
+        messages.append({"role": "user", "content": question_content(turn.question, exact)})
         if not (prompt_only and number == len(turns) - 1):
             messages.append({"role": "assistant", "content": turn.answer})
     return messages

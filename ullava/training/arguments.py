@@ -7,6 +7,7 @@ silently ignore or crash on is refused here with its file and line.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import types
 import typing
@@ -36,6 +37,37 @@ RENAMED = {
     "model_max_length": "text.max_length of the model",
     "cache_dir": "nothing: annotations are cached beside the files",
 }
+
+# Numbers: the least, and the most where a larger one would fill memory or mean something else.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "per_device_train_batch_size": (1, 65_536),
+    "per_device_eval_batch_size": (1, 65_536),
+    "gradient_accumulation_steps": (1, 1_000_000),
+    "eval_accumulation_steps": (1, 1_000_000),
+    "dataloader_num_workers": (0, 1024),
+    "dataloader_prefetch_factor": (1, 65_536),
+    "num_train_epochs": (0, 1_000_000),
+    "max_steps": (-1, 10**12),
+    "learning_rate": (0, 1000),
+    "weight_decay": (0, 1000),
+    "warmup_steps": (0, 10**12),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, 1),
+    "max_grad_norm": (0, math.inf),
+    "logging_steps": (0, 10**12),
+    "save_steps": (0, 10**12),
+    "eval_steps": (0, 10**12),
+    "eval_delay": (0, 10**12),
+    "save_total_limit": (1, 10**12),
+    "torch_empty_cache_steps": (1, 10**12),
+    "ddp_timeout": (1, 10**8),
+    "ddp_bucket_cap_mb": (1, 10**6),
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+}
+MORE_THAN_LEAST = {"num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps"}
+LESS_THAN_MOST = {"adam_beta1", "adam_beta2"}
 
 # Names that the run itself decides.
 RESERVED = {
@@ -75,7 +107,7 @@ def build_training_arguments(
     merged["remove_unused_columns"] = False
     try:
         return TrainingArguments(**merged)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{_place(recipe, None)}: training: {first}") from error
 
@@ -96,6 +128,7 @@ def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict
             problems.append(f"{where}: not a TrainingArguments name{hint}")
         else:
             values[key], reason = _coerce(value, hints[key])
+            reason = reason or _out_of_bounds(key, values[key])
             if reason:
                 problems.append(f"{where}: {reason}")
     return values, problems
@@ -136,9 +169,12 @@ def _type_hints(cls: type) -> dict[str, Any]:
 
 def _coerce(value: Any, hint: Any) -> tuple[Any, str]:
     """Return (value, '') or (value, reason). YAML reads ``2e-5`` as text, so numbers in text are read here."""
-    if hint is Any or value is None:
+    if hint is Any:
         return value, ""
     accepted = _members(hint)
+    if value is None:
+        known = type(None) in accepted or Any in accepted
+        return value, "" if known else f"expected {_named(accepted)}, found nothing"
     if Any in accepted or any(isinstance(value, kind) for kind in accepted if kind not in (int, float)):
         return value, ""
     if isinstance(value, bool):
@@ -156,6 +192,22 @@ def _coerce(value: Any, hint: Any) -> tuple[Any, str]:
         return value, ""
     simple = accepted <= {int, bool, str, dict, list, type(None)}
     return (value, f"expected {_named(accepted)}, found {value!r}") if simple else (value, "")
+
+
+def _out_of_bounds(key: str, value: Any) -> str:
+    """Say why a number cannot be the value of ``key``; '' where it can, and for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
+        return f"has to be a finite number, found {value}"
+    least, most = BOUNDS.get(key, (-math.inf, math.inf))
+    if value < least or (value == least and key in MORE_THAN_LEAST):
+        bound = f"above {least}" if key in MORE_THAN_LEAST else f"{least} or more"
+        return f"has to be {bound}, found {value}"
+    if value > most or (value == most and key in LESS_THAN_MOST):
+        bound = f"below {most}" if key in LESS_THAN_MOST else f"{most} or less"
+        return f"has to be {bound}, found {value}"
+    return ""
 
 
 def _members(hint: Any) -> set[Any]:

@@ -22,6 +22,7 @@ from ullava.text.released import (
     released_row,
     training_text,
     with_picture,
+    with_video,
 )
 from ullava.text.released_tokenizer import decode_released, llama_tokenizer, stage_tokens
 
@@ -198,3 +199,21 @@ def test_samples_that_the_original_loses_are_supervised_here(folder: Path, model
         assert set(none.tolist()) == {IGNORE_LABEL}, entry["id"]
         lost += 1
     assert lost
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "question",
+    ["<image>", "<image> \n", "what? ", " what?", "what?\n", "what?  \n ", "  ", "<image>\nwhat? ", "what <image> is ",
+     "<video>", "<video>what? ", "what <video> "],
+)  # fmt: skip
+def test_blanks_and_pictures_alone_are_written_as_in_the_original(model_file: Path, style: str, question: str) -> None:
+    """Rows and prompts; a prompt is the beginning of the original's training text (see ``open_text`` for its own)."""
+    stage = 1 if style == "conv_simple" else 2
+    tokenizer = build(model_file, stage, False, "[PAD]" if stage == 1 else "<unk>", 1024)
+    text = training_text(with_video(with_picture([("human", question), ("gpt", "It is.")], 1), 1), style)
+    turns = [Turn(question, "It is.")]
+    ids, _ = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
+    assert ids.tolist() == tokenizer(text)["input_ids"]
+    prompt, _ = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=True)
+    assert prompt.tolist() == tokenizer(text.split(" It is.")[0])["input_ids"]

@@ -115,3 +115,51 @@ def test_a_key_of_the_command_line_is_said_to_be_there(write: Write) -> None:
     path = write("recipe.yaml", "training:\n  seed: 1\n")
     _, found = check_training_keys({"sed": 1}, recipe=path)
     assert found == ["command line: training.sed: not a TrainingArguments name; did you mean 'seed'?"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("per_device_train_batch_size", "null", "expected a whole number, found nothing"),
+        ("per_device_train_batch_size", "0", "has to be 1 or more, found 0"),
+        ("per_device_train_batch_size", "1.5", "expected a whole number, found 1.5"),
+        ("per_device_train_batch_size", "[4]", "expected a whole number, found [4]"),
+        ("per_device_train_batch_size", "1000000000", "has to be 65536 or less, found 1000000000"),
+        ("per_device_eval_batch_size", "-1", "has to be 1 or more, found -1"),
+        ("gradient_accumulation_steps", "null", "expected a whole number, found nothing"),
+        ("dataloader_num_workers", "null", "expected a whole number, found nothing"),
+        ("dataloader_num_workers", "100000", "has to be 1024 or less, found 100000"),
+        ("learning_rate", "null", "expected a number, found nothing"),
+        ("learning_rate", ".nan", "has to be a finite number, found nan"),
+        ("learning_rate", "-.inf", "has to be a finite number, found -inf"),
+        ("learning_rate", "-1.0e-3", "has to be 0 or more, found -0.001"),
+        ("learning_rate", "true", "expected a number, found True"),
+        ("num_train_epochs", "0", "has to be above 0, found 0"),
+        ("num_train_epochs", "{a: 1}", "expected a number, found {'a': 1}"),
+        ("adam_beta1", "1.0", "has to be below 1, found 1.0"),
+        ("seed", "-1", "has to be 0 or more, found -1"),
+        ("seed", "null", "expected a whole number, found nothing"),
+        ("logging_steps", "0", "has to be above 0, found 0"),
+        ("use_cpu", "null", "expected true or false, found nothing"),
+        ("bf16", "7", "expected true or false, found 7"),
+        ("report_to", "{a: 1}", ""),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(write: Write, key: str, value: str, reason: str) -> None:
+    (found,) = problems(write, f"  {key}: {value}\n")
+    assert found.startswith("recipe.yaml:") and reason in found, found
+    if reason:
+        assert found == f"recipe.yaml:3: training.{key}: {reason}"
+
+
+def test_every_number_of_the_library_refuses_what_is_no_number(write: Write) -> None:
+    from transformers import TrainingArguments
+
+    from ullava.training.arguments import _members, _type_hints
+
+    numbers = [key for key, hint in _type_hints(TrainingArguments).items() if _members(hint) & {int, float}]
+    assert len(numbers) >= 25
+    for key in set(numbers) - set(RESERVED):
+        for value in (float("nan"), float("inf"), [1], {"a": 1}, "many", True):
+            _, told = check_training_keys({key: value}, recipe=Path("none.yaml"))
+            assert len(told) == 1, (key, value)

@@ -148,8 +148,7 @@ def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
     try:
         tokenizer = read_tokenizer(folder if folder.is_dir() else folder.parent)
     except UserError as error:
-        hint = "no tokenizer can be loaded from here; name its folder with --tokenizer"
-        raise UserError([f"{folder}: {hint}", *error.problems]) from error
+        raise UserError([*error.problems, f"{folder}: name the folder of the tokenizer with --tokenizer"]) from error
     rows = int(found.config.text_config.vocab_size)
     if len(tokenizer) > rows:
         raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} entries, the weights only {rows} rows")

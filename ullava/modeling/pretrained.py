@@ -61,6 +61,8 @@ NETWORK_KEYS = {
 
 DEPTH_WORDS = ("num_hidden_layers", "num_stages", "depths", "encoder_layers", "decoder_layers", "num_layers")
 """Keys of a config that say how many layers are built; each layer has weights."""
+MOST_LAYERS = 1 << 12
+"""More layers than any network has: what a config may say where no header of weights tells better."""
 
 
 @contextmanager
@@ -120,8 +122,8 @@ def read_config(folder: Path, kind: type[PreTrainedConfig] | None = None) -> Pre
         raise UserError(f"{file}: model_type: {'is missing' if name is None else f'unknown {name!r}'}{hint}")
     if kind is not None and not _is_or_holds(name, kind):
         raise UserError(f"{file}: model_type: a '{name}', where a '{kind.model_type}' is needed")
-    if any((folder / weights).is_file() for weights in (SAFE_FILE, SAFE_INDEX)):
-        check_depth(read_table(file), len(read_shapes(folder)), folder)
+    headed = any((folder / weights).is_file() for weights in (SAFE_FILE, SAFE_INDEX))
+    check_depth(read_table(file), len(read_shapes(folder)) if headed else MOST_LAYERS, folder)
     with reading(file):
         config: PreTrainedConfig = (kind or AutoConfig).from_pretrained(
             str(folder), local_files_only=True, **({} if kind else {"trust_remote_code": False})
@@ -184,24 +186,21 @@ def read_network(kind: Any, folder: Path, **options: Any) -> tuple[Any, Mapping[
             ignore_mismatched_sizes=True,
             **options,
         )
+    real = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     problems = [
         f"{stored.file}: {name}: is of type {stored.dtype}, not of real numbers"
         for name, stored in shapes.items()
-        if stored.dtype not in REAL_NUMBERS and _is_real(model, name)
+        if stored.dtype not in REAL_NUMBERS and name in real
     ]
     if problems:
         raise WeightsError(problems)
     return model, info
 
 
-def _is_real(model: torch.nn.Module, name: str) -> bool:
-    return name in (own := model.state_dict()) and own[name].is_floating_point()
-
-
 def check_depth(table: Mapping[str, Any], tensors: int, folder: Path) -> None:
-    """Refuse a config that would build more layers than there are tensors: a damaged number would take for ever."""
+    """Refuse a config that would build more layers than there can be tensors: a damaged number would take for ever."""
     problems = [
-        f"{folder / CONFIG_FILE}: {key}: {value} layers, but the weights are {tensors} tensors"
+        f"{folder / CONFIG_FILE}: {key}: {value} layers cannot be: there are {tensors} tensors at most"
         for key, value in _depths(table, "")
         if value > tensors
     ]

@@ -110,7 +110,7 @@ def check_fit(config: UllavaConfig, folder: Path) -> None:
     """
     shapes = read_shapes(folder)
     check_depth(config.to_dict(), len(shapes), folder)
-    with reading(folder / CONFIG_FILE):
+    with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]):
         for part in (config.text_config, config.vision_config, config.sam_config):
             try_network(part)
         with torch.device("meta"):

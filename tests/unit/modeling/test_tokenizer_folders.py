@@ -20,9 +20,7 @@ def test_the_sentencepiece_model_of_llama_is_enough(shared_dir: Path, tmp_path: 
 
 def test_the_model_of_tiktoken_is_called_so(shared_dir: Path, tmp_path: Path) -> None:
     shutil.copy(shared_dir / "realdata/tokenizers/llama3/tokenizer.model", tmp_path)
-    with pytest.raises(
-        UserError, match=r"tokenizer\.model: is no sentencepiece model; if it is tiktoken's \(Llama 3\)"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer\.model: is no sentencepiece model; if it is tiktoken's"):
         read_tokenizer(tmp_path)
 
 

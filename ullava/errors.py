@@ -44,6 +44,10 @@ class WeightsError(UserError):
     """A checkpoint does not fit the model: keys missing, unexpected or of another shape, or an unsafe format."""
 
 
+class HubUnreachableError(UserError):
+    """Something of the Hugging Face Hub is not on this machine, and the Hub cannot be asked."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has ended the work; what was done so far is kept. The command line leaves with ``exit_code``."""
 

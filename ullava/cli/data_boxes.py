@@ -16,7 +16,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--published", type=Path, metavar="JSON", help="boxes by annotation: MG-LLaVA's own files")
     parser.add_argument("--annotations", type=Path, metavar="JSON", help="with --published: the file the ids are from")
     parser.add_argument("--instances", type=Path, metavar="JSON", help="the true boxes of a COCO instances file")
-    parser.add_argument("--detector", type=Path, metavar="DIR", help="a zero-shot detector (OWLv2) of transformers")
+    parser.add_argument(
+        "--detector", type=Path, metavar="DIR", help="a zero-shot detector (OWLv2): a folder or a Hub id"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="with --detector: the folder of the pictures")
     parser.add_argument("--words", type=Path, metavar="FILE", help="with --detector: what to look for, a line each")
     parser.add_argument("--device", default="auto", metavar="NAME", help="of the detector (default: auto)")

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"where the report goes (default: {DEFAULT_OUT})"
     )
-    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name or a folder (default: tiny)")
+    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name, a folder or a Hub id (default: tiny)")
     parser.add_argument(
         "--images", type=int, default=12, metavar="N", help="scenes, and clips, of each split (default: 12)"
     )

@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava eval``."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe: its name below configs/, or its path")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of the recipe to replace")
-    parser.add_argument("--model", help="a name of models/ or a folder with weights (instead of the recipe's)")
+    parser.add_argument("--model", help="a name, a folder with weights or a Hub id (instead of the recipe's)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="results (default: runs/eval/<recipe name>)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
 

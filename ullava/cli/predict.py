@@ -17,7 +17,7 @@ DEFAULT_OUT = Path("runs/predict")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name or a folder (default: tiny)")
+    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name, a folder or a Hub id (default: tiny)")
     parser.add_argument(
         "--image", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
         help="a picture; several of them are asked the same prompt, each on its own",
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--detector", type=Path, metavar="DIR",
-        help="a zero-shot detector (OWLv2) to find them with --words, instead of --boxes",
+        help="a zero-shot detector (OWLv2; a folder or a Hub id) to find them with --words, instead of --boxes",
     )  # fmt: skip
     parser.add_argument("--words", metavar="WORD,WORD", help="what the detector looks for")
     parser.add_argument(

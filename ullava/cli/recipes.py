@@ -14,6 +14,7 @@ from ullava.config import old_form
 from ullava.config.load import COMMAND_LINE, dump_config, load_config, place
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, UserError
+from ullava.hub import is_hub_id
 
 R = TypeVar("R", TrainRecipe, EvalRecipe)
 
@@ -59,7 +60,7 @@ def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path, overrides: Seque
         by_hand = any(name == key or name.startswith(f"{key}.") for name in written)
         return f"{COMMAND_LINE if by_hand else place(path, key)}: {key}"
 
-    if not Path(recipe.model).is_dir():
+    if not Path(recipe.model).is_dir() and not is_hub_id(recipe.model):
         try:
             resources.find("models", recipe.model)
         except UserError as error:

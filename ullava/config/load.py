@@ -45,6 +45,19 @@ def parse_text(cls: type[T], text: str, name: str = "text", overrides: Sequence[
     return _parse(cls, text, name, overrides, Path())
 
 
+def field_problems(cls: type[Any], field: str, value: Any, where: str, dotted: str) -> list[str]:
+    """Return what keeps ``value`` (plain, as read from JSON) from being ``field`` of the dataclass ``cls``.
+
+    ``where`` is the file in messages, ``dotted`` what the value is called there.
+    """
+    builder = _Builder([])
+    node = nodes.of_plain(value, where)
+    built = builder.build(get_type_hints(cls)[field], node, dotted)
+    metadata = next(entry.metadata for entry in dataclasses.fields(cls) if entry.name == field)
+    builder._bound(metadata, built, node, dotted)
+    return builder.problems
+
+
 def place(path: Path, dotted: str) -> str:
     """Return ``file:line`` of a key of a YAML file or of the one that it extends, of its nearest parent otherwise."""
     try:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -43,6 +44,15 @@ class Node:
     where: str
     value: Scalar | list[Node] | dict[str, Node]
     raw: str = ""
+
+
+def of_plain(value: Any, where: str) -> Node:
+    """Return the tree of plain values (of JSON), every one of them written in ``where``."""
+    if isinstance(value, dict):
+        return Node(where, {str(key): of_plain(inner, where) for key, inner in value.items()})
+    if isinstance(value, list):
+        return Node(where, [of_plain(inner, where) for inner in value])
+    return Node(where, value)
 
 
 class _Loader(yaml.SafeLoader):

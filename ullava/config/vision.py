@@ -17,11 +17,18 @@ from ullava.config.fields import above, at_least
 class PartConfig:
     """A transformers part: ``path`` of pretrained weights, or ``config`` (with ``model_type``) to build it afresh.
 
-    With both, ``config`` changes single values of the one that lies at ``path``.
+    ``path`` is a folder or an id of the Hugging Face Hub (ullava.hub), of which ``revision`` chooses a branch, tag or
+    commit. With both, ``config`` changes single values of the one that lies at ``path``.
     """
 
     path: str | None = None
+    revision: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a revision of nothing (ValueError)."""
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is that of an id of the Hub, and there is no path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,9 @@ import torch
 from ullava.data.boxes import BoxFile
 from ullava.data.images import read_image_rgb_u8
 from ullava.errors import UserError
+from ullava.hub import find_folder
+from ullava.modeling.pretrained import read_config, read_network, read_processor
+from ullava.modeling.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
 
 PROMPT = "a photo of {}"
@@ -50,24 +53,27 @@ class FileBoxes:
 class WordDetector:
     """A zero-shot detector of transformers (OWL-ViT, OWLv2) that looks for the same words in every picture.
 
-    Raises UserError for a folder that holds none, and without a word to look for.
+    ``folder`` may be an id of the Hub. Raises UserError for one that holds none, and without a word to look for.
     """
 
     def __init__(
-        self, folder: Path, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
+        self, folder: Path | str, words: Sequence[str], *, threshold: float = THRESHOLD, device: str = "cpu"
     ) -> None:
-        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+        from transformers import AutoModelForZeroShotObjectDetection
+        from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
         self.words = [word.strip() for word in words if word.strip()]
         if not self.words:
             raise UserError("a detector needs words to look for")
+        folder = find_folder(str(folder), Path(), "detector")
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no saved detector (config.json) in this folder")
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(str(folder))
-            model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(str(folder))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{folder}: not a zero-shot detector: {str(error).splitlines()[0]}") from error
+        kind = read_config(folder).model_type
+        if kind not in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES:
+            raise UserError(f"{folder}: not a zero-shot detector: its model_type is '{kind}'")
+        self.processor: Any = read_processor(folder)
+        model, info = read_network(AutoModelForZeroShotObjectDetection, folder)
+        refuse_misfits(info, folder)
         self.model = model.to(device).eval()
         self.threshold = threshold
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError
+from ullava.hub import find_folder, is_hub_id
 from ullava.resources import find
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def weights_folder(model: str | Path) -> Path:
-    """Folder with ``config.json`` for a name below models/, a model.yaml, or such a folder itself.
+    """Folder with ``config.json`` for a name below models/, a model.yaml, such a folder itself, or an id of the Hub.
 
-    Raises UserError when the model has no weights of its own (it must be trained or converted first).
+    Raises UserError when the model has no weights of its own (it must be trained or converted first), or is nowhere.
     """
     path = Path(model)
     if (path / "config.json").is_file():
@@ -27,7 +28,12 @@ def weights_folder(model: str | Path) -> Path:
     elif path.is_dir():
         raise UserError(f"{path}: neither config.json nor model.yaml in this folder")
     else:
-        path = find("models", str(model))
+        try:
+            path = find("models", str(model))
+        except UserError:
+            if not is_hub_id(str(model)):
+                raise
+            return find_folder(str(model), Path(), f"model '{model}'")
     config = load_config(ModelConfig, path)
     if config.weights is None:
         raise UserError(
@@ -37,6 +43,18 @@ def weights_folder(model: str | Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(f"{path}: weights: no saved model in {folder}")
     return folder
+
+
+def names_saved_model(model: str) -> bool:
+    """Return whether ``model`` is a saved model itself, a folder or an id of the Hub, and not a model.yaml."""
+    path = Path(model)
+    if (path / "config.json").is_file() or path.is_dir():
+        return (path / "config.json").is_file()
+    try:
+        find("models", model)
+    except UserError:
+        return is_hub_id(model)
+    return False
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Predictor:

@@ -10,7 +10,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import set_attention
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.pretrained import read_network
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.saved_folder import check_ends, check_fit, read_saved_config, read_saved_processor
+from ullava.modeling.strict_loading import refuse_misfits
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 
@@ -35,24 +38,13 @@ def load_folder(
         pickled = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt"))]
         hint = f" ({', '.join(pickled)} may run code when read: use 'ullava convert checkpoint')" if pickled else ""
         raise WeightsError(f"{folder}: no safetensors weights{hint}")
-    config = AutoConfig.from_pretrained(str(folder))
-    if not isinstance(config, UllavaConfig):
-        raise UserError(f"{folder}: a model of type '{config.model_type}', not '{UllavaConfig.model_type}'")
+    config = read_saved_config(folder)
     set_attention(config, attention)
-    model, info = UllavaForConditionalGeneration.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=dtype,
-        output_loading_info=True,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-    )
-    problems = [f"{folder}: missing weight {key}" for key in sorted(info["missing_keys"])]
-    problems += [f"{folder}: unexpected weight {key}" for key in sorted(info["unexpected_keys"])]
-    problems += [f"{folder}: weight of another shape {entry}" for entry in sorted(map(str, info["mismatched_keys"]))]
-    if problems:
-        raise WeightsError(problems)
-    processor = UllavaProcessor.from_pretrained(str(folder))
+    check_fit(config, folder)
+    model, info = read_network(UllavaForConditionalGeneration, folder, config=config, dtype=dtype, use_safetensors=True)
+    refuse_misfits(info, folder)
+    processor = read_saved_processor(folder, config)
+    check_ends(model, processor, folder)
     return model.eval(), processor
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, ConvNextConfig, SamConfig, SamModel
 
-from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
+from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.part_configs import LANGUAGES, part_config
 from ullava.modeling.positions import start_sam_positions
+from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.strategies import TOWERS, patch_of, pretrained_paths, strategy_settings, word_ids
+from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
+from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
-from ullava.text.stored_tokenizer import open_tokenizer
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 
@@ -43,15 +46,23 @@ def build_model(
     try_system(model_config, site)
     model = UllavaForConditionalGeneration(model_config)
     _start_afresh(model, config)
-    _load_parts(model, config, folder, len(tokenizer))
-    generation = model.generation_config
-    generation.eos_token_id = turn_end_ids(tokenizer, CHAT_TEMPLATES[config.text.template])
-    generation.pad_token_id = tokenizer.pad_token_id
-    generation.bos_token_id = tokenizer.bos_token_id
+    _load_parts(model, config, folder, len(tokenizer), site)
+    settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
     with vision_of(site):
         processor = build_processor(config, model_config, tokenizer)
     load_box_parts(model, processor, config.box, folder)
+    parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
+    parts |= {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
+    model.config.pretrained = hub_sources(parts, folder, site)
     return model, processor
+
+
+def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, chat_template: str | None) -> None:
+    """Tell ``generate`` where an answer in this format ends, and the tokenizer's other special tokens."""
+    generation = model.generation_config
+    generation.eos_token_id = turn_end_ids(tokenizer, chat_template)
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
 
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
@@ -64,13 +75,11 @@ def set_attention(config: UllavaConfig, attention: str) -> None:
 
 def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) -> Any:
     """The tokenizer of ``config.tokenizer`` with our special tokens added; ``site``: see ``build_model``."""
-    path = folder / config.tokenizer
-    if not path.exists():
-        raise ConfigError(f"{(site or Site(folder / 'model.yaml')).of('tokenizer')}: no such folder: {path}")
+    where = (site or Site(folder / "model.yaml")).of("tokenizer")
+    path = find_folder(config.tokenizer, folder, str(where), weights=False)
     try:
-        tokenizer = open_tokenizer(path)
+        tokenizer = read_tokenizer(path)
     except UserError as error:
-        where = (site or Site(folder / "model.yaml")).of("tokenizer")
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
@@ -82,17 +91,7 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
     """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
     return UllavaProcessor(
         tokenizer=tokenizer,
-        strategy=model_config.strategy,
-        image_side=model_config.vision_config.image_size,
-        patch=patch_of(model_config),
-        aspect=model_config.aspect,
-        merge=model_config.merge,
-        settings=model_config.vision_settings,
-        sam_side=model_config.sam_side,
-        video_frames=model_config.video_frames,
-        box_frame=model_config.box_frame,
-        mask_score=model_config.mask_score,
-        mask_kind=model_config.mask_kind,
+        **processor_facts(model_config),
         box=box_settings(config.box, model_config),
         system=config.text.system,
         max_length=config.text.max_length,
@@ -100,6 +99,23 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         answer=config.text.answer,
         chat_template=CHAT_TEMPLATES[config.text.template],
     )
+
+
+def processor_facts(config: UllavaConfig) -> dict[str, Any]:
+    """The arguments of UllavaProcessor that the model's config decides."""
+    return {
+        "strategy": config.strategy,
+        "image_side": config.vision_config.image_size,
+        "patch": patch_of(config),
+        "aspect": config.aspect,
+        "merge": config.merge,
+        "settings": config.vision_settings,
+        "sam_side": config.sam_side,
+        "video_frames": config.video_frames,
+        "box_frame": config.box_frame,
+        "mask_score": config.mask_score,
+        "mask_kind": config.mask_kind,
+    }
 
 
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
@@ -161,7 +177,7 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
     A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it: words
     then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
     """
-    model.vision.start_afresh(frozenset(pretrained_paths(config.vision, Path())))
+    model.vision.start_afresh(frozenset(pretrained_parts(config.vision)))
     if not config.mask.sam.path:
         start_sam_positions(model)
     if not config.language.path and not model.config.text_config.tie_word_embeddings:
@@ -169,18 +185,35 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
         torch.nn.init.normal_(table.weight)
 
 
-def _load_parts(model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int) -> None:
+def _load_parts(
+    model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int, site: Site
+) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
     if config.language.path:
-        language = AutoModelForCausalLM.from_pretrained(str(folder / config.language.path))
-        model.language_model.load_state_dict(language.state_dict(), strict=True, assign=True)
+        language = weights_of(config.language, folder, site.of("language"))
+        load_part(model.language_model, read_part(AutoModelForCausalLM, language), language)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
-    model.vision.load_pretrained(pretrained_paths(config.vision, folder))
+    vision = pretrained_parts(config.vision)
+    model.vision.load_pretrained(
+        {name: weights_of(part, folder, site.of(f"vision.{name}")) for name, part in vision.items()}
+    )
     if config.mask.sam.path:
-        sam = SamModel.from_pretrained(str(folder / config.mask.sam.path))
-        cast(Any, model.mask_head).sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        sam = weights_of(config.mask.sam, folder, site.of("mask.sam"))
+        load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()
+
+
+def hub_sources(parts: Mapping[str, PartConfig | None], folder: Path, site: Site) -> dict[str, dict[str, str]]:
+    """Return which of ``parts`` (key of model.yaml -> part) came from the Hub, for ``UllavaConfig.pretrained``."""
+    named = {key: part for key, part in parts.items() if part is not None and part.path}
+    sources = {key: source_of(weights_of(part, folder, site.of(key))) for key, part in named.items()}
+    return {key: source for key, source in sources.items() if source is not None}
+
+
+def weights_of(part: PartConfig, folder: Path, site: Site) -> Path:
+    """The folder with the weights of a part that has a ``path`` and was written at ``site``; see ``ullava.hub``."""
+    return find_folder(str(part.path), folder, str(site.of("path")), revision=part.revision)
 
 
 def _grow_vocabulary(model: UllavaForConditionalGeneration, vocabulary: int) -> None:

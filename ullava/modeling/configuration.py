@@ -32,7 +32,8 @@ class UllavaConfig(PreTrainedConfig):
     ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
-    a defect of u-LLaVA (``ullava.modeling.released_gradient``).
+    a defect of u-LLaVA (``ullava.modeling.released_gradient``). ``pretrained`` notes which parts came from the Hugging
+    Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
     """
 
     model_type = "ullava"
@@ -71,6 +72,7 @@ class UllavaConfig(PreTrainedConfig):
         max_text_length: int = 512,
         marker_gradient_only: bool = False,
         video_frames: int = 8,
+        pretrained: dict[str, dict[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.text_config = _text_config(text_config)
@@ -103,6 +105,7 @@ class UllavaConfig(PreTrainedConfig):
         self.max_text_length = max_text_length
         self.marker_gradient_only = marker_gradient_only
         self.video_frames = video_frames
+        self.pretrained = dict(pretrained or {})
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
 

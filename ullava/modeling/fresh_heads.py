@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import SamConfig, SamModel
 
-from ullava.config.schema import BoxHeadConfig, HeadsConfig
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import WeightsError
-from ullava.modeling.build import box_fields, build_processor, set_attention
+from ullava.modeling.build import box_fields, build_processor, hub_sources, set_attention, weights_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.part_configs import part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.trial import try_system
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
@@ -50,12 +52,13 @@ def build_fresh_heads(
     model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:
-        sam = SamModel.from_pretrained(str(folder / heads.mask.sam.path))
-        cast(Any, model.mask_head).sam.load_state_dict(sam.state_dict(), strict=True, assign=True)
+        sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
+        load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
     made = build_processor(heads, config, processor.tokenizer)
     load_box_parts(model, made, heads.box, folder)
+    _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
     return model, made
 
 
@@ -87,7 +90,14 @@ def build_fresh_box(
     model.generation_config = copy.deepcopy(core.generation_config)
     processor.set_box(box_settings(box, config), config.box_frame)
     load_box_parts(model, processor, box, folder)
+    _note_sources(config, {"box.detector": box.detector}, folder, site)
     return model, processor
+
+
+def _note_sources(config: UllavaConfig, heads: Mapping[str, PartConfig | None], folder: Path, site: Site) -> None:
+    """Write down where the new heads came from, in the place of where the old ones did."""
+    kept = {key: source for key, source in config.pretrained.items() if key not in heads}
+    config.pretrained = kept | hub_sources(heads, folder, site)
 
 
 def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path, site: Site) -> None:

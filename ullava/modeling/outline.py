@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ullava.config.known_parts import with_known_sizes
-from ullava.config.schema import ModelConfig
+from ullava.config.schema import ModelConfig, PartConfig
 from ullava.config.site import Site
+from ullava.errors import UserError
 from ullava.examples import TokenCount
+from ullava.hub import find_folder
 from ullava.modeling.build import load_tokenizer, to_model_config
 from ullava.modeling.strategies import build_preprocessor, patch_of
 from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.text.tokens import GROUNDING_TOKENS, PAD
 
 PICTURES = ((336, 336), (640, 480), (1024, 1024), (1920, 1080), (2000, 400))
 """Sizes (width, height) whose visual tokens are told."""
@@ -51,17 +51,22 @@ class Outline:
 def outline(
     config: ModelConfig, folder: Path, pictures: Sequence[tuple[int, int]] = PICTURES, site: Site | None = None
 ) -> Outline:
-    """Tell the figures of a ``model.yaml`` (below ``folder``), whether the files of its parts are there or not.
+    """Tell the figures of a ``model.yaml`` (below ``folder``) from what describes its parts; weights are not needed.
 
-    ``site``: see ``build_model``.
+    A part that is not at hand is told from its own ``config``, where that says what it is (``model_type``). ``site``:
+    see ``build_model``.
 
-    Raises ConfigError for a part that is neither there nor known by name (ullava.config.known_parts).
+    Raises ConfigError for a part that is not at hand and not described, HubUnreachableError where it could be fetched.
     """
-    spelt = with_known_sizes(config, folder)
-    known = (folder / config.tokenizer).exists()
-    tokenizer = load_tokenizer(config, folder, site) if known else _StandIn(int(spelt.language.config["vocab_size"]))
-    settings = to_model_config(spelt, folder, tokenizer, site)
-    with vision_of(site or Site(folder / "model.yaml")):
+    written = site or Site(folder / "model.yaml")
+    problems: list[UserError] = []
+    described = _described(config, folder, written, problems)
+    if problems:
+        raise type(problems[0])([line for problem in problems for line in problem.problems])
+    tokenizer = load_tokenizer(described, folder, site)
+    settings = to_model_config(described, folder, tokenizer, site)
+    settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
+    with vision_of(written):
         with torch.device("meta"):
             model = UllavaForConditionalGeneration(settings)
         preprocessor = build_preprocessor(
@@ -92,24 +97,17 @@ def _range(count: TokenCount) -> str:
     return f"{count.low:,}" if count.exact else f"{count.low:,} to {count.high:,}"
 
 
-class _StandIn:
-    """In the place of a tokenizer that is not there: how many tokens it has, and where ours come."""
-
-    pad_token_id, bos_token_id, eos_token_id = 0, 1, 2
-
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
-        self.own = (PAD, *GROUNDING_TOKENS)
-
-    def __len__(self) -> int:
-        return self.vocabulary + len(self.own)
-
-    def get_vocab(self) -> dict[str, int]:
-        """Our own tokens behind the vocabulary; any other word is one token of it."""
-        return _AnyWord({token: self.vocabulary + number for number, token in enumerate(self.own)})
-
-
-class _AnyWord(dict[str, int]):
-    def get(self, key: str, default: Any = None) -> Any:
-        """Every word is in the vocabulary."""
-        return super().get(key, 3)
+def _described(value: Any, folder: Path, site: Site, problems: list[UserError]) -> Any:
+    """Return a config whose parts that are not at hand are spelt out in sizes, where their ``config`` does that."""
+    if isinstance(value, PartConfig) and value.path is not None:
+        try:
+            find_folder(value.path, folder, str(site.of("path")), revision=value.revision, weights=False)
+        except UserError as error:
+            if "model_type" in value.config:
+                return PartConfig(config=value.config)
+            problems.append(error)
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return replace(value, **{key: _described(part, folder, site.of(key), problems) for key, part in parts.items()})
+    return value

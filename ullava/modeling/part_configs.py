@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ullava.config.nodes import shortened
 from ullava.config.schema import PartConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, did_you_mean
+from ullava.hub import find_folder
+from ullava.modeling.pretrained import read_config
 from ullava.modeling.trial import LIBRARY_ERRORS, TrialError, reason_of, try_network
 
 LANGUAGES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -62,7 +64,8 @@ def part_config(
     for values that no network can be made of.
     """
     if part.path:
-        stored = _stored(folder / part.path, site.of("path"), kind)
+        path = find_folder(part.path, folder, str(site.of("path")), revision=part.revision, weights=False)
+        stored = read_config(path, kind)
         if kind is None and stored.model_type not in among:
             raise ConfigError(f"{site.of('path')}: {_unknown_kind(stored.model_type, among)}")
         if not part.config:
@@ -80,15 +83,6 @@ def part_config(
 
 def _unknown_kind(name: Any, known: Collection[str]) -> str:
     return f"unknown '{shortened(str(name))}'{did_you_mean(str(name), known)}"
-
-
-def _stored(path: Path, site: Site, kind: type[PreTrainedConfig] | None) -> PreTrainedConfig:
-    if not path.exists():
-        raise ConfigError(f"{site}: no such file or folder: {path}")
-    try:
-        return (kind or AutoConfig).from_pretrained(str(path))
-    except LIBRARY_ERRORS as error:
-        raise ConfigError(f"{site}: {path}: no config of transformers can be read here ({reason_of(error)})") from error
 
 
 def _checked(kind: type[PreTrainedConfig], table: dict[str, Any], site: Site, build: Build) -> PreTrainedConfig:

@@ -123,6 +123,7 @@ class UllavaProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> UllavaProcessor:
         """ProcessorMixin's, and what the box head's rules keep beside it."""
+        kwargs["trust_remote_code"] = False
         processor: UllavaProcessor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         processor.boxes.load(str(pretrained_model_name_or_path))
         return processor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig
@@ -123,9 +122,9 @@ def strategy_settings(vision: VisionConfig, sizes: Callable[[PartConfig, str], P
     return table
 
 
-def pretrained_paths(vision: VisionConfig, folder: Path) -> dict[str, Path]:
-    """Where the front-end's networks have pretrained weights: ``tower``, or the field of the strategy's own table."""
+def pretrained_parts(vision: VisionConfig) -> dict[str, PartConfig]:
+    """The front-end's networks that have pretrained weights: ``tower``, or the field of the strategy's own table."""
     own = vision.settings()
     named = {entry.name: getattr(own, entry.name) for entry in fields(own)}
     parts = {"tower": vision.tower} | {name: part for name, part in named.items() if isinstance(part, PartConfig)}
-    return {name: folder / part.path for name, part in parts.items() if part.path}
+    return {name: part for name, part in parts.items() if part.path}

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.weights.files import weight_files
+from ullava.modeling.weight_files import weight_files
 from ullava.training.finite import is_finite, tensors_in
 from ullava.training.folder import RunFolder
 from ullava.training.shares import OPTIMIZER_FOLDER

@@ -22,19 +22,25 @@ from torch import nn
 
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError, WeightsError, did_you_mean
+from ullava.hub import find_folder, is_hub_id, name_of
 from ullava.modeling.auto import load_folder
-from ullava.modeling.build import set_attention
+from ullava.modeling.build import set_attention, settle_generation
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.pretrained import reading
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.saved_folder import read_saved_config, read_saved_processor
+from ullava.modeling.strict_loading import load_strict
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weight_files import read_shapes, read_state_dict, read_table
 from ullava.modeling.weights.conversion import write_folder
-from ullava.modeling.weights.files import read_state_dict
-from ullava.modeling.weights.strict import load_strict
 
 RUN_FILE = "lora_run.json"
 TRAINED_FILE = "trained.safetensors"
 SYSTEM_FOLDER = "system"
 ADAPTER_FILE = "adapter_model.safetensors"
+SETTINGS_FILE = "adapter_config.json"
+CODE_SETTING = "megatron_config"
+"""The key with which peft's settings let it import the module that they name beside it."""
 LORA_MARK = ".lora_"
 ROWS_PREFIX = "rows/"
 HEADS = ("mask_head.", "box_head.")
@@ -44,7 +50,10 @@ WRAPPED = ".base_layer."
 
 @dataclass(frozen=True, slots=True)
 class LoraRun:
-    """Content of ``lora_run.json``: folder of the base (None: everything is in the adapter), ids of the saved rows."""
+    """Content of ``lora_run.json``: the base (None: everything is in the adapter), ids of the saved rows.
+
+    The base is a folder, or an id of the Hub with its commit.
+    """
 
     base: str | None
     row_ids: tuple[int, ...]
@@ -120,7 +129,7 @@ def save_adapter(
     save_file(kept, str(folder / TRAINED_FILE), metadata={"format": "pt"})
     model.config.save_pretrained(str(folder / SYSTEM_FOLDER))
     processor.save_pretrained(str(folder / SYSTEM_FOLDER))
-    run = LoraRun(None if base is None else str(base), tuple(row_ids))
+    run = LoraRun(None if base is None else name_of(base), tuple(row_ids))
     (folder / RUN_FILE).write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
 
 
@@ -132,17 +141,34 @@ def load_adapter(
     ``base`` takes the place of the base that the run noted. Raises UserError for a folder that is no adapter, or whose
     base is not there; WeightsError where base and adapter do not fit.
     """
-    import peft
-
     run = read_run(folder)
-    found = base or (Path(run.base) if run.base else None)
+    found = base or base_folder(run, folder)
     if found is not None and not (found / "config.json").is_file():
         raise UserError(f"{folder / RUN_FILE}: the base {found} is not there; name it with --base")
     system = folder / SYSTEM_FOLDER
-    config = UllavaConfig.from_pretrained(str(system))
+    config = read_saved_config(system)
+    processor = read_saved_processor(system, config)
     model = _assembled(folder, config, found, run, attention)
-    adapters = peft.PeftModel.from_pretrained(model.language_model, str(folder), is_trainable=trainable)
-    return model.eval(), UllavaProcessor.from_pretrained(str(system)), adapters
+    settle_generation(model, processor.tokenizer, processor.chat_template)
+    return model.eval(), processor, _adapters(model.language_model, folder, trainable)
+
+
+def _adapters(language_model: nn.Module, folder: Path, trainable: bool) -> Any:
+    """peft's handle on the adapters in ``folder``, which have to be those that its settings describe."""
+    import peft
+
+    settings = folder / SETTINGS_FILE
+    if read_table(settings).get(CODE_SETTING) is not None:
+        raise UserError(f"{settings}: {CODE_SETTING}: this folder names Python to import, which ullava never does")
+    stored = read_shapes(folder / ADAPTER_FILE)
+    with reading(settings):
+        adapters = peft.PeftModel.from_pretrained(language_model, str(folder), is_trainable=trainable)
+        wanted = peft.get_peft_model_state_dict(adapters)
+    wrong = sorted(stored.keys() ^ wanted.keys())
+    wrong += [name for name, value in wanted.items() if name in stored and stored[name].shape != tuple(value.shape)]
+    if wrong:
+        raise WeightsError([f"{folder / ADAPTER_FILE}: {name}: not as {SETTINGS_FILE} says" for name in wrong])
+    return adapters
 
 
 def merge_adapter(folder: Path, base: Path | None = None) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
@@ -171,11 +197,20 @@ def merge_to_folder(folder: Path, out: Path, base: Path | None = None) -> Path:
     return write_folder(out, folder / ADAPTER_FILE, write)
 
 
+def base_folder(run: LoraRun, folder: Path) -> Path | None:
+    """Return where the base of the run in ``folder`` is, fetched from the Hub where it came from there."""
+    if not run.base or not is_hub_id(run.base):
+        return Path(run.base) if run.base else None
+    return find_folder(run.base, Path(), f"{folder / RUN_FILE}: base")
+
+
 def read_run(folder: Path) -> LoraRun:
     """Read ``lora_run.json``. Raises UserError where ``folder`` is not the adapter folder of a LoRA run."""
     path = folder / RUN_FILE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table["base"], str | None):
+            raise ValueError("base is no name")
         return LoraRun(table["base"], tuple(int(number) for number in table["row_ids"]))
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no {RUN_FILE}; name the adapter/ folder of a LoRA run") from error
@@ -201,6 +236,9 @@ def _assembled(
         table = name.removeprefix(ROWS_PREFIX)
         if table not in weights or weights[table].shape[1:] != trained[name].shape[1:]:
             raise WeightsError(f"{folder / TRAINED_FILE}: rows of {table}, which the base {base} does not have so")
+        rows = len(trained[name])
+        if rows != len(run.row_ids) or any(not 0 <= number < len(weights[table]) for number in run.row_ids):
+            raise WeightsError(f"{folder / RUN_FILE}: row_ids: not those of the {rows} rows of {table}")
         whole[table] = weights[table].clone()
         whole[table][list(run.row_ids)] = trained[name].to(weights[table].dtype)
     # A tied name of the base is the same tensor under its old values.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ullava.errors import UserError
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 
 OPTIMIZER_FOLDER = "optimizer_shares"
 SCHEDULER_FILE = "scheduler.pt"

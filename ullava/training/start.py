@@ -12,13 +12,13 @@ from ullava.config.load import load_config, place
 from ullava.config.schema import HeadsConfig, LossConfig, ModelConfig, TrainRecipe
 from ullava.config.site import Site
 from ullava.errors import ConfigError
-from ullava.inference.load import weights_folder
+from ullava.inference.load import names_saved_model, weights_folder
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import build_model, to_model_config
 from ullava.modeling.fresh_heads import build_fresh_box, build_fresh_heads
 from ullava.modeling.stage_settings import change_conversation, change_vision
 from ullava.resources import find
-from ullava.training.lora import attach_adapters, is_adapter, load_adapter, read_run
+from ullava.training.lora import attach_adapters, base_folder, is_adapter, load_adapter, read_run
 
 LOSS_KEY = "loss_weights"
 """Where ``config.json`` of a trained model keeps the loss weights that it was trained with."""
@@ -84,7 +84,7 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     if wrong:
         raise ConfigError(f"{where}: {adapter} has {', '.join(wrong)}")
     run = read_run(adapter)
-    base = Path(run.base) if run.base else None
+    base = base_folder(run, adapter)
     fresh = base is not None and _has_heads(adapter)
     return Start(model, processor, adapters, _loss(recipe, model.config), base, fresh)
 
@@ -124,7 +124,7 @@ def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> t
     if isinstance(recipe.heads, HeadsConfig):
         written = Site(recipe_path, "heads")
         return build_fresh_heads(model, processor, recipe.heads, Path("."), attention=recipe.attention, site=written)
-    if recipe.system is None and (Path(recipe.model) / "config.json").is_file():
+    if recipe.system is None and names_saved_model(recipe.model):
         return model, processor
     config, folder, site = _model_config(recipe, recipe_path)
     wanted = to_model_config(config, folder, processor.tokenizer, site)

@@ -127,7 +127,7 @@ def _damaged_state(rng: Random, file: Path) -> str:
 
 def check(kind: str, base: Path) -> list[str]:
     """What was made can be loaded, with finite numbers."""
-    from ullava.modeling.weights.files import read_state_dict
+    from ullava.modeling.weight_files import read_state_dict
 
     problems = ["the pickle called something"] if Path("sprung").exists() else []
     state = read_state_dict(Path("made"))

@@ -10,8 +10,8 @@ from transformers import SamModel
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
 from ullava.modeling.build import build_model
+from ullava.modeling.weight_files import read_state_dict
 from ullava.modeling.weights.conversion import sha256_of
-from ullava.modeling.weights.files import read_state_dict
 from ullava.run_lock import hold
 
 MODEL = """

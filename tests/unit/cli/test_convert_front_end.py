@@ -12,7 +12,7 @@ from PIL import Image
 from tests.unit.modeling.conftest import ROOT, SMALL, build_small
 
 import ullava
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ullava.examples import HeadImages, ModelInputs
 from ullava.geometry.box_tensors import corners_of_centres
 from ullava.modeling.heads.box_contract import Candidates, choose
 from ullava.modeling.heads.detector import decoded_sets, detector_class
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 from ullava.structures import Sample, Turn
 
 KINDS = ("grounding-dino", "mm-grounding-dino")

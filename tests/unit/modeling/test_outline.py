@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.hub_cache import offline_cache, put_published
 
 from ullava.config.load import load_config, parse_text
 from ullava.config.schema import ModelConfig
-from ullava.errors import ConfigError
+from ullava.errors import ConfigError, HubUnreachableError
 from ullava.modeling.outline import Outline, outline
 from ullava.resources import find, names
 
+ROOT = Path(__file__).resolve().parents[3]
 Command = Callable[..., tuple[int, str, str]]
 
 MILLIONS: dict[str, dict[str, float]] = {
@@ -39,8 +40,17 @@ VIDEOS = {"mg_llava_7b": (1152, 1152), "avg_llava_7b": (288, 1152), "conv_llava_
 """Tokens of a video of eight frames: least and most."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The published configs, as if the Hub's library had fetched them."""
+    folder = tmp_path_factory.mktemp("hub")
+    put_published(folder / "cache", folder / "work")
+    with offline_cache(folder / "cache"):
+        yield folder / "cache"
+
+
 @pytest.fixture(scope="module")
-def told() -> Callable[[str], Outline]:
+def told(cache: Path) -> Callable[[str], Outline]:
     known: dict[str, Outline] = {}
 
     def tell(name: str) -> Outline:
@@ -94,11 +104,30 @@ def test_check_builds_a_model(command: Command) -> None:
     assert code == 0 and "model.yaml: valid" in out and "vision resampler b" in out
 
 
-def test_a_part_that_nobody_knows_is_named(tmp_path: Path) -> None:
-    parts: dict[str, Any] = {"language": "vicuna_7b_v1.6", "tower": "clip-vit-large-patch14"}
-    text = (
-        f"{{name: x, tokenizer: t, language: {{path: {parts['language']}}}, "
-        f"vision: {{tower: {{path: {parts['tower']}}}}}, mask: {{sam: {{config: {{}}}}}}}}"
-    )
-    with pytest.raises(ConfigError, match=r"vicuna_7b_v1.6 is not there, and its sizes are not known; did you mean"):
-        outline(parse_text(ModelConfig, text), tmp_path)
+def test_parts_that_are_not_at_hand_are_told_from_their_config_or_named(tmp_path: Path) -> None:
+    parts = "name: x, tokenizer: TOKENIZER, mask: {sam: {config: {}}}, vision: {tower: TOWER}, language: LANGUAGE"
+    words = str(ROOT / "models" / "tiny" / "tokenizer")
+    sizes = "{path: ../gone, config: {model_type: clip_vision_model, hidden_size: 64, num_attention_heads: 2}}"
+    llama = "{path: lmsys/vicuna-7b-v1.6, config: {model_type: llama, hidden_size: 64, num_attention_heads: 2}}"
+    text = f"{{{parts}}}".replace("TOKENIZER", words)
+    told = outline(parse_text(ModelConfig, text.replace("TOWER", sizes).replace("LANGUAGE", llama)), tmp_path)
+    assert told.parts["vision tower"] < 10_000_000
+    (tmp_path / "vicuna_7b").mkdir()
+    wrong = text.replace("TOWER", sizes).replace("LANGUAGE", "{path: vicuna_7bb}")
+    with pytest.raises(ConfigError, match=r"language\.path: no such file or folder: .*; did you mean 'vicuna_7b'"):
+        outline(parse_text(ModelConfig, wrong), tmp_path)
+    elsewhere = text.replace("TOWER", "{path: nobody/clip}").replace("LANGUAGE", "{path: nobody/llm}")
+    with pytest.raises(HubUnreachableError) as caught:
+        outline(parse_text(ModelConfig, elsewhere), tmp_path)
+    assert [line.split(": no folder")[0].rpartition(": ")[2] for line in caught.value.problems] == [
+        "language.path", "vision.tower.path"
+    ]  # fmt: skip
+
+
+def test_a_model_is_valid_where_its_parts_cannot_be_asked_for(command: Command, tmp_path: Path) -> None:
+    with offline_cache(tmp_path):
+        code, out, _ = command("check", "models/slime_7b")
+        assert code == 0 and "model.yaml: valid" in out and "no figures: " in out and "HF_HUB_OFFLINE" in out
+        code, _, err = command("show", "slime_7b", "--sizes")
+        assert code == 2 and "language.path: no folder" in err and "lmsys/vicuna-7b-v1.5" in err
+        assert command("check")[0] == 0

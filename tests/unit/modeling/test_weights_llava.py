@@ -14,7 +14,7 @@ from transformers import ConvNextConfig
 
 from ullava.modeling.auto import load_folder
 from ullava.modeling.vision.conv import ConvStrategy
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 from ullava.text.released_tokenizer import UNKNOWN, llama_tokenizer
 
 LANGUAGE, TOWER, PROJECTOR = "llm.model.", "llm.vision_encoder.vision_model.", "llm.vision_projector."

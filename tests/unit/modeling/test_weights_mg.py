@@ -17,7 +17,7 @@ from transformers import ConvNextConfig, ConvNextModel
 from ullava.modeling.auto import load_folder
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
 from ullava.modeling.vision.mg_pooling import ObjectTokens
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 
 TOWER = "llm.vision_encoder.vision_model."
 CHANNELS = (4, 6)

@@ -12,7 +12,7 @@ from PIL import Image
 from released_folder import PIECES, core_config, released_names, small_model, write_shards, write_tokenizer
 
 import ullava
-from ullava.modeling.weights.files import read_state_dict
+from ullava.modeling.weight_files import read_state_dict
 from ullava.text.released_tokenizer import released_tokenizer
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError
+from ullava.modeling.stage_settings import change_conversation
 from ullava.training.finish import save_model
 from ullava.training.lora import attach_adapters, load_adapter, merge_adapter, save_adapter
 from ullava.training.stages import apply_stage, special_token_ids
@@ -105,3 +108,83 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lora_run.json").write_text('{"base": 3')
     with pytest.raises(UserError, match="not the record of a LoRA run"):
         merge_adapter(tmp_path)
+
+
+def damaged_json(name: str, **changes: Any) -> Any:
+    def damage(folder: Path) -> None:
+        table = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**table, **changes}))
+
+    return damage
+
+
+def cut(name: str) -> Any:
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def lacks_a_tensor(name: str, word: str) -> Any:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        tensors.pop(next(key for key in sorted(tensors) if word in key))
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+    return damage
+
+
+DAMAGES = [
+    (cut("lora_run.json"), "lora_run.json"),
+    (damaged_json("lora_run.json", base=5), "lora_run.json"),
+    (damaged_json("lora_run.json", row_ids=[1, 2]), "row_ids: not those of"),
+    (damaged_json("lora_run.json", row_ids=[10**6] * 11), "row_ids: not those of"),
+    (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: is not there"),
+    (cut("adapter_config.json"), "adapter_config.json:"),
+    (damaged_json("adapter_config.json", peft_type="LORAX"), "adapter_config.json"),
+    (damaged_json("adapter_config.json", r="four"), "adapter_config.json"),
+    (damaged_json("adapter_config.json", r=3), "adapter_config.json"),
+    (damaged_json("adapter_config.json", target_modules=["q_proj"]), "not as adapter_config.json says"),
+    (damaged_json("adapter_config.json", target_modules=[]), "adapter_config.json"),
+    (damaged_json("adapter_config.json", megatron_config={"a": 1}, megatron_core="evil"), "names Python to import"),
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: no such file"),
+    (cut("adapter_model.safetensors"), "adapter_model.safetensors: is cut off"),
+    (lacks_a_tensor("adapter_model.safetensors", "lora_B"), "not as adapter_config.json says"),
+    (lambda folder: (folder / "trained.safetensors").unlink(), "trained.safetensors: no such file"),
+    (cut("trained.safetensors"), "trained.safetensors: is cut off"),
+    (cut("system/config.json"), "system/config.json:"),
+    (damaged_json("system/config.json", hidden_layer="x"), "hidden_layer: expected a whole number"),
+    (cut("system/tokenizer.json"), "system/tokenizer.json"),
+    (damaged_json("system/processor_config.json", patch=3), "system/processor_config.json: patch: 3"),
+]
+
+
+def test_a_damaged_adapter_is_named(make_model: Any, tmp_path: Path) -> None:
+    model, processor = make_model()
+    save_model(model, processor, tmp_path / "base")
+    adapters = attach_adapters(model.language_model, LoraConfig(r=2), "recipe.yaml")
+    plan = apply_stage(model, "ground", lora=True)
+    save(tmp_path / "adapter", model, processor, adapters, plan, tmp_path / "base")
+    for number, (damage, said) in enumerate(DAMAGES):
+        folder = Path(shutil.copytree(tmp_path / "adapter", tmp_path / str(number)))
+        damage(folder)
+        with pytest.raises(UserError) as caught:
+            load_adapter(folder)
+        assert said in caught.value.problems[0] and str(folder) in caught.value.problems[0], (number, caught.value)
+
+
+def test_a_merged_model_knows_where_its_answers_end(make_model: Any, tmp_path: Path) -> None:
+    """The format's own sign ends an answer too, and only the tokenizer and the format tell which that is."""
+    model, processor = make_model()
+    processor.tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    model.language_model.resize_token_embeddings(len(processor.tokenizer))
+    model.config.text_config.vocab_size = len(processor.tokenizer)
+    change_conversation(model, processor, "chatml")
+    ends = model.generation_config.eos_token_id
+    assert len(ends) == 2
+    save_model(model, processor, tmp_path / "base")
+    adapters = attach_adapters(model.language_model, LoraConfig(r=2), "recipe.yaml")
+    plan = apply_stage(model, "ground", lora=True)
+    save(tmp_path / "adapter", model, processor, adapters, plan, tmp_path / "base")
+    assert merge_adapter(tmp_path / "adapter")[0].generation_config.eos_token_id == ends

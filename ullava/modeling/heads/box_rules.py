@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from ullava.geometry import View, box_iou, mask_to_box_xyxy_px, plan_bounded_view
 from ullava.modeling.heads.box import from_head_frame
 from ullava.modeling.heads.box_contract import PhrasePrompts
 from ullava.modeling.pixels import resize_planes_u8
+from ullava.modeling.pretrained import read_tokenizer
 from ullava.structures import BoxXYXY, ImageArray, MaskArray
 from ullava.text.answers import ObjectSpan, split_objects
 
@@ -162,4 +162,4 @@ class PhraseBoxRules(BoxRules):
 
     def load(self, folder: str) -> None:
         """Read the detector's tokenizer."""
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=PHRASE_FOLDER)
+        self.tokenizer = read_tokenizer(Path(folder) / PHRASE_FOLDER)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.config.schema import BoxHeadConfig
-from ullava.errors import UserError, WeightsError, did_you_mean
+from ullava.errors import UserError, did_you_mean
+from ullava.hub import find_folder
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box import RegressionBoxHead
 from ullava.modeling.heads.box_contract import BoxHead
@@ -15,7 +16,8 @@ from ullava.modeling.heads.box_phrase import PhraseBoxHead
 from ullava.modeling.heads.box_query import QueryBoxHead
 from ullava.modeling.heads.box_rules import BoxRules, PhraseBoxRules
 from ullava.modeling.heads.detector import detector_class
-from ullava.text.stored_tokenizer import open_tokenizer
+from ullava.modeling.pretrained import read_tokenizer
+from ullava.modeling.strict_loading import load_part, read_part
 
 BOX_HEADS = ("regression", "grounding_dino_query", "grounding_dino_phrase")
 
@@ -72,22 +74,22 @@ def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path)
     that reads words has no tokenizer.
     """
     if box.detector is not None and box.detector.path:
-        _load_detector(model.box_head, folder / box.detector.path)
+        where = f"{folder / 'model.yaml'}: box.detector.path"
+        detector = find_folder(box.detector.path, folder, where, revision=box.detector.revision)
+        _load_detector(model.box_head, detector)
         model.tie_weights()
     if box.kind == "grounding_dino_phrase":
-        place = folder / str(box.phrase_tokenizer or (box.detector.path if box.detector is not None else ""))
+        where = f"{folder / 'model.yaml'}: box.phrase_tokenizer"
+        named = box.phrase_tokenizer or (box.detector.path if box.detector is not None else None)
+        revision = box.detector.revision if box.detector is not None and box.phrase_tokenizer is None else None
+        place = find_folder(str(named), folder, where, revision=revision, weights=False)
         if not (place / "tokenizer_config.json").is_file():
-            raise UserError(f"{folder / 'model.yaml'}: box.phrase_tokenizer: there is no tokenizer in {place}")
-        processor.boxes.tokenizer = open_tokenizer(place)
+            raise UserError(f"{where}: there is no tokenizer in {place}")
+        processor.boxes.tokenizer = read_tokenizer(place)
 
 
 def _load_detector(head: Any, path: Path) -> None:
     kind = detector_class(head.detector.config)
-    loaded, info = kind.from_pretrained(str(path), use_safetensors=True, output_loading_info=True)
-    problems = [f"{path}: missing weight {key}" for key in sorted(info["missing_keys"])]
-    problems += [f"{path}: unexpected weight {key}" for key in sorted(info["unexpected_keys"])]
-    problems += [f"{path}: weight of another shape {entry}" for entry in sorted(map(str, info["mismatched_keys"]))]
-    if problems:
-        raise WeightsError(problems)
-    weights = {key: value for key, value in loaded.state_dict().items() if not key.startswith(head.skipped_weights)}
-    head.detector.load_state_dict(weights, strict=True, assign=True)
+    weights = read_part(kind, path)
+    kept = {key: value for key, value in weights.items() if not key.startswith(head.skipped_weights)}
+    load_part(head.detector, kept, path)

@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from ullava.errors import UserError
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
 from ullava.modeling.positions import start_tower_positions
+from ullava.modeling.strict_loading import CLIP_BESIDE, load_part, read_part
 from ullava.modeling.vision.strategy import VisionStrategy, trains
 
 
@@ -52,10 +53,10 @@ class ClipFrontEnd(VisionStrategy):
         return ("tower.post_layernorm.", *(f"tower.encoder.layers.{layer}." for layer in above))
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
-        """A CLIP vision tower; see VisionStrategy."""
+        """A CLIP vision tower, by itself or in a whole CLIP; see VisionStrategy."""
         if "tower" in paths:
-            tower = CLIPVisionModel.from_pretrained(str(paths["tower"]))
-            self.tower.load_state_dict(tower.state_dict(), strict=True, assign=True)
+            weights = read_part(CLIPVisionModel, paths["tower"], beside=CLIP_BESIDE)
+            load_part(self.tower, weights, paths["tower"])
 
     def start_afresh(self, pretrained: frozenset[str]) -> None:
         """The tower's position table; see ullava.modeling.positions."""

@@ -19,6 +19,7 @@ from ullava.errors import UserError, WeightsError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_square
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
+from ullava.modeling.strict_loading import CONVNEXT_BESIDE, CONVNEXT_UNREAD, find_misfits, read_part
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
@@ -34,7 +35,6 @@ from ullava.modeling.vision.strategy import (
     run_by_shape,
     trains,
 )
-from ullava.modeling.weights.strict import find_misfits
 
 VIEW = "base"
 NAME = "conv"
@@ -209,8 +209,8 @@ class ConvStrategy(VisionStrategy):
         """
         if "tower" not in paths:
             return
-        loaded = ConvNextModel.from_pretrained(str(paths["tower"]))
-        problems = load_stages(self.tower, loaded.state_dict())
+        weights = read_part(ConvNextModel, paths["tower"], beside=CONVNEXT_BESIDE, unread=CONVNEXT_UNREAD)
+        problems = load_stages(self.tower, weights)
         if problems:
             raise WeightsError([f"{paths['tower']}: {problem}" for problem in problems])
 

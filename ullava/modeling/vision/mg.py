@@ -22,6 +22,7 @@ from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_view
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view
+from ullava.modeling.strict_loading import CONVNEXT_BESIDE, CONVNEXT_UNREAD, load_part, read_part
 from ullava.modeling.vision.clip_mlp import build_projector, merge_patches
 from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
@@ -215,9 +216,9 @@ class Mg(ClipFrontEnd):
         """``tower``: a CLIP vision tower; ``pyramid``: a ConvNeXt of transformers; see VisionStrategy."""
         super().load_pretrained(paths)
         if "pyramid" in paths:
-            weights = ConvNextModel.from_pretrained(str(paths["pyramid"])).state_dict()
-            kept = {name: value for name, value in weights.items() if not name.startswith("layernorm.")}
-            self.pyramid.model.load_state_dict(kept, strict=True, assign=True)
+            folder = paths["pyramid"]
+            weights = read_part(ConvNextModel, folder, beside=CONVNEXT_BESIDE, unread=CONVNEXT_UNREAD)
+            load_part(self.pyramid.model, weights, folder)
 
     def start_afresh(self, pretrained: frozenset[str]) -> None:
         """The published start of the fusion, which leaves the low-resolution states as they are; the tower's table."""

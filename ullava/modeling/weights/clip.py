@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ullava.errors import WeightsError
+from ullava.modeling.strict_loading import find_misfits, load_strict
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, shape_of
-from ullava.modeling.weights.strict import find_misfits, load_strict
 
 HEAD_WIDTH = 64
 """Of every CLIP that OpenAI released; a few of open_clip's have 80 or more."""

@@ -15,8 +15,8 @@ import transformers
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_model
-from ullava.modeling.weights.files import prefix_hint, read_pickled_or_safe, weight_files
-from ullava.modeling.weights.strict import load_strict
+from ullava.modeling.strict_loading import load_strict
+from ullava.modeling.weight_files import prefix_hint, read_pickled_or_safe, weight_files
 from ullava.run_lock import hold
 from ullava.whole_files import whole_folder
 

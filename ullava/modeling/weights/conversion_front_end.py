@@ -11,8 +11,8 @@ from ullava.config.schema import ModelConfig
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import build_model
+from ullava.modeling.strict_loading import find_misfits
 from ullava.modeling.weights.conversion import write_folder
-from ullava.modeling.weights.strict import find_misfits
 
 VISION = "vision."
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import WeightsError
+from ullava.modeling.weight_files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.convnext import convert_convnext
-from ullava.modeling.weights.files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
 from ullava.modeling.weights.llama2c import convert_llama2c
 from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam

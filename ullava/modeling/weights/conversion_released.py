@@ -13,10 +13,12 @@ from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextCo
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_processor
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.pretrained import read_config, read_tokenizer
 from ullava.modeling.strategies import word_ids
+from ullava.modeling.strict_loading import find_misfits, load_strict
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weight_files import read_pickled_or_safe, read_state_dict, read_table
 from ullava.modeling.weights.conversion import write_folder
-from ullava.modeling.weights.files import read_pickled_or_safe, read_state_dict, read_table
 from ullava.modeling.weights.llava import read_llava
 from ullava.modeling.weights.mg_llava import is_mg_llava, read_mg_llava
 from ullava.modeling.weights.released import (
@@ -29,10 +31,8 @@ from ullava.modeling.weights.released import (
     start_missing_parts,
 )
 from ullava.modeling.weights.sam import DECODER_HEADS
-from ullava.modeling.weights.strict import find_misfits, load_strict
 from ullava.text.released import SYSTEM
 from ullava.text.released_tokenizer import released_tokenizer
-from ullava.text.stored_tokenizer import open_tokenizer
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 Style = Literal["conv_simple", "conv_sep2", "conv_llama2"]
@@ -146,7 +146,7 @@ def _words_of_mg(tokenizer: Any) -> TextConfig:
 def _add_words(found: Released, folder: Path) -> tuple[Any, list[str]]:
     """Load the tokenizer of a checkpoint that knows none of our tokens, add them and the rows that they need."""
     try:
-        tokenizer = open_tokenizer(folder if folder.is_dir() else folder.parent)
+        tokenizer = read_tokenizer(folder if folder.is_dir() else folder.parent)
     except UserError as error:
         raise UserError([*error.problems, f"{folder}: name the folder of the tokenizer with --tokenizer"]) from error
     rows = int(found.config.text_config.vocab_size)
@@ -168,7 +168,7 @@ def _read_tower(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]
         raise WeightsError(f"{folder}: no converted tower is here (`ullava convert clip` makes one)")
     convnext = read_table(folder / "config.json").get("model_type") == ConvNextConfig.model_type
     kind: type[PreTrainedConfig] = ConvNextConfig if convnext else CLIPVisionConfig
-    return kind.from_pretrained(str(folder)), read_state_dict(folder)
+    return read_config(folder, kind), read_state_dict(folder)
 
 
 def _settle_generation(model: UllavaForConditionalGeneration, config: UllavaConfig) -> None:
@@ -204,7 +204,7 @@ def _fill(found: Released) -> tuple[UllavaForConditionalGeneration, list[str]]:
 def _read_sam(folder: Path) -> tuple[SamConfig, dict[str, torch.Tensor]]:
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no converted SAM is here (`ullava convert sam` makes one)")
-    config = SamConfig.from_pretrained(str(folder))
+    config = read_config(folder, SamConfig)
     with torch.device("meta"):
         model = SamModel(config)
     tensors = read_state_dict(folder)

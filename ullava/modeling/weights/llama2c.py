@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ullava.errors import WeightsError
-from ullava.modeling.weights.strict import load_strict
+from ullava.modeling.strict_loading import load_strict
 
 HEADER = struct.Struct("<7i")
 EPSILON = 1e-5

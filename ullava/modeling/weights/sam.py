@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from ullava.errors import WeightsError
+from ullava.modeling.strict_loading import load_strict
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, refuse_missing, shape_of
-from ullava.modeling.weights.strict import load_strict
 
 DECODER_HEADS = 8
 WHAT = "a segment-anything checkpoint"

@@ -7,15 +7,18 @@ import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ullava.errors import WeightsError
 
+T = TypeVar("T")
+
+SAFE_FILE = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 PICKLED_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
@@ -91,12 +94,12 @@ def weight_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: no such file or folder")
-    for single, index in (("model.safetensors", SAFE_INDEX), ("pytorch_model.bin", PICKLED_INDEX)):
+    for single, index in ((SAFE_FILE, SAFE_INDEX), ("pytorch_model.bin", PICKLED_INDEX)):
         if (path / single).is_file():
             return [path / single]
         if (path / index).is_file():
             return _shards(path / index)
-    raise WeightsError(f"{path}: no model.safetensors and no {SAFE_INDEX} in this folder")
+    raise WeightsError(f"{path}: no {SAFE_FILE} and no {SAFE_INDEX} in this folder")
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -109,19 +112,63 @@ def read_table(file: Path) -> dict[str, Any]:
         table = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: is not there; it has to lie beside the weights") from error
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{file}: cannot be read as JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{file}:{error.lineno}: cannot be read as JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{file}: cannot be read as JSON: not UTF-8 text (byte {error.start})") from error
+    except (OSError, RecursionError, ValueError) as error:
+        raise WeightsError(f"{file}: cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(table, dict):
         raise WeightsError(f"{file}: is no JSON object")
     return table
 
 
+class Stored(NamedTuple):
+    """One tensor of a file, by its header: shape, safetensors' word for its type, and the file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+
+def read_shapes(path: Path) -> dict[str, Stored]:
+    """Read name -> what the headers of safetensors say, of a file or a folder of them.
+
+    Empty for pickled weights, which have no header.
+
+    Raises:
+        WeightsError: as ``read_state_dict``, and where the index names another file for a tensor than the one it is in.
+    """
+    files = weight_files(path)
+    found = {file: _header(file) for file in files if file.suffix not in PICKLED_SUFFIXES}
+    index = path / SAFE_INDEX
+    if found and path.is_dir() and files != [path / SAFE_FILE]:
+        stored = {name: file.name for file, tensors in found.items() for name in tensors}
+        named = read_table(index)["weight_map"]
+        problems = [f"{index}: weight_map.{name}: it is not in {file}" for name, file in named.items()
+                    if stored.get(name) != file]  # fmt: skip
+        problems += [f"{index}: weight_map: {name} of {stored[name]} is missing" for name in stored.keys() - named]
+        if problems:
+            raise WeightsError(sorted(problems))
+    return _merge(found)
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    try:
+        with safe_open(str(file), framework="pt") as stream:
+            views = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
+            return {name: Stored(tuple(view.get_shape()), view.get_dtype(), file) for name, view in views.items()}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
 def _shards(index: Path) -> list[Path]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_table(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not an index of shards (a JSON object with weight_map)") from error
+    if not names:
+        raise WeightsError(f"{index}: weight_map: names no shard")
     foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if foreign:
         raise WeightsError([f"{index}: shard {name!r} is not a file of the same folder" for name in foreign])
@@ -131,8 +178,8 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _merge(parts: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    merged: dict[str, Tensor] = {}
+def _merge(parts: Mapping[Path, Mapping[str, T]]) -> dict[str, T]:
+    merged: dict[str, T] = {}
     problems = []
     for file, tensors in parts.items():
         problems += [f"{file}: {name} is in another shard too" for name in tensors if name in merged]
@@ -174,9 +221,13 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        if "not fully covered" in str(error):
-            raise WeightsError(f"{file}: is cut off: its end is missing; copy or download it again") from error
-        raise WeightsError(f"{file}: cannot be read as safetensors: {error}") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: BaseException) -> WeightsError:
+    if "not fully covered" in str(error):
+        return WeightsError(f"{file}: is cut off: its end is missing; copy or download it again")
+    return WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}")
 
 
 def _read_pickled(file: Path) -> dict[str, Tensor]:
@@ -184,9 +235,9 @@ def _read_pickled(file: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{file}: refused, opening it would need to run code: {_first_line(error)}") from error
+        raise WeightsError(f"{file}: refused, opening it would need to run code: {one_line(error)}") from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: cannot be read: {_first_line(error)}") from error
+        raise WeightsError(f"{file}: cannot be read: {one_line(error)}") from error
     while isinstance(content, dict):
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
         if inner is None:
@@ -200,6 +251,6 @@ def _read_pickled(file: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of a library's message, which may run over many."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def one_line(error: BaseException) -> str:
+    """A library's message, which may run over many lines, in one of 300 characters at most."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,81 @@
+"""A stand-in for the cache of the Hugging Face Hub, in the Hub's own layout: ids are tested without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ullava import hub
+
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+TOKENIZER = Path(__file__).resolve().parent.parent / "models" / "tiny" / "tokenizer"
+
+LLAMA_7B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
+}  # fmt: skip
+CLIP_LARGE = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "model_type": "clip_vision_model",
+}  # fmt: skip
+SAM_HUGE = {
+    "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120,
+    "global_attn_indexes": [7, 15, 23, 31],
+}  # fmt: skip
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "lmsys/vicuna-7b-v1.1": LLAMA_7B | {"max_position_embeddings": 2048},
+    "lmsys/vicuna-7b-v1.5": LLAMA_7B,
+    "meta-llama/Meta-Llama-3-8B-Instruct": LLAMA_7B
+    | {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192},
+    "openai/clip-vit-large-patch14": {"model_type": "clip", "vision_config": CLIP_LARGE | {"image_size": 224}},
+    "openai/clip-vit-large-patch14-336": {"model_type": "clip", "vision_config": CLIP_LARGE | {"image_size": 336}},
+    "facebook/sam-vit-huge": {"model_type": "sam", "vision_config": SAM_HUGE},
+}
+"""What the published config files say of the parts that the models of this repository name."""
+
+
+def put_in_cache(cache: Path, repository: str, source: Path, *, revision: str = "main", commit: str = COMMIT) -> Path:
+    """Lay the files of ``source`` down as the Hub's library keeps what it fetched; return the snapshot."""
+    top = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = top / "snapshots" / commit
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            blob = top / "blobs" / f"{commit}-{file.relative_to(source).as_posix().replace('/', '-')}"
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(file.read_bytes())
+            place = snapshot / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(blob)
+    (top / "refs").mkdir(exist_ok=True)
+    (top / "refs" / revision).write_text(commit)
+    return snapshot
+
+
+def put_published(cache: Path, work: Path) -> None:
+    """Lay down the configs of ``PUBLISHED``, with a tokenizer for the language models, and no weights."""
+    for repository, config in PUBLISHED.items():
+        folder = work / repository.replace("/", "-")
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        if config["model_type"] == "llama":
+            for file in TOKENIZER.iterdir():
+                (folder / file.name).write_bytes(file.read_bytes())
+        put_in_cache(cache, repository, folder)
+
+
+@contextmanager
+def offline_cache(cache: Path) -> Iterator[Path]:
+    """Make ``cache`` the Hub's cache, and forbid to ask the Hub."""
+    from huggingface_hub import constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        hub._fetch.cache_clear()
+        yield cache
+    hub._fetch.cache_clear()

@@ -58,6 +58,7 @@ def counts_of(batch: Batch) -> Counts:
     targets = batch.targets
     return Counts(tokens, len(targets.masks), len(targets.boxes_xyxy_head), patches, targets.images)
 
+
 def forced(batch: Batch, force: Mapping[str, Any]) -> Batch:
     """The batch with overrides of the vision strategy."""
     return batch if batch.inputs is None or not force else replace(batch, inputs=replace(batch.inputs, force=force))

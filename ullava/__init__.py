@@ -1,17 +1,22 @@
 """ullava: one model that answers in words, masks and boxes.
 
 Importing this package imports neither torch nor transformers; ``ullava.load`` brings them in when it is first used.
+After it, the Auto classes of transformers know our models, whichever of the two is imported first.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ullava.registration import register_when_needed
+
 if TYPE_CHECKING:
     from ullava.inference.load import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
+
+register_when_needed()
 
 _LAZY = {"load": "ullava.inference.load"}
 

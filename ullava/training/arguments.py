@@ -60,7 +60,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "eval_steps": (0, 10**12),
     "eval_delay": (0, 10**12),
     "save_total_limit": (1, 10**12),
-    "torch_empty_cache_steps": (1, 10**12),
     "ddp_timeout": (1, 10**8),
     "ddp_bucket_cap_mb": (1, 10**6),
     "seed": (0, 2**32 - 1),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SMALL
+from tests.unit.modeling.conftest import ROOT, SMALL
 from transformers import AutoTokenizer
 
 from ullava.config.load import load_config

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.parity.siblings.sibling_cases import agree, folders, read, same_normalised_pixels, tensors
+from sibling_cases import agree, folders, read, same_normalised_pixels, tensors
 from transformers import ConvNextConfig
 
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a defect of ours (with traceback), 2 something the user ca
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -106,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`ullava list models | head -1`); Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: '{one_line(str(error.filename))[:60]}...': the path is too long", file=sys.stderr)
+        return 2
 
 
 def load_command(name: str) -> ModuleType:

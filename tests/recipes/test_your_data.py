@@ -58,7 +58,7 @@ def desk(tmp_path: Path, shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def _write_expressions(folder: Path, real: Path) -> None:
-    """Two expressions in the form of refs(*).p, about objects of a real photograph."""
+    """Two expressions of val, and one of train, in the form of refs(*).p, about objects of a real photograph."""
     value = json.loads((real / "coco_tiny_liz" / "annotations" / "instances_val2017.json").read_text())
     entries = [entry for entry in value["annotations"] if not entry["iscrowd"]][:2]
     refs = [
@@ -66,6 +66,7 @@ def _write_expressions(folder: Path, real: Path) -> None:
          "sentences": [{"sent": f"the thing number {n}"}]}
         for n, entry in enumerate(entries)
     ]  # fmt: skip
+    refs.append(refs[0] | {"ref_id": len(refs), "split": "train"})  # so that the command has to choose
     folder.mkdir()
     (folder / "instances.json").write_text(json.dumps(value))
     (folder / "refs.json").write_text(json.dumps(refs))

@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         if refused := _disk_problem(error):
-            print(f"error: {refused}", file=sys.stderr)
+            print(f"error: {one_line(refused)}", file=sys.stderr)
             return 2
         raise
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.json_stream import iter_records
+from ullava.data.json_stream import is_finite_number, iter_records
 from ullava.data.readers.base import TaskDataset
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
@@ -76,20 +76,16 @@ def boxes_of(record: Record) -> DetectedBoxes:
     """Read ``boxes``, ``scores`` and ``labels``. Raises SampleError with file and line."""
     corners = record.items("boxes")
     for box in corners:
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(is_finite_number(value) for value in box):
             record.fail(f"a box has to be four numbers, x0 y0 x1 y1, not {box}")
     scores = record.items("scores") if "scores" in record.value else [1.0] * len(corners)
     labels = record.items("labels") if "labels" in record.value else [""] * len(corners)
     if not len(corners) == len(scores) == len(labels):
         record.fail(f"{len(corners)} boxes, {len(scores)} scores and {len(labels)} labels")
-    if not all(_is_number(score) for score in scores) or not all(isinstance(label, str) for label in labels):
+    if not all(is_finite_number(score) for score in scores) or not all(isinstance(label, str) for label in labels):
         record.fail("'scores' have to be numbers and 'labels' strings")
     array = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
     return DetectedBoxes(array, np.asarray(scores, dtype=np.float64), tuple(labels))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def reader_of(dataset: TaskDataset) -> TaskDataset:

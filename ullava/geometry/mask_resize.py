@@ -13,25 +13,35 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
-LONGEST_KEPT = 8192
-"""Pixels of an axis up to which its matrix is remembered; a longer one is made anew each time."""
+LONGEST_BY_MATRIX = 8192
+"""Pixels of an axis up to which it goes through a matrix, which is remembered; a longer one is interpolated."""
 
 
 @lru_cache(maxsize=4096)
-def _kept_matrix(lowres: int, square: int, kept: int, original: int) -> torch.Tensor:
-    return _matrix(lowres, square, kept, original)
-
-
 def _axis_matrix(lowres: int, square: int, kept: int, original: int) -> torch.Tensor:
-    return (_kept_matrix if original <= LONGEST_KEPT else _matrix)(lowres, square, kept, original)
-
-
-def _matrix(lowres: int, square: int, kept: int, original: int) -> torch.Tensor:
     """Return float32 [original, lowres]: what one axis of the three steps does to ``lowres`` samples."""
     with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(lowres)[None]
-        wide = functional.interpolate(unit, size=square, mode="linear", align_corners=False)[..., :kept]
-        return functional.interpolate(wide, size=original, mode="linear", align_corners=False)[0].T.contiguous()
+        return _interpolated(torch.eye(lowres), square, kept, original).T.contiguous()
+
+
+def _interpolated(rows: torch.Tensor, square: int, kept: int, original: int) -> torch.Tensor:
+    """The three steps along the last axis of ``rows`` [n, lowres] -> [n, original]."""
+    wide = functional.interpolate(rows[None], size=square, mode="linear", align_corners=False)[..., :kept]
+    return functional.interpolate(wide, size=original, mode="linear", align_corners=False)[0]
+
+
+def _along_rows(planes: torch.Tensor, square: int, kept: int, original: int) -> torch.Tensor:
+    """[k, lowres, w] -> [k, original, w], one axis of the three steps."""
+    if original > LONGEST_BY_MATRIX:
+        return _along_columns(planes.transpose(-2, -1), square, kept, original).transpose(-2, -1)
+    return torch.matmul(_axis_matrix(planes.shape[-2], square, kept, original).to(planes.device), planes)
+
+
+def _along_columns(planes: torch.Tensor, square: int, kept: int, original: int) -> torch.Tensor:
+    """[k, h, lowres] -> [k, h, original], one axis of the three steps."""
+    if original > LONGEST_BY_MATRIX:
+        return _interpolated(planes.flatten(0, 1), square, kept, original).unflatten(0, planes.shape[:2])
+    return torch.matmul(planes, _axis_matrix(planes.shape[-1], square, kept, original).to(planes.device).T)
 
 
 def to_original(
@@ -41,13 +51,13 @@ def to_original(
 
     ``square``: side S in pixels; ``resized_hw``: the part of the square that the image covers.
     """
-    logits = mask_logits_lowres.float()
-    rows = _axis_matrix(logits.shape[-2], square, resized_hw[0], orig_hw[0]).to(logits.device)
-    columns = _axis_matrix(logits.shape[-1], square, resized_hw[1], orig_hw[1]).to(logits.device)
-    with torch.autocast(logits.device.type, enabled=False):
-        if rows.shape[0] <= columns.shape[0]:
-            return torch.matmul(torch.matmul(rows, logits), columns.T)
-        return torch.matmul(rows, torch.matmul(logits, columns.T))
+    planes = mask_logits_lowres.float()
+    with torch.autocast(planes.device.type, enabled=False):
+        if orig_hw[0] <= orig_hw[1]:  # the longer axis last
+            planes = _along_rows(planes, square, resized_hw[0], orig_hw[0])
+            return _along_columns(planes, square, resized_hw[1], orig_hw[1])
+        planes = _along_columns(planes, square, resized_hw[1], orig_hw[1])
+        return _along_rows(planes, square, resized_hw[0], orig_hw[0])
 
 
 def covered_lowres(mask_logits_lowres: torch.Tensor, *, square: int, resized_hw: tuple[int, int]) -> torch.Tensor:

@@ -63,11 +63,14 @@ def test_low_plane_keeps_what_the_picture_covers() -> None:
     assert float(small.sum()) == 4.0
 
 
-def test_an_axis_longer_than_what_is_remembered_is_mapped_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(3))
-    given = {"square": 64, "resized_hw": (7, 64), "orig_hw": (33, 300)}
-    kept = to_original(logits, **given)
-    monkeypatch.setattr(mask_resize, "LONGEST_KEPT", 32)
-    before = mask_resize._kept_matrix.cache_info().currsize
-    assert torch.equal(to_original(logits, **given), kept)
-    assert mask_resize._kept_matrix.cache_info().currsize == before
+@pytest.mark.parametrize("size_hw", [(33, 300), (300, 33)])
+def test_a_long_axis_is_interpolated_without_a_matrix(
+    size_hw: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(3))
+    given = {"square": 64, "resized_hw": resized_hw(plan_view("pad_br", size_hw[::-1], 64)), "orig_hw": size_hw}
+    expected = to_original(logits, **given)
+    monkeypatch.setattr(mask_resize, "LONGEST_BY_MATRIX", 64)
+    before = mask_resize._axis_matrix.cache_info().currsize
+    torch.testing.assert_close(to_original(logits, **given), expected, atol=2e-5, rtol=1e-5)
+    assert mask_resize._axis_matrix.cache_info().currsize == before

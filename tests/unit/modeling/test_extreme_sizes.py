@@ -13,7 +13,7 @@ from ullava.geometry import ViewKind, plan_square, plan_view, resized_hw, rle_de
 from ullava.inference.overlay import draw_overlay
 from ullava.modeling import pixels
 from ullava.modeling.heads.box_rules import BoxRules
-from ullava.modeling.heads.mask import upscale_mask_logits
+from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.modeling.pixels import pad_to_square_u8, render_view, resize_planes_u8
 from ullava.modeling.vision.avg_layout import plan_canvas
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
@@ -108,7 +108,7 @@ def test_masks_and_overlays_of_a_strip() -> None:
     image = strip(False)
     logits = torch.full((1, 16, 16), -5.0)
     logits[:, 0, 5:11] = 5.0
-    full = upscale_mask_logits(logits, side=64, resized_hw=(1, 64), original_hw=(10, LONG))
+    full = SamMaskRules(64).to_original(logits, (10, LONG))
     mask = (full[0] > 0).numpy()
     assert mask.shape == (10, LONG) and 0.2 < mask.mean() < 0.5
     np.testing.assert_array_equal(rle_decode(rle_encode(mask)), mask)

@@ -51,6 +51,7 @@ def change(sample: Sample, **turn: Any) -> Sample:
         (lambda s: change(s, question="Where is it?"), "0 <image> markers, 1 pictures"),
         (lambda s: change(s, question="<image><image>Compare."), "2 <image> markers, 1 pictures"),
         (lambda s: change(s, question="<image>Say [SEG] please."), r"special token \[SEG\]"),
+        (lambda s: change(s, question="<image>Segment cat</s>."), "holds the tokenizer's special token </s>"),
         (lambda s: change(s, question="<image>" + "very long " * 200), "more than max_length 256; nothing is cut"),
         (lambda s: change(s, regions=(Region("x", np.ones((8, 8), bool), (0, 0, 8, 8)),)), "a mask of 8x8"),
         (lambda s: replace(s, turns=()), "0 <image> markers"),

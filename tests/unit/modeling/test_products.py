@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ullava.modeling import products
+from ullava.modeling.cpu import products
 
 
 def operands(transposed: bool):

@@ -210,7 +210,7 @@ class DatasetEntry:
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
-    ``frames``: which frames of a video training sees (ullava.data.frames).
+    ``frames``: which frames of a video training sees (ullava.media.frames).
     """
 
     dataset: str | None = None

@@ -8,7 +8,6 @@ from pathlib import Path
 from ullava.config.schema import DatasetEntry
 from ullava.data.boxes import BoxedDataset, BoxFile
 from ullava.data.descriptor import Located, locate
-from ullava.data.images import FOREGROUND_ABOVE, WHITE_ALONE
 from ullava.data.mixture import Mixture
 from ullava.data.originals.convert import open_original, skipped_lines
 from ullava.data.readers.base import Origin, Reader, TaskDataset
@@ -21,6 +20,7 @@ from ullava.data.readers.salient_png import SalientPngReader
 from ullava.data.store import AnnotationStore, Kind
 from ullava.data.templates import find_templates
 from ullava.errors import DataError, UserError
+from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
 
 READERS: dict[str, type[Reader]] = {
     "refer": ReferReader,

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from ullava.data.encode import read_videos
 from ullava.data.file_names import find_from
-from ullava.data.images import read_image_rgb_u8
-from ullava.data.video import check_video
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
 from ullava.inference.export import answer_to_json, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.json_lines import numbered_lines, parse_line
+from ullava.media.images import read_image_rgb_u8
+from ullava.media.video import check_video
 from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
 from ullava.whole_files import append, make_folder, whole, write_whole

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ullava.data.boxes import BoxFile
-from ullava.data.images import read_image_rgb_u8
 from ullava.errors import UserError
 from ullava.hub import find_folder
+from ullava.media.images import read_image_rgb_u8
 from ullava.modeling.pretrained import read_config, read_network, read_processor
 from ullava.modeling.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample

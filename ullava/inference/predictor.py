@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.data.encode import read_images, read_videos
-from ullava.data.images import ImageLike, read_image_rgb_u8
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import Example, ImageExample, ModelInputs, VideoExample
+from ullava.media.images import ImageLike, read_image_rgb_u8
 from ullava.modeling.heads.box_rules import FoundThing
 from ullava.modeling.processing import NOTHING, UllavaProcessor
 from ullava.modeling.sample_rules import question_sample

@@ -11,9 +11,9 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 
+from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, ModelConfig
-from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.modeling.processing import UllavaProcessor

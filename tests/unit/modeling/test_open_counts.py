@@ -13,8 +13,8 @@ from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from tests.unit.modeling.reading_strategy import make_reading
 from transformers import LogitsProcessorList
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 
@@ -51,7 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    parser.add_argument("--max-new-tokens", type=_positive, default=96, metavar="N", help="default: 96")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, default=MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least
 from ullava.config.vision import PartConfig as PartConfig
 from ullava.config.vision import VisionConfig as VisionConfig
@@ -358,7 +359,7 @@ class TrainRecipe:
     eval_dataset: dict[str, DatasetEntry] = field(default_factory=dict)
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
@@ -384,7 +385,7 @@ class EvalRecipe:
     text_box_frame: Literal["padsq", "norm"] = "padsq"
     counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1, 65_536))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     num_workers: int = field(default=0, metadata=at_least(0, 1024))
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"

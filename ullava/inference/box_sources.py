@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.boxes import BoxFile
 from ullava.errors import UserError
 from ullava.hub import find_folder
@@ -108,7 +109,7 @@ class WithBoxes:
         self.found: dict[Path, DetectedBoxes | None] = {}
 
     def answer_samples(
-        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] | None = None
+        self, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS, force: Mapping[str, Any] | None = None
     ) -> list[Answer]:
         """Answer single-turn samples, in order; see Predictor."""
         seen = [sample if sample.boxes else replace(sample, boxes=self._boxes(sample)) for sample in samples]

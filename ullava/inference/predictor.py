@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ullava.batching.collate import Collator
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import Example, ImageExample, ModelInputs, VideoExample
@@ -94,7 +95,7 @@ class Predictor:
         prompt: str | None = None,
         *,
         video: VideoLike | Sequence[VideoLike] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
         force: Mapping[str, Any] = NOTHING,
     ) -> Answer:
@@ -124,7 +125,7 @@ class Predictor:
         return self.answer_examples([example], max_new_tokens=max_new_tokens, force=forced)[0]
 
     def answer_samples(
-        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+        self, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer the last question of each sample in one batch; equal pictures and videos are encoded once."""
         rows = self.encode(samples, prompt_only=True, force=force)
@@ -161,7 +162,7 @@ class Predictor:
 
     @torch.inference_mode()
     def answer_examples(
-        self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+        self, examples: Sequence[Example], *, max_new_tokens: int = MAX_NEW_TOKENS, force: Mapping[str, Any] = NOTHING
     ) -> list[Answer]:
         """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
         if not examples:

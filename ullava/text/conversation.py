@@ -64,7 +64,7 @@ _LLAMA2 = (
     "{%- if message['role'] == 'system' -%}"
     "{%- set ns.system = '<<SYS>>\\n' + words(message['content']) + '\\n<</SYS>>\\n\\n' -%}"
     "{%- elif message['role'] == 'user' -%}"
-    "{{ bos_token + '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
+    "{{ (bos_token or '') + '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
     "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + ' ' + eos_token }}{% endgeneration %}"
     "{%- endif -%}{%- endfor -%}"
 )

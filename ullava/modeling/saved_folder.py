@@ -125,7 +125,8 @@ def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:
     """
     file = folder / PROCESSOR_FILE
     table = read_table(file)
-    problems = [f"{file}: {key}: is missing" for key in _arguments(UllavaProcessor) - table.keys() - _NOT_SAVED - LATER_KEYS]
+    saved = _arguments(UllavaProcessor) - _NOT_SAVED
+    problems = [f"{file}: {key}: is missing" for key in saved - table.keys() - LATER_KEYS]
     wanted = processor_facts(config)
     problems += [
         f"{file}: {key}: {table[key]!r}, but {CONFIG_FILE} says {value!r}"

@@ -176,7 +176,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if return_dict is False:
             raise UserError("return_dict=False: the model returns an UllavaOutput always")
         text_inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        inputs = ModelInputs.from_kwargs(text_inputs | batch)
+        inputs = self._unsaid(ModelInputs.from_kwargs(text_inputs | batch))
+        labels = inputs.labels
         images = videos = None
         if inputs_embeds is None:
             text, inputs_embeds, images, videos = self._splice(inputs, left_pad=False)
@@ -214,6 +215,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
         output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
         return output
+
+    def _unsaid(self, inputs: ModelInputs) -> ModelInputs:
+        """The same inputs, no visual place supervised: a collator that copies ids for labels need not know them."""
+        if inputs.labels is None or inputs.input_ids is None:
+            return inputs
+        labels = inputs.labels
+        for patch_id in (self.config.image_patch_id, self.config.video_patch_id):
+            if patch_id is not None:
+                labels = labels.masked_fill(inputs.input_ids == patch_id, IGNORE_LABEL)
+        return replace(inputs, labels=labels)
 
     def _patch_nll(self, visual: VisionOutput, named: PatchNames) -> torch.Tensor:
         pieces = visual.tokens.split(list(visual.counts))

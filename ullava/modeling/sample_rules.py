@@ -11,16 +11,28 @@ from numpy.typing import NDArray
 from ullava.errors import SampleError
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH, mark_places
+from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, IMAGE_PATCH, VIDEO_MARKER, VIDEO_PATCH, mark_places
 
 
 def question_sample(
-    question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
+    question: str,
+    images: Sequence[Path],
+    name: str = "question",
+    videos: Sequence[Clip] = (),
+    history: Sequence[tuple[str, str]] = (),
 ) -> Sample:
-    """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
-    marked = mark_places(question, len(images), len(videos))
+    """A sample for a free question after ``history``, earlier questions with their answers.
+
+    Images, then videos, come first in the first question unless one of the questions marks their places.
+    """
+    questions = [*(asked for asked, _ in history), question]
+    placed = "".join(questions)
+    unplaced = [0 if IMAGE_MARKER in placed else len(images), 0 if VIDEO_MARKER in placed else len(videos)]
+    questions[0] = mark_places(questions[0], *unplaced)
+    answers = [*(answer for _, answer in history), ""]
     task: Task = "res" if images else "vqa" if videos else "text"
-    return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
+    turns = tuple(Turn(asked, answer) for asked, answer in zip(questions, answers, strict=True))
+    return Sample(name, "", task, tuple(images), turns, videos=tuple(videos))
 
 
 def asks_for_things(sample: Sample) -> bool:

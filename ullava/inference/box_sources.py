@@ -109,11 +109,16 @@ class WithBoxes:
         self.found: dict[Path, DetectedBoxes | None] = {}
 
     def answer_samples(
-        self, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS, force: Mapping[str, Any] | None = None
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        force: Mapping[str, Any] | None = None,
+        **generation: Any,
     ) -> list[Answer]:
         """Answer single-turn samples, in order; see Predictor."""
         seen = [sample if sample.boxes else replace(sample, boxes=self._boxes(sample)) for sample in samples]
-        options = {"force": force} if force else {}
+        options = {**generation, "force": force} if force else generation
         answers: list[Answer] = self.predictor.answer_samples(seen, max_new_tokens=max_new_tokens, **options)
         return answers
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ullava.errors import UserError, did_you_mean
-from ullava.text.tokens import GROUNDING_TOKENS
+from ullava.text.tokens import GROUNDING_TOKENS, is_whole
 
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "url", "path", "base64"),
@@ -53,6 +53,8 @@ def checked_messages(
         else:
             raise UserError(f"{where}: content is text or a list of parts, not {type(content).__name__}")
         for part in (part for part in parts if part["type"] == "text"):
+            if not is_whole(part["text"]):
+                raise UserError(f"{where}: holds half of a character")
             if role == "assistant":
                 part["text"] = rewrite(part["text"])
             elif sign := next((token for token in GROUNDING_TOKENS if token in part["text"]), None):

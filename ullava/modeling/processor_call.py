@@ -37,6 +37,7 @@ from ullava.text.tokens import (
     VIDEO_MARKER,
     VIDEO_PATCH,
     VIDEO_START,
+    is_whole,
 )
 
 PLACEHOLDERS = ("image_patch_id", "image_start_id", "image_end_id", "video_patch_id", "video_start_id", "video_end_id")
@@ -293,6 +294,8 @@ def _texts(text: Any) -> list[str]:
     for number, entry in enumerate(texts, start=1):
         if not entry.strip():
             raise UserError(f"row {number}: the text is empty")
+        if not is_whole(entry):
+            raise UserError(f"row {number}: the text holds half of a character")
     return texts
 
 

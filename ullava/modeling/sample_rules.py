@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from ullava.errors import SampleError
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, IMAGE_PATCH, VIDEO_MARKER, VIDEO_PATCH, mark_places
+from ullava.text.tokens import (
+    GROUNDING_TOKENS,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    is_whole,
+    mark_places,
+)
 
 
 def question_sample(
@@ -54,6 +62,8 @@ def check_words(sample: Sample, marker: str, things: str, given: int, named: int
     if not sample.turns:
         raise SampleError(sample.name, "no question")
     for turn in sample.turns:
+        if not is_whole(turn.question + turn.answer):
+            raise SampleError(sample.name, "its words hold half of a character")
         for token in GROUNDING_TOKENS:
             if token in turn.question:
                 raise SampleError(sample.name, f"the question holds the special token {token}")

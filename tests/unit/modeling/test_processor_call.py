@@ -180,6 +180,8 @@ USER = {"role": "user", "content": "Hi"}
         (lambda p: p(text="<image>?", images="nowhere.png"), "nowhere.png: no such picture"),
         (lambda p: p(text="<image>?", images="data:image/png;base64,AAAA"), "row 1: data:image/png.* cannot be read"),
         (lambda p: p(images=IMAGE), "text is a text or a list of texts, not NoneType"),
+        (lambda p: p(text=["a", "\udce4"]), "row 2: the text holds half of a character"),
+        (lambda p: p.apply_chat_template([{**USER, "content": "\udce4"}]), "message 1: holds half of a character"),
         (lambda p: p(text=["a", " "]), "row 2: the text is empty"),
         (lambda p: p(text="a", return_tensors="np"), "return_tensors='np': the model reads tensors of torch alone"),
         (lambda p: p(text="a", padding="max_length"), "padding='max_length': rows are padded to the longest"),

@@ -98,7 +98,9 @@ def test_generation_of_a_batch_is_that_of_its_rows(built: tuple[str, Any, Any]) 
     batch.pop("labels")
     counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    placed = (sequences == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    placed = (grown == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    assert torch.equal(sequences[:, :-4], batch["input_ids"])
     wanted = [counts[item] for item in batch["image_index"].tolist()] if name == "mg" else list(counts)
     assert [placed[row] for row in (0, 2, 3, 4)] == wanted and placed[1] == 0
     for row, example in enumerate(examples):

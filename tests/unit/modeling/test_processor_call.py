@@ -15,7 +15,6 @@ from tests.unit.modeling.conftest import build_small, picture
 from tests.unit.modeling.test_matrix import FRONT_ENDS
 
 from ullava.errors import UserError
-from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
 from ullava.structures import DetectedBoxes, Sample, Turn
 from ullava.text.conversation import CHAT_TEMPLATES
@@ -94,10 +93,15 @@ def test_generate_says_what_the_predictor_says(front: tuple[Any, Any]) -> None:
     asked = messages(DIALOGUE[:1], Image.fromarray(IMAGE), prompt=True)
     inputs = processor.apply_chat_template(asked, tokenize=True, return_dict=True, add_generation_prompt=True)
     made = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    prompt = model._splice_prompts(ModelInputs.from_kwargs(inputs)).text.input_ids.shape[1]
-    text, _, _ = processor.decode_text(made[0, prompt:].tolist())
+    prompt = inputs["input_ids"]
+    assert torch.equal(made[:, : prompt.shape[1]], prompt), "the prompt as it was given, wherever it grew"
+    text, _, _ = processor.decode_text(made[0, prompt.shape[1] :].tolist())
     answer = Predictor(model, processor).answer(IMAGE, "What is it?", max_new_tokens=8)
     assert text == answer.text
+    told = model.generate(
+        **inputs, max_new_tokens=4, num_beams=2, num_return_sequences=2, do_sample=False, return_dict_in_generate=True
+    )
+    assert torch.equal(told.sequences[:, : prompt.shape[1]], prompt.expand(2, -1)) and told.sequences.shape[0] == 2
 
 
 @pytest.mark.parametrize("template", ["vicuna_v1", "llama2", "chatml"])

@@ -183,7 +183,8 @@ class DatasetConfig:
     """
 
     name: str
-    layout: Literal["refer", "grefer", "label_png", "coco_instances", "salient_png", "llava_json", "regions"]
+    layout: str
+    """One of the table in ullava.data.layouts."""
     task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None

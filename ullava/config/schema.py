@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ullava.config.fields import above, at_least
+from ullava.config.fields import above, at_least, weight_per
 from ullava.config.vision import PartConfig as PartConfig
 from ullava.config.vision import VisionConfig as VisionConfig
 
@@ -246,20 +246,21 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5).
+    """The table of loss terms, a row each: name, default weight, what it is a mean over.
 
+    ``box_divide_twice`` reproduces u-LLaVA's double division.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
     that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
     those that are not named weigh 1.
     """
 
-    ce: float = field(default=1.0, metadata=at_least(0))
-    bce: float = field(default=2.0, metadata=at_least(0))
-    dice: float = field(default=0.5, metadata=at_least(0))
-    l1: float = field(default=1.0, metadata=at_least(0))
-    giou: float = field(default=1.0, metadata=at_least(0))
-    iou_score: float = field(default=0.0, metadata=at_least(0))
-    patch: float = field(default=0.0, metadata=at_least(0))
+    ce: float = field(default=1.0, metadata=weight_per("tokens"))
+    bce: float = field(default=2.0, metadata=weight_per("masks"))
+    dice: float = field(default=0.5, metadata=weight_per("masks"))
+    l1: float = field(default=1.0, metadata=weight_per("boxes"))
+    giou: float = field(default=1.0, metadata=weight_per("boxes"))
+    iou_score: float = field(default=0.0, metadata=weight_per("masks"))
+    patch: float = field(default=0.0, metadata=weight_per("patches"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False

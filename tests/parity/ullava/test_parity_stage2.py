@@ -148,9 +148,9 @@ def test_every_loss_term_of_the_original(run: Run) -> None:
     returned = loss["returned"]
     assert terms.total.item() == pytest.approx(returned["loss"], abs=atol)
     ce = loss["terms"]["ce"] if "terms" in loss else loss["ce_alone"]
-    assert terms.ce.item() == pytest.approx(ce, abs=atol)
-    assert loss["weights"]["bce_weight"] * terms.bce.item() == pytest.approx(returned["mask_bce_loss"], abs=atol)
-    assert loss["weights"]["dice_weight"] * terms.dice.item() == pytest.approx(returned["mask_dice_loss"], abs=atol)
+    assert terms["ce"].item() == pytest.approx(ce, abs=atol)
+    assert loss["weights"]["bce_weight"] * terms["bce"].item() == pytest.approx(returned["mask_bce_loss"], abs=atol)
+    assert loss["weights"]["dice_weight"] * terms["dice"].item() == pytest.approx(returned["mask_dice_loss"], abs=atol)
 
 
 @NEW

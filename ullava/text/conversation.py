@@ -19,7 +19,7 @@ from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, VIDEO_START
 _MARKER = re.compile(f"({re.escape(IMAGE_MARKER)}|{re.escape(VIDEO_MARKER)})")
 
 _FOLDER = files("ullava.text") / "templates"
-_INCLUDE = re.compile(r'\{% include "([a-z0-9_/]+\.jinja)" %\}')
+_INCLUDE = re.compile(r'\{% include "(parts/(?:words|bos|videos)\.jinja)" %\}')
 _ENDS = re.compile(r"\{# An answer ends with: (.*?) #\}")
 """How an answer ends in a format that does not close it with the tokenizer's end token: signs, of which the first is
 what the format writes."""
@@ -31,8 +31,12 @@ def _read(name: str) -> str:
     A saved model carries this very text and is known again by it.
     """
     lines = (line.strip() for line in (_FOLDER / name).read_text(encoding="utf-8").splitlines())
-    joined = "".join(line for line in lines if not line.startswith("{#"))
-    return _INCLUDE.sub(lambda found: _read(found[1]), joined)
+    return with_parts("".join(line for line in lines if not line.startswith("{#")))
+
+
+def with_parts(text: str) -> str:
+    """Return a template with the parts of ours that it includes (``parts/words.jinja`` is the macro ``words``)."""
+    return _INCLUDE.sub(lambda found: _read(found[1]), text)
 
 
 CHAT_TEMPLATES: Mapping[str, str] = {
@@ -52,12 +56,15 @@ def turn_end_ids(tokenizer: Any, chat_template: str | None) -> list[int]:
     """
     ends = [int(tokenizer.eos_token_id)]
     name = next((name for name, known in CHAT_TEMPLATES.items() if known == chat_template), None)
-    stated = None if name is None else _ENDS.search((_FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    written = (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8") if name is not None else chat_template or ""
+    stated = _ENDS.search(written)
     if stated is None:
         return ends
     vocabulary, signs = tokenizer.get_vocab(), stated[1].split()
     if signs[0] not in vocabulary:
-        raise UserError(f"text.template {name} ends an answer with {signs[0]}, which the tokenizer does not have")
+        raise UserError(
+            f"text.template {name or 'of your own'} ends an answer with {signs[0]}, which the tokenizer does not have"
+        )
     found = [int(vocabulary[sign]) for sign in signs if sign in vocabulary]
     return ends + [number for number in found if number not in ends]
 

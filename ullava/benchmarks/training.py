@@ -8,11 +8,11 @@ from typing import cast
 
 import torch
 
+from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
 from ullava.benchmarks.timing import Figure, measure
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.training.objective import GroundingObjective
 from ullava.training.passes import Passes

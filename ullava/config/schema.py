@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
@@ -180,7 +181,7 @@ class DatasetEntry:
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
-    ``frames``: which frames of a video training sees (ullava.data.frames).
+    ``frames``: which frames of a video training sees (ullava.media.frames).
     """
 
     dataset: str | None = None
@@ -329,7 +330,7 @@ class TrainRecipe:
     eval_dataset: dict[str, DatasetEntry] = field(default_factory=dict)
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
@@ -355,7 +356,7 @@ class EvalRecipe:
     text_box_frame: Literal["padsq", "norm"] = "padsq"
     counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1, 65_536))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     num_workers: int = field(default=0, metadata=at_least(0, 1024))
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"

@@ -8,7 +8,6 @@ from pathlib import Path
 from ullava.config.schema import DatasetEntry
 from ullava.data.boxes import BoxedDataset, BoxFile
 from ullava.data.descriptor import Located, locate
-from ullava.data.images import FOREGROUND_ABOVE, WHITE_ALONE
 from ullava.data.layouts import reader_of
 from ullava.data.mixture import Mixture
 from ullava.data.originals.convert import open_original, skipped_lines
@@ -16,6 +15,7 @@ from ullava.data.readers.base import Origin, TaskDataset
 from ullava.data.store import AnnotationStore
 from ullava.data.templates import find_templates
 from ullava.errors import DataError, UserError
+from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
 
 
 def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> TaskDataset:

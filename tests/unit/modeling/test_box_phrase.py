@@ -14,7 +14,7 @@ from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake, wr
 from transformers import AutoProcessor, GroundingDinoProcessor
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import UserError
 from ullava.geometry import box_iou, mask_to_box_xyxy_px, plan_bounded_view
 from ullava.inference.predictor import Predictor

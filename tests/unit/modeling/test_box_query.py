@@ -12,7 +12,7 @@ from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake
 from tests.unit.modeling.test_network import TEXT_ONLY, Script, inputs, prompts
 from transformers import AutoModelForImageTextToText, LogitsProcessorList
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.examples import HeadImages, ModelInputs
 from ullava.geometry.box_tensors import corners_of_centres

@@ -17,8 +17,8 @@ from tests.unit.modeling.small_detectors import box_override, wake, write_words
 from tests.unit.modeling.test_network import Script
 from transformers import LogitsProcessorList
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig, VisionConfig
-from ullava.data.collate import Collator
 from ullava.examples import Batch
 from ullava.modeling.auto import load_folder
 from ullava.modeling.heads.box_table import BOX_HEADS

@@ -11,9 +11,9 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 
+from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, ModelConfig
-from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.modeling.processing import UllavaProcessor
@@ -99,7 +99,9 @@ def test_generation_of_a_batch_is_that_of_its_rows(built: tuple[str, Any, Any]) 
     batch.pop("labels")
     counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    placed = (sequences == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    placed = (grown == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    assert torch.equal(sequences[:, :-4], batch["input_ids"])
     wanted = [counts[item] for item in batch["image_index"].tolist()] if name == "mg" else list(counts)
     assert [placed[row] for row in (0, 2, 3, 4)] == wanted and placed[1] == 0
     for row, example in enumerate(examples):

@@ -13,8 +13,8 @@ from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from tests.unit.modeling.reading_strategy import make_reading
 from transformers import LogitsProcessorList
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
@@ -172,7 +172,7 @@ def test_the_answer_and_padding_do_not_leak_into_the_choice(reading: tuple[Any, 
     torch.testing.assert_close(output.tokens[: output.counts[0]], single.tokens, rtol=1e-5, atol=1e-6)
 
 
-def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading: tuple[Any, Any]) -> None:
+def test_batched_generation_equals_single_and_gives_the_prompt_back_as_it_came(reading: tuple[Any, Any]) -> None:
     from tests.unit.modeling.test_network import Script
 
     model, processor = reading
@@ -202,7 +202,9 @@ def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading
     batch.pop("labels")
     counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    assert (sequences[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
+    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    assert (grown[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
+    assert torch.equal(sequences[:, :-4], batch["input_ids"])
     for row in range(5):
         single = collate(processor, [examples[row]], "left").inputs.as_kwargs()
         single.pop("labels")

@@ -187,7 +187,7 @@ DIGESTS = {
     "conv_llama2": "6769d8c974f938a12da8",
     "conv_sep2": "a9a27e7d2749f5593b59",
     "conv_simple": "c5855f480ffb922ffca8",
-    "llama2": "002333472b837dbdfc83",
+    "llama2": "be5cda9950aad6e88d5d",
     "llama3": "427c766218953b7a1924",
     "phi3": "e31c19f283d6f49d74ee",
     "plain": "aba188105fef65cc041c",

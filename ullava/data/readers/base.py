@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ullava.data.file_names import find_below
-from ullava.data.images import FOREGROUND_ABOVE
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore, Kind
 from ullava.data.templates import Templates
 from ullava.data.word_sizes import RecordSizes, WordSizes, record_sizes
 from ullava.errors import DataError
+from ullava.media.images import FOREGROUND_ABOVE
 from ullava.structures import FrameSampling, Region, Sample, Task, Turn
 from ullava.text.answers import grounded_answer, no_target_answer
 from ullava.text.tokens import IMAGE_MARKER

@@ -39,7 +39,7 @@ def build_fresh_heads(
     ``heads``. ``core`` gives its weights away and is not to be used any more.
     """
     config = copy.deepcopy(core.config)
-    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), SamConfig)
+    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), (SamConfig,))
     config.mask_score = heads.mask.score
     _set_box(config, heads.box, folder, site.of("box"))
     config.aspect = heads.aspect

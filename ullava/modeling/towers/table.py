@@ -22,8 +22,7 @@ TOWERS: Mapping[str, type[Tower]] = {row.config_class.model_type: row for row in
 def tower_class(model_type: str) -> type[Tower]:
     """The row of ``model_type``. Raises UserError where there is none."""
     if model_type not in TOWERS:
-        known = ", ".join(TOWERS)
-        raise UserError(f"unknown vision tower '{model_type}'{did_you_mean(model_type, TOWERS)}; there are {known}")
+        raise UserError(f"unknown vision tower '{model_type}'{did_you_mean(model_type, TOWERS)}")
     return TOWERS[model_type]
 
 

@@ -45,8 +45,8 @@ from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES, to_messages, turn_end_ids
 from ullava.text.tokens import special_token_ids
 
-LATER_KEYS = frozenset({"pretrained"})
-"""Keys of a saved config that folders of before they existed lack."""
+LATER_KEYS = frozenset({"pretrained", "mask_kind"})
+"""Keys of a saved config or processor that folders of before they existed lack."""
 PARTS = ("text_config", "vision_config", "sam_config", "detector_config")
 CHOICES: Mapping[str, tuple[type[Any], str]] = {
     **{
@@ -125,7 +125,8 @@ def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:
     """
     file = folder / PROCESSOR_FILE
     table = read_table(file)
-    problems = [f"{file}: {key}: is missing" for key in _arguments(UllavaProcessor) - table.keys() - _NOT_SAVED]
+    saved = _arguments(UllavaProcessor) - _NOT_SAVED
+    problems = [f"{file}: {key}: is missing" for key in saved - table.keys() - LATER_KEYS]
     wanted = processor_facts(config)
     problems += [
         f"{file}: {key}: {table[key]!r}, but {CONFIG_FILE} says {value!r}"

@@ -7,12 +7,14 @@ saved) there is no step to finish, and the run leaves at once; ``--resume`` does
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,8 +40,8 @@ class StopSignals(TrainerCallback):
         self._patient = False
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
-        # Loader workers are forks that inherit the handler. While there are steps a signal to the whole group must not
-        # take them from under the run; later they have to obey it as ever, or nobody could end them.
+        # Loader workers are forks and share this byte. While there are steps a signal to the whole group must not take
+        # them from under the run; later they have to obey it as ever, or nobody could end them.
         self._stepping = mmap.mmap(-1, 1)
 
     def __enter__(self) -> StopSignals:
@@ -55,8 +57,12 @@ class StopSignals(TrainerCallback):
     @contextmanager
     def between_steps(self) -> Iterator[None]:
         """Note a signal instead of leaving at once: there are steps at whose end it is obeyed."""
-        with self._mode(patient=True):
-            yield
+        self._stepping[0] = 1
+        try:
+            with self._mode(patient=True):
+                yield
+        finally:
+            self._stepping[0] = 0
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -68,12 +74,11 @@ class StopSignals(TrainerCallback):
 
     @contextmanager
     def _mode(self, *, patient: bool) -> Iterator[None]:
-        before = self._patient
-        self._patient, self._stepping[0] = patient, int(patient)
+        before, self._patient = self._patient, patient
         try:
             yield
         finally:
-            self._patient, self._stepping[0] = before, int(before)
+            self._patient = before
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -93,7 +98,21 @@ class StopSignals(TrainerCallback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    def _in_worker(self, begin: Callable[[int], None] | None, worker: int) -> None:
+        """Begin a loader worker: torch has just made SIGTERM end it."""
+        signal.signal(signal.SIGTERM, self._take)
+        if begin is not None:
+            begin(worker)
+
     # ------------------------------------------------------------ as a callback of the Trainer
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let forked loader workers stay while the step is finished."""
+        loader = getattr(kwargs["train_dataloader"], "base_dataloader", kwargs["train_dataloader"])  # of accelerate's
+        if self._before and loader.num_workers > 0 and multiprocessing.get_start_method() == "fork":
+            loader.worker_init_fn = partial(self._in_worker, loader.worker_init_fn)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop here, in all processes, if any of them was asked to: a checkpoint instead of an evaluation."""
         self._agree(args)

@@ -45,11 +45,18 @@ def find_progress(trainer: UllavaTrainer, folder: RunFolder, recipe: TrainRecipe
     Damaged checkpoints are named. Raises UserError where the run cannot go on.
     """
     planned = int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
-    progress = _look(trainer, folder, recipe, planned) if trainer.is_world_process_zero() else Progress()
-    shared = [progress]
+    shared: list[Progress | UserError] = [Progress()]
+    if trainer.is_world_process_zero():
+        try:
+            shared = [_look(trainer, folder, recipe, planned)]
+        except UserError as error:
+            shared = [error]  # the others would wait for an answer
     if trainer.args.world_size > 1:
         torch.distributed.broadcast_object_list(shared)
-    return shared[0]
+    (found,) = shared
+    if not isinstance(found, Progress):
+        raise found
+    return found
 
 
 def _look(trainer: UllavaTrainer, folder: RunFolder, recipe: TrainRecipe, planned: int) -> Progress:

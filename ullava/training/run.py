@@ -142,8 +142,14 @@ def _train(
 def _fit(trainer: UllavaTrainer, progress: Progress) -> float:
     """Take the steps that are left; return the seconds. Raises Interrupted at a signal, UserError for NaN weights."""
     begun = time.time()
-    with trainer.stop.between_steps():
-        trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress.checkpoint else None)
+    try:
+        with trainer.stop.between_steps():
+            trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress.checkpoint else None)
+    except RuntimeError as error:
+        if trainer.stop.number is None:
+            raise
+        # The signal has ended loader workers that are no forks, or another process of the run.
+        raise Interrupted(trainer.stop.number, f"stopped within a step ({error}); go on with --resume") from error
     if trainer.stop.number is not None:
         leave_together(trainer)
         raise Interrupted(trainer.stop.number, f"stopped after step {trainer.state.global_step}; go on with --resume")

@@ -119,9 +119,9 @@ class UllavaTrainer(Trainer):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
         """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes."""
-        if self.epoch_is_new:
-            torch.empty((), dtype=torch.int64).random_()  # what the loader would have drawn: seeds keep their losses
-            self.epoch_is_new = False
+        if self.epoch_is_new and not (self.args.dataloader_persistent_workers and self.state.global_step):
+            torch.empty((), dtype=torch.int64).random_()  # as the loader of an undisturbed run: seeds keep their losses
+        self.epoch_is_new = False
         with loading():
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:

@@ -91,5 +91,5 @@ def test_dropout_of_adapters_goes_on_too(train: Any, tmp_path: Path) -> None:
 
 def test_workers_change_no_random_number(train: Any, tmp_path: Path) -> None:
     train("alone")
-    train("workers", "training.dataloader_num_workers=2", "training.dataloader_persistent_workers=true")
+    train("workers", "training.dataloader_num_workers=2", "training.dataloader_persistent_workers=false")
     assert losses(tmp_path / "workers") == losses(tmp_path / "alone")

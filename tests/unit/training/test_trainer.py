@@ -214,6 +214,12 @@ def test_bf16_on_a_cpu_computes_in_bf16_and_keeps_float32_weights(make_trainer: 
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
+def test_the_trainer_counts_tokens(make_trainer: Any) -> None:
+    trainer = make_trainer(max_steps=2, include_num_input_tokens_seen="all")
+    trainer.train()
+    assert trainer.state.total_flos > 0 and trainer.state.num_input_tokens_seen > 0
+
+
 def test_true_boxes_are_never_rounded_on_their_way(make_trainer: Any) -> None:
     trainer = make_trainer()
     trainer.is_deepspeed_enabled = True  # Hugging Face would now cast floating inputs to the run's half precision

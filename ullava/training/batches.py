@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ullava.data.transport import Parcel
+from ullava.batching.transport import Parcel
 from ullava.errors import UserError
 from ullava.examples import BadSample, Batch, Example
 from ullava.text.tokens import IGNORE_LABEL

@@ -11,8 +11,8 @@ import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from transformers import ConvNextConfig, ConvNextModel
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError
 from ullava.modeling.towers.convnext import load_stages
 from ullava.modeling.towers.table import tower_of

@@ -20,9 +20,20 @@ from ullava.modeling.part_configs import LANGUAGES, part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
+from ullava.modeling.strategies import (
+    check_tower,
+    patch_of,
+    pretrained_parts,
+    strategy_settings,
+    tower_configs,
+    word_ids,
+)
 from ullava.modeling.strict_loading import load_part, read_part
+<<<<<<< HEAD
+from ullava.modeling.towers.table import tower_of
+=======
 from ullava.modeling.template_files import chat_template_of
+>>>>>>> integration
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
@@ -69,8 +80,9 @@ def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, cha
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
     """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
-    for part in (config, config.text_config, config.vision_config, config.sam_config):
-        part._attn_implementation = "eager" if isinstance(part, ConvNextConfig) else attention
+    for part in (config, config.text_config, config.sam_config):
+        part._attn_implementation = attention
+    config.vision_config._attn_implementation = attention if tower_of(config.vision_config).attends else "eager"
     for part in (config.sam_config.vision_config, config.sam_config.mask_decoder_config):
         part._attn_implementation = attention
 
@@ -128,23 +140,23 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
     """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``: see ``build_model``."""
     where = site or Site(folder / "model.yaml")
-    text = part_config(config.language, folder, where.of("language"), None, among=LANGUAGES)
+    text = part_config(config.language, folder, where.of("language"), among=LANGUAGES)
     if not config.language.path:
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     fields: dict[str, Any] = {**box_fields(config.box, folder, where.of("box")), **special_token_ids(tokenizer)}
     settings = strategy_settings(
-        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), None)
+        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
     )
+    tower = part_config(config.vision.tower, folder, where.of("vision.tower"), tower_configs(config.vision.strategy))
     with vision_of(where):
         words = word_ids(config.vision.strategy, settings, tokenizer)
+        check_tower(config.vision.strategy, tower)
     return UllavaConfig(
         text_config=text,
-        vision_config=part_config(
-            config.vision.tower, folder, where.of("vision.tower"), TOWERS[config.vision.strategy]
-        ),
-        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), SamConfig),
+        vision_config=tower,
+        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), (SamConfig,)),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
@@ -168,7 +180,7 @@ def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
     """Return what ``UllavaConfig`` holds of a box head. Raises ConfigError as ``part_config``, for ``site``."""
     detector = None
     if box.detector is not None:
-        detector = part_config(box.detector, folder, site.of("detector"), None, among=DETECTORS)
+        detector = part_config(box.detector, folder, site.of("detector"), among=DETECTORS)
     return {
         "box_kind": box.kind,
         "detector_config": detector,

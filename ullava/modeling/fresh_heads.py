@@ -41,7 +41,7 @@ def build_fresh_heads(
     """
     chat_template = chat_template_of(heads.text, folder, site.of("text"))
     config = copy.deepcopy(core.config)
-    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), SamConfig)
+    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), (SamConfig,))
     config.mask_score = heads.mask.score
     _set_box(config, heads.box, folder, site.of("box"))
     config.aspect = heads.aspect

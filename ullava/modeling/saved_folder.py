@@ -21,6 +21,7 @@ from ullava.config.load import field_problems
 from ullava.config.schema import BoxHeadConfig, MaskHeadConfig, ModelConfig, TextConfig
 from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
+from ullava.given_files import read_plain_text
 from ullava.modeling.build import processor_facts
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.pretrained import (
@@ -125,7 +126,9 @@ def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:
     """
     file = folder / PROCESSOR_FILE
     table = read_table(file)
-    problems = [f"{file}: {key}: is missing" for key in _arguments(UllavaProcessor) - table.keys() - _NOT_SAVED - LATER_KEYS]
+    problems = [
+        f"{file}: {key}: is missing" for key in _arguments(UllavaProcessor) - table.keys() - _NOT_SAVED - LATER_KEYS
+    ]
     wanted = processor_facts(config)
     problems += [
         f"{file}: {key}: {table[key]!r}, but {CONFIG_FILE} says {value!r}"
@@ -264,9 +267,9 @@ def _check_tokenizer(tokenizer: Any, config: UllavaConfig, folder: Path) -> None
 def _template_problems(file: Path) -> list[str]:
     """What is wrong with a conversation format: it is not there, or does not write down what is asked."""
     try:
-        template = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return [f"{file}: cannot be read: {one_line(error)}"]
+        template = read_plain_text(file)
+    except UserError as error:
+        return list(error.problems)
     if template in CHAT_TEMPLATES.values():
         return []
     try:

@@ -100,10 +100,12 @@ def check(folder: Path, file: Path, part: str | None) -> list[str]:
     for place, entry in enumerate(given):
         if f" entry {place}: " in left:
             continue
+        if part is not None and entry.get("split") != part:
+            continue
         texts = _sentences(entry)
         if f" ref_id {id_of(entry['ref_id'])}: " in left or f": {files.get(id_of(entry['image_id']))}: " in left:
             excused.update(texts)
-        elif part is None or entry.get("split") == part:
+        else:
             wanted.update(texts)
     got = Counter(
         sentence.strip()

@@ -251,6 +251,12 @@ _NESTED: Mapping[str, Mapping[str, str]] = {
 _FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
 
 
+def flat_keys(view_names: Sequence[str]) -> list[str]:
+    """The keys of the flat form for images and videos, of a vision strategy that makes views of these names."""
+    views = [base if name == "base" else f"{base}_{name}" for base in VIEW_KEYS.values() for name in view_names]
+    return [*views, *(key for keys in _NESTED.values() for key in keys)]
+
+
 def is_model_input(key: str) -> bool:
     """Whether a keyword argument is one of ModelInputs' flat form."""
     views = any(key == base or key.startswith(f"{base}_") for base in VIEW_KEYS.values())

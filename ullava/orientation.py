@@ -86,7 +86,7 @@ def missed_turn(
     try:
         with open_plain(image) as file, Image.open(file) as opened:
             number = orientation_of(opened)
-    except (UserError, OSError, ValueError, SyntaxError):  # read without its notes, see ullava.data.bare_images
+    except (UserError, OSError, ValueError, SyntaxError):  # read without its notes, see ullava.media.bare_images
         return ""
     if number not in SIDEWAYS:
         return ""

@@ -10,7 +10,6 @@ killed, delete the file.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -21,9 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from ullava.errors import UserError
 from ullava.whole_files import make_folder, writing
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows has no flock: what the file says decides
+    _fcntl: Any = None  # type: ignore[no-redef]
 
 LOCK = ".ullava.lock"
 NETWORK = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "9p", "afs", "virtiofs", "fuse.")
@@ -31,16 +38,19 @@ NETWORK = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "9p", "afs"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _COMMAND_SHOWN = 160
 _SETTLE_S = 0.05
+_SAME_START_S = 0.05
 _held: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The process that holds a lock. ``ticks``: when it started, so that another one of its number is told apart."""
+    """The process that holds a lock. ``started``: when it began, in seconds since 1970, so that
+    another one of its number is told apart.
+    """
 
     host: str
     pid: int
-    ticks: int | None
+    started: float | None
     since: str
     command: str
 
@@ -51,7 +61,7 @@ class Owner:
         name = program.parent.name if program.name == "__main__.py" else program.name
         command = " ".join(shlex.join([name, *sys.argv[1:]]).split())[:_COMMAND_SHOWN]
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(socket.gethostname(), os.getpid(), _ticks(os.getpid()), since, command)
+        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), since, command)
 
     @classmethod
     def read(cls, fd: int) -> Owner | None:
@@ -70,13 +80,10 @@ class Owner:
     @property
     def lives(self) -> bool:
         """Whether the process is there still. Of this machine only."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+        if not psutil.pid_exists(self.pid):
             return False
-        except PermissionError:
-            pass  # another person's
-        return self.ticks is None or _ticks(self.pid) == self.ticks
+        started = _started(self.pid)  # None: another person's
+        return self.started is None or started is None or abs(started - self.started) < _SAME_START_S
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
@@ -145,8 +152,10 @@ def _close(fd: int) -> None:
 
 def _lock(fd: int) -> bool:
     """Lock an open file; False where the file system cannot. Raises BlockingIOError where another process has."""
+    if _fcntl is None:
+        return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -204,13 +213,11 @@ def _is_network(fd: int) -> bool:
     return any(kind.startswith(NETWORK) and kind != "fuse.fuse-overlayfs" for kind in kinds)
 
 
-def _ticks(pid: int) -> int | None:
-    """Return when a process started, in the kernel's ticks since the machine did; None where /proc does not tell."""
+def _started(pid: int) -> float | None:
+    """Return when a process began, in seconds since 1970; None where the system does not tell."""
     try:
-        return int(
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-        )
-    except (OSError, ValueError, IndexError):
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
         return None
 
 
@@ -222,4 +229,5 @@ def _leave_to_parent() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -67,7 +67,7 @@ class DetectedBoxes:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video file, and which of its frames the model sees (``ullava.data.frames``); ``seed`` is for those by lot."""
+    """A video file, and which of its frames the model sees (``ullava.media.frames``); ``seed`` is for those by lot."""
 
     path: Path
     sampling: FrameSampling = "uniform"

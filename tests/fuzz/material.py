@@ -148,8 +148,8 @@ def every_sample(dataset_yaml: Path) -> tuple[int, list[str]]:
     from ullava.config.schema import DatasetEntry
     from ullava.data.build import build_dataset
     from ullava.data.descriptor import load_descriptor
-    from ullava.data.images import read_image_rgb_u8
     from ullava.errors import UserError
+    from ullava.media.images import read_image_rgb_u8
 
     _, config = load_descriptor(str(dataset_yaml))
     problems: list[str] = []

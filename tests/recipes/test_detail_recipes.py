@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import losses
+from tests.recipes.conftest import losses
 
 from ullava import resources
 from ullava.cli.main import main

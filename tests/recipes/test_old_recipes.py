@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import losses
+from tests.recipes.conftest import losses
 from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import Train, losses
+from tests.recipes.conftest import Train, losses
 
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import losses
 from safetensors.torch import load_file
+from tests.recipes.conftest import losses
 
 from ullava.cli.main import main
 from ullava.config.load import load_config

@@ -4,8 +4,8 @@ Runs are killed right before their N-th change in the run folder: in the middle 
 ``model/``, between the last checkpoint and the end. The short form tries some of these moments, the long one all of
 them, moments by the clock, and runs that are killed again and again:
 
-    python -m pytest tests/reliability/test_killed_runs.py -m "not slow"
-    python -m pytest tests/reliability/test_killed_runs.py -m slow
+    python -m pytest tests/reliability/test_killed_runs.py
+    python -m pytest tests/reliability/test_killed_runs.py -m exhaustive
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def test_a_finished_run_stays_byte_for_byte(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_moment(runs: Runs) -> None:
     assert len(runs.moments) > 60
     for last in range(1, len(runs.moments) + 1):
@@ -155,6 +156,7 @@ def test_every_moment(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_again_and_again(runs: Runs) -> None:
     lots = random.Random(SEED)
     for _ in range(12):
@@ -168,6 +170,7 @@ def test_killed_again_and_again(runs: Runs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_by_the_clock(runs: Runs) -> None:
     begun = time.monotonic()
     runs.train("timed")

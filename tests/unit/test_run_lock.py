@@ -147,7 +147,12 @@ def test_without_trusted_locks_the_file_decides(tmp_path: Path) -> None:
         pass
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    for left in (owner(pid=child.pid, ticks=1), owner(ticks=1), "", "{torn"):  # gone, another of that number, cut off
+    for left in (
+        owner(pid=child.pid, started=1),
+        owner(started=1),
+        "",
+        "{torn",
+    ):  # gone, another of that number, cut off
         (tmp_path / LOCK).write_text(left)
         with hold(tmp_path):
             assert Owner(**json.loads((tmp_path / LOCK).read_text())).pid == os.getpid()

@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
+from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
 from ullava.benchmarks.timing import Figure, Reading, cpu_seconds, cpu_seconds_of, measure, surroundings
 from ullava.benchmarks.workload import Workload
-from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.store_bench import measure_store
 from ullava.examples import Batch

@@ -8,12 +8,12 @@ from typing import cast
 
 import torch
 
+from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
 from ullava.benchmarks.timing import Figure, measure
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import DatasetEntry, EvalRecipe
 from ullava.data.build import build_dataset
-from ullava.data.collate import Collator
 from ullava.data.encode import read_images
 from ullava.evaluation.ledger import RunFolder, Shard
 from ullava.evaluation.protocol import DatasetRun

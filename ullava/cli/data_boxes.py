@@ -69,10 +69,10 @@ def _detect(args: argparse.Namespace) -> int:
 
     from ullava.data.boxes import write_boxes
     from ullava.data.encodings import read_text
-    from ullava.data.images import read_image_rgb_u8
     from ullava.data.originals.source import PICTURE_SUFFIXES
     from ullava.inference.box_sources import WordDetector
     from ullava.inference.predictor import pick_device
+    from ullava.media.images import read_image_rgb_u8
     from ullava.resources import is_stray
 
     # Not splitlines: it also breaks lines at signs that may stand inside of words (U+2028, U+0085).

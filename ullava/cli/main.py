@@ -22,6 +22,7 @@ from ullava.whole_files import refusal
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
     "predict": "ullava.cli.predict",
+    "chat": "ullava.cli.chat",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
     "compare": "ullava.cli.compare",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ullava.cli.generation_flags import add_generation, generation_of, positive
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 
@@ -51,8 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    parser.add_argument("--max-new-tokens", type=_positive, default=96, metavar="N", help="default: 96")
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
+    add_generation(parser)
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +74,7 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     from ullava.inference.load import load, weights_folder
 
     weights_folder(args.model)
-    force = _overrides(args.force)
+    force, generation = _overrides(args.force), generation_of(args)
     questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
     sizes = check_pictures(questions)
     loaded = load(args.model, device=args.device)
@@ -80,9 +82,11 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     loaded.force = force
     check_rows(loaded.processor, questions, sizes, force)
     predictor, boxes = _with_boxes(loaded, args)
-    settings = {"model": args.model, "max_new_tokens": args.max_new_tokens, **boxes}
+    settings = {"model": args.model, **generation, **boxes}
     settings |= {"force": force} if force else {}
     show = _print_json if args.json else _print_words
+    if args.stream:
+        predictor, show = _Speaking(loaded), _print_objects
     if args.prompts is None and len(questions) == 1:
         show(answer_one(predictor, questions[0], folder, settings))
         written = "answer.json" + (" and overlay.png" if questions[0].images else "")
@@ -127,6 +131,10 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("--boxes and --detector both say where boxes come from; give one of them")
     if (args.detector is None) != (args.words is None):
         raise UserError("--detector and --words go together: what looks, and what for")
+    if args.stream and (args.json or args.prompts is not None or len(args.image) + len(args.video) > 1):
+        raise UserError("--stream prints the words of one answer: leave --json, --prompts and further files out")
+    if args.stream and (args.boxes is not None or args.detector is not None):
+        raise UserError("--stream goes without --boxes and --detector")
     if args.boxes is not None:
         check_plain(args.boxes)
     if args.prompts is not None and (args.image or args.video or args.prompt is not None):
@@ -135,13 +143,6 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --prompts FILE.jsonl")
     if args.prompt is not None and len(args.prompt) > 1:
         raise UserError(f"--prompt is given {len(args.prompt)} times; several questions go into --prompts FILE.jsonl")
-
-
-def _positive(text: str) -> int:
-    """Read a whole number above zero."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, not '{text}'")
-    return int(text)
 
 
 def _print_json(record: dict[str, Any]) -> None:
@@ -153,10 +154,39 @@ def _print_words(record: dict[str, Any]) -> None:
     from tqdm import tqdm
 
     lines = [f"{record['id']}: {record['plain_text']}" + ("" if record["finished"] else " ... (cut off)")]
-    for number, item in enumerate(record["objects"], start=1):
+    tqdm.write("\n".join([*lines, *object_lines(record["objects"], len(record["images"]) > 1)]))
+
+
+def _print_objects(record: dict[str, Any]) -> None:
+    """Print what comes behind words that were printed already."""
+    print("\n".join(["" if record["finished"] else " ... (cut off)", *object_lines(record["objects"], several=False)]))
+
+
+def object_lines(objects: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
+    """One line for each object of a record; ``several``: there is more than one image to speak of."""
+    lines = []
+    for number, item in enumerate(objects, start=1):
         box = item["box_xyxy_px"]
         place = "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box)
-        picture = f", picture {item['image'] + 1}" if len(record["images"]) > 1 else ""
+        picture = f", picture {item['image'] + 1}" if several else ""
         mask = "" if item["mask"] is None else ", mask"
         lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{picture}")
-    tqdm.write("\n".join(lines))
+    return lines
+
+
+class _Speaking:
+    """A predictor of one question, whose words are printed as they come."""
+
+    def __init__(self, predictor: Any) -> None:
+        self.predictor = predictor
+
+    def answer_samples(self, samples: Sequence[Any], **options: Any) -> list[Any]:
+        """See Predictor."""
+        (sample,) = samples
+        *_, answer = (self._said(piece) for piece in self.predictor.stream_sample(sample, **options))
+        return [answer]
+
+    def _said(self, piece: Any) -> Any:
+        if isinstance(piece, str):
+            print(piece, end="", flush=True)
+        return piece

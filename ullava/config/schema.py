@@ -9,11 +9,13 @@ checks them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ullava.config.fields import above, at_least
+from ullava.config.defaults import MAX_NEW_TOKENS
+from ullava.config.fields import above, at_least, weight_per
 from ullava.config.vision import PartConfig as PartConfig
 from ullava.config.vision import VisionConfig as VisionConfig
+from ullava.errors import did_you_mean
 
 
 # ---------------------------------------------------------------- models/<name>/model.yaml
@@ -85,17 +87,25 @@ Template = Literal[
 class TextConfig:
     """How a conversation is written down (docs/conversations.md). ``conv_*`` are u-LLaVA's styles.
 
+    ``template``: a format of ours, or a file ``*.jinja``, relative to the file of this table.
+
     ``answer``: whether an answer names a thing before it points at it, or after, as u-LLaVA's do (ullava.text.answers).
 
     ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
     (ullava.text.released).
     """
 
-    template: Template = "vicuna_v1"
+    template: str = "vicuna_v1"
     as_released: bool = False
     answer: Literal["name_first", "name_last"] = "name_first"
     system: str = ""
     max_length: int = field(default=512, metadata=at_least(1, 1 << 24))
+
+    def __post_init__(self) -> None:
+        """Refuse a format that is neither one of ours nor a file (ValueError)."""
+        if self.template not in get_args(Template) and not self.template.endswith(".jinja"):
+            near = did_you_mean(self.template, get_args(Template))
+            raise ValueError(f"template: no format '{self.template:.80}'{near}; your own is a file *.jinja")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +193,8 @@ class DatasetConfig:
     """
 
     name: str
-    layout: Literal["refer", "grefer", "label_png", "coco_instances", "salient_png", "llava_json", "regions"]
+    layout: str
+    """One of the table in ullava.data.layouts."""
     task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
@@ -210,7 +221,7 @@ class DatasetEntry:
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
-    ``frames``: which frames of a video training sees (ullava.data.frames).
+    ``frames``: which frames of a video training sees (ullava.media.frames).
     """
 
     dataset: str | None = None
@@ -245,20 +256,21 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5).
+    """The table of loss terms, a row each: name, default weight, what it is a mean over.
 
+    ``box_divide_twice`` reproduces u-LLaVA's double division.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
     that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
     those that are not named weigh 1.
     """
 
-    ce: float = field(default=1.0, metadata=at_least(0))
-    bce: float = field(default=2.0, metadata=at_least(0))
-    dice: float = field(default=0.5, metadata=at_least(0))
-    l1: float = field(default=1.0, metadata=at_least(0))
-    giou: float = field(default=1.0, metadata=at_least(0))
-    iou_score: float = field(default=0.0, metadata=at_least(0))
-    patch: float = field(default=0.0, metadata=at_least(0))
+    ce: float = field(default=1.0, metadata=weight_per("tokens"))
+    bce: float = field(default=2.0, metadata=weight_per("masks"))
+    dice: float = field(default=0.5, metadata=weight_per("masks"))
+    l1: float = field(default=1.0, metadata=weight_per("boxes"))
+    giou: float = field(default=1.0, metadata=weight_per("boxes"))
+    iou_score: float = field(default=0.0, metadata=weight_per("masks"))
+    patch: float = field(default=0.0, metadata=weight_per("patches"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False
@@ -358,7 +370,7 @@ class TrainRecipe:
     eval_dataset: dict[str, DatasetEntry] = field(default_factory=dict)
     eval_protocol: Literal["generate", "teacher_forced"] = "generate"
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
@@ -384,7 +396,7 @@ class EvalRecipe:
     text_box_frame: Literal["padsq", "norm"] = "padsq"
     counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1, 65_536))
-    max_new_tokens: int = field(default=96, metadata=at_least(1, 1 << 24))
+    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     num_workers: int = field(default=0, metadata=at_least(0, 1024))
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ullava.data.images import read_image_rgb_u8
-from ullava.data.video import read_clip
 from ullava.data.word_dropout import WordDropout
 from ullava.errors import DataError, SampleError
 from ullava.examples import BadSample, Example
+from ullava.media.images import read_image_rgb_u8
+from ullava.media.video import read_clip
 from ullava.structures import Clip, ImageArray, Sample
 
 

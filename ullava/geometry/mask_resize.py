@@ -40,7 +40,7 @@ def _along_rows(planes: torch.Tensor, square: int, kept: int, original: int) -> 
 def _along_columns(planes: torch.Tensor, square: int, kept: int, original: int) -> torch.Tensor:
     """[k, h, lowres] -> [k, h, original], one axis of the three steps."""
     if original > LONGEST_BY_MATRIX:
-        return _interpolated(planes.flatten(0, 1), square, kept, original).unflatten(0, planes.shape[:2])
+        return _interpolated(planes.flatten(0, 1), square, kept, original).view(*planes.shape[:2], original)
     return torch.matmul(planes, _axis_matrix(planes.shape[-1], square, kept, original).to(planes.device).T)
 
 

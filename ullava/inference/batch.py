@@ -15,18 +15,20 @@ from tqdm import tqdm
 
 from ullava.data.encode import read_videos
 from ullava.data.file_names import find_from
-from ullava.data.images import read_image_rgb_u8
-from ullava.data.video import check_video
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
 from ullava.inference.export import answer_to_json, png_bytes
 from ullava.inference.overlay import draw_overlay
 from ullava.json_lines import numbered_lines, parse_line
+from ullava.media.images import read_image_rgb_u8
+from ullava.media.video import check_video
 from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
 from ullava.whole_files import append, make_folder, whole, write_whole
 
 KEYS = ("image", "video", "prompt", "id")
+GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
+"""The settings that say how an answer is chosen."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -44,8 +46,8 @@ class RowMaker(Protocol):
 class Answerer(Protocol):
     """What answers: a ``Predictor``, or anything of that shape."""
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
-        """Answer single-turn samples, in order."""
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
+        """Answer single-turn samples, in order; ``generation``: see Predictor.answer."""
         ...
 
 
@@ -186,9 +188,9 @@ def answer_one(
 ) -> dict[str, Any]:
     """Answer one question; with ``folder``, write ``answer.json`` and ``overlay.png`` there. Returns the record.
 
-    ``settings`` holds ``model`` and ``max_new_tokens``; they are part of the record.
+    ``settings`` holds ``model``, ``max_new_tokens`` and further ``GENERATION``; they are part of the record.
     """
-    answer = predictor.answer_samples([question.sample()], max_new_tokens=settings["max_new_tokens"])[0]
+    answer = predictor.answer_samples([question.sample()], **_generation(settings))[0]
     record = _record(question, answer, settings)
     if folder is not None:
         make_folder(folder)
@@ -223,9 +225,7 @@ def answer_all(
     with tqdm(total=len(questions), initial=len(done), desc="answering", unit="question") as bar:
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
-            answers = predictor.answer_samples(
-                [question.sample() for question in batch], max_new_tokens=settings["max_new_tokens"]
-            )
+            answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
             records = [_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
             if folder is not None:
                 for question, answer in zip(batch, answers, strict=True):
@@ -237,6 +237,10 @@ def answer_all(
             bar.update(len(batch))
     if folder is not None and left:
         os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
+
+
+def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings[key] for key in GENERATION if key in settings}
 
 
 def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Question | None:

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.boxes import BoxFile
-from ullava.data.images import read_image_rgb_u8
 from ullava.errors import UserError
 from ullava.hub import find_folder
+from ullava.media.images import read_image_rgb_u8
 from ullava.modeling.pretrained import read_config, read_network, read_processor
 from ullava.modeling.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
@@ -108,11 +109,16 @@ class WithBoxes:
         self.found: dict[Path, DetectedBoxes | None] = {}
 
     def answer_samples(
-        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] | None = None
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        force: Mapping[str, Any] | None = None,
+        **generation: Any,
     ) -> list[Answer]:
         """Answer single-turn samples, in order; see Predictor."""
         seen = [sample if sample.boxes else replace(sample, boxes=self._boxes(sample)) for sample in samples]
-        options = {"force": force} if force else {}
+        options = {**generation, "force": force} if force else generation
         answers: list[Answer] = self.predictor.answer_samples(seen, max_new_tokens=max_new_tokens, **options)
         return answers
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from transformers import StoppingCriteriaList
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.encode import read_images, read_videos
-from ullava.data.images import ImageLike, read_image_rgb_u8
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import Example, ImageExample, ModelInputs, VideoExample
+from ullava.inference.asking import History, VideoLike, read_shown
+from ullava.inference.chat import Chat
+from ullava.inference.generation import StopAt, decoding_of, drawn_from
+from ullava.inference.streaming import stream_words
+from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_rules import FoundThing
 from ullava.modeling.processing import NOTHING, UllavaProcessor
-from ullava.modeling.sample_rules import question_sample
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
@@ -28,7 +32,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-VideoLike = str | Path | Clip
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,41 +97,91 @@ class Predictor:
         prompt: str | None = None,
         *,
         video: VideoLike | Sequence[VideoLike] | None = None,
-        max_new_tokens: int = 128,
+        history: History = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
         force: Mapping[str, Any] = NOTHING,
+        **generation: Any,
     ) -> Answer:
-        """Answer one question about one picture or video, several, or none: ``answer(question, video="clip.mp4")``.
+        """Answer one question about one image or video, several, or none: ``answer(question, video="clip.mp4")``.
 
         ``image``: path, Pillow image or array (see ``read_image_rgb_u8``); ``video``: path, or a Clip to choose the
         frames another way. They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A
-        text alone is the question. ``boxes``: what was found in each picture beforehand, for a front-end that looks at
-        objects; ``force``: overrides of the front-end (docs/front_ends.md). Raises UserError for a file that cannot be
-        read, an empty question or an unknown override.
+        text alone is the question. ``history``: earlier questions with their answers; the images belong to the first
+        then. ``boxes``: what was found in each image beforehand, for a front-end that looks at objects; ``force``:
+        overrides of the front-end (docs/front_ends.md). ``generation``: greedy unless ``temperature``, ``top_p`` or
+        ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer (docs/transformers.md). Raises
+        UserError for a file that cannot be read, an empty question, an unknown override or option.
         """
+        row = self._question(image, prompt, video, history, boxes, force)
+        return self.answer_examples([row], max_new_tokens=max_new_tokens, force=force, **generation)[0]
+
+    def stream(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        prompt: str | None = None,
+        *,
+        video: VideoLike | Sequence[VideoLike] | None = None,
+        history: History = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        boxes: Sequence[DetectedBoxes | None] = (),
+        force: Mapping[str, Any] = NOTHING,
+        **generation: Any,
+    ) -> Iterator[str | Answer]:
+        """Answer as ``answer`` does, word by word: texts as they come, and at last the Answer with masks and boxes.
+
+        The texts joined are the Answer's text. Leaving early ends the generation.
+        """
+        row = self._question(image, prompt, video, history, boxes, force)
+        return self.stream_example(row, max_new_tokens=max_new_tokens, force=force, **generation)
+
+    def chat(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        *,
+        video: VideoLike | Sequence[VideoLike] | None = None,
+        boxes: Sequence[DetectedBoxes | None] = (),
+        force: Mapping[str, Any] = NOTHING,
+        **generation: Any,
+    ) -> Chat:
+        """Begin a dialogue about images and videos (or none): ``chat(image).ask(question)``; see Chat."""
+        decoding_of({key: value for key, value in generation.items() if key != "max_new_tokens"})
+        return Chat(self, read_shown(image, video, boxes, self.processor.video_frames), force, generation)
+
+    def _question(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None,
+        prompt: str | None,
+        video: VideoLike | Sequence[VideoLike] | None,
+        history: History,
+        boxes: Sequence[DetectedBoxes | None],
+        force: Mapping[str, Any],
+    ) -> Example:
         if prompt is None and isinstance(image, str):
             image, prompt = None, image
         if prompt is None or not prompt.strip():
             raise UserError("the question is empty")
-        given: list[Any] = _listed(image)
-        paths = [
-            Path(item) if isinstance(item, str | os.PathLike) else Path(f"picture-{place}")
-            for place, item in enumerate(given)
-        ]
-        pictures = [read_image_rgb_u8(item) for item in given]
-        clips = [_to_clip(item) for item in _listed(video)]
-        sample = replace(question_sample(prompt, paths, videos=clips), boxes=tuple(boxes))
-        videos = read_videos(clips, self.processor.video_frames, sample.name)
+        shown = read_shown(image, video, boxes, self.processor.video_frames)
+        sample = shown.sample(prompt, history)
         forced = {**self.force, **force}
-        example = self.processor.encode(sample, pictures, prompt_only=True, videos=videos, force=forced)
-        return self.answer_examples([example], max_new_tokens=max_new_tokens, force=forced)[0]
+        return self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, force=forced)
 
     def answer_samples(
-        self, samples: Sequence[Sample], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        force: Mapping[str, Any] = NOTHING,
+        **generation: Any,
     ) -> list[Answer]:
-        """Answer the last question of each sample in one batch; equal pictures and videos are encoded once."""
+        """Answer the last question of each sample in one batch; equal images and videos are encoded once."""
         rows = self.encode(samples, prompt_only=True, force=force)
-        return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force)
+        return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force, **generation)
+
+    def stream_sample(self, sample: Sample, **options: Any) -> Iterator[str | Answer]:
+        """Answer the last question of a sample as ``stream`` does; ``options`` of ``answer_samples``."""
+        (row,) = self.encode([sample], prompt_only=True, force=options.get("force", NOTHING))
+        return self.stream_example(row, **options)
 
     def encode(
         self, samples: Sequence[Sample], *, prompt_only: bool, force: Mapping[str, Any] = NOTHING
@@ -161,16 +214,39 @@ class Predictor:
 
     @torch.inference_mode()
     def answer_examples(
-        self, examples: Sequence[Example], *, max_new_tokens: int = 128, force: Mapping[str, Any] = NOTHING
+        self,
+        examples: Sequence[Example],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        force: Mapping[str, Any] = NOTHING,
+        **generation: Any,
     ) -> list[Answer]:
-        """Answer rows that were encoded with ``prompt_only`` (and ``force``). Greedy decoding."""
+        """Answer rows that were encoded with ``prompt_only`` (and ``force``); ``generation``: see ``answer``."""
+        decoding = decoding_of(generation)
         if not examples:
             return []
         self.check_length(max_new_tokens)
         inputs = self.prompt_inputs(examples, force=force)
-        result = self.model.generate_grounded(inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = [self.processor.decode_text(row) for row in result.new_ids.tolist()]
+        options = dict(decoding.options)
+        if decoding.stop:
+            own = StopAt(decoding, lambda ids: self.processor.decode_text(ids)[0])
+            options["stopping_criteria"] = StoppingCriteriaList([own, *options.get("stopping_criteria", ())])
+        with drawn_from(decoding.seed, self.device):
+            result = self.model.generate_grounded(inputs, max_new_tokens=max_new_tokens, **options)
+        texts = []
+        for text, finished, new_tokens in map(self.processor.decode_text, result.new_ids.tolist()):
+            text, stopped = decoding.cut(text)
+            texts.append((text, finished or stopped, new_tokens))
         return self._answers(examples, texts, result, inputs)
+
+    def stream_example(self, example: Example, **options: Any) -> Iterator[str | Answer]:
+        """Answer one row as ``stream`` does; ``options`` of ``answer_examples``."""
+        generation = {key: value for key, value in options.items() if key not in ("max_new_tokens", "force")}
+        return stream_words(
+            lambda streamer: self.answer_examples([example], streamer=streamer, **options)[0],
+            lambda ids: self.processor.decode_text(ids)[0],
+            decoding_of(generation),
+        )
 
     def prompt_inputs(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> ModelInputs:
         """Rows that were encoded with ``prompt_only`` as what the network reads, on its device."""
@@ -250,18 +326,3 @@ class Predictor:
         for row, thing, (boxes, scores, word_scores) in zip(prompts.row, prompts.thing, arrays, strict=True):
             found[row][thing] = FoundThing(boxes, scores, word_scores)
         return found
-
-
-def _listed(given: Any) -> list[Any]:
-    """One thing, several or none as a list."""
-    if given is None:
-        return []
-    return list(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray) else [given]
-
-
-def _to_clip(video: VideoLike) -> Clip:
-    if isinstance(video, Clip):
-        return video
-    if not isinstance(video, str | os.PathLike):
-        raise UserError(f"a video is a path or a Clip, not {type(video).__name__}")
-    return Clip(Path(video))

@@ -22,6 +22,7 @@ from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
 from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.template_files import chat_template_of
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
@@ -40,6 +41,7 @@ def build_model(
     Raises UserError for parts that are not there, that no network can be made of, or that this machine cannot hold.
     """
     site = site or Site(folder / "model.yaml")
+    chat_template = chat_template_of(config.text, folder, site.of("text"))
     tokenizer = load_tokenizer(config, folder, site)
     model_config = to_model_config(config, folder, tokenizer, site)
     set_attention(model_config, attention)
@@ -47,9 +49,9 @@ def build_model(
     model = UllavaForConditionalGeneration(model_config)
     _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer), site)
-    settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
+    settle_generation(model, tokenizer, chat_template)
     with vision_of(site):
-        processor = build_processor(config, model_config, tokenizer)
+        processor = build_processor(config, model_config, tokenizer, chat_template)
     load_box_parts(model, processor, config.box, folder)
     parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
     parts |= {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
@@ -87,8 +89,13 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) 
     return tokenizer
 
 
-def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any) -> UllavaProcessor:
-    """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
+def build_processor(
+    config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any, chat_template: str | None = None
+) -> UllavaProcessor:
+    """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice.
+
+    ``chat_template``: what ``chat_template_of`` found; without it ``config.text.template`` is a format of ours.
+    """
     return UllavaProcessor(
         tokenizer=tokenizer,
         **processor_facts(model_config),
@@ -97,7 +104,7 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         max_length=config.text.max_length,
         as_released=config.text.as_released,
         answer=config.text.answer,
-        chat_template=CHAT_TEMPLATES[config.text.template],
+        chat_template=chat_template or CHAT_TEMPLATES[config.text.template],
     )
 
 

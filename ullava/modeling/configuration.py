@@ -114,11 +114,6 @@ class UllavaConfig(PreTrainedConfig):
         """Side S of the square that SAM sees, in pixels."""
         return int(self.sam_config.vision_config.image_size)
 
-    @property
-    def prompt_width(self) -> int:
-        """Width of SAM's prompt tokens (256 in the released ones)."""
-        return int(self.sam_config.prompt_encoder_config.hidden_size)
-
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The language model's config; generation and caches size themselves by it."""
         return self.text_config

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import ProcessorMixin
 
 from ullava.errors import SampleError, UserError
 from ullava.examples import Example, ImageExample, VideoExample
@@ -20,6 +19,7 @@ from ullava.modeling.heads.box_rules import Answered, FoundThing
 from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.patches import patch_words
+from ullava.modeling.processor_call import PLACEHOLDERS, CallableProcessor
 from ullava.modeling.sample_rules import asks_for_things, check_frame, check_phrases, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
 from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
@@ -38,10 +38,9 @@ from ullava.text.tokens import (
 )
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-PLACEHOLDERS = ("image_patch_id", "image_start_id", "image_end_id", "video_patch_id", "video_start_id", "video_end_id")
 
 
-class UllavaProcessor(ProcessorMixin):
+class UllavaProcessor(CallableProcessor):
     """Everything around the network that must be the same in training and inference.
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``settings``: its own

@@ -11,16 +11,36 @@ from numpy.typing import NDArray
 from ullava.errors import SampleError
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_PATCH, VIDEO_PATCH, mark_places
+from ullava.text.tokens import (
+    GROUNDING_TOKENS,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    is_whole,
+    mark_places,
+)
 
 
 def question_sample(
-    question: str, images: Sequence[Path], name: str = "question", videos: Sequence[Clip] = ()
+    question: str,
+    images: Sequence[Path],
+    name: str = "question",
+    videos: Sequence[Clip] = (),
+    history: Sequence[tuple[str, str]] = (),
 ) -> Sample:
-    """A sample for a free question: pictures, then videos, come first unless the question marks their places."""
-    marked = mark_places(question, len(images), len(videos))
+    """A sample for a free question after ``history``, earlier questions with their answers.
+
+    Images, then videos, come first in the first question unless one of the questions marks their places.
+    """
+    questions = [*(asked for asked, _ in history), question]
+    placed = "".join(questions)
+    unplaced = [0 if IMAGE_MARKER in placed else len(images), 0 if VIDEO_MARKER in placed else len(videos)]
+    questions[0] = mark_places(questions[0], *unplaced)
+    answers = [*(answer for _, answer in history), ""]
     task: Task = "res" if images else "vqa" if videos else "text"
-    return Sample(name, "", task, tuple(images), (Turn(marked, ""),), videos=tuple(videos))
+    turns = tuple(Turn(asked, answer) for asked, answer in zip(questions, answers, strict=True))
+    return Sample(name, "", task, tuple(images), turns, videos=tuple(videos))
 
 
 def asks_for_things(sample: Sample) -> bool:
@@ -42,6 +62,8 @@ def check_words(sample: Sample, marker: str, things: str, given: int, named: int
     if not sample.turns:
         raise SampleError(sample.name, "no question")
     for turn in sample.turns:
+        if not is_whole(turn.question + turn.answer):
+            raise SampleError(sample.name, "its words hold half of a character")
         for token in GROUNDING_TOKENS:
             if token in turn.question:
                 raise SampleError(sample.name, f"the question holds the special token {token}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,19 +71,40 @@ def instruction_of(
     return ids[(labels == IGNORE_LABEL) & ~np.isin(ids, left_out)]
 
 
+def instruction_of_messages(
+    tokenizer: Any, chat_template: str | None, messages: Sequence[Mapping[str, Any]], left_out: Sequence[int]
+) -> NDArray[np.int64]:
+    """The same ids [t] of chat messages, which may end with an answer or without one."""
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    ids, labels = _render_messages(tokenizer, chat_template, asked, prompt_only=True)
+    return ids[(labels == IGNORE_LABEL) & ~np.isin(ids, left_out)]
+
+
+def adds_start_token(chat_template: str | None) -> bool:
+    """Whether a chat template leaves the start token to the tokenizer; others write it where they want one."""
+    return released_style(chat_template) is not None
+
+
 def _render(tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], system: str, prompt_only: bool) -> Row:
     """Ids [L] and, as labels [L], those of the assistant's words."""
-    released = released_style(chat_template) is not None
+    released = adds_start_token(chat_template)
     if released:
         turns = [replace(turn, question=pictures_first(turn.question)) for turn in turns]
+    messages = to_messages(turns, system, prompt_only, exact=released)
+    return _render_messages(tokenizer, chat_template, messages, prompt_only)
+
+
+def _render_messages(
+    tokenizer: Any, chat_template: str | None, messages: Sequence[Mapping[str, Any]], prompt_only: bool
+) -> Row:
     rendered, spans = render_jinja_template(
-        conversations=[to_messages(turns, system, prompt_only, exact=released)],
+        conversations=[messages],
         chat_template=chat_template,
         return_assistant_tokens_mask=True,
         add_generation_prompt=prompt_only,
         **tokenizer.special_tokens_map,
     )
-    coded = tokenizer(rendered[0], add_special_tokens=released, return_offsets_mapping=True)
+    coded = tokenizer(rendered[0], add_special_tokens=adds_start_token(chat_template), return_offsets_mapping=True)
     ids = np.asarray(coded["input_ids"], dtype=np.int64)
     labels = np.full_like(ids, IGNORE_LABEL)
     starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T

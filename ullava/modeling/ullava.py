@@ -176,7 +176,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if return_dict is False:
             raise UserError("return_dict=False: the model returns an UllavaOutput always")
         text_inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        inputs = ModelInputs.from_kwargs(text_inputs | batch)
+        inputs = self._unsaid(ModelInputs.from_kwargs(text_inputs | batch))
+        labels = inputs.labels
         images = videos = None
         if inputs_embeds is None:
             text, inputs_embeds, images, videos = self._splice(inputs, left_pad=False)
@@ -214,6 +215,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
         output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
         return output
+
+    def _unsaid(self, inputs: ModelInputs) -> ModelInputs:
+        """The same inputs, no visual place supervised: a collator that copies ids for labels need not know them."""
+        if inputs.labels is None or inputs.input_ids is None:
+            return inputs
+        labels = inputs.labels
+        for patch_id in (self.config.image_patch_id, self.config.video_patch_id):
+            if patch_id is not None:
+                labels = labels.masked_fill(inputs.input_ids == patch_id, IGNORE_LABEL)
+        return replace(inputs, labels=labels)
 
     def _patch_nll(self, visual: VisionOutput, named: PatchNames) -> torch.Tensor:
         pieces = visual.tokens.split(list(visual.counts))
@@ -289,8 +300,9 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """GenerationMixin's ``generate`` with KV cache on text whose pictures were encoded once; left-padded rows.
 
-        Returned sequences hold the expanded prompt ids followed by the new ones. A model cannot say a picture, so the
-        placeholders of pictures and videos are never generated.
+        Returned sequences hold the prompt's ids as they were given, followed by the new ones, also where a front-end
+        made the prompt longer. A model cannot say an image, so the placeholders of images and videos are never
+        generated.
         """
         placeholders = {self.config.image_patch_id, self.config.video_patch_id} - {None}
         kwargs["suppress_tokens"] = sorted(placeholders.union(kwargs.get("suppress_tokens") or ()))
@@ -299,9 +311,19 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         batch = {key: kwargs.pop(key) for key in list(kwargs) if is_model_input(key)}
         inputs = ModelInputs.from_kwargs({"input_ids": input_ids} | batch)
         text, embeddings, *_ = self._splice_prompts(inputs)
-        return super().generate(
+        made = super().generate(
             input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
         )
+        if input_ids is None or text.input_ids.shape == input_ids.shape:
+            return made
+        sequences = made if isinstance(made, torch.Tensor) else made.sequences
+        new_ids = sequences[:, text.input_ids.shape[1] :]
+        prompts = input_ids.repeat_interleave(len(new_ids) // len(input_ids), dim=0)
+        sequences = torch.cat([prompts, new_ids], dim=1)
+        if isinstance(made, torch.Tensor):
+            return sequences
+        made.sequences = sequences
+        return made
 
     def _splice_prompts(self, inputs: ModelInputs) -> Spliced:
         inputs = replace(inputs, labels=None)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ullava.data.images import read_image_rgb_u8
-from ullava.data.video import read_clip
 from ullava.geometry import mask_iou
 from ullava.inference.overlay import draw_overlay
+from ullava.media.images import read_image_rgb_u8
+from ullava.media.video import read_clip
 from ullava.serving.demo_run import Asked, DemoRun, seen_by
 from ullava.serving.report import Card, Picture, Report, Section, Table, Verdict
 from ullava.structures import Clip, GroundedObject, ImageArray, MaskArray, Region

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_dataset
 from ullava.data.descriptor import locate
@@ -85,7 +86,7 @@ def draw_worlds(folder: Path, images: int, seed: int) -> dict[str, World]:
     }
 
 
-def ask_worlds(predictor: Answerer, worlds: dict[str, World], max_new_tokens: int = 96) -> DemoRun:
+def ask_worlds(predictor: Answerer, worlds: dict[str, World], max_new_tokens: int = MAX_NEW_TOKENS) -> DemoRun:
     """Ask every question of every data set of the drawn ``worlds`` and measure the answers.
 
     Questions about one picture or clip travel together, so that it is encoded once. Raises DataError for a world that

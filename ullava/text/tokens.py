@@ -57,6 +57,15 @@ IGNORE_LABEL = -100
 """The label of a token that is not judged: PyTorch's own for its cross-entropy."""
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text can be tokenised: halves of characters (lone surrogates) cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def mark_places(question: str, images: int, videos: int) -> str:
     """Put markers of pictures, then of videos, in front of ``question`` unless it places those of a kind itself."""
     marked = question if VIDEO_MARKER in question else VIDEO_MARKER * videos + question

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ullava.data.transport import Parcel
+from ullava.batching.transport import Parcel
 from ullava.errors import UserError
 from ullava.examples import BadSample, Batch, Example
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import Counts
 
 KEY = "batch"
-"""The one key of the mapping that the Trainer sees."""
+"""Where the batch is in the mapping that the Trainer sees."""
 
 
 class TrainingCollator:
@@ -23,9 +23,13 @@ class TrainingCollator:
     def __init__(self, collate: Callable[[Sequence[Example | BadSample]], Batch]) -> None:
         self.collate = collate
 
-    def __call__(self, rows: Sequence[Example | BadSample]) -> dict[str, Batch]:
-        """Return the batch of ``rows`` under ``KEY``."""
-        return Parcel({KEY: self.collate(rows)})
+    def __call__(self, rows: Sequence[Example | BadSample]) -> dict[str, Any]:
+        """Return the batch of ``rows`` under ``KEY``, and beside it what the Trainer counts tokens by."""
+        batch = self.collate(rows)
+        if batch.inputs is None:
+            return Parcel({KEY: batch})
+        counted = {"input_ids": batch.inputs.input_ids, "attention_mask": batch.inputs.attention_mask}
+        return Parcel({KEY: batch, **counted})
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import Any
 
 from transformers import set_seed
 
+from ullava.batching.collate import Collator
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import TrainRecipe
 from ullava.data.build import build_mixture
-from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import Mixture, MixtureSampler

@@ -113,7 +113,7 @@ def _png_of(width: int, height: int) -> bytes:
 
 def check(file: Path, shown: np.ndarray | None, lossy: int) -> list[str]:
     """There is an answer and an overlay of the upright size; sound forms are decoded to the known pixels."""
-    from ullava.data.images import read_image_rgb_u8
+    from ullava.media.images import read_image_rgb_u8
 
     json.loads(Path("out/answer.json").read_text())
     read = read_image_rgb_u8(file)

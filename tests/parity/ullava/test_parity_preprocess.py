@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ullava import geometry
-from ullava.data.images import read_image_rgb_u8
 from ullava.geometry import plan_view, resized_hw
+from ullava.media.images import read_image_rgb_u8
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
 from ullava.modeling.pixels import (
     CLIP_MEAN,

@@ -15,8 +15,8 @@ import torch
 from golden_cases import folders, read
 from safetensors.numpy import load_file
 
-from ullava.data.frames import head_tail_frames, original_head_tail_frames, original_uniform_frames, uniform_frames
-from ullava.data.video import read_clip
+from ullava.media.frames import head_tail_frames, original_head_tail_frames, original_uniform_frames, uniform_frames
+from ullava.media.video import read_clip
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
 from ullava.structures import Clip

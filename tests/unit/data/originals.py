@@ -12,8 +12,8 @@ from PIL import Image
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.build import build_dataset
-from ullava.data.images import read_image_rgb_u8
 from ullava.data.readers.base import TaskDataset
+from ullava.media.images import read_image_rgb_u8
 
 H, W = 20, 30
 SQUARE = [5.0, 4.0, 15.0, 4.0, 15.0, 10.0, 5.0, 10.0]

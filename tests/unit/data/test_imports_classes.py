@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, masks, opened, picture, png, read_all, report
 
-from ullava.data.images import read_label_png
+from ullava.media.images import read_label_png
 
 Command = Callable[..., tuple[int, str, str]]
 

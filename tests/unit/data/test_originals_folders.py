@@ -203,7 +203,7 @@ def test_rectangles_and_circles_have_outlines():
 # ---------------------------------------------------------------- ADE20K with outlines
 def test_ade20k_s_own_files_are_read_whole(shared_dir, monkeypatch, tmp_path):
     """Two real photographs: every object that is no part is a region, and its pixels are nearly those of its mask."""
-    from ullava.data.images import read_label_png
+    from ullava.media.images import read_label_png
 
     folder = shared_dir / "realdata" / "ade20k_sample"
     monkeypatch.setenv("ULLAVA_CACHE", str(tmp_path))

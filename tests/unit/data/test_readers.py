@@ -305,7 +305,7 @@ def test_real_photos_are_read_whole(shared_dir, tmp_path, monkeypatch):
     from ullava.config.load import dump_config
     from ullava.config.schema import DatasetConfig, SplitConfig
     from ullava.data.build import build_dataset
-    from ullava.data.images import read_image_rgb_u8
+    from ullava.media.images import read_image_rgb_u8
 
     root = shared_dir / "realdata" / "coco_tiny_liz"
     if not root.is_dir():

@@ -19,8 +19,8 @@ from ullava.data.shapes.motion import EDGE_PX, draw_clip, sample_moving_scene
 from ullava.data.shapes.scene import rng_of
 from ullava.data.shapes.vocabulary import HELD_OUT, SPLITS
 from ullava.data.shapes.write_clips import draw_moving_scene, draw_video_world, gif_bytes
-from ullava.data.video import read_clip, read_frames
 from ullava.errors import DataError
+from ullava.media.video import read_clip, read_frames
 
 
 @pytest.fixture(scope="module")

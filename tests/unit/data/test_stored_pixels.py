@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from tests.unit.data.originals import as_json, opened
 
-from ullava.data.images import read_image_rgb_u8
 from ullava.errors import SampleError
 from ullava.geometry import rle_encode
+from ullava.media.images import read_image_rgb_u8
 from ullava.modeling.sample_rules import check_frame, targets_of
 from ullava.orientation import TURNS, turn_plane, turn_points
 from ullava.structures import Region, Sample, Turn

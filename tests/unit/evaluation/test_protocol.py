@@ -195,7 +195,7 @@ def test_another_number_of_processes_may_go_on(recipe: Make, datasets: Open, tmp
     ("change", "message"),
     [
         ({"protocol": "teacher_forced"}, 'protocol was "generate"'),
-        ({"max_new_tokens": 5}, "max_new_tokens was 96"),
+        ({"max_new_tokens": 5}, "max_new_tokens was 128"),
         ({"entries": "{shapes_res: {limit: 3}}"}, "data.shapes_res.limit"),
         ({"entries": "{shapes_res: {task: rec}}"}, 'data.shapes_res.task was "res", is now "rec"'),
     ],

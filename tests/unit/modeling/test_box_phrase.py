@@ -14,7 +14,7 @@ from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake, wr
 from transformers import AutoProcessor, GroundingDinoProcessor
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import UserError
 from ullava.geometry import box_iou, mask_to_box_xyxy_px, plan_bounded_view
 from ullava.inference.predictor import Predictor
@@ -192,7 +192,7 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     output = model(**batch.inputs.as_kwargs())
     terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     terms.total.backward()
-    assert output.loc.boxes_xyxy_head is None and terms.l1.item() == terms.giou.item() == 0.0
+    assert output.loc.boxes_xyxy_head is None and terms["l1"].item() == terms["giou"].item() == 0.0
 
 
 def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_path: Path) -> None:

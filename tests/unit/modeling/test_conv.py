@@ -11,8 +11,8 @@ import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from transformers import ConvNextConfig, ConvNextModel
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.errors import ConfigError, UserError
 from ullava.modeling.vision.conv import MEAN_COLOUR, ConvPreprocessor, ConvStrategy, fit_any, load_stages, stride_of
 from ullava.modeling.vision.strategy import EncodeContext, ItemNotes

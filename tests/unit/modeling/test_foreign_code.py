@@ -59,7 +59,8 @@ def refused(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def asked(tmp_path: Path) -> tuple[str, ...]:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
-    return ("--image", str(tmp_path / "a.png"), "--prompt", "Hello.", "--device", "cpu")
+    out = str(tmp_path / "out")
+    return ("--image", str(tmp_path / "a.png"), "--prompt", "Hello.", "--device", "cpu", "--out", out)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import UserError
 from ullava.modeling.vision.clip_mlp import merge_patches
 

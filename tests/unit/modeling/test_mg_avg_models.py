@@ -11,15 +11,16 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 
+from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, ModelConfig
-from ullava.data.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.training.objective import GroundingObjective
+from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 PYRAMID = "{model_type: convnext, hidden_sizes: [8, 16, 32, 64], depths: [1, 1, 1, 1], layer_scale_init_value: 1.0}"
@@ -98,7 +99,9 @@ def test_generation_of_a_batch_is_that_of_its_rows(built: tuple[str, Any, Any]) 
     batch.pop("labels")
     counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    placed = (sequences == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    placed = (grown == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
+    assert torch.equal(sequences[:, :-4], batch["input_ids"])
     wanted = [counts[item] for item in batch["image_index"].tolist()] if name == "mg" else list(counts)
     assert [placed[row] for row in (0, 2, 3, 4)] == wanted and placed[1] == 0
     for row, example in enumerate(examples):
@@ -116,7 +119,7 @@ def test_training_step_reaches_every_weight_and_keeps_its_counts(built: tuple[st
     plan = apply_stage(model, "scratch")
     model.train()
     output = model(**batch.inputs.as_kwargs())
-    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.vision).aux_terms)
     objective(output, batch.targets).total.backward()
     missing = [n for n, value in model.named_parameters() if n in plan.trainable and value.grad is None]
     missing = [n for n in missing if n.startswith("vision.")]

@@ -10,7 +10,7 @@ import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.examples import Batch, ModelInputs
 from ullava.structures import Sample, Turn

@@ -13,14 +13,15 @@ from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from tests.unit.modeling.reading_strategy import make_reading
 from transformers import LogitsProcessorList
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
-from ullava.data.collate import Collator
 from ullava.errors import SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import GroundingObjective
+from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
@@ -171,7 +172,7 @@ def test_the_answer_and_padding_do_not_leak_into_the_choice(reading: tuple[Any, 
     torch.testing.assert_close(output.tokens[: output.counts[0]], single.tokens, rtol=1e-5, atol=1e-6)
 
 
-def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading: tuple[Any, Any]) -> None:
+def test_batched_generation_equals_single_and_gives_the_prompt_back_as_it_came(reading: tuple[Any, Any]) -> None:
     from tests.unit.modeling.test_network import Script
 
     model, processor = reading
@@ -201,7 +202,9 @@ def test_batched_generation_equals_single_and_gives_the_ids_back_in_full(reading
     batch.pop("labels")
     counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    assert (sequences[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
+    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    assert (grown[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
+    assert torch.equal(sequences[:, :-4], batch["input_ids"])
     for row in range(5):
         single = collate(processor, [examples[row]], "left").inputs.as_kwargs()
         single.pop("labels")
@@ -221,7 +224,9 @@ def test_videos_and_pictures_and_words_train_together() -> None:
     plan = apply_stage(model, "scratch")
     assert {"box projector", "vision projector", "vision tower"} <= {row.part for row in plan.rows}
     model.train()
-    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.masks, model.vision.aux_terms)
+    objective = GroundingObjective(
+        LossConfig(aux={"size": 0.5}), processor.masks, Passes(strategy=model.vision).aux_terms
+    )
     output = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
     terms = objective(output, batch.targets)
     assert float(terms.aux["size"].detach()) > 0

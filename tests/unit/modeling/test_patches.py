@@ -14,7 +14,7 @@ import torch
 from tests.unit.modeling.conftest import build_small
 from tests.unit.modeling.test_matrix import FRONT_ENDS
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
 from ullava.modeling.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words

@@ -54,6 +54,7 @@ def change(sample: Sample, **turn: Any) -> Sample:
         (lambda s: change(s, question="<image>Segment cat</s>."), "holds the tokenizer's special token </s>"),
         (lambda s: change(s, question="<image>" + "very long " * 200), "more than max_length 256; nothing is cut"),
         (lambda s: change(s, regions=(Region("x", np.ones((8, 8), bool), (0, 0, 8, 8)),)), "a mask of 8x8"),
+        (lambda s: change(s, question="<image>\udce4"), "its words hold half of a character"),
         (lambda s: replace(s, turns=()), "0 <image> markers"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from transformers import LogitsProcessorList
 
-from ullava.data.collate import Collator
+from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
 from ullava.modeling.sample_rules import question_sample

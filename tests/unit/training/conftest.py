@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import DatasetEntry, ModelConfig
 from ullava.data.build import build_mixture
-from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.shapes.write import draw_world
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from ullava.batching.collate import Collator
 from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
 from ullava.data.build import build_mixture
-from ullava.data.collate import Collator
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import ConfigError

@@ -192,6 +192,7 @@ def test_sharding_without_processes_is_refused(
 
 def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from ullava.errors import UserError
+    from ullava.examples import Batch, ModelInputs, Targets, VisualInputs
     from ullava.training import sharding
 
     wrapped = SimpleNamespace(zero_optimization_stage=lambda: 3)
@@ -199,10 +200,15 @@ def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytes
         is_deepspeed_enabled=True, model_wrapped=wrapped, model=torch.nn.Linear(1, 1),
         args=SimpleNamespace(world_size=2), state=SimpleNamespace(global_step=4),
     )  # fmt: skip
-    seen = {"input_ids": torch.ones(1, 2), "pixel_values": torch.ones(1, 3), "mask_targets": [], "bad_samples": []}
-    others = {"as this one": [True, False, False, False], "with masks": [True, False, True, False]}
+    shown = VisualInputs(views={"base": torch.ones(1, 3)}, index=torch.zeros(1, dtype=torch.long))
+    seen = Batch(
+        inputs=ModelInputs(input_ids=torch.ones(1, 2), images=shown),
+        targets=Targets(masks=[], boxes_xyxy_head=torch.zeros(0, 4)),
+    )
+    alike = {"images": True, "videos": False, "masks": False, "boxes": False}
+    others = {"as this one": alike, "with masks": alike | {"masks": True}}
 
-    def gather(rows: list[list[bool]], mine: list[bool]) -> None:
+    def gather(rows: list[dict[str, bool]], mine: dict[str, bool]) -> None:
         rows[:] = [mine, others[case]]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)

@@ -22,6 +22,7 @@ import numpy as np
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetConfig, SplitConfig
 from ullava.data.imports.items import COPIES, REPORT, Import, Item
+from ullava.data.layouts import reader_of
 from ullava.errors import DataError
 
 UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
@@ -166,7 +167,7 @@ def _write_split(made: Path, name: str, items: Sequence[Item], found: Import, li
         records += [where | size | record for record in item.records]
     file = made / "annotations" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
-    value = _coco(records, found) if found.layout == "coco_instances" else records
+    value = _coco(records, found) if reader_of(found.layout).store_kind == "coco" else records
     file.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(records)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ullava.data.images import read_foreground
 from ullava.data.imports.items import Faults, Import, Item, annotated_size_hw
 from ullava.data.imports.masks import joined_by_name, png_bytes
 from ullava.data.originals.source import PICTURE_SUFFIXES
 from ullava.errors import DataError
+from ullava.media.images import read_foreground
 from ullava.orientation import missed_turn
 
 WHITE = 255

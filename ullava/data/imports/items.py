@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ullava.data.file_names import find_below
-from ullava.data.images import stored_frame, upright_hw
 from ullava.errors import DataError
+from ullava.media.images import stored_frame, upright_hw
 
 MAX_SHOWN = 30
 REPORT = "import.json"

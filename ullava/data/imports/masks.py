@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ullava.data.images import read_label_png
 from ullava.data.imports.classes import ClassList
 from ullava.data.imports.items import Faults, Import, Item, annotated_size_hw, one_file
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
+from ullava.media.images import read_label_png
 from ullava.orientation import missed_turn
 from ullava.text.phrases import name_fault
 

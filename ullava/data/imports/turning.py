@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ullava.data.images import stored_frame, upright_hw
 from ullava.data.imports.items import Import, Item
 from ullava.data.imports.masks import png_bytes
 from ullava.geometry import rle_decode, rle_encode, sort_corners, xywh_to_xyxy, xyxy_to_xywh
+from ullava.media.images import stored_frame, upright_hw
 from ullava.orientation import UPRIGHT, turn_plane, turn_points
 
 

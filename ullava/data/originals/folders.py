@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ullava.data.images import read_label_png
 from ullava.data.originals.source import (
     PICTURE_SUFFIXES,
     Converted,
@@ -26,6 +25,7 @@ from ullava.data.originals.source import (
     row,
 )
 from ullava.errors import DataError
+from ullava.media.images import read_label_png
 from ullava.orientation import missed_turn
 
 MASK_SUFFIXES = (".png", ".bmp")

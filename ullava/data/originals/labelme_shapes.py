@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ullava.data.images import MAX_PIXELS
 from ullava.data.json_stream import is_finite_number
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import polygons_to_mask
+from ullava.media.images import MAX_PIXELS
 from ullava.structures import MaskArray
 
 CIRCLE_CORNERS = 36

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.data.images import read_label_png
 from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px
+from ullava.media.images import read_label_png
 from ullava.structures import Region, Sample
 
 
 class LabelPngReader(Reader):
     """One question a class; its mask is every pixel of that class, its box is the mask's."""
+
+    layout = "label_png"
+    tasks = ("semantic",)
+    default_template = "CLS.json"
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the classes' names."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.images import read_foreground
 from ullava.data.readers.base import Ask, Reader, query, training_turns
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px
+from ullava.media.images import read_foreground
 from ullava.structures import Region, Sample
 from ullava.text.phrases import turn_fault
 
@@ -21,6 +21,11 @@ UNNAMED = "salient object"
 
 class SalientPngReader(Reader):
     """One question a picture; the answer closes with the reason, where there is one."""
+
+    layout = "salient_png"
+    tasks = ("salient",)
+    default_template = "SS.json"
+    has_phrase = False
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the object's name with the reason."""

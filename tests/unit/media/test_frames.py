@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from ullava.data.frames import SAMPLERS, choose_frames, head_tail_frames, uniform_frames
 from ullava.errors import DataError
+from ullava.media.frames import SAMPLERS, choose_frames, head_tail_frames, uniform_frames
 
 LENGTHS = (*range(1, 70), 100, 163, 300, 5001)
 

@@ -2,7 +2,7 @@
 
 MP4 (with MOV) and AVI are decoded by PyAV, the optional extra ``video``. GIF is decoded by Pillow whether that extra is
 there or not, so that the same file gives the same pixels everywhere. Frames are numbered as they are shown, from 0;
-time stamps play no part. What is chosen from them is the caller's business (``ullava.data.frames``).
+time stamps play no part. What is chosen from them is the caller's business (``ullava.media.frames``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ullava.data.frames import choose_frames
-from ullava.data.images import first_line, on_white
-from ullava.data.mp4_counts import stated_samples
 from ullava.errors import DataError
 from ullava.given_files import open_plain
+from ullava.media.frames import choose_frames
+from ullava.media.images import first_line, on_white
+from ullava.media.mp4_counts import stated_samples
 from ullava.structures import Clip, ImageArray
 
 MAX_PIXELS = 10_000_000

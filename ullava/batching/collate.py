@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ullava.data.transport import side_by_side
+from ullava.batching.transport import side_by_side
 from ullava.examples import (
     BadSample,
     Batch,

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ullava.data import video
-from ullava.data.frames import choose_frames
-from ullava.data.video import check_video, read_clip, read_frames
 from ullava.errors import DataError
+from ullava.media import video
+from ullava.media.frames import choose_frames
+from ullava.media.video import check_video, read_clip, read_frames
 from ullava.structures import Clip
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ullava.data import images
 from ullava.data.encode import read_images
-from ullava.data.images import read_foreground, read_image_rgb_u8, read_label_png
 from ullava.errors import DataError, SampleError
+from ullava.media import images
+from ullava.media.images import read_foreground, read_image_rgb_u8, read_label_png
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ullava.data import images
-from ullava.data.images import read_foreground, read_image_rgb_u8, stored_frame
 from ullava.errors import DataError
+from ullava.media import images
+from ullava.media.images import read_foreground, read_image_rgb_u8, stored_frame
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -205,7 +205,7 @@ def test_pillow_prints_nothing_of_its_own(tmp_path: Path) -> None:
     header = PNG[:16] + struct.pack(">II", 10_000, 10_000) + PNG[24:29]
     (tmp_path / "b.png").write_bytes(header + struct.pack(">I", zlib.crc32(header[12:])) + PNG[33:])
     code = (
-        "import sys; from pathlib import Path; from ullava.data.images import *\n"
+        "import sys; from pathlib import Path; from ullava.media.images import *\n"
         "for name in sys.argv[1:]:\n"
         "    try: read_image_rgb_u8(Path(name))\n"
         "    except Exception as error: print(error)\n"

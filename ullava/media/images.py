@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ullava.data.bare_images import without_notes
 from ullava.errors import DataError
 from ullava.given_files import open_plain
+from ullava.media.bare_images import without_notes
 from ullava.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
 from ullava.structures import ImageArray, MaskArray
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ullava.data import transport
-from ullava.data.transport import ALIGNMENT, Parcel, Pool, borrow, fill, lay_out, side_by_side, unpack
+from ullava.batching import transport
+from ullava.batching.transport import ALIGNMENT, Parcel, Pool, borrow, fill, lay_out, side_by_side, unpack
 from ullava.errors import UserError
 
 

@@ -1,0 +1,76 @@
+"""``ullava chat``: talk with a model about images and videos in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ullava.cli.generation_flags import add_generation, generation_of
+from ullava.errors import UserError, one_line
+
+HELP = "talk with a model about an image or a video, question after question"
+PROMPT = "> "
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--model", default="tiny", metavar="NAME", help="a name, a folder or a Hub id (default: tiny)")
+    parser.add_argument(
+        "--image", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
+        help="what the talk is about; several are seen together",
+    )  # fmt: skip
+    parser.add_argument(
+        "--video", action="extend", nargs="+", default=[], type=Path, metavar="FILE", help="a video (mp4, avi, gif)"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_generation(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer each line of the input until it ends; what cannot be asked is refused in one line, and the talk goes on.
+
+    Exit code 2 where a question was refused that nobody could ask again, since they came from a file.
+    """
+    from ullava.inference.load import load, weights_folder
+    from ullava.structures import Answer
+
+    weights_folder(args.model)
+    generation = generation_of(args)
+    predictor = load(args.model, device=args.device)
+    predictor.check_length(args.max_new_tokens)
+    chat = predictor.chat(args.image, video=args.video, **generation)
+    in_person = sys.stdin.isatty()
+    if in_person:
+        print("one question on each line; Ctrl-D ends", file=sys.stderr)
+    refused = False
+    while (line := _next_line(in_person)) is not None:
+        if not line.strip():
+            continue
+        try:
+            for piece in chat.stream(line.strip()):
+                print(_told(piece) if isinstance(piece, Answer) else piece, end="", flush=True)
+        except UserError as error:
+            refused = True
+            for problem in error.problems:
+                print(f"error: {one_line(problem)}", file=sys.stderr)
+    return 2 if refused and not in_person else 0
+
+
+def _next_line(in_person: bool) -> str | None:
+    """The next line of the input; None at its end."""
+    if in_person:
+        print(PROMPT, end="", flush=True)
+    try:
+        return sys.stdin.readline() or None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the input is no UTF-8 text: {error.reason}") from error
+
+
+def _told(answer: object) -> str:
+    """What is printed behind the words of an answer: a line for each object."""
+    from ullava.cli.predict import object_lines
+    from ullava.inference.export import answer_to_json
+
+    lines = object_lines(answer_to_json(answer)["objects"], several=False)  # type: ignore[arg-type]
+    return "".join(f"\n{line}" for line in lines) + "\n"

@@ -19,6 +19,7 @@ from ullava.config.load import field_problems
 from ullava.config.schema import BoxHeadConfig, MaskHeadConfig, ModelConfig, TextConfig
 from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
+from ullava.given_files import read_plain_text
 from ullava.modeling.build import processor_facts
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.pretrained import (
@@ -39,7 +40,7 @@ from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.template_files import template_problems
 from ullava.modeling.trial import try_network
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.weight_files import one_line, read_shapes, read_table
+from ullava.modeling.weight_files import read_shapes, read_table
 from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
@@ -262,6 +263,6 @@ def _check_tokenizer(tokenizer: Any, config: UllavaConfig, folder: Path) -> None
 def _template_problems(file: Path) -> list[str]:
     """What is wrong with a conversation format: it is not there, or does not write down what is asked."""
     try:
-        return template_problems(file, file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        return [f"{file}: cannot be read: {one_line(error)}"]
+        return template_problems(file, read_plain_text(file))
+    except UserError as error:
+        return list(error.problems)

@@ -34,7 +34,8 @@ _FIXED = ("layout", "task", "boxes_only", "ignore_label")
 class Target:
     """Where an import goes. ``hold_out`` pictures, drawn by ``seed``, become the split ``val``.
 
-    ``link``: pictures are symbolic links, not copies. ``command`` is what the descriptor states as its source.
+    ``link``: pictures are symbolic links, not copies. ``command`` is what the descriptor states as its
+    source, ``given`` what messages call it.
     """
 
     out: Path
@@ -45,6 +46,7 @@ class Target:
     skip_bad: bool = False
     licence: str | None = None
     command: str = "ullava data import"
+    given: str = "the annotations"
 
 
 def write_dataset(found: Import, target: Target) -> list[str]:
@@ -55,12 +57,12 @@ def write_dataset(found: Import, target: Target) -> list[str]:
     """
     found.faults.settle(target.skip_bad)
     if not found.items:
-        raise DataError([*found.faults.lines(), "nothing usable was found; nothing was written"])
+        raise DataError([*found.faults.lines(), f"{target.given}: nothing usable was found; nothing was written"])
     splits = _dealt(found.items, target)
     old = _existing(target.out, found, list(splits))
     out = target.out.absolute()
     try:
-        _note_copies(found)
+        _note_copies(found, target.out if old is not None else None)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
             made = Path(temporary) / "dataset"
@@ -85,17 +87,21 @@ def classes_of(out: Path) -> list[str]:
     return load_config(DatasetConfig, out / "dataset.yaml").classes
 
 
-def _note_copies(found: Import) -> None:
-    """Note images of equal bytes. Only those of equal size are read for it."""
-    of_size: dict[int, list[Item]] = {}
+def _note_copies(found: Import, out: Path | None) -> None:
+    """Note images of equal bytes, also in the splits that ``out`` has. Only those of equal size are read for it."""
+    of_size: dict[int, list[tuple[Path, str]]] = {}
+    for path in sorted((out / "images").rglob("*")) if out is not None else ():
+        if path.is_file():
+            of_size.setdefault(path.stat().st_size, []).append((path, path.relative_to(out or path).as_posix()))
     for item in found.items:
-        of_size.setdefault(item.picture.stat().st_size, []).append(item)
-    for items in of_size.values():
+        of_size.setdefault(item.picture.stat().st_size, []).append((item.picture, item.name))
+    own = {item.name for item in found.items}
+    for files in of_size.values():
         first: dict[bytes, str] = {}
-        for item in items if len(items) > 1 else ():
-            other = first.setdefault(hashlib.sha256(item.picture.read_bytes()).digest(), item.name)
-            if other != item.name:
-                found.faults.note(COPIES, item.name, f"is a copy of {other}")
+        for path, name in files if any(name in own for _, name in files) and len(files) > 1 else ():
+            other = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), name)
+            if other != name and name in own:
+                found.faults.note(COPIES, name, f"is a copy of {other}")
 
 
 def _dealt(items: Sequence[Item], target: Target) -> dict[str, list[Item]]:

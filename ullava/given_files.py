@@ -6,10 +6,11 @@ file itself, so that nothing can change between the look and the reading.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ullava.errors import DataError, UserError
 
@@ -24,10 +25,31 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0
 """Without O_NONBLOCK the opening of a named pipe waits for somebody who writes into it."""
 
 
+class _Named(io.FileIO):
+    """An open file that says which one it is where reading it fails: a broken disk, a network that is gone."""
+
+    def __init__(self, handle: int, path: Path, error: type[UserError]) -> None:
+        super().__init__(handle, "rb")
+        self._path, self._error = path, error
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as refusal:
+            raise self._error(f"{self._path}: {_reason(self._path, refusal)}") from None
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as refusal:
+            raise self._error(f"{self._path}: {_reason(self._path, refusal)}") from None
+
+
 def open_plain(path: Path, *, what: str = "file", error: type[UserError] = DataError) -> BinaryIO:
     """Open a plain file for reading bytes. ``what`` is how the message calls it ("no such image").
 
-    Raises ``error`` naming the path if it is missing, may not be read, or is a folder, named pipe, socket or device.
+    Raises ``error`` naming the path if it is missing, may not be read, or is a folder, named pipe, socket or device;
+    so do its own ``read`` and the like where the disk fails.
     """
     try:
         handle = os.open(path, _FLAGS)
@@ -39,7 +61,7 @@ def open_plain(path: Path, *, what: str = "file", error: type[UserError] = DataE
     if kind is not None:
         os.close(handle)
         raise error(f"{path}: is {kind}, not a file")
-    return os.fdopen(handle, "rb")
+    return io.BufferedReader(_Named(handle, path, error))
 
 
 def check_plain(path: Path, *, what: str = "file", error: type[UserError] = DataError) -> None:

@@ -12,7 +12,6 @@ SIDES = st.integers(1, 4000)
 BOXES = arrays(np.float64, st.tuples(st.integers(0, 5), st.just(4)), elements=st.floats(-5000, 5000, width=32))
 ROUND_TRIPS = [
     (geometry.xywh_to_xyxy, geometry.xyxy_to_xywh),
-    (geometry.cxcywh_to_xyxy, geometry.xyxy_to_cxcywh),
 ]
 FRAMES = [(geometry.px_to_norm, geometry.norm_to_px), (geometry.px_to_padsq, geometry.padsq_to_px)]
 
@@ -32,7 +31,6 @@ def test_frames_of_boxes_are_inverse(there, back, boxes, width, height):
 
 def test_forms_by_hand():
     np.testing.assert_array_equal(geometry.xywh_to_xyxy([10, 20, 30, 40]), [10, 20, 40, 60])
-    np.testing.assert_array_equal(geometry.cxcywh_to_xyxy([[10, 20, 4, 8]]), [[8, 16, 12, 24]])
 
 
 def test_padded_square_by_hand():

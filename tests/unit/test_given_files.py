@@ -54,3 +54,11 @@ def test_the_kind_of_error_is_the_callers(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a\xff")
     with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 1\)"):
         read_plain_text(tmp_path / "a", error=ConfigError)
+
+
+def test_a_file_that_fails_while_it_is_read_is_named() -> None:
+    path = Path("/proc/self/mem")  # opens, and has no first page
+    with open_plain(path) as file, pytest.raises(DataError, match=r"/proc/self/mem: cannot be read \(Input/output"):
+        file.read(16)
+    with pytest.raises(DataError, match=r"/proc/self/mem: cannot be read \(Input/output"):
+        read_plain(path)

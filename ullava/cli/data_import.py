@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ KINDS = {
     "masks": "a folder of mask PNGs: class numbers, or one object",
     "refs": "refs(*).p or .json of referring expressions, with instances.json",
 }
+
+
+_JOINED_LABELS = re.compile(r"[,;]\s*(\d+\s*=|$)")
 
 
 def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,7 +57,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
     from ullava.data.imports.folder import Target, write_dataset
+    from ullava.data.imports.items import FORM
     from ullava.data.imports.turning import turned_upright
+    from ullava.data.originals.source import EVERY_PART
     from ullava.errors import DataError, one_line
     from ullava.run_lock import hold
 
@@ -70,10 +76,20 @@ def run(args: argparse.Namespace) -> int:
         link=args.link,
         skip_bad=args.skip_bad,
         licence=args.licence,
+        given=str(
+            next(
+                getattr(args, name) for name in ("annotations", "refs", "masks", "images") if getattr(args, name, None)
+            )
+        ),
         command=f"ullava data import {args.import_kind} of {shlex.quote(args.images.name)}",
     )
     with hold(args.out, beside=True):
         found = turned_upright(_read(args)) if args.stored_pixels else _read(args)
+        if args.import_kind == "refs" and args.part not in (None, EVERY_PART, args.split):
+            known = (
+                f"becomes the split '{args.split}' of the dataset; --split {shlex.quote(args.part)} calls it as before"
+            )
+            found.faults.note(FORM, f"--part {args.part}", known)
         lines = write_dataset(found, target)
     for line in lines:
         print(one_line(line))
@@ -185,6 +201,8 @@ def _labels(pairs: list[str]) -> dict[int, str]:
         value, equals, name = pair.partition("=")
         if not equals or not value.isdecimal() or not name.strip():
             raise DataError(f"--labels: '{pair}': expected a stored value and a name, for example 1=pet")
+        if _JOINED_LABELS.search(name):
+            raise DataError(f"--labels: '{pair}': labels stand apart, without commas: --labels 1=pet 2=leash")
         if int(value) in labels:
             raise DataError(f"--labels: value {value} is named twice")
         labels[int(value)] = name.strip()

@@ -78,15 +78,15 @@ def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path, overrides: Seque
 
 def entry_problems(name: str, entry: DatasetEntry) -> list[str]:
     """Return what does not fit between an entry, its descriptor and its templates; opens no data."""
-    from ullava.data.build import PHRASELESS_LAYOUTS
     from ullava.data.descriptor import locate
+    from ullava.data.layouts import reader_of
     from ullava.data.templates import find_templates
 
     dataset = entry.dataset or name
     try:
         located = locate(dataset, entry, Path("."))
         if located.template is not None:
-            find_templates(located.template, with_phrase=located.config.layout not in PHRASELESS_LAYOUTS)
+            find_templates(located.template, with_phrase=reader_of(located.config.layout).has_phrase)
     except UserError as error:
         return [problem.removeprefix(f"dataset {dataset}: ") for problem in error.problems]
     return []

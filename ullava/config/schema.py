@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ullava.config.defaults import MAX_NEW_TOKENS
-from ullava.config.fields import above, at_least
+from ullava.config.fields import above, at_least, weight_per
+from ullava.config.text import Template as Template
+from ullava.config.text import TextConfig as TextConfig
 from ullava.config.vision import PartConfig as PartConfig
 from ullava.config.vision import VisionConfig as VisionConfig
 
@@ -64,39 +66,6 @@ class BoxHeadConfig:
             raise ValueError(f"kind {self.kind} reads no phrase, so phrase_tokenizer means nothing")
         if self.long_side < self.short_side:
             raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
-
-
-Template = Literal[
-    "vicuna_v1",
-    "vicuna_lines",
-    "llama2",
-    "llama3",
-    "phi3",
-    "chatml",
-    "simple",
-    "plain",
-    "conv_simple",
-    "conv_sep2",
-    "conv_llama2",
-]
-"""Formats of conversations (docs/conversations.md)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextConfig:
-    """How a conversation is written down (docs/conversations.md). ``conv_*`` are u-LLaVA's styles.
-
-    ``answer``: whether an answer names a thing before it points at it, or after, as u-LLaVA's do (ullava.text.answers).
-
-    ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
-    (ullava.text.released).
-    """
-
-    template: Template = "vicuna_v1"
-    as_released: bool = False
-    answer: Literal["name_first", "name_last"] = "name_first"
-    system: str = ""
-    max_length: int = field(default=512, metadata=at_least(1, 1 << 24))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +153,8 @@ class DatasetConfig:
     """
 
     name: str
-    layout: Literal["refer", "grefer", "label_png", "coco_instances", "salient_png", "llava_json", "regions"]
+    layout: str
+    """One of the table in ullava.data.layouts."""
     task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
@@ -246,20 +216,21 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the named terms. ``box_divide_twice`` reproduces u-LLaVA's double division (spec part 2.5).
+    """The table of loss terms, a row each: name, default weight, what it is a mean over.
 
+    ``box_divide_twice`` reproduces u-LLaVA's double division.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
     that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
     those that are not named weigh 1.
     """
 
-    ce: float = field(default=1.0, metadata=at_least(0))
-    bce: float = field(default=2.0, metadata=at_least(0))
-    dice: float = field(default=0.5, metadata=at_least(0))
-    l1: float = field(default=1.0, metadata=at_least(0))
-    giou: float = field(default=1.0, metadata=at_least(0))
-    iou_score: float = field(default=0.0, metadata=at_least(0))
-    patch: float = field(default=0.0, metadata=at_least(0))
+    ce: float = field(default=1.0, metadata=weight_per("tokens"))
+    bce: float = field(default=2.0, metadata=weight_per("masks"))
+    dice: float = field(default=0.5, metadata=weight_per("masks"))
+    l1: float = field(default=1.0, metadata=weight_per("boxes"))
+    giou: float = field(default=1.0, metadata=weight_per("boxes"))
+    iou_score: float = field(default=0.0, metadata=weight_per("masks"))
+    patch: float = field(default=0.0, metadata=weight_per("patches"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False

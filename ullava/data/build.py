@@ -1,4 +1,4 @@
-"""From the names in a recipe to datasets and mixtures. The one table of readers is here."""
+"""From the names in a recipe to datasets and mixtures."""
 
 from __future__ import annotations
 
@@ -8,30 +8,14 @@ from pathlib import Path
 from ullava.config.schema import DatasetEntry
 from ullava.data.boxes import BoxedDataset, BoxFile
 from ullava.data.descriptor import Located, locate
+from ullava.data.layouts import reader_of
 from ullava.data.mixture import Mixture
 from ullava.data.originals.convert import open_original, skipped_lines
-from ullava.data.readers.base import Origin, Reader, TaskDataset
-from ullava.data.readers.coco_instances import CocoInstancesReader
-from ullava.data.readers.label_png import LabelPngReader
-from ullava.data.readers.llava_json import LlavaJsonReader
-from ullava.data.readers.refer import GroupReferReader, ReferReader
-from ullava.data.readers.regions import RegionsReader
-from ullava.data.readers.salient_png import SalientPngReader
-from ullava.data.store import AnnotationStore, Kind
+from ullava.data.readers.base import Origin, TaskDataset
+from ullava.data.store import AnnotationStore
 from ullava.data.templates import find_templates
 from ullava.errors import DataError, UserError
 from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
-
-READERS: dict[str, type[Reader]] = {
-    "refer": ReferReader,
-    "grefer": GroupReferReader,
-    "label_png": LabelPngReader,
-    "coco_instances": CocoInstancesReader,
-    "salient_png": SalientPngReader,
-    "llava_json": LlavaJsonReader,
-    "regions": RegionsReader,
-}
-PHRASELESS_LAYOUTS = ("salient_png", "llava_json")
 
 
 def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> TaskDataset:
@@ -41,7 +25,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     JSON, or empty. Single wrong records are found when they are read.
     """
     located = locate(dataset_id, entry, data_root)
-    layout = located.config.layout
+    kind = reader_of(located.config.layout)
     store = open_store(located)
     if not len(store):
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
@@ -50,7 +34,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         raise DataError(f"{pictures}: no such folder of pictures (dataset {dataset_id})")
     templates = None
     if located.template is not None:
-        templates = find_templates(located.template, with_phrase=layout not in PHRASELESS_LAYOUTS)
+        templates = find_templates(located.template, with_phrase=kind.has_phrase)
     origin = Origin(
         id=located.id,
         split=located.split,
@@ -67,7 +51,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         ignore_label=located.config.ignore_label,
         foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
     )
-    reader = READERS[layout](origin)
+    reader = kind(origin)
     if entry.boxes is None:
         return reader
     return BoxedDataset(reader, BoxFile(Path(entry.data_root or data_root) / entry.boxes), located.image_root)
@@ -81,8 +65,7 @@ def open_store(located: Located) -> AnnotationStore:
         raise DataError(
             f"{located.annotations}: no such annotation file, and neither is the original one, {located.other}"
         )
-    kind: Kind = "coco" if located.config.layout == "coco_instances" else "records"
-    return AnnotationStore.open(located.annotations, kind)
+    return AnnotationStore.open(located.annotations, reader_of(located.config.layout).store_kind)
 
 
 def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:

@@ -7,34 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from ullava.config.load import load_config
+from ullava.config.load import load_config, place
+from ullava.config.nodes import shortened
 from ullava.config.schema import DatasetConfig, DatasetEntry, OriginalConfig, OriginalSplit
 from ullava.data.file_names import find_from
+from ullava.data.layouts import layout_names, reader_of
 from ullava.data.originals.source import OriginalSource
 from ullava.errors import ConfigError, did_you_mean
 from ullava.resources import find
 from ullava.structures import Task
 from ullava.text.phrases import name_fault
 
-LAYOUT_TASKS: dict[str, tuple[Task, ...]] = {
-    "refer": ("res", "rec"),
-    "grefer": ("res", "rec"),
-    "regions": ("res", "rec"),
-    "label_png": ("semantic",),
-    "coco_instances": ("instance",),
-    "salient_png": ("salient",),
-    "llava_json": ("text", "caption", "vqa"),
-}
-LAYOUT_TEMPLATES: dict[str, str | None] = {
-    "refer": "SEG.json",
-    "grefer": "SEG.json",
-    "regions": "SEG.json",
-    "label_png": "CLS.json",
-    "coco_instances": "INST.json",
-    "salient_png": "SS.json",
-    "llava_json": None,
-}
-GROUPED_LAYOUTS = ("refer", "grefer")
 KIND_LAYOUTS: dict[str, str] = {
     "refs": "refer",
     "grefs": "grefer",
@@ -80,7 +63,11 @@ def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     """Return the dataset's own id (``refcoco+`` is ``refcoco_plus``) and its descriptor; raises UserError."""
     path = find("datasets", dataset_id)
     config = load_config(DatasetConfig, path)
-    problems = [] if config.task in LAYOUT_TASKS[config.layout] else [f"task: {_unfit(config.layout, config.task)}"]
+    if config.layout not in layout_names():
+        unknown = f"no layout '{shortened(config.layout)}'{did_you_mean(config.layout, layout_names())}"
+        raise ConfigError(f"{place(path, 'layout')}: layout: {unknown}")
+    tasks = reader_of(config.layout).tasks
+    problems = [] if config.task in tasks else [f"task: {_unfit(config.layout, config.task)}"]
     if config.boxes_only and config.task != "rec":
         problems.append(f"task: boxes_only serves rec, not {config.task}")
     made = KIND_LAYOUTS[config.original.kind] if config.original else config.layout
@@ -109,7 +96,7 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
         raise ConfigError([f"dataset {dataset_id}: {problem}" for problem in problems])
     root = Path(entry.data_root or config.root or data_root)
     task = cast(Task, entry.task or config.task)
-    template = entry.template or config.template or LAYOUT_TEMPLATES[config.layout]
+    template = entry.template or config.template or reader_of(config.layout).default_template
     if entry.annotations is not None:
         return Located(
             id=own_id,
@@ -196,7 +183,7 @@ def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, 
 
 def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[str]:
     problems = []
-    if entry.task is not None and entry.task not in LAYOUT_TASKS[config.layout]:
+    if entry.task is not None and entry.task not in reader_of(config.layout).tasks:
         problems.append(f"task: {_unfit(config.layout, entry.task)}")
     elif entry.task is not None and entry.task != "rec" and config.boxes_only:
         problems.append(f"task: this dataset has boxes and no masks; it serves rec, not '{entry.task}'")
@@ -208,10 +195,11 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
         problems.append("turns: has to be 0 (all) or more")
     if entry.limit is not None and entry.limit < 1:
         problems.append("limit: has to be 1 or more")
-    if entry.group == "image" and config.layout not in GROUPED_LAYOUTS:
-        problems.append(f"group: 'image' is for the layouts {', '.join(GROUPED_LAYOUTS)}; this is {config.layout}")
+    if entry.group == "image" and not reader_of(config.layout).grouped:
+        able = ", ".join(name for name in layout_names() if reader_of(name).grouped)
+        problems.append(f"group: 'image' is for the layouts {able}; this is {config.layout}")
     return problems
 
 
 def _unfit(layout: str, task: str) -> str:
-    return f"layout {layout} serves {', '.join(LAYOUT_TASKS[layout])}, not '{task}'"
+    return f"layout {layout} serves {', '.join(reader_of(layout).tasks)}, not '{task}'"

@@ -11,14 +11,12 @@ from ullava.geometry.boxes import (
     box_area,
     box_iou,
     clip_boxes_px,
-    cxcywh_to_xyxy,
     norm_to_px,
     padsq_to_px,
     px_to_norm,
     px_to_padsq,
     sort_corners,
     xywh_to_xyxy,
-    xyxy_to_cxcywh,
     xyxy_to_xywh,
 )
 from ullava.geometry.masks import (
@@ -46,7 +44,6 @@ __all__ = [
     "box_area",
     "box_iou",
     "clip_boxes_px",
-    "cxcywh_to_xyxy",
     "mask_iou",
     "mask_outlines",
     "mask_to_box_xyxy_px",
@@ -66,6 +63,5 @@ __all__ = [
     "segmentation_to_mask",
     "sort_corners",
     "xywh_to_xyxy",
-    "xyxy_to_cxcywh",
     "xyxy_to_xywh",
 ]

@@ -1,4 +1,4 @@
-"""Boxes: forms (corners, COCO's xywh, centre and size), frames (pixels, fractions, padded square) and overlap.
+"""Boxes: forms (corners, COCO's xywh), frames (pixels, fractions, padded square) and overlap.
 
 Every function takes and gives float64 [..., 4]; a tensor on the CPU is accepted too, what comes back is an array.
 """
@@ -31,19 +31,6 @@ def xyxy_to_xywh(boxes_xyxy: ArrayLike) -> Boxes:
     """Corners -> left, top, width, height (COCO)."""
     boxes = as_coordinates(boxes_xyxy)
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
-
-
-def cxcywh_to_xyxy(boxes_cxcywh: ArrayLike) -> Boxes:
-    """Centre, width, height -> corners."""
-    boxes = as_coordinates(boxes_cxcywh)
-    half = boxes[..., 2:] / 2
-    return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1)
-
-
-def xyxy_to_cxcywh(boxes_xyxy: ArrayLike) -> Boxes:
-    """Corners -> centre, width, height."""
-    boxes = as_coordinates(boxes_xyxy)
-    return np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def px_to_norm(boxes_xyxy_px: ArrayLike, orig_wh: tuple[int, int]) -> Boxes:

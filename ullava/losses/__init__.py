@@ -1,7 +1,7 @@
 """Named loss terms with stated reductions. The model returns, the criterion judges: nothing here knows the model."""
 
 from ullava.losses.box import expected_box_terms, giou_loss, l1_loss
-from ullava.losses.mask import bce_per_mask, dice_per_mask, iou_score_loss, mask_iou_per_mask, mask_losses
+from ullava.losses.mask import bce_per_mask, dice_per_mask, mask_iou_per_mask
 from ullava.losses.ranking import RankingTerms, answer_nll, ranking_loss
 from ullava.losses.text import token_cross_entropy
 
@@ -12,10 +12,8 @@ __all__ = [
     "dice_per_mask",
     "expected_box_terms",
     "giou_loss",
-    "iou_score_loss",
     "l1_loss",
     "mask_iou_per_mask",
-    "mask_losses",
     "ranking_loss",
     "token_cross_entropy",
 ]

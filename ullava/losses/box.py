@@ -22,7 +22,6 @@ def l1_loss(
     image_of_box: Tensor | None = None,
     *,
     divide_twice: bool = False,
-    num_boxes: Tensor | float | None = None,
 ) -> Tensor:
     """Return the absolute error, summed over the four coordinates and averaged over the boxes: a float32 scalar.
 
@@ -31,13 +30,12 @@ def l1_loss(
         target: [n, 4] xyxy of the same frame.
         image_of_box: [n] number of the picture each box belongs to; needed for ``divide_twice`` only.
         divide_twice: divide as u-LLaVA does (see above).
-        num_boxes: divide by this instead of by n (gradient accumulation, several processes).
 
     No box gives 0, which still carries a (zero) gradient.
     """
     _check_boxes(predicted, target)
     each = (predicted.float() - target.float()).abs().sum(1)
-    return _reduce(each, image_of_box, divide_twice, num_boxes)
+    return _reduce(each, image_of_box, divide_twice)
 
 
 def giou_loss(
@@ -46,7 +44,6 @@ def giou_loss(
     image_of_box: Tensor | None = None,
     *,
     divide_twice: bool = False,
-    num_boxes: Tensor | float | None = None,
 ) -> Tensor:
     """Return 1 - GIoU averaged over the boxes: a float32 scalar. Arguments as in ``l1_loss``.
 
@@ -62,12 +59,10 @@ def giou_loss(
     each = 1 - paired_iou_giou(sorted_corners(predicted), target)[1]
     if divide_twice:
         each = each * (predicted[:, 2:] >= predicted[:, :2]).all(1)
-    return _reduce(each, image_of_box, divide_twice, num_boxes)
+    return _reduce(each, image_of_box, divide_twice)
 
 
-def expected_box_terms(
-    boxes: Tensor, logits: Tensor, target: Tensor, *, num_boxes: Tensor | float | None = None
-) -> tuple[Tensor, Tensor]:
+def expected_box_terms(boxes: Tensor, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return (L1, 1 - GIoU) of a head that offers Q boxes for each thing, as that head expects them: two scalars.
 
     With shares ``p_kq = softmax_q(logits_kq)``, both are ``1/K sum_k sum_q p_kq loss(box_kq, target_k)``: minimum risk
@@ -79,25 +74,24 @@ def expected_box_terms(
         boxes: [K, Q, 4] xyxy.
         logits: [K, Q]; -inf is no candidate. Every thing needs one that is finite.
         target: [K, 4] xyxy of the same frame, corners in order.
-        num_boxes: divide by this instead of by K (gradient accumulation, several processes).
     """
     _check_boxes(boxes[:, 0], target)
     shares = logits.float().softmax(dim=1)
     wanted = target.float()[:, None].expand_as(boxes)
     distance = (boxes.float() - wanted).abs().sum(2)
     giou = paired_iou_giou(sorted_corners(boxes), wanted)[1]
-    count = (boxes.shape[0] if num_boxes is None else num_boxes) + COUNT_EPSILON
+    count = boxes.shape[0] + COUNT_EPSILON
     return (shares * distance).sum() / count, (shares * (1 - giou)).sum() / count
 
 
-def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool, num_boxes: Tensor | float | None) -> Tensor:
+def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool) -> Tensor:
     """Sum the losses [n] of the boxes, or u-LLaVA's means of each picture, and divide by the number of boxes."""
     if divide_twice:
         if image_of_box is None:
             raise ValueError("divide_twice needs image_of_box")
         _, picture, boxes_of_picture = torch.unique(image_of_box, return_inverse=True, return_counts=True)
         each = each / (boxes_of_picture[picture] + COUNT_EPSILON)
-    return each.sum() / ((each.shape[0] if num_boxes is None else num_boxes) + COUNT_EPSILON)
+    return each.sum() / (each.shape[0] + COUNT_EPSILON)
 
 
 def _check_boxes(predicted: Tensor, target: Tensor) -> None:

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ullava.errors import DataError
 from ullava.given_files import open_plain
 from ullava.media.bare_images import without_notes
-from ullava.orientation import SIDEWAYS, orientation_of, upright
+from ullava.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
 from ullava.structures import ImageArray, MaskArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -140,7 +140,7 @@ def read_label_png(path: Path) -> NDArray[np.int32]:
 
     Raises DataError naming the file if it is not one channel: colours are not class numbers.
     """
-    picture = _decode(path)
+    picture = _decode_mask(path)
     if picture.format != "PNG":
         raise DataError(f"{path}: label pictures have to be PNG, not {picture.format}: others change the numbers")
     if picture.mode not in ("1", "P", "L", "I") and not picture.mode.startswith("I;16"):
@@ -155,7 +155,7 @@ def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
 
     Grey, black-and-white and palette pictures, and RGB ones with equal channels. Raises DataError for anything else.
     """
-    picture = _decode(path)
+    picture = _decode_mask(path)
     if picture.mode == "P":
         with _Decoding(path):
             picture = picture.convert("RGB")
@@ -167,6 +167,18 @@ def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
     if not (np.array_equal(channels[..., 0], channels[..., 1]) and np.array_equal(channels[..., 0], channels[..., 2])):
         raise DataError(f"{path}: a foreground picture is grey, this one has colours")
     return channels[..., 0] > above
+
+
+def _decode_mask(path: Path) -> Image.Image:
+    """Decode a mask. One that says itself how it is to be turned is refused: programs differ in whether they obey."""
+    picture = _decode(path)
+    orientation = orientation_of(picture)
+    if orientation != UPRIGHT:
+        raise DataError(
+            f"{path}: the mask has an EXIF orientation of its own ({orientation}), which not every program obeys: "
+            "save it without one, as it is to lie on the image"
+        )
+    return picture
 
 
 def _decode(path: Path) -> Image.Image:
@@ -261,4 +273,5 @@ def _check_palette(name: object, image: Image.Image) -> None:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library says, or the kind of its error if it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(said.splitlines()), "") or type(error).__name__

@@ -20,8 +20,20 @@ from ullava.modeling.part_configs import LANGUAGES, part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.strategies import TOWERS, patch_of, pretrained_parts, strategy_settings, word_ids
+from ullava.modeling.strategies import (
+    check_tower,
+    patch_of,
+    pretrained_parts,
+    strategy_settings,
+    tower_configs,
+    word_ids,
+)
 from ullava.modeling.strict_loading import load_part, read_part
+<<<<<<< HEAD
+from ullava.modeling.towers.table import tower_of
+=======
+from ullava.modeling.template_files import chat_template_of
+>>>>>>> integration
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
@@ -40,6 +52,7 @@ def build_model(
     Raises UserError for parts that are not there, that no network can be made of, or that this machine cannot hold.
     """
     site = site or Site(folder / "model.yaml")
+    chat_template = chat_template_of(config.text, folder, site.of("text"))
     tokenizer = load_tokenizer(config, folder, site)
     model_config = to_model_config(config, folder, tokenizer, site)
     set_attention(model_config, attention)
@@ -47,9 +60,9 @@ def build_model(
     model = UllavaForConditionalGeneration(model_config)
     _start_afresh(model, config)
     _load_parts(model, config, folder, len(tokenizer), site)
-    settle_generation(model, tokenizer, CHAT_TEMPLATES[config.text.template])
+    settle_generation(model, tokenizer, chat_template)
     with vision_of(site):
-        processor = build_processor(config, model_config, tokenizer)
+        processor = build_processor(config, model_config, tokenizer, chat_template)
     load_box_parts(model, processor, config.box, folder)
     parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
     parts |= {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
@@ -67,8 +80,9 @@ def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, cha
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
     """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
-    for part in (config, config.text_config, config.vision_config, config.sam_config):
-        part._attn_implementation = "eager" if isinstance(part, ConvNextConfig) else attention
+    for part in (config, config.text_config, config.sam_config):
+        part._attn_implementation = attention
+    config.vision_config._attn_implementation = attention if tower_of(config.vision_config).attends else "eager"
     for part in (config.sam_config.vision_config, config.sam_config.mask_decoder_config):
         part._attn_implementation = attention
 
@@ -87,8 +101,13 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) 
     return tokenizer
 
 
-def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any) -> UllavaProcessor:
-    """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice."""
+def build_processor(
+    config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any, chat_template: str | None = None
+) -> UllavaProcessor:
+    """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice.
+
+    ``chat_template``: what ``chat_template_of`` found; without it ``config.text.template`` is a format of ours.
+    """
     return UllavaProcessor(
         tokenizer=tokenizer,
         **processor_facts(model_config),
@@ -97,7 +116,7 @@ def build_processor(config: ModelConfig | HeadsConfig, model_config: UllavaConfi
         max_length=config.text.max_length,
         as_released=config.text.as_released,
         answer=config.text.answer,
-        chat_template=CHAT_TEMPLATES[config.text.template],
+        chat_template=chat_template or CHAT_TEMPLATES[config.text.template],
     )
 
 
@@ -121,23 +140,23 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
     """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``: see ``build_model``."""
     where = site or Site(folder / "model.yaml")
-    text = part_config(config.language, folder, where.of("language"), None, among=LANGUAGES)
+    text = part_config(config.language, folder, where.of("language"), among=LANGUAGES)
     if not config.language.path:
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     fields: dict[str, Any] = {**box_fields(config.box, folder, where.of("box")), **special_token_ids(tokenizer)}
     settings = strategy_settings(
-        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), None)
+        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
     )
+    tower = part_config(config.vision.tower, folder, where.of("vision.tower"), tower_configs(config.vision.strategy))
     with vision_of(where):
         words = word_ids(config.vision.strategy, settings, tokenizer)
+        check_tower(config.vision.strategy, tower)
     return UllavaConfig(
         text_config=text,
-        vision_config=part_config(
-            config.vision.tower, folder, where.of("vision.tower"), TOWERS[config.vision.strategy]
-        ),
-        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), SamConfig),
+        vision_config=tower,
+        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), (SamConfig,)),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
@@ -161,7 +180,7 @@ def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
     """Return what ``UllavaConfig`` holds of a box head. Raises ConfigError as ``part_config``, for ``site``."""
     detector = None
     if box.detector is not None:
-        detector = part_config(box.detector, folder, site.of("detector"), None, among=DETECTORS)
+        detector = part_config(box.detector, folder, site.of("detector"), among=DETECTORS)
     return {
         "box_kind": box.kind,
         "detector_config": detector,

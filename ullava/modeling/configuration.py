@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, SamConfig
+
+from ullava.modeling.towers.clip import ClipTower
+from ullava.modeling.towers.table import tower_class
 
 
 def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -18,14 +21,16 @@ def _tower_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrained
     if isinstance(value, PreTrainedConfig):
         return value
     table = dict(value or {})
-    return (ConvNextConfig if table.get("model_type") == ConvNextConfig.model_type else CLIPVisionConfig)(**table)
+    kind = tower_class(table.get("model_type", ClipTower.config_class.model_type))
+    return kind.config_class(**table)
 
 
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
-    ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower (CLIP's, or a
-    ConvNeXt), ``sam_config`` SAM. ``vision_settings``: the strategy's own choices (ullava.config.vision) as a table.
+    ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower, one of
+    ``ullava.modeling.towers.table`` (CLIP's where it does not say), ``sam_config`` SAM. ``vision_settings``: the
+    strategy's own choices (ullava.config.vision) as a table.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``box_kind`` the box head,
@@ -113,11 +118,6 @@ class UllavaConfig(PreTrainedConfig):
     def sam_side(self) -> int:
         """Side S of the square that SAM sees, in pixels."""
         return int(self.sam_config.vision_config.image_size)
-
-    @property
-    def prompt_width(self) -> int:
-        """Width of SAM's prompt tokens (256 in the released ones)."""
-        return int(self.sam_config.prompt_encoder_config.hidden_size)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The language model's config; generation and caches size themselves by it."""

@@ -19,6 +19,7 @@ from ullava.modeling.part_configs import part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.template_files import chat_template_of
 from ullava.modeling.trial import try_system
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
@@ -38,8 +39,9 @@ def build_fresh_heads(
     random where it has none; the projectors of the heads are random (seed before). View and conversation are those of
     ``heads``. ``core`` gives its weights away and is not to be used any more.
     """
+    chat_template = chat_template_of(heads.text, folder, site.of("text"))
     config = copy.deepcopy(core.config)
-    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), SamConfig)
+    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), (SamConfig,))
     config.mask_score = heads.mask.score
     _set_box(config, heads.box, folder, site.of("box"))
     config.aspect = heads.aspect
@@ -56,7 +58,7 @@ def build_fresh_heads(
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
-    made = build_processor(heads, config, processor.tokenizer)
+    made = build_processor(heads, config, processor.tokenizer, chat_template)
     load_box_parts(model, made, heads.box, folder)
     _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
     return model, made

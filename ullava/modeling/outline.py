@@ -21,6 +21,7 @@ from ullava.examples import TokenCount
 from ullava.hub import find_folder
 from ullava.modeling.build import load_tokenizer, to_model_config
 from ullava.modeling.strategies import build_preprocessor, patch_of
+from ullava.modeling.template_files import chat_template_of
 from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
@@ -63,6 +64,7 @@ def outline(
     described = _described(config, folder, written, problems)
     if problems:
         raise type(problems[0])([line for problem in problems for line in problem.problems])
+    chat_template_of(config.text, folder, written.of("text"))
     tokenizer = load_tokenizer(described, folder, site)
     settings = to_model_config(described, folder, tokenizer, site)
     settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,12 @@ def part_config(
     part: PartConfig,
     folder: Path,
     site: Site,
-    kind: type[PreTrainedConfig] | None,
+    kinds: Sequence[type[PreTrainedConfig]] = (),
     among: Collection[str] = CONFIG_MAPPING,
 ) -> PreTrainedConfig:
-    """Return the transformers config of one part; ``kind`` None reads it from ``model_type``, one of ``among``.
+    """Return the transformers config of one part; ``model_type`` says which of ``kinds`` it is (the first by default).
+
+    Without ``kinds`` it has to name one of ``among``.
 
     With a path, ``part.config`` changes single values of what lies there.
 
@@ -65,19 +67,22 @@ def part_config(
     """
     if part.path:
         path = find_folder(part.path, folder, str(site.of("path")), revision=part.revision, weights=False)
-        stored = read_config(path, kind)
-        if kind is None and stored.model_type not in among:
+        stored = read_config(path, kinds)
+        if not kinds and stored.model_type not in among:
             raise ConfigError(f"{site.of('path')}: {_unknown_kind(stored.model_type, among)}")
         if not part.config:
             return stored
         base, found = stored.to_dict(), type(stored)
+        if part.config.get("model_type", found.model_type) != found.model_type:
+            given = shortened(str(part.config["model_type"]))
+            raise ConfigError(f"{site.of('config.model_type')}: '{given}', but {path} holds a '{found.model_type}'")
         return _checked(found, part.config, site.of("config"), lambda table: found(**{**base, **table}))
     table = dict(part.config)
-    if kind is None:
-        name = table.pop("model_type", None)
-        if not isinstance(name, str) or name not in among:
-            raise ConfigError(f"{site.of('config.model_type')}: {_unknown_kind(name, among)}")
-        kind = CONFIG_MAPPING[name]
+    known = [kind.model_type for kind in kinds] or among
+    name = table.pop("model_type", kinds[0].model_type if kinds else None)
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{site.of('config.model_type')}: {_unknown_kind(name, known)}")
+    kind = next((kind for kind in kinds if kind.model_type == name), None) or CONFIG_MAPPING[name]
     return _checked(kind, table, site.of("config"), lambda table: kind(**table))
 
 

@@ -21,6 +21,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale."""
 
 MAX_PLANE_PIXELS = 100_000_000

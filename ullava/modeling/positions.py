@@ -8,12 +8,15 @@ data; models/tiny/README.md). Pretrained towers bring their own tables and are l
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 SAM_SCALE = 0.3
-"""SAM adds its table straight to the patch embedding, CLIP normalises the sum; hence the smaller start."""
+"""SAM adds its table straight to the patch embedding, as do SigLIP and DINOv2; CLIP normalises the sum, hence theirs
+starts smaller."""
 
 
 def sincos_grid(side: int, width: int) -> torch.Tensor:
@@ -32,11 +35,21 @@ def sincos_grid(side: int, width: int) -> torch.Tensor:
     return torch.cat([x, y], dim=1)
 
 
-@torch.no_grad()
-def start_tower_positions(table: torch.Tensor) -> None:
-    """Write the table [1 + side * side, width] of a CLIP tower (the class token's row is left), if its width allows."""
-    if table.shape[1] % 4 == 0:
-        table[1:] = sincos_grid(round((table.shape[0] - 1) ** 0.5), table.shape[1])
+def resize_positions(table: torch.Tensor, side: int, ahead: int = 0, *, antialias: bool = False) -> torch.Tensor:
+    """A position table [N, width] or [1, N, width] for a square grid of ``side`` cells, as transformers resizes it.
+
+    Bicubic, in float32; the first ``ahead`` rows, which are no places, stay. A table of no square grid comes back as
+    it is.
+    """
+    rows = table.reshape(-1, table.shape[-1])
+    first, cells = rows[:ahead], rows[ahead:]
+    old = isqrt(len(cells))
+    if old * old != len(cells) or old == 0:
+        return table
+    plane = cells.float().T.reshape(1, -1, old, old)
+    plane = functional.interpolate(plane, (side, side), mode="bicubic", align_corners=False, antialias=antialias)
+    resized = torch.cat([first, plane.flatten(2)[0].T.to(table.dtype)])
+    return resized if table.dim() == 2 else resized[None]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ Hub has become a folder before (``ullava.hub``). What is wrong with a file is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -109,19 +109,21 @@ def check_files(folder: Path, names: tuple[str, ...], *, needed: tuple[str, ...]
         raise UserError(problems)
 
 
-def read_config(folder: Path, kind: type[PreTrainedConfig] | None = None) -> PreTrainedConfig:
-    """The config of a folder; ``kind`` None takes the one that its ``model_type`` names.
+def read_config(folder: Path, kinds: Sequence[type[PreTrainedConfig]] = ()) -> PreTrainedConfig:
+    """The config of a folder: the first of ``kinds`` that it is or holds; without any, what its ``model_type`` names.
 
-    Raises UserError for a file that is missing, damaged, of another type than ``kind``, or that wants to run code.
+    Raises UserError for a file that is missing, damaged, of none of ``kinds``, or that wants to run code.
     """
     check_files(folder, (CONFIG_FILE,))
     file = folder / CONFIG_FILE
     name = read_table(file).get("model_type")
-    if not isinstance(name, str) or name not in CONFIG_MAPPING and (kind is None or name != kind.model_type):
+    if not isinstance(name, str) or name not in CONFIG_MAPPING and all(name != kind.model_type for kind in kinds):
         hint = did_you_mean(str(name), CONFIG_MAPPING) if isinstance(name, str) else ""
         raise UserError(f"{file}: model_type: {'is missing' if name is None else f'unknown {name!r}'}{hint}")
-    if kind is not None and not _is_or_holds(name, kind):
-        raise UserError(f"{file}: model_type: a '{name}', where a '{kind.model_type}' is needed")
+    kind = next((kind for kind in kinds if _is_or_holds(name, kind)), None)
+    if kinds and kind is None:
+        needed = " or ".join(f"'{kind.model_type}'" for kind in kinds)
+        raise UserError(f"{file}: model_type: a '{name}', where a {needed} is needed")
     headed = any((folder / weights).is_file() for weights in (SAFE_FILE, SAFE_INDEX))
     check_depth(read_table(file), len(read_shapes(folder)) if headed else MOST_LAYERS, folder)
     with reading(file):

@@ -12,15 +12,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import jinja2
 import torch
 import transformers
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from ullava.config.load import field_problems
 from ullava.config.schema import BoxHeadConfig, MaskHeadConfig, ModelConfig, TextConfig
 from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
+from ullava.given_files import read_plain_text
 from ullava.modeling.build import processor_facts
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.pretrained import (
@@ -38,11 +37,11 @@ from ullava.modeling.pretrained import (
     reading,
 )
 from ullava.modeling.processing import UllavaProcessor
+from ullava.modeling.template_files import template_problems
 from ullava.modeling.trial import try_network
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.weight_files import one_line, read_shapes, read_table
-from ullava.structures import Turn
-from ullava.text.conversation import CHAT_TEMPLATES, to_messages, turn_end_ids
+from ullava.modeling.weight_files import read_shapes, read_table
+from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
 LATER_KEYS = frozenset({"pretrained", "mask_kind"})
@@ -63,7 +62,6 @@ SEPARATOR = "separator_id"
 """The key that strategy slime's table has beside its own (ullava.modeling.strategies.word_ids)."""
 NOTED = frozenset({"transformers_version", "dtype", "architectures", "_name_or_path"})
 """Keys of a part that are notes, not choices."""
-PROBE = "what-is-asked"
 WORDS = ("system", "answer", "as_released", "max_length")
 """Keys of ``processor_config.json`` that are fields of TextConfig."""
 
@@ -265,15 +263,6 @@ def _check_tokenizer(tokenizer: Any, config: UllavaConfig, folder: Path) -> None
 def _template_problems(file: Path) -> list[str]:
     """What is wrong with a conversation format: it is not there, or does not write down what is asked."""
     try:
-        template = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return [f"{file}: cannot be read: {one_line(error)}"]
-    if template in CHAT_TEMPLATES.values():
-        return []
-    try:
-        made = render_jinja_template([to_messages([Turn(PROBE, PROBE)])], chat_template=template)[0][0]
-    except jinja2.TemplateSyntaxError as error:
-        return [f"{file}:{error.lineno}: {one_line(error)}"]
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        return [f"{file}: cannot be used: {one_line(error)}"]
-    return [] if made.count(PROBE) >= 2 else [f"{file}: it leaves out what is asked or answered"]
+        return template_problems(file, read_plain_text(file))
+    except UserError as error:
+        return list(error.problems)

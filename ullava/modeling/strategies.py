@@ -1,63 +1,91 @@
-"""The closed table of vision strategies: name in model.yaml -> tower, preprocessor and network part."""
+"""The one table of vision strategies: name in model.yaml -> preprocessor, network part, and the towers it can take.
+
+Which vision tower a strategy looks through is its own choice of ``model.yaml`` (ullava.modeling.towers.table); any goes
+with any, unless the row of the strategy says what it needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ullava.config.vision import PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.towers.clip import ClipTower
+from ullava.modeling.towers.convnext import ConvNextTower
+from ullava.modeling.towers.table import TOWERS, tower_class, tower_of
+from ullava.modeling.towers.tower_contract import Tower
 from ullava.modeling.vision.avg import Avg, AvgPreprocessor
 from ullava.modeling.vision.clip_mlp import ClipMlp, ClipMlpPreprocessor
-from ullava.modeling.vision.conv import ConvPreprocessor, ConvStrategy, stride_of
+from ullava.modeling.vision.conv import LAST_MAP, ConvPreprocessor, ConvStrategy
 from ullava.modeling.vision.mg import Mg, MgPreprocessor
 from ullava.modeling.vision.slime import Slime, SlimePreprocessor, slime_settings
 from ullava.modeling.vision.strategy import VisionPreprocessor, VisionStrategy
 
-TOWERS: Mapping[str, type[PreTrainedConfig]] = {
-    "clip_mlp": CLIPVisionConfig,
-    "slime": CLIPVisionConfig,
-    "conv": ConvNextConfig,
-    "mg": CLIPVisionConfig,
-    "avg": CLIPVisionConfig,
-}
-"""Strategy -> what its tower's config is."""
 
-STRATEGIES = tuple(TOWERS)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewFacts:
+    """What a preprocessor is made of: the square's ``side``, pixels of a state (``patch``), ``UllavaConfig``'s choices.
+
+    ``settings``: ``UllavaConfig.vision_settings``.
+    """
+
+    side: int
+    patch: int
+    aspect: str
+    merge: int
+    settings: Mapping[str, Any]
 
 
-def _unknown(name: str) -> UserError:
-    return UserError(f"unknown vision strategy '{name}'{did_you_mean(name, STRATEGIES)}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyRow:
+    """One strategy: its ``network`` for tokens of a width, its ``preprocessor``, and what tower it looks through.
+
+    ``tower``: the kind where ``vision.tower.config`` names none (``model_type``). ``any_size``: it needs a tower that
+    sees images of any size. ``layer``: the hidden state that it always reads; None = ``vision.hidden_layer``.
+    """
+
+    network: Callable[[UllavaConfig, int], VisionStrategy]
+    preprocessor: Callable[[ViewFacts], VisionPreprocessor]
+    tower: type[Tower] = ClipTower
+    any_size: bool = False
+    layer: int | None = None
 
 
-def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
-    """Build the network part for tokens of width ``width_out``."""
-    if config.strategy == "clip_mlp":
-        return ClipMlp(
-            config.vision_config,
-            hidden_layer=config.hidden_layer,
-            projector=config.projector,
-            merge=config.merge,
-            width_out=width_out,
-            **config.vision_settings,
-        )
-    if config.strategy == "conv":
-        video = config.vision_settings["video"]
-        return ConvStrategy(config.vision_config, projector=config.projector, width_out=width_out, video=video)
-    if config.strategy == "slime":
-        return Slime(
-            config.vision_config,
-            hidden_layer=config.hidden_layer,
-            settings=slime_settings(config.vision_settings),
-            separator_id=config.vision_settings["separator_id"],
-            width_out=width_out,
-        )
-    if config.strategy in ("mg", "avg"):
-        network = Mg if config.strategy == "mg" else Avg
+def _clip_mlp(config: UllavaConfig, width_out: int) -> VisionStrategy:
+    return ClipMlp(
+        config.vision_config,
+        hidden_layer=config.hidden_layer,
+        projector=config.projector,
+        merge=config.merge,
+        width_out=width_out,
+        **config.vision_settings,
+    )
+
+
+def _conv(config: UllavaConfig, width_out: int) -> VisionStrategy:
+    video = config.vision_settings["video"]
+    return ConvStrategy(config.vision_config, projector=config.projector, width_out=width_out, video=video)
+
+
+def _slime(config: UllavaConfig, width_out: int) -> VisionStrategy:
+    return Slime(
+        config.vision_config,
+        hidden_layer=config.hidden_layer,
+        settings=slime_settings(config.vision_settings),
+        separator_id=config.vision_settings["separator_id"],
+        width_out=width_out,
+    )
+
+
+def _with_table(network: Callable[..., VisionStrategy]) -> Callable[[UllavaConfig, int], VisionStrategy]:
+    """How a network is built that takes its settings as a table."""
+
+    def build(config: UllavaConfig, width_out: int) -> VisionStrategy:
         return network(
             config.vision_config,
             hidden_layer=config.hidden_layer,
@@ -65,30 +93,81 @@ def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
             width_out=width_out,
             settings=config.vision_settings,
         )
-    raise _unknown(config.strategy)
+
+    return build
+
+
+STRATEGIES: Mapping[str, StrategyRow] = {
+    "clip_mlp": StrategyRow(
+        network=_clip_mlp,
+        preprocessor=lambda view: ClipMlpPreprocessor(view.side, view.patch, view.aspect, view.merge, **view.settings),
+    ),
+    "conv": StrategyRow(
+        network=_conv,
+        preprocessor=lambda view: ConvPreprocessor(view.side, view.patch, view.aspect, **view.settings),
+        tower=ConvNextTower,
+        any_size=True,
+        layer=LAST_MAP,
+    ),
+    "slime": StrategyRow(
+        network=_slime,
+        preprocessor=lambda view: SlimePreprocessor(view.side, view.patch, slime_settings(view.settings)),
+    ),
+    "mg": StrategyRow(
+        network=_with_table(Mg),
+        preprocessor=lambda view: MgPreprocessor(view.side, view.patch, view.settings),
+    ),
+    "avg": StrategyRow(
+        network=_with_table(Avg),
+        preprocessor=lambda view: AvgPreprocessor(view.side, view.patch, view.settings),
+    ),
+}
+"""Name in model.yaml -> row; ullava.config.vision.SETTINGS has the settings of each."""
+
+
+def strategy_row(name: str) -> StrategyRow:
+    """The row of a strategy. Raises UserError where there is none."""
+    if name not in STRATEGIES:
+        raise UserError(f"unknown vision strategy '{name}'{did_you_mean(name, STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def check_tower(strategy: str, config: PreTrainedConfig) -> None:
+    """Raise UserError, which says what the strategy needs, for a tower that it cannot look through."""
+    kind = tower_class(config.model_type)
+    if strategy_row(strategy).any_size and not kind.any_size:
+        able = " or ".join(name for name, row in TOWERS.items() if row.any_size)
+        needed = f"a tower that sees images of any size ({able})"
+        raise UserError(
+            f"vision.strategy {strategy} needs {needed}; vision.tower is a {config.model_type}, which sees squares of "
+            "its image_size"
+        )
+
+
+def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
+    """Build the network part for tokens of width ``width_out``. Raises UserError where tower or settings do not fit."""
+    check_tower(config.strategy, config.vision_config)
+    return strategy_row(config.strategy).network(config, width_out)
 
 
 def build_preprocessor(
     strategy: str, *, side: int, patch: int, aspect: str, merge: int, settings: Mapping[str, Any]
 ) -> VisionPreprocessor:
     """Build the part that runs in data workers; ``settings``: ``UllavaConfig.vision_settings``."""
-    if strategy == "clip_mlp":
-        return ClipMlpPreprocessor(side, patch, aspect, merge, **settings)
-    if strategy == "conv":
-        return ConvPreprocessor(side, patch, aspect, **settings)
-    if strategy == "slime":
-        return SlimePreprocessor(side, patch, slime_settings(settings))
-    if strategy == "mg":
-        return MgPreprocessor(side, patch, settings)
-    if strategy == "avg":
-        return AvgPreprocessor(side, patch, settings)
-    raise _unknown(strategy)
+    view = ViewFacts(side=side, patch=patch, aspect=aspect, merge=merge, settings=settings)
+    return strategy_row(strategy).preprocessor(view)
 
 
 def patch_of(config: UllavaConfig) -> int:
     """Pixels of the view along each side of what becomes one state of the tower."""
-    tower = config.vision_config
-    return stride_of(tower) if isinstance(tower, ConvNextConfig) else int(tower.patch_size)
+    row = strategy_row(config.strategy)
+    return tower_of(config.vision_config).stride(config.hidden_layer if row.layer is None else row.layer)
+
+
+def tower_configs(strategy: str) -> tuple[type[PreTrainedConfig], ...]:
+    """Configs of all vision towers; first that of the strategy's own, which needs no ``model_type``."""
+    first = strategy_row(strategy).tower.config_class
+    return (first, *(row.config_class for row in TOWERS.values() if row.config_class is not first))
 
 
 def word_ids(strategy: str, settings: Mapping[str, Any], tokenizer: Any) -> dict[str, int]:

@@ -19,13 +19,6 @@ from ullava.modeling.pretrained import read_network
 
 MAX_CANDIDATES = 64
 
-CLIP_BESIDE = ("text_model.*", "text_projection.*", "visual_projection.*", "logit_scale")
-"""What a whole CLIP holds beside its vision tower."""
-CONVNEXT_BESIDE = ("classifier.*",)
-"""What a ConvNeXt that names classes holds beside the network."""
-CONVNEXT_UNREAD = ("layernorm.*",)
-"""ConvNeXt's last norm, which nothing here reads; in released five-stage towers it has the fourth stage's width."""
-
 
 def read_part(kind: Any, folder: Path, *, beside: Sequence[str] = (), unread: Sequence[str] = ()) -> dict[str, Tensor]:
     """The weights of a network of class ``kind`` in ``folder``, in that class's names, in the dtype they have there.

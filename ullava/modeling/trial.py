@@ -13,10 +13,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    ConvNextConfig,
-    ConvNextModel,
     PreTrainedConfig,
     SamConfig,
     SamModel,
@@ -27,6 +23,7 @@ from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.detector import DETECTORS
+from ullava.modeling.towers.table import TOWERS
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
 MAX_PARAMETERS = 10**12
@@ -78,7 +75,7 @@ def try_network(config: PreTrainedConfig) -> None:
     more parameters than any network has.
     """
     config = copy.deepcopy(config)
-    if isinstance(config, CLIPVisionConfig | ConvNextConfig):
+    if config.model_type in TOWERS:
         _refuse_lists("", config)
     if isinstance(config, SamConfig):
         _refuse_unequal_sam(config)
@@ -189,8 +186,7 @@ def _run_detector(network: Any, config: PreTrainedConfig) -> None:
 
 _DETECTORS = {kind: (network, _run_detector) for kind, network in DETECTORS.values()}
 _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    CLIPVisionConfig: (CLIPVisionModel, _run_picture),
-    ConvNextConfig: (ConvNextModel, _run_picture),
+    **{row.config_class: (row.network_class, _run_picture) for row in TOWERS.values()},
     SamConfig: (SamModel, _run_sam),
     **_DETECTORS,
 }

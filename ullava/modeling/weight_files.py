@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ullava.errors import WeightsError
+from ullava.given_files import open_plain, read_plain
 
 T = TypeVar("T")
 
@@ -108,15 +110,16 @@ def read_table(file: Path) -> dict[str, Any]:
     Raises:
         WeightsError: it is missing, damaged or no object.
     """
+    if not os.path.lexists(file):
+        raise WeightsError(f"{file}: is not there; it has to lie beside the weights")
+    content = read_plain(file, error=WeightsError)
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file}: is not there; it has to lie beside the weights") from error
+        table = json.loads(content.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise WeightsError(f"{file}:{error.lineno}: cannot be read as JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: cannot be read as JSON: not UTF-8 text (byte {error.start})") from error
-    except (OSError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise WeightsError(f"{file}: cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(table, dict):
         raise WeightsError(f"{file}: is no JSON object")
@@ -202,11 +205,8 @@ def _not_numbers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
 
 def _refuse_foreign(file: Path) -> None:
     """Name what lies in the place of weights: nothing, a web page, a pointer, a file that was cut off."""
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(64).lstrip()
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
+    with open_plain(file, error=WeightsError) as stream:
+        start = stream.read(64).lstrip()
     if not file.stat().st_size:
         raise WeightsError(f"{file}: is empty")
     for sign, what in FOREIGN_STARTS.items():

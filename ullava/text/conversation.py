@@ -8,178 +8,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from ullava.errors import UserError
 from ullava.structures import Turn
-from ullava.text.tokens import (
-    IMAGE_END,
-    IMAGE_MARKER,
-    IMAGE_PATCH,
-    IMAGE_START,
-    VIDEO_END,
-    VIDEO_MARKER,
-    VIDEO_PATCH,
-    VIDEO_START,
-)
+from ullava.text.released import STYLES
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, VIDEO_START
 
 _MARKER = re.compile(f"({re.escape(IMAGE_MARKER)}|{re.escape(VIDEO_MARKER)})")
 
-_IMAGE_PART = "{%- if part['type'] == 'image' -%}" + IMAGE_START + IMAGE_PATCH + IMAGE_END + "{{ '\\n' }}"
-_VIDEO_PART = "{%- elif part['type'] == 'video' -%}" + VIDEO_START + VIDEO_PATCH + VIDEO_END + "{{ '\\n' }}"
+_FOLDER = files("ullava.text") / "templates"
+_INCLUDE = re.compile(r'\{% include "(parts/(?:words|bos|videos)\.jinja)" %\}')
+_ENDS = re.compile(r"\{# An answer ends with: (.*?) #\}")
+"""How an answer ends in a format that does not close it with the tokenizer's end token: signs, of which the first is
+what the format writes."""
 
-_CONTENT = (
-    "{%- macro words(content) -%}"
-    "{%- if content is string -%}{{ content }}"
-    "{%- else -%}{%- for part in content -%}"
-    + _IMAGE_PART
-    + _VIDEO_PART
-    + "{%- else -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- endmacro -%}"
-)
 
-_BOS = "{%- if bos_token -%}{{ bos_token }}{%- endif -%}"
+def _read(name: str) -> str:
+    """Return a file of ``templates/`` as one line, with what it includes and without comments and indents.
 
-_VICUNA = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ words(message['content']) }}"
-    "{%- elif message['role'] == 'user' -%}"
-    "{{ ('' if loop.first else ' ') + 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}"
-)
+    A saved model carries this very text and is known again by it.
+    """
+    lines = (line.strip() for line in (_FOLDER / name).read_text(encoding="utf-8").splitlines())
+    return with_parts("".join(line for line in lines if not line.startswith("{#")))
 
-_SIMPLE = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + '\\n' }}"
-    "{%- elif message['role'] == 'user' -%}{{ '###Human: ' + words(message['content']) + '\\n###Assistant:' }}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}{{ '\\n' }}"
-    "{%- endif -%}{%- endfor -%}"
-)
 
-_LLAMA2 = (
-    "{%- set ns = namespace(system='') -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}"
-    "{%- set ns.system = '<<SYS>>\\n' + words(message['content']) + '\\n<</SYS>>\\n\\n' -%}"
-    "{%- elif message['role'] == 'user' -%}"
-    "{{ (bos_token or '') + '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + ' ' + eos_token }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}"
-)
+def with_parts(text: str) -> str:
+    """Return a template with the parts of ours that it includes (``parts/words.jinja`` is the macro ``words``)."""
+    return _INCLUDE.sub(lambda found: _read(found[1]), text)
 
-_CHATML = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{{ '<|im_start|>assistant\\n' }}"
-    "{% generation %}{{ words(message['content']) + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
-    "{%- else -%}{{ '<|im_start|>' + message['role'] + '\\n' + words(message['content']) + '<|im_end|>\\n' }}"
-    "{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
-
-_VICUNA_LINES = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + '\\n' }}"
-    "{%- elif message['role'] == 'user' -%}{{ 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
-    "{%- else -%}{{ ' ' }}{% generation %}{{ words(message['content']) + eos_token }}{% endgeneration %}"
-    "{{ '' if loop.last else '\\n' }}"
-    "{%- endif -%}{%- endfor -%}"
-)
-
-_LLAMA3 = (
-    "{%- for message in messages -%}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{% generation %}{{ words(message['content']) + '<|eot_id|>' }}{% endgeneration %}"
-    "{%- else -%}{{ words(message['content']) + '<|eot_id|>' }}"
-    "{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"
-)
-
-_PHI3 = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ '<|system|>' + words(message['content']) + '<|end|>\\n' }}"
-    "{%- elif message['role'] == 'user' -%}{{ '<|user|>' + words(message['content']) + '<|end|>\\n<|assistant|>\\n' }}"
-    "{%- else -%}{% generation %}{{ words(message['content']) + '<|end|>' }}{% endgeneration %}"
-    "{{ '' if loop.last else '\\n' }}"
-    "{%- endif -%}{%- endfor -%}"
-)
-
-_PLAIN = (
-    "{%- for message in messages if message['role'] != 'system' -%}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{% generation %}{{ words(message['content']) + '\\n' }}{% endgeneration %}"
-    "{%- elif message['content'] is not string -%}"
-    "{{ words(message['content'] | rejectattr('type', 'equalto', 'text') | list) | replace('\\n', '') }}"
-    "{%- endif -%}{%- endfor -%}"
-)
-
-_CONV_SEP2 = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + ' ' }}"
-    "{%- elif message['role'] == 'user' -%}{{ 'USER: ' + words(message['content']) + ' ASSISTANT:' }}"
-    "{%- else -%}{% generation %}{{ ' ' + words(message['content']) + eos_token }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}"
-)
-
-_CONV_LLAMA2 = (
-    "{%- set ns = namespace(system='') -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}"
-    "{%- set ns.system = '<<SYS>>\\n' + words(message['content']) + '\\n<</SYS>>\\n\\n' -%}"
-    "{%- elif message['role'] == 'user' -%}"
-    "{{ '[INST] ' + ns.system + words(message['content']) + ' [/INST]' }}{%- set ns.system = '' -%}"
-    "{%- else -%}{% generation %}{{ ' ' + words(message['content']) + eos_token }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}"
-)
-
-_CONV_SIMPLE = (
-    "{%- if messages[0]['role'] != 'system' -%}{{ '\\n\\n' }}{%- endif -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ words(message['content']) + '\\n\\n' }}"
-    "{%- elif message['role'] == 'user' -%}"
-    "{% generation %}{{ '###' }}{% endgeneration %}{{ 'Human: ' + words(message['content']) + '\\n' }}"
-    "{%- else -%}"
-    "{% generation %}{{ '###Assistant: ' + words(message['content']) + '\\n' }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '###Assistant:' }}"
-    "{%- else -%}{% generation %}{{ '###' }}{% endgeneration %}{%- endif -%}"
-)
-
-RELEASED_TEMPLATES: Mapping[str, str] = {
-    "conv_simple": _CONTENT + _CONV_SIMPLE,
-    "conv_sep2": _CONTENT + _CONV_SEP2,
-    "conv_llama2": _CONTENT + _CONV_LLAMA2,
-}
-"""u-LLaVA's styles, for its released weights. The start token is left to the tokenizer: written in the text it would
-swallow the line ends after it (ullava.text.released_tokenizer). The blank before an answer may be a piece of its own,
-which the model has to say. In ``conv_simple`` the signs of the turns are supervised too, as in the original."""
 
 CHAT_TEMPLATES: Mapping[str, str] = {
-    **RELEASED_TEMPLATES,
-    "vicuna_v1": _CONTENT + _BOS + _VICUNA,
-    "simple": _CONTENT + _BOS + _SIMPLE,
-    "llama2": _CONTENT + _LLAMA2,
-    "chatml": _CONTENT + _CHATML,
-    "vicuna_lines": _CONTENT + _BOS + _VICUNA_LINES,
-    "llama3": _CONTENT + _BOS + _LLAMA3,
-    "phi3": _CONTENT + _BOS + _PHI3,
-    "plain": _CONTENT + _BOS + _PLAIN,
+    name: _read(f"{name}.jinja")
+    for name in sorted(entry.name.removesuffix(".jinja") for entry in _FOLDER.iterdir() if entry.is_file())
 }
-"""Name in ``model.yaml`` -> Jinja chat template (docs/conversations.md).
+"""Name in ``model.yaml`` -> Jinja chat template: the files of ``ullava/text/templates`` (docs/conversations.md)."""
 
-``plain`` is for captions: it writes the pictures of a question, not its words, and supervises the answer and its line
-end."""
-
-_TURN_ENDS: Mapping[str, tuple[str, ...]] = {
-    "chatml": ("<|im_end|>", "<|endoftext|>"),
-    "llama3": ("<|eot_id|>",),
-    "phi3": ("<|end|>",),
-}
-"""How an answer ends in formats that do not close it with the tokenizer's end token; the first sign is what they write.
-"""
+_VIDEOS = _read("parts/videos.jinja")
+_WORDS = _read("parts/words.jinja")
 
 
 def turn_end_ids(tokenizer: Any, chat_template: str | None) -> list[int]:
@@ -188,14 +55,17 @@ def turn_end_ids(tokenizer: Any, chat_template: str | None) -> list[int]:
     Raises UserError when the sign that the format writes is no token, so that no answer could end with it.
     """
     ends = [int(tokenizer.eos_token_id)]
-    name = next((name for name in _TURN_ENDS if CHAT_TEMPLATES[name] == chat_template), None)
-    if name is None:
+    name = next((name for name, known in CHAT_TEMPLATES.items() if known == chat_template), None)
+    written = (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8") if name is not None else chat_template or ""
+    stated = _ENDS.search(written)
+    if stated is None:
         return ends
-    vocabulary = tokenizer.get_vocab()
-    written = _TURN_ENDS[name][0]
-    if written not in vocabulary:
-        raise UserError(f"text.template {name} ends an answer with {written}, which the tokenizer does not have")
-    found = [int(vocabulary[sign]) for sign in _TURN_ENDS[name] if sign in vocabulary]
+    vocabulary, signs = tokenizer.get_vocab(), stated[1].split()
+    if signs[0] not in vocabulary:
+        raise UserError(
+            f"text.template {name or 'of your own'} ends an answer with {signs[0]}, which the tokenizer does not have"
+        )
+    found = [int(vocabulary[sign]) for sign in signs if sign in vocabulary]
     return ends + [number for number in found if number not in ends]
 
 
@@ -206,7 +76,7 @@ def with_videos(chat_template: str | None) -> str | None:
     """
     if chat_template is None or VIDEO_START in chat_template:
         return chat_template
-    return chat_template.replace(_IMAGE_PART, _IMAGE_PART + _VIDEO_PART)
+    return chat_template.replace(_WORDS.replace(_VIDEOS, ""), _WORDS)
 
 
 def question_content(question: str, exact: bool = False) -> list[dict[str, str]]:
@@ -227,8 +97,12 @@ def question_content(question: str, exact: bool = False) -> list[dict[str, str]]
 
 
 def released_style(chat_template: str | None) -> str | None:
-    """Which of u-LLaVA's styles a chat template is; None for any other."""
-    return next((name for name, template in RELEASED_TEMPLATES.items() if template == chat_template), None)
+    """Which of u-LLaVA's styles a chat template is; None for any other.
+
+    These leave the start token to the tokenizer: written in the text it would swallow the line ends after it
+    (ullava.text.released_tokenizer). The blank before an answer may be a piece of its own, which the model has to say.
+    """
+    return next((style for style in STYLES if CHAT_TEMPLATES[style] == chat_template), None)
 
 
 def pictures_first(question: str) -> str:

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
-from ullava.text.tokens import GROUNDING_TOKENS, LOC, PAD, SEG, TAG_END, TAG_START
 
 BOS, END, UNKNOWN = "<s>", "</s>", "<unk>"
-STAGE_ONE_TOKENS = tuple(token for token in GROUNDING_TOKENS if token not in (SEG, LOC, TAG_START, TAG_END))
 
 
 def llama_tokenizer(model_file: Path, added: Sequence[str], *, pad: str, max_length: int | None = None) -> Any:
@@ -83,12 +81,6 @@ def released_tokenizer(folder: Path) -> Any:
     if moved:
         raise UserError([f"{table_file}: {name} is {table[name]}, which does not follow the pieces" for name in moved])
     return tokenizer
-
-
-def stage_tokens(*, stage: int, base_has_pad: bool) -> list[str]:
-    """The tokens that u-LLaVA adds up to ``stage`` (1 or 2), in its order; ``[PAD]`` only to a base without one."""
-    later = [token for token in GROUNDING_TOKENS if token not in STAGE_ONE_TOKENS] if stage == 2 else []
-    return [*([] if base_has_pad else [PAD]), *STAGE_ONE_TOKENS, *later]
 
 
 def decode_released(tokenizer: Any, ids: Sequence[int], *, keep_special: bool = True) -> str:

@@ -11,6 +11,7 @@ import math
 import os
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,26 @@ def build_training_arguments(
     merged["output_dir"] = str(folder)
     merged["remove_unused_columns"] = False
     try:
-        return TrainingArguments(**merged)
+        arguments = TrainingArguments(**merged)
     except (ValueError, TypeError, ImportError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{_place(recipe, None)}: training: {first}") from error
+    if problem := _report_problem(arguments.report_to):
+        raise ConfigError(f"{_place(recipe, 'report_to')}: training.report_to: {problem}")
+    return arguments
+
+
+def _report_problem(names: Sequence[str]) -> str:
+    """Say why nothing can be reported to one of ``names``; "" where all can be. HF's trainer would say it too late."""
+    from transformers.integrations import integration_utils
+
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    for name in names:
+        if name not in known:
+            return f"unknown '{name}'{did_you_mean(name, [*known, 'none'])}"
+        if name not in integration_utils.get_available_reporting_integrations():
+            return f"{name} is not installed here"
+    return ""
 
 
 def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict[str, Any], list[str]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from ullava.config.fields import CountKind, rows_per
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, did_you_mean
 from ullava.examples import Targets
@@ -26,42 +27,31 @@ from ullava.losses import (
 )
 from ullava.modeling.heads.mask_contract import MaskRules
 
-TERMS = ("ce", "bce", "dice", "l1", "giou", "iou_score", "patch")
-
-_COUNT_OF = {
-    "ce": "tokens",
-    "bce": "masks",
-    "dice": "masks",
-    "iou_score": "masks",
-    "l1": "boxes",
-    "giou": "boxes",
-    "patch": "patches",
-    "rglf_ce": "pictures",
-    "rglf_rank": "pictures",
-}
+TERMS: Mapping[str, CountKind] = rows_per(LossConfig)
+"""The terms by name with what each is a mean over. A further one is a row of LossConfig, and its value below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many things the terms of one optimiser step are means over."""
+    """How many things the terms of one optimiser step are means over.
+
+    ``images``: their places in the text.
+    """
 
     tokens: float
     masks: float
     boxes: float
     patches: float = 0.0
-    pictures: float = 0.0
+    images: float = 0.0
 
     @classmethod
     def number(cls) -> int:
         """Return how many counts there are."""
         return len(fields(cls))
 
-    def of(self, term: str) -> float:
-        """Return the count that belongs to a term; the vision strategy's own go with the tokens.
-
-        A router's lesson goes with the pictures: their places in the text.
-        """
-        return float(getattr(self, _COUNT_OF.get(term, "tokens")))
+    def of(self, kind: CountKind) -> float:
+        """Return one of the counts."""
+        return float(getattr(self, kind))
 
     def stacked(self) -> list[float]:
         """Return the counts in the order of the fields."""
@@ -70,35 +60,35 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """Scalars, float32. Each term is unweighted; ``total`` is their weighted sum, the one to differentiate.
+    """Scalars, float32, unweighted, by name; ``total`` is their weighted sum, the one to differentiate.
 
-    ``aux``: the vision strategy's own terms, all of those that it may have, in its order.
+    ``own``: those of ``TERMS``, in that order. ``aux``: those that the vision strategy and the passes announce, in
+    their order.
     """
 
-    ce: torch.Tensor
-    bce: torch.Tensor
-    dice: torch.Tensor
-    l1: torch.Tensor
-    giou: torch.Tensor
-    iou_score: torch.Tensor
-    patch: torch.Tensor
+    own: Mapping[str, torch.Tensor]
     total: torch.Tensor
     aux: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a term of ``TERMS``."""
+        return self.own[name]
+
     def stacked(self) -> torch.Tensor:
-        """Return the terms in the order of ``TERMS``, then those of ``aux``, detached: [7 + number of those]."""
-        own = [getattr(self, name) for name in TERMS]
-        return torch.stack([term.detach().float() for term in (*own, *self.aux.values())])
+        """Return the terms, then those of ``aux``, detached: [number of both]."""
+        return torch.stack([term.detach().float() for term in (*self.own.values(), *self.aux.values())])
 
 
 class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
-    ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``:
-    the names of the vision strategy's own terms. Raises ConfigError where ``weights.aux`` has others.
+    ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``: what the vision strategy
+    and the passes judge themselves (``Passes.aux_terms``): names, and what each is a mean over. Raises ConfigError
+    where ``weights.aux`` has others.
     """
 
-    def __init__(self, weights: LossConfig, masks: MaskRules, aux_terms: Sequence[str] = ()) -> None:
+    def __init__(self, weights: LossConfig, masks: MaskRules, aux_terms: Mapping[str, CountKind] | None = None) -> None:
+        aux_terms = aux_terms or {}
         unknown = [name for name in weights.aux if name not in aux_terms]
         if unknown:
             raise ConfigError(
@@ -106,7 +96,7 @@ class GroundingObjective:
             )
         self.weights = weights
         self.masks = masks
-        self.aux_terms = tuple(aux_terms)
+        self.aux_terms = dict(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
         """Judge one batch. ``step``: the counts of the whole optimiser step, where that is more than this batch.
@@ -119,19 +109,21 @@ class GroundingObjective:
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
             means["patch"] = output.loss.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
+        own = {name: means[name] for name in TERMS}
         given = output.aux or {}
-        if not given.keys() <= set(self.aux_terms):
+        if not given.keys() <= self.aux_terms.keys():
             raise ValueError(f"loss terms that the vision strategy does not announce: {sorted(given)}")
         aux = {name: given.get(name, output.loss.new_zeros(())).float() for name in self.aux_terms}
         if step is not None:
-            means = {name: mean * (local.of(name) / max(step.of(name), 1.0)) for name, mean in means.items()}
-            aux = {name: term * (local.of(name) / max(step.of(name), 1.0)) for name, term in aux.items()}
-        total = torch.stack([getattr(self.weights, name) * means[name] for name in TERMS]).sum()
+            share = {kind: local.of(kind) / max(step.of(kind), 1.0) for kind in get_args(CountKind)}
+            own = {name: mean * share[TERMS[name]] for name, mean in own.items()}
+            aux = {name: term * share[self.aux_terms[name]] for name, term in aux.items()}
+        total = torch.stack([getattr(self.weights, name) * mean for name, mean in own.items()]).sum()
         if output.idle is not None:
             total = total + output.idle
         for name, term in aux.items():
             total = total + self.weights.aux.get(name, 1.0) * term
-        return LossTerms(**means, total=total, aux=aux)
+        return LossTerms(own, total, aux)
 
     @staticmethod
     def counts(output: Any, targets: Targets) -> Counts:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ullava.config.fields import CountKind
 from ullava.errors import ConfigError
 from ullava.examples import ModelInputs, VisualInputs
 from ullava.losses import answer_nll, ranking_loss
@@ -21,7 +22,8 @@ from ullava.modeling.vision_batch import context_of
 from ullava.text.tokens import IGNORE_LABEL
 
 PassKind = Literal["one", "every", "rank"]
-RANKING_TERMS = ("rglf_ce", "rglf_rank")
+RANKING_TERMS: Mapping[str, CountKind] = {"rglf_ce": "images", "rglf_rank": "images"}
+"""What ``rank`` judges itself, with what it is a mean over."""
 
 
 class Passes:
@@ -41,8 +43,8 @@ class Passes:
             raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
         if kind == "rank" and not hasattr(strategy, "router_logits"):
             raise ConfigError("passes: rank teaches a router; the model's front-end has none")
-        own: tuple[str, ...] = () if strategy is None else tuple(strategy.aux_terms)
-        self.aux_terms = own + (RANKING_TERMS if kind == "rank" else ())
+        own: dict[str, CountKind] = {} if strategy is None else dict.fromkeys(strategy.aux_terms, "tokens")
+        self.aux_terms: Mapping[str, CountKind] = {**own, **(RANKING_TERMS if kind == "rank" else {})}
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         """The overrides of the passes that each have a backward pass of their own; the loss is the mean over them."""
@@ -84,7 +86,7 @@ class Passes:
             return output
         logits, rows = scored
         terms = ranking_loss(logits, torch.stack(costs, dim=1)[rows])
-        own = dict(output.aux or {}) | {"rglf_ce": terms.ce, "rglf_rank": terms.rank}
+        own = dict(output.aux or {}) | dict(zip(RANKING_TERMS, (terms.ce, terms.rank), strict=True))
         return replace(output, aux=own)
 
     @staticmethod

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ullava.config.schema import BudgetConfig, TrainRecipe
 from ullava.errors import UserError, WeightsError
+from ullava.modeling.weight_files import read_table
 from ullava.training.checkpoint import has_weights_alone, newest_usable, read_state
 from ullava.training.folder import RunFolder
 from ullava.training.trainer import UllavaTrainer
@@ -94,13 +95,15 @@ def _look(trainer: UllavaTrainer, folder: RunFolder, recipe: TrainRecipe, planne
 
 
 def _is_readable(folder: Path) -> bool:
-    """Return whether the weights of a saved folder are there, none of them cut off."""
+    """Return whether the weights of a saved folder are there, none of them cut off, and its JSON files whole."""
     files = sorted(folder.glob("*.safetensors"))
     try:
         for path in files:
             with safe_open(str(path), framework="pt"):
                 pass
-    except SafetensorError:
+        for path in folder.glob("*.json"):
+            read_table(path)
+    except (SafetensorError, UserError):
         return False
     return bool(files)
 

@@ -170,6 +170,6 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
         sizes = ("model_type", "d_model", "num_queries", "encoder_layers", "decoder_layers")
         shape |= {f"detector {name}": getattr(config.detector_config, name, None) for name in sizes}
     for part, sizes in parts.items():
-        named = ("hidden_size", "num_hidden_layers", "hidden_sizes", "depths")
+        named = ("model_type", "hidden_size", "num_hidden_layers", "hidden_sizes", "depths")
         shape |= {f"{part} {name}": getattr(sizes, name, None) for name in named}
     return shape

@@ -23,6 +23,7 @@ from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
 from ullava.training.batches import KEY, batch_of, counts_of, forced, loading
 from ullava.training.checkpoint import FILES, seal, whole_or_gone
+from ullava.training.empty_batches import check_empty, take_part
 from ullava.training.finite import check_finite, plain
 from ullava.training.folder import RunFolder
 from ullava.training.interruption import StopSignals
@@ -128,9 +129,8 @@ class UllavaTrainer(Trainer):
             self.bad_samples.note(batch_of(batch).bad_samples)
         if len(batches) == 1 and self.args.world_size == 1:
             return batches, None
+        check_empty(self, [batch_of(batch) for batch in batches])
         usable = [batch_of(batch) for batch in batches if batch_of(batch).inputs is not None]
-        if self.args.world_size > 1 and len(usable) < len(batches):
-            raise UserError(f"no sample of a whole batch is usable; all are in {self.bad_samples.path}")
         totals = torch.zeros(Counts.number(), device=device)
         for batch in usable:
             totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
@@ -191,7 +191,7 @@ class UllavaTrainer(Trainer):
         batch = batch_of(inputs)
         check_step(self, batch)
         if batch.inputs is None:
-            return zero_of(model)
+            return take_part(self, model, num_items_in_batch)
         self.plan.hold_frozen()
         network_inputs, targets = batch.usable()
         output = self.passes(model, replace(network_inputs, supervised_only=True))
@@ -201,25 +201,26 @@ class UllavaTrainer(Trainer):
         if len(self.passes.variants()) > 1:
             terms = replace(terms, total=terms.total / len(self.passes.variants()))
         loss = terms.total
-        if self._finite(loss):
+        if self.is_finite_everywhere(loss):
             self.window.add(terms, step, local)
             self.step_was_judged = True
             # HF divides by the micro-batches of the step and DDP by the processes; our counts have done both.
             loss = loss * (self.current_gradient_accumulation_steps * self.args.world_size)
         else:
-            self._skip("loss")
+            self.skip("loss")
             # Shares of weights are gathered again on the way back, so that way has to be gone, for nothing.
             loss = loss.nan_to_num() * 0.0 if is_sharded(self.model) else zero_of(model)
         return (loss, output) if return_outputs else loss
 
-    def _finite(self, loss: torch.Tensor) -> bool:
+    def is_finite_everywhere(self, loss: torch.Tensor) -> bool:
         """Return whether the loss is finite on every process, so that all of them skip together."""
         flag = torch.isfinite(loss.detach()).float()
         if self.args.world_size > 1:
             flag = self.accelerator.reduce(flag, reduction="sum") / self.args.world_size
         return bool(flag > 0.999)
 
-    def _skip(self, what: str) -> None:
+    def skip(self, what: str) -> None:
+        """Count a step that is left out; raise UserError after five in a row."""
         self.skipped_batches += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
@@ -234,7 +235,7 @@ class UllavaTrainer(Trainer):
         if norm is not None and not math.isfinite(float(norm)):
             model.zero_grad()
             if not self._scale_can_fall():
-                self._skip("gradient")
+                self.skip("gradient")
         elif self.step_was_judged:
             self._skipped_in_a_row = 0
         return norm

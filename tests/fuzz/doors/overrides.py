@@ -41,7 +41,7 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
     if kind == "eval" and rng.random() < 0.6:
         argv = ["eval", "./recipe.yaml", "--out", "out", *given]
     keys = tuple(text.split("=")[0].split(".")[0] for text in given if text.split("=")[0].strip())
-    names = (*keys, "command line", "recipe.yaml", "out")
+    names = (*keys, "command line", "recipe.yaml", "out", "annotations/")
     return Case(argv=argv, what=f"{kind}: {given}", names=names, writes=("out",), check=lambda _: check(argv, given, _))
 
 

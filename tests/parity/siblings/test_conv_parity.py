@@ -11,7 +11,9 @@ from sibling_cases import agree, folders, read, same_normalised_pixels, tensors
 from transformers import ConvNextConfig
 
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
-from ullava.modeling.vision.conv import ConvPreprocessor, ConvStrategy, load_stages, stride_of
+from ullava.modeling.towers.convnext import load_stages
+from ullava.modeling.towers.table import tower_of
+from ullava.modeling.vision.conv import ConvPreprocessor, ConvStrategy
 
 
 def strategy_of(folder: Path) -> ConvStrategy:
@@ -44,7 +46,7 @@ def test_maps_features_and_tokens(folder: Path) -> None:
     with torch.no_grad():
         for size, pixels in given.items():
             agree(made.encode_states(pixels), wanted[f"features.{size}"], folder)
-            maps = made.encode_maps(pixels)
+            maps = made.kind.maps(made.tower, pixels)[1:]
             for number, state in enumerate(maps, start=1):
                 if f"stage{number}.{size}" in wanted:
                     agree(state, wanted[f"stage{number}.{size}"], folder)
@@ -60,11 +62,11 @@ def test_token_counts_at_real_sizes(folder: Path) -> None:
     """A tower of one channel a stage, at the strides of the real one."""
     config = ConvNextConfig(num_stages=5, hidden_sizes=[1] * 5, depths=[1] * 5)
     made = ConvStrategy(config, projector="linear", width_out=1, video="frames").eval()
-    assert stride_of(config) == 64
+    assert tower_of(config).stride(-1) == 64
     for row in read(folder, "data.json"):
         size, wanted = row["input"], row["output"]
         with torch.no_grad():
-            maps = made.encode_maps(torch.zeros(1, 3, size["height"], size["width"]))
+            maps = made.kind.maps(made.tower, torch.zeros(1, 3, size["height"], size["width"]))[1:]
         assert [list(state.shape[-2:]) for state in maps] == wanted["maps_hw"]
         assert maps[-1].shape[-2:].numel() == wanted["tokens"]
 

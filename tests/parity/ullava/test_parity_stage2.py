@@ -148,9 +148,9 @@ def test_every_loss_term_of_the_original(run: Run) -> None:
     returned = loss["returned"]
     assert terms.total.item() == pytest.approx(returned["loss"], abs=atol)
     ce = loss["terms"]["ce"] if "terms" in loss else loss["ce_alone"]
-    assert terms.ce.item() == pytest.approx(ce, abs=atol)
-    assert loss["weights"]["bce_weight"] * terms.bce.item() == pytest.approx(returned["mask_bce_loss"], abs=atol)
-    assert loss["weights"]["dice_weight"] * terms.dice.item() == pytest.approx(returned["mask_dice_loss"], abs=atol)
+    assert terms["ce"].item() == pytest.approx(ce, abs=atol)
+    assert loss["weights"]["bce_weight"] * terms["bce"].item() == pytest.approx(returned["mask_bce_loss"], abs=atol)
+    assert loss["weights"]["dice_weight"] * terms["dice"].item() == pytest.approx(returned["mask_dice_loss"], abs=atol)
 
 
 @NEW
@@ -158,21 +158,21 @@ def test_box_terms_of_the_original_and_as_they_should_be(run: Run) -> None:
     atol = run.case["tolerances"]["loss_atol"]
     weights, given = run.case["loss"]["weights"], run.case["loss"]["terms"]
     original = run.judge(run.output, weights, twice=True)
-    assert weights["l1_weight"] * original.l1.item() == pytest.approx(given["l1_weighted"], abs=atol)
-    assert weights["iou_weight"] * original.giou.item() == pytest.approx(given["giou_weighted"], abs=atol)
+    assert weights["l1_weight"] * original["l1"].item() == pytest.approx(given["l1_weighted"], abs=atol)
+    assert weights["iou_weight"] * original["giou"].item() == pytest.approx(given["giou_weighted"], abs=atol)
     other = run.case["loss_other_weights"]
     total = run.judge(run.output, other["weights"], twice=True).total
     assert total.item() == pytest.approx(other["returned"]["loss"], abs=atol)
 
     intended = run.case["loss_as_intended"]
     ours = run.judge(run.output, weights, twice=False)
-    assert ours.l1.item() == pytest.approx(intended["l1_divided_once"], abs=atol)
+    assert ours["l1"].item() == pytest.approx(intended["l1_divided_once"], abs=atol)
     # A box with swapped corners learns in ours, so that the mean also holds its share.
     valid = torch.tensor(intended["valid_boxes"])
     if bool(valid.all()):
-        assert ours.giou.item() == pytest.approx(intended["giou_divided_once_inverted_contribute_zero"], abs=atol)
+        assert ours["giou"].item() == pytest.approx(intended["giou_divided_once_inverted_contribute_zero"], abs=atol)
     else:
-        assert ours.giou.item() > intended["giou_divided_once_inverted_contribute_zero"]
+        assert ours["giou"].item() > intended["giou_divided_once_inverted_contribute_zero"]
 
 
 @BOTH

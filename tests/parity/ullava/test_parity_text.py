@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from golden_cases import folders, read
+from tests.released_tokens import stage_tokens
 
 from ullava.errors import UserError
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
@@ -24,7 +25,7 @@ from ullava.text.released import (
     with_picture,
     with_video,
 )
-from ullava.text.released_tokenizer import decode_released, llama_tokenizer, stage_tokens
+from ullava.text.released_tokenizer import decode_released, llama_tokenizer
 
 TEXT = folders("text")
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_cases import folders, read
+from tests.released_tokens import stage_tokens
 
 from ullava.structures import Region
 from ullava.text.answers import grounded_answer, name_last, split_objects
 from ullava.text.released import released_row, with_picture
-from ullava.text.released_tokenizer import llama_tokenizer, stage_tokens
+from ullava.text.released_tokenizer import llama_tokenizer
 
 CASE = pytest.mark.parametrize("folder", folders("datasets"))
 VIDEO = "tgif"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_cases import folders, read
+from tests.released_tokens import stage_tokens
 
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
@@ -15,7 +16,7 @@ from ullava.data.build import build_dataset
 from ullava.data.readers.base import TaskDataset
 from ullava.modeling.tokenising import tokenise, tokenise_as_released
 from ullava.text.conversation import CHAT_TEMPLATES
-from ullava.text.released_tokenizer import llama_tokenizer, stage_tokens
+from ullava.text.released_tokenizer import llama_tokenizer
 from ullava.text.tokens import VIDEO_PATCH
 
 EVERY = pytest.mark.parametrize("folder", folders("datasets"))

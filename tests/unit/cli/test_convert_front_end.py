@@ -71,3 +71,16 @@ def test_language_model_and_heads_have_to_fit(tmp_path, command, trained):
     out = tmp_path / "out"
     code, _, error = command("convert", "front_end", "--from", str(trained), "--model", str(yaml), "--out", str(out))
     assert code == 2 and "shape: box_head." in error and "16] in the file" in error and not out.exists()
+
+
+def test_a_tower_of_another_kind_begins_afresh_although_its_layers_are_called_alike(tmp_path, command, trained):
+    kind = ("tower: {config: {", "tower: {config: {model_type: siglip_vision_model, ")
+    yaml, out = other_front_end(tmp_path, kind), tmp_path / "out"
+    code, _, error = command("convert", "front_end", "--from", str(trained), "--model", str(yaml), "--out", str(out))
+    assert code == 0, error
+    before, after = read_state_dict(trained), read_state_dict(out)
+    name = "vision.tower.encoder.layers.0.self_attn.q_proj.weight"
+    assert before[name].shape == after[name].shape and not torch.equal(before[name], after[name])
+    report = json.loads((out / "conversion.json").read_text())
+    assert [part.split(" (")[0] for part in report["front_end_kept"]] == ["vision projector"]
+    assert "vision tower" in [part.split(" (")[0] for part in report["front_end_fresh"]]

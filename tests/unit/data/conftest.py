@@ -15,19 +15,10 @@ from PIL import Image
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
 from ullava.data.build import build_dataset
+from ullava.data.layouts import reader_of
 from ullava.data.readers.base import TaskDataset
 
 Build = Callable[..., TaskDataset]
-
-TASK_OF = {
-    "refer": "res",
-    "grefer": "res",
-    "regions": "res",
-    "label_png": "semantic",
-    "coco_instances": "instance",
-    "salient_png": "salient",
-    "llava_json": "vqa",
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def build(data_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         config = DatasetConfig(
             name="test",
             layout=layout,
-            task=descriptor.pop("task", TASK_OF[layout]),
+            task=descriptor.pop("task", reader_of(layout).tasks[-1 if layout == "llava_json" else 0]),
             splits={"train": SplitConfig(annotations="notes.json")},
             licence="none",
             source="this test",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import READERS, build_datasets, build_mixture
-from ullava.data.descriptor import KIND_LAYOUTS, LAYOUT_TASKS, LAYOUT_TEMPLATES, load_descriptor, locate
+from ullava.data.build import build_datasets, build_mixture
+from ullava.data.descriptor import KIND_LAYOUTS, load_descriptor, locate
 from ullava.data.shapes.vocabulary import class_id
 from ullava.data.shapes.write import draw_world
 from ullava.errors import ConfigError, DataError, UserError
@@ -33,10 +33,6 @@ def test_every_descriptor_can_be_read(name):
     assert own == name and (config.splits or config.original) and config.licence and config.source
     if not name.startswith("shapes_"):
         assert "ot verified" in config.notes or own in VERIFIED
-
-
-def test_every_layout_has_reader_tasks_and_template():
-    assert set(READERS) == set(LAYOUT_TASKS) == set(LAYOUT_TEMPLATES)
 
 
 def test_the_folder_holds_no_code():

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.build import PHRASELESS_LAYOUTS
-from ullava.data.descriptor import LAYOUT_TEMPLATES
+from ullava.data.layouts import LAYOUTS
 from ullava.data.templates import Templates, find_templates
 from ullava.errors import DataError
 from ullava.resources import folder
@@ -66,9 +65,9 @@ def test_own_templates_are_found_by_name_and_from_any_folder(monkeypatch, tmp_pa
 
 def test_the_projects_templates_are_right():
     own = folder("datasets") / "templates"
-    for layout, name in LAYOUT_TEMPLATES.items():
-        if name is not None:
-            assert len(Templates.load(own / name, layout not in PHRASELESS_LAYOUTS).texts) >= 5
+    for reader in LAYOUTS:
+        if reader.default_template is not None:
+            assert len(Templates.load(own / reader.default_template, reader.has_phrase).texts) >= 5
     Templates.load(own / "CAP.json", with_phrase=False)
     for path in own.glob("*.json"):
         texts = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -39,9 +39,3 @@ def test_the_better_box_is_believed_more_and_moves_more() -> None:
     assert logits.grad is not None and boxes.grad is not None
     assert logits.grad[0, 0] < 0 < logits.grad[0, 1] and logits.grad[0, 2] == 0
     assert float(boxes.grad[0, 0].abs().sum()) > 0 and float(boxes.grad[0, 2].abs().sum()) == 0
-
-
-def test_the_divisor_can_be_that_of_a_whole_step() -> None:
-    boxes, logits = torch.tensor([[GOOD, BAD]]), torch.zeros(1, 2)
-    plain, halved = (expected_box_terms(boxes, logits, TARGET, num_boxes=count)[0] for count in (None, 2))
-    assert float(halved) == pytest.approx(float(plain) / 2)

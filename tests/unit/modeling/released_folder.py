@@ -9,11 +9,11 @@ from typing import Any
 import sentencepiece
 import torch
 from test_weights_sam import TO_META
+from tests.released_tokens import stage_tokens
 from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
 
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.text.released_tokenizer import stage_tokens
 
 PIECES = 300
 WORDS = (

@@ -192,7 +192,7 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     output = model(**batch.inputs.as_kwargs())
     terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
     terms.total.backward()
-    assert output.loc.boxes_xyxy_head is None and terms.l1.item() == terms.giou.item() == 0.0
+    assert output.loc.boxes_xyxy_head is None and terms["l1"].item() == terms["giou"].item() == 0.0
 
 
 def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_path: Path) -> None:

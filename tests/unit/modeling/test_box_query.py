@@ -141,7 +141,7 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))
     output = model(**batch.inputs.as_kwargs())
     terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
-    assert terms.l1.item() > 0 and terms.giou.item() > 0
+    assert terms["l1"].item() > 0 and terms["giou"].item() > 0
     terms.total.backward()
     idle = [name for name in plan.trainable if model.get_parameter(name).grad is None]
     assert not [name for name in idle if name.startswith("box_head.")]

@@ -14,7 +14,9 @@ from transformers import ConvNextConfig, ConvNextModel
 from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.vision.conv import MEAN_COLOUR, ConvPreprocessor, ConvStrategy, fit_any, load_stages, stride_of
+from ullava.modeling.towers.convnext import load_stages
+from ullava.modeling.towers.table import tower_of
+from ullava.modeling.vision.conv import MEAN_COLOUR, ConvPreprocessor, ConvStrategy, fit_any
 from ullava.modeling.vision.strategy import EncodeContext, ItemNotes
 from ullava.structures import Sample, Turn
 from ullava.training.objective import GroundingObjective
@@ -104,7 +106,7 @@ def test_the_real_tower_has_the_published_size() -> None:
     assert list(sizes.values()) == [pytest.approx(size, abs=5e4) for size in published]
     assert sum(sizes.values()) == pytest.approx(669e6, rel=1e-3)
     assert sum(p.numel() for p in made.projector.parameters()) == pytest.approx(29.4e6, rel=0.01)
-    assert stride_of(config) == 64
+    assert tower_of(config).stride(-1) == 64
 
 
 def rows(processor: Any, shapes: list[tuple[int, int]], prompt_only: bool = False) -> list[Any]:
@@ -177,7 +179,8 @@ def test_stages_of_the_tower_train_one_by_one() -> None:
     model.train()
     batch = Collator(processor.tokenizer.pad_token_id)(rows(processor, SHAPES[:2]))
     output = model(**batch.inputs.as_kwargs())
-    maps = model.vision.encode_maps(batch.inputs.as_kwargs()["pixel_values"])
+    pixels = model.vision.normalize(batch.inputs.as_kwargs()["pixel_values"])
+    maps = model.vision.kind.maps(model.vision.tower, pixels)[1:]
     assert [state.requires_grad for state in maps] == [False, False, False, False, True]
     GroundingObjective(LossConfig(), processor.masks)(output, batch.targets).total.backward()
     assert {name for name, value in model.named_parameters() if value.grad is not None} == plan.trainable

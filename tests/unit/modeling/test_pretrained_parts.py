@@ -182,9 +182,13 @@ def test_pickled_parts_are_opened_without_running_them(tmp_path: Path) -> None:
 def test_a_network_of_another_kind_is_named(tmp_path: Path) -> None:
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     SiglipModel(SiglipConfig(text_config=small, vision_config=small)).save_pretrained(tmp_path)
-    for name, kind in (("tower", "clip_vision_model"), ("sam", "sam"), ("conv tower", "convnext")):
+    for name, kind in (("sam", "sam"), ("pyramid", "convnext")):
         with pytest.raises(UserError, match=f"model_type: a 'siglip', where a '{kind}' is needed"):
             with_part(PARTS[name][1], tmp_path)
+    language().save_pretrained(tmp_path / "language")
+    for name, kinds in (("tower", "'clip_vision_model' or 'siglip_vision_model' or"), ("conv tower", "'convnext' or")):
+        with pytest.raises(UserError, match=f"model_type: a 'llama', where a {kinds} .* is needed"):
+            with_part(PARTS[name][1], tmp_path / "language")
 
 
 def test_sizes_that_the_weights_cannot_have_are_refused_at_once(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_the_command_writes_report_and_figures(
     assert str(out / "report.html") in printed and "cIoU" in printed
     page = (out / "report.html").read_text()
     assert Page(page).open == []
-    assert "The oracle&#x27;s card" in page and "seed 7" in page and "generate" in page
+    assert "The oracle&#39;s card" in page and "seed 7" in page and "generate" in page
     figures = json.loads((out / "metrics.json").read_text())
     assert (figures["protocol"], figures["seed"], figures["images"]) == ("generate", 7, 2)
     assert figures["results"][0]["metrics"]["cIoU"] == 100.0

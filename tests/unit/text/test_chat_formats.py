@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tokenizers import AddedToken
@@ -12,12 +13,22 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from ullava.config.schema import Template
 from ullava.errors import UserError
 from ullava.modeling.tokenising import tokenise
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES, released_style, to_messages, turn_end_ids
 from ullava.text.released_tokenizer import llama_tokenizer
-from ullava.text.tokens import IGNORE_LABEL, add_special_tokens
+from ullava.text.tokens import (
+    IGNORE_LABEL,
+    IMAGE_END,
+    IMAGE_PATCH,
+    IMAGE_START,
+    VIDEO_END,
+    VIDEO_PATCH,
+    VIDEO_START,
+    add_special_tokens,
+)
 
 PICTURE = "<img_beg><image_patch></img_end>"
 TURNS = (Turn("<image>What is it?", "A cup."), Turn("Sure?", "Yes."))
@@ -169,3 +180,50 @@ def test_new_formats_are_no_released_styles() -> None:
     assert {released_style(template) for template in CHAT_TEMPLATES.values()} == {
         None, "conv_simple", "conv_sep2", "conv_llama2"
     }  # fmt: skip
+
+
+DIGESTS = {
+    "chatml": "55d95a38c4b5475b768b",
+    "conv_llama2": "6769d8c974f938a12da8",
+    "conv_sep2": "a9a27e7d2749f5593b59",
+    "conv_simple": "c5855f480ffb922ffca8",
+    "llama2": "be5cda9950aad6e88d5d",
+    "llama3": "427c766218953b7a1924",
+    "phi3": "e31c19f283d6f49d74ee",
+    "plain": "aba188105fef65cc041c",
+    "simple": "b28eaaf20ec4a0db2409",
+    "vicuna_lines": "29e4d5e18d978978addb",
+    "vicuna_v1": "99f310d5d1a20873f82e",
+}
+"""The first signs of SHA-256 of what saved models carry: they are known by the very text of their format."""
+
+
+def test_the_files_give_the_text_that_saved_models_carry() -> None:
+    made = {name: hashlib.sha256(text.encode()).hexdigest()[:20] for name, text in CHAT_TEMPLATES.items()}
+    assert made == DIGESTS
+
+
+def test_every_format_is_a_file_a_name_in_model_yaml_and_a_row_of_the_docs() -> None:
+    assert set(CHAT_TEMPLATES) == set(get_args(Template)) and len(CHAT_TEMPLATES) >= 11
+    docs = (Path(__file__).parents[3] / "docs" / "conversations.md").read_text(encoding="utf-8")
+    assert [name for name in CHAT_TEMPLATES if f"`{name}`" not in docs] == []
+
+
+@pytest.mark.parametrize("name", sorted(CHAT_TEMPLATES))
+def test_every_format_says_all_and_marks_the_answer(name: str) -> None:
+    """Images and videos are the tokens of ullava.text.tokens; no comment, include or line end of the file is left."""
+    template = CHAT_TEMPLATES[name]
+    assert "{#" not in template and "include" not in template and "\n" not in template
+    for token in (IMAGE_START + IMAGE_PATCH + IMAGE_END, VIDEO_START + VIDEO_PATCH + VIDEO_END):
+        assert template.count(token) == 1
+    turns = [Turn("<image>one", "two"), Turn("<video>three", "four")]
+    (text,), (spans,) = render_jinja_template(
+        conversations=[to_messages(turns)],
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    marked = "".join(text[begin:stop] for begin, stop in spans)
+    assert "two" in marked and "four" in marked and "one" not in marked and "three" not in marked
+    assert (IMAGE_PATCH in text and VIDEO_PATCH in text) and ("three" in text or name == "plain")

@@ -163,3 +163,12 @@ def test_every_number_of_the_library_refuses_what_is_no_number(write: Write) -> 
         for value in (float("nan"), float("inf"), [1], {"a": 1}, "many", True):
             _, told = check_training_keys({key: value}, recipe=Path("none.yaml"))
             assert len(told) == 1, (key, value)
+
+
+def test_what_cannot_be_reported_to_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = "recipe.yaml:4: training.report_to: unknown 'tensorbord'; did you mean 'tensorboard'?"
+    assert problems(write, "  use_cpu: true\n  report_to: [tensorbord]\n") == [expected]
+    module = "transformers.integrations.integration_utils.get_available_reporting_integrations"
+    monkeypatch.setattr(module, lambda: [])
+    expected = "recipe.yaml:4: training.report_to: wandb is not installed here"
+    assert problems(write, "  use_cpu: true\n  report_to: wandb\n") == [expected]

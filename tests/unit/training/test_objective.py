@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from tests.unit.geometry.plain_resize import interpolated
 from torch.nn import functional
 
+from ullava.config.fields import CountKind
 from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError
 from ullava.losses import token_cross_entropy
 from ullava.modeling.heads.mask_sam import SamMaskRules
+from ullava.training.loss_window import LossWindow
 from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
 
 SIDE = 64
@@ -69,22 +71,51 @@ def test_terms_equal_a_slow_loop() -> None:
         dice.append(1 - (2 * overlap + 1e-6) / (total + 1e-6))
         found = plane > 0
         score.append((quality - (found & mask.bool()).sum() / (found | mask.bool()).sum()) ** 2)
-    assert float(terms.bce) == pytest.approx(float(torch.stack(bce).mean()), rel=1e-4)
-    assert float(terms.dice) == pytest.approx(float(torch.stack(dice).mean()), rel=1e-4)
-    assert float(terms.iou_score) == pytest.approx(float(torch.stack(score).mean()), rel=1e-3)
-    assert float(terms.ce) == pytest.approx(
+    assert float(terms["bce"]) == pytest.approx(float(torch.stack(bce).mean()), rel=1e-4)
+    assert float(terms["dice"]) == pytest.approx(float(torch.stack(dice).mean()), rel=1e-4)
+    assert float(terms["iou_score"]) == pytest.approx(float(torch.stack(score).mean()), rel=1e-3)
+    assert float(terms["ce"]) == pytest.approx(
         float(functional.cross_entropy(output.supervised_logits, output.targets)), rel=1e-5
     )
     distance = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1).mean()
-    assert float(terms.l1) == pytest.approx(float(distance), rel=1e-5)
+    assert float(terms["l1"]) == pytest.approx(float(distance), rel=1e-5)
+
+
+def test_every_row_has_a_weight_and_a_count() -> None:
+    """Every number of LossConfig that weighs a term is a row; what a row is a mean over is one of the counts."""
+    weights = [entry.name for entry in fields(LossConfig) if entry.type == "float"]
+    assert list(TERMS) == weights and len(weights) >= 7
+    assert {entry.name for entry in fields(Counts)} == set(get_args(CountKind)) >= set(TERMS.values())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_every_row_is_weighed_counted_and_logged(name: str) -> None:
+    """Weight and normalizer of a term act on it, and on it alone."""
+    output, targets = judged()
+    output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
+    objective = GroundingObjective(WEIGHTS, RULES)
+    terms, local = objective(output, targets), objective.counts(output, targets)
+    assert list(terms.own) == list(TERMS) and float(terms[name]) > 0
+    heavier = GroundingObjective(replace(WEIGHTS, **{name: getattr(WEIGHTS, name) + 3.0}), RULES)(output, targets)
+    assert float(heavier.total) == pytest.approx(float(terms.total) + 3.0 * float(terms[name]), rel=1e-5)
+    assert {other: float(heavier[other]) for other in TERMS} == {other: float(terms[other]) for other in TERMS}
+    kind = TERMS[name]
+    wider = replace(local, **{kind: 2.0 * local.of(kind)})
+    shared = objective(output, targets, wider)
+    for other in TERMS:
+        expected = float(terms[other]) * (0.5 if TERMS[other] == kind else 1.0)
+        assert float(shared[other]) == pytest.approx(expected, rel=1e-5)
+    window = LossWindow.empty(torch.device("cpu"))
+    window.add(shared, wider, wider)
+    assert window.means()[f"loss_{name}"] == pytest.approx(float(shared[name]), rel=1e-5)
 
 
 def test_total_is_the_weighted_sum() -> None:
     output, targets = judged()
     terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
-    expected = sum(getattr(WEIGHTS, name) * float(getattr(terms, name)) for name in TERMS)
+    expected = sum(getattr(WEIGHTS, name) * float(terms[name]) for name in TERMS)
     assert float(terms.total) == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(terms.stacked(), torch.stack([getattr(terms, name).detach() for name in TERMS]))
+    assert torch.equal(terms.stacked(), torch.stack([terms[name].detach() for name in TERMS]))
 
 
 def test_each_gradient_stays_with_its_own_mask() -> None:
@@ -102,7 +133,7 @@ def test_each_gradient_stays_with_its_own_mask() -> None:
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
     terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
-    assert [float(getattr(terms, name)) for name in TERMS[1:]] == [0.0] * 6
+    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 6
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
     assert output.loc.boxes_xyxy_head.grad is not None
@@ -115,7 +146,7 @@ def test_idle_and_strategy_terms_join_the_total() -> None:
     output.idle = torch.zeros((), requires_grad=True) * 1.0
     output.aux = {"router": torch.tensor(0.25), "balance": torch.tensor(2.0)}
     weighed = replace(WEIGHTS, aux={"balance": 0.5})
-    objective = GroundingObjective(weighed, RULES, ("balance", "router", "gate"))
+    objective = GroundingObjective(weighed, RULES, dict.fromkeys(("balance", "router", "gate"), "tokens"))
     terms = objective(output, targets)
     assert float(terms.total) == pytest.approx(plain + 0.25 + 0.5 * 2.0)
     assert terms.stacked().tolist()[len(TERMS) :] == [2.0, 0.25, 0.0]
@@ -129,7 +160,7 @@ def test_terms_that_no_one_announced_are_refused() -> None:
     with pytest.raises(ValueError, match="does not announce: \\['router'\\]"):
         GroundingObjective(WEIGHTS, RULES)(output, targets)
     with pytest.raises(ConfigError, match="no term 'rooter'; did you mean 'router'"):
-        GroundingObjective(replace(WEIGHTS, aux={"rooter": 1.0}), RULES, ("router",))
+        GroundingObjective(replace(WEIGHTS, aux={"rooter": 1.0}), RULES, {"router": "tokens"})
 
 
 def test_named_patches_are_averaged_and_weighed() -> None:
@@ -138,11 +169,11 @@ def test_named_patches_are_averaged_and_weighed() -> None:
     output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
     weighed = GroundingObjective(replace(WEIGHTS, patch=0.5), RULES)
     terms = weighed(output, targets)
-    assert float(terms.patch) == pytest.approx(3.0)
+    assert float(terms["patch"]) == pytest.approx(3.0)
     assert float(terms.total) == pytest.approx(float(plain.total) + 1.5)
     local = weighed.counts(output, targets)
     assert local.patches == 3
-    assert float(weighed(output, targets, replace(local, patches=6.0)).patch) == pytest.approx(1.5)
+    assert float(weighed(output, targets, replace(local, patches=6.0))["patch"]) == pytest.approx(1.5)
 
 
 def test_wrong_counts_are_refused() -> None:
@@ -159,8 +190,8 @@ def test_double_division_shrinks_shared_pictures_only() -> None:
     once = GroundingObjective(WEIGHTS, RULES)(output, targets)
     twice = GroundingObjective(replace(WEIGHTS, box_divide_twice=True), RULES)(output, targets)
     each = (output.loc.boxes_xyxy_head - targets.boxes_xyxy_head).abs().sum(1)
-    assert float(once.l1) == pytest.approx(float(each.mean()), rel=1e-5)
-    assert float(twice.l1) == pytest.approx(float((each[0] / 2 + each[1] / 2 + each[2]) / 3), rel=1e-5)
+    assert float(once["l1"]) == pytest.approx(float(each.mean()), rel=1e-5)
+    assert float(twice["l1"]) == pytest.approx(float((each[0] / 2 + each[1] / 2 + each[2]) / 3), rel=1e-5)
 
 
 def test_low_plane_agrees_on_flat_masks() -> None:
@@ -173,8 +204,8 @@ def test_low_plane_agrees_on_flat_masks() -> None:
     )
     full = GroundingObjective(WEIGHTS, RULES)(output, targets)
     low = GroundingObjective(replace(WEIGHTS, mask_plane="lowres"), RULES)(output, targets)
-    assert float(low.bce) == pytest.approx(float(full.bce), rel=1e-5)
-    assert float(low.dice) == pytest.approx(float(full.dice), rel=1e-4)
+    assert float(low["bce"]) == pytest.approx(float(full["bce"]), rel=1e-5)
+    assert float(low["dice"]) == pytest.approx(float(full["dice"]), rel=1e-4)
 
 
 def test_a_step_in_pieces_has_the_loss_of_the_whole(make_model: Any, make_batch: Any) -> None:
@@ -191,5 +222,7 @@ def test_a_step_in_pieces_has_the_loss_of_the_whole(make_model: Any, make_batch:
     parts = [objective(out, piece.targets, step) for out, piece in zip(outputs, pieces, strict=True)]
     for name in ("ce", "bce", "dice", "l1", "giou"):
         alone = [objective(out, piece.targets) for out, piece in zip(outputs, pieces, strict=True)]
-        weighted = sum(float(getattr(a, name)) * c.of(name) for a, c in zip(alone, local, strict=True)) / step.of(name)
-        assert sum(float(getattr(part, name)) for part in parts) == pytest.approx(weighted, rel=1e-5)
+        weighted = sum(float(a[name]) * c.of(TERMS[name]) for a, c in zip(alone, local, strict=True)) / step.of(
+            TERMS[name]
+        )
+        assert sum(float(part[name]) for part in parts) == pytest.approx(weighted, rel=1e-5)

@@ -112,6 +112,16 @@ def test_a_cut_off_model_is_written_again(trained: Trained, run: Path, resume: A
     assert weights.read_bytes() == (trained.run / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_a_damaged_table_of_the_finished_model_is_written_again(
+    trained: Trained, run: Path, resume: Any, name: str
+) -> None:
+    (run / "model" / name).write_bytes(b'{"a": "\xe9"}')
+    code, out, _ = resume()
+    assert code == 0 and "writing what is missing" in out
+    assert (run / "model" / name).read_bytes() == (trained.run / "model" / name).read_bytes()
+
+
 @pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     trained: Trained, run: Path, resume: Any, name: str

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.unit.training.conftest import MODEL
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -171,3 +172,8 @@ def test_weights_that_do_not_fit_the_model_are_refused(run_it: Any, tmp_path: Pa
     assert run_it("base", "training.max_steps=1")[0] == 0
     code, _, err = run_it("next", f"init={tmp_path / 'base' / 'model'}", "model=tiny")
     assert code == 2 and "model tiny asks for" in err
+    other = MODEL.replace("tower: {config: {", "tower: {config: {model_type: siglip_vision_model, ")
+    (tmp_path / "siglip.yaml").write_text(other.replace(", initializer_range: 0.05", ""), encoding="utf-8")
+    code, _, err = run_it("next", f"init={tmp_path / 'base' / 'model'}", f"model={tmp_path / 'siglip.yaml'}")
+    assert code == 2 and err.count("asks for") == 1, "a tower of another kind and the same sizes"
+    assert "has tower model_type 'clip_vision_model', model" in err and "asks for 'siglip_vision_model'" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ullava.training.arguments import build_training_arguments
 from ullava.training.batches import KEY, TrainingCollator, batch_of
 from ullava.training.folder import RunFolder
 from ullava.training.loss_window import LossWindow
-from ullava.training.objective import Counts, GroundingObjective, LossTerms
+from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
 from ullava.training.stages import apply_stage
 from ullava.training.trainer import BAD_STEPS_IN_A_ROW, UllavaTrainer
 
@@ -51,7 +52,7 @@ class Exploding(GroundingObjective):
         terms = super().__call__(*args, **kwargs)
         self.calls += 1
         if type(self).when(self.calls):
-            return LossTerms(**{**{n: getattr(terms, n) for n in terms.__slots__}, "total": terms.total * torch.nan})
+            return replace(terms, total=terms.total * torch.nan)
         return terms
 
 
@@ -190,9 +191,9 @@ def test_norms_biases_and_tables_do_not_decay(make_trainer: Any) -> None:
 def test_window_averages_over_things_not_steps() -> None:
     window = LossWindow.empty(torch.device("cpu"))
     for ce, masks, bce in ((2.0, 0.0, 0.0), (4.0, 3.0, 0.5), (6.0, 1.0, 0.9)):
-        one = {name: torch.tensor(0.0) for name in ("dice", "l1", "giou", "iou_score", "patch")}
+        values = dict.fromkeys(TERMS, torch.tensor(0.0)) | {"ce": torch.tensor(ce), "bce": torch.tensor(bce)}
         local = Counts(10.0, masks, 0.0)
-        terms = LossTerms(ce=torch.tensor(ce), bce=torch.tensor(bce), total=torch.tensor(ce + bce), **one)
+        terms = LossTerms(values, torch.tensor(ce + bce))
         window.add(terms, local, local)
         window.steps += 1
     means = window.means()

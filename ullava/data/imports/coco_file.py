@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.data.encodings import UTF_8
-from ullava.data.imports.items import Faults
+from ullava.data.imports.items import Faults, shown
 from ullava.data.json_stream import JsonRecord, iter_object_lists
 from ullava.errors import DataError, did_you_mean
 from ullava.given_files import check_plain
@@ -116,6 +116,9 @@ def read_coco_file(
                     raise DataError(f"'name' {name!r:.60} {fault}")
                 found.categories.setdefault(number, []).append(name)
     if found.annotations and not found.categories:
+        unusable = [str(fault) for fault in faults.found if ": categories[" in fault.name]
+        if unusable:
+            raise DataError([*shown(unusable), f"{path}: no category is usable; nothing was written"])
         raise DataError(f"{path}: 'categories' is empty: no annotation has a name")
     return found
 

@@ -22,6 +22,7 @@ import numpy as np
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetConfig, SplitConfig
 from ullava.data.imports.items import COPIES, REPORT, Import, Item
+from ullava.data.layouts import reader_of
 from ullava.errors import DataError
 
 UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
@@ -33,7 +34,8 @@ _FIXED = ("layout", "task", "boxes_only", "ignore_label")
 class Target:
     """Where an import goes. ``hold_out`` pictures, drawn by ``seed``, become the split ``val``.
 
-    ``link``: pictures are symbolic links, not copies. ``command`` is what the descriptor states as its source.
+    ``link``: pictures are symbolic links, not copies. ``command`` is what the descriptor states as its
+    source, ``given`` what messages call it.
     """
 
     out: Path
@@ -44,6 +46,7 @@ class Target:
     skip_bad: bool = False
     licence: str | None = None
     command: str = "ullava data import"
+    given: str = "the annotations"
 
 
 def write_dataset(found: Import, target: Target) -> list[str]:
@@ -54,12 +57,12 @@ def write_dataset(found: Import, target: Target) -> list[str]:
     """
     found.faults.settle(target.skip_bad)
     if not found.items:
-        raise DataError([*found.faults.lines(), "nothing usable was found; nothing was written"])
+        raise DataError([*found.faults.lines(), f"{target.given}: nothing usable was found; nothing was written"])
     splits = _dealt(found.items, target)
     old = _existing(target.out, found, list(splits))
     out = target.out.absolute()
     try:
-        _note_copies(found)
+        _note_copies(found, target.out if old is not None else None)
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
             made = Path(temporary) / "dataset"
@@ -84,17 +87,21 @@ def classes_of(out: Path) -> list[str]:
     return load_config(DatasetConfig, out / "dataset.yaml").classes
 
 
-def _note_copies(found: Import) -> None:
-    """Note images of equal bytes. Only those of equal size are read for it."""
-    of_size: dict[int, list[Item]] = {}
+def _note_copies(found: Import, out: Path | None) -> None:
+    """Note images of equal bytes, also in the splits that ``out`` has. Only those of equal size are read for it."""
+    of_size: dict[int, list[tuple[Path, str]]] = {}
+    for path in sorted((out / "images").rglob("*")) if out is not None else ():
+        if path.is_file():
+            of_size.setdefault(path.stat().st_size, []).append((path, path.relative_to(out or path).as_posix()))
     for item in found.items:
-        of_size.setdefault(item.picture.stat().st_size, []).append(item)
-    for items in of_size.values():
+        of_size.setdefault(item.picture.stat().st_size, []).append((item.picture, item.name))
+    own = {item.name for item in found.items}
+    for files in of_size.values():
         first: dict[bytes, str] = {}
-        for item in items if len(items) > 1 else ():
-            other = first.setdefault(hashlib.sha256(item.picture.read_bytes()).digest(), item.name)
-            if other != item.name:
-                found.faults.note(COPIES, item.name, f"is a copy of {other}")
+        for path, name in files if any(name in own for _, name in files) and len(files) > 1 else ():
+            other = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), name)
+            if other != name and name in own:
+                found.faults.note(COPIES, name, f"is a copy of {other}")
 
 
 def _dealt(items: Sequence[Item], target: Target) -> dict[str, list[Item]]:
@@ -160,7 +167,7 @@ def _write_split(made: Path, name: str, items: Sequence[Item], found: Import, li
         records += [where | size | record for record in item.records]
     file = made / "annotations" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
-    value = _coco(records, found) if found.layout == "coco_instances" else records
+    value = _coco(records, found) if reader_of(found.layout).store_kind == "coco" else records
     file.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(records)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ JOINED = "joined"
 CROWD = "crowd regions (iscrowd: 1), which nothing asks for; --crowd-as-instances takes them as instances"
 BOXES = "boxes that disagree with their masks, and were replaced by those of the masks"
 AMBIGUOUS = "words that are said of several objects of one image"
-COPIES = "images that are copies of others, byte for byte, and stay apart; --hold-out may divide them"
+COPIES = "images that are copies of others, byte for byte, and stay apart; splits may share them"
 FORM = "note"
 NOTES = {
     JOINED: "joined",
@@ -81,7 +82,8 @@ class Faults:
             yield
         except DataError as error:
             for problem in error.problems:
-                self.add(name, problem.removeprefix(f"{name}: "))
+                line = re.match(rf"{re.escape(name)}(:\d+)?: ", problem)
+                self.add(name + (line[1] or "" if line else ""), problem[line.end() if line else 0 :])
 
     def lines(self) -> list[str]:
         """Return what is told after writing: each kind with its number, then the first of it by name."""
@@ -107,10 +109,14 @@ class Faults:
         """Raise DataError with every fault (up to a number), unless ``skip_bad``."""
         if not self.found or skip_bad:
             return
-        lines = [str(fault) for fault in self.found[:MAX_SHOWN]]
-        more = len(self.found) - MAX_SHOWN
-        lines += [f"... and {more} more"] if more > 0 else []
+        lines = shown([str(fault) for fault in self.found])
         raise DataError([*lines, f"nothing was written; --skip-bad leaves these {len(self.found)} out and names them"])
+
+
+def shown(lines: list[str]) -> list[str]:
+    """Return the first of many lines, and how many there are besides."""
+    more = len(lines) - MAX_SHOWN
+    return [*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,13 @@ from ullava.data.encodings import UTF_8
 from ullava.data.file_names import find_below, last_part
 from ullava.data.imports.classes import ClassList
 from ullava.data.imports.items import JOINED, Faults, Import, Item, annotated_size_hw, one_file
+from ullava.data.imports.sizes import check_stated_size
 from ullava.data.json_stream import is_finite_number
 from ullava.data.originals.labelme import read_labelme
 from ullava.data.originals.labelme_shapes import Shape, read_shape
 from ullava.data.originals.source import PICTURE_SUFFIXES, files_in
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px, rle_encode, xyxy_to_xywh
-from ullava.orientation import wrong_size
 from ullava.structures import MaskArray
 from ullava.text.phrases import name_fault
 
@@ -61,8 +61,7 @@ def read_labelme_folder(
             stated = (value.get("imageHeight"), value.get("imageWidth"))
             if not all(side is None or is_finite_number(side) for side in stated):
                 raise DataError("'imageHeight' and 'imageWidth' have to be numbers")
-            if None not in stated and stated != size:
-                raise DataError(wrong_size(picture, size, stated, "the file says", stored_pixels))
+            check_stated_size(picture, size, stated, stored_pixels=stored_pixels)
             if not value["shapes"]:
                 faults.leave(str(path), "no shape")
                 continue

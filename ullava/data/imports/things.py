@@ -109,7 +109,8 @@ class ThingReader:
         given = self._as_xywh(stated)
         if are_numbers(given, 4):
             height, width = size_hw
-            corners, of_mask = xywh_to_xyxy(given), xywh_to_xyxy(bbox)
+            with np.errstate(over="ignore"):  # what no float holds is outside as well
+                corners, of_mask = xywh_to_xyxy(given), xywh_to_xyxy(bbox)
             corners = np.clip(corners, 0, [width, height] * 2)
             near = np.abs(corners - of_mask).max() <= BOX_TOLERANCE_PX
             if near or float(box_iou([corners], [of_mask])[0, 0]) >= SAME_BOX_IOU:

@@ -115,6 +115,8 @@ def _pasted(encoded: Any, points: list[list[float]]) -> tuple[NDArray[np.bool_],
             if picture.mode not in ("1", "L", "P"):
                 raise DataError(f"a mask has one channel, this one is {picture.mode}")
             return np.asarray(picture).astype(np.bool_), (x0, y0)
+    except Image.UnidentifiedImageError as error:
+        raise DataError("'mask' is base64 text, but not of a PNG") from error
     except (binascii.Error, ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"'mask' is not the base64 text of a PNG that can be decoded ({error})") from error
 

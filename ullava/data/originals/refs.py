@@ -129,8 +129,6 @@ def entries_of(
 
 
 def _ref(place: int, entry: Any, several: bool, id_of: Callable[[Any], Id | None]) -> Ref:
-    if not isinstance(entry, dict):
-        raise TypeError(f"an object is expected, not {type(entry).__name__}")
     given = entry["ann_id"]
     numbers = [id_of(number) for number in (given if several and isinstance(given, list) else [given])]
     image_id, ref_id = id_of(entry["image_id"]), id_of(entry["ref_id"])

@@ -80,7 +80,9 @@ def chosen_part(source: OriginalSource, entries: Iterable[Any], what: str) -> st
     given = [entry.get("split") for entry in entries if isinstance(entry, Mapping)]
     counts = Counter(split for split in given if split is None or isinstance(split, str))
     named = [split for split in counts if split is not None]
-    listed = ", ".join(f"{'without a split' if split is None else split} {count}" for split, count in counts.items())
+    told = [f"{'without a split' if split is None else split} {count}" for split, count in counts.items()]
+    told += [f"with a split that is no text {len(given) - counts.total()}"] if len(given) > counts.total() else []
+    listed = ", ".join(told) or "none"
     if source.part in named:
         return source.part
     if source.part is not None and source.part != EVERY_PART:
@@ -93,8 +95,10 @@ def chosen_part(source: OriginalSource, entries: Iterable[Any], what: str) -> st
 
 
 def is_in_part(entry: Any, part: str | None) -> bool:
-    """Whether an entry belongs to what ``chosen_part`` returned; TypeError for a split that is no text."""
-    split = entry.get("split") if isinstance(entry, Mapping) else None
+    """Whether an entry belongs to what ``chosen_part`` returned; TypeError where it, or its split, is malformed."""
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"an object is expected, not {type(entry).__name__}")
+    split = entry.get("split")
     if split is not None and not isinstance(split, str):
         raise TypeError(f"'split' has to be text, not {type(split).__name__}")
     return part is None or split == part

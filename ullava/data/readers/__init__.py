@@ -1,1 +1,1 @@
-"""One reader for each annotation layout; ``ullava.data.build`` picks them by name."""
+"""One reader for each annotation layout; ``ullava.data.layouts`` is the table of them."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ullava.data.file_names import find_below
 from ullava.data.readers.record import Record
-from ullava.data.store import AnnotationStore
+from ullava.data.store import AnnotationStore, Kind
 from ullava.data.templates import Templates
 from ullava.data.word_sizes import RecordSizes, WordSizes, record_sizes
 from ullava.errors import DataError
@@ -94,7 +94,23 @@ class Ask:
 
 
 class Reader(ABC):
-    """Base of the readers: indices, names and records. ``origin.limit`` keeps the first records only."""
+    """Base of the readers: indices, names and records. ``origin.limit`` keeps the first records only.
+
+    What is particular to an annotation layout, its reader says; ``ullava.data.layouts`` has the table of them.
+    """
+
+    layout: ClassVar[str]
+    """Its name in ``dataset.yaml``."""
+    tasks: ClassVar[tuple[Task, ...]]
+    """The tasks that it serves."""
+    default_template: ClassVar[str | None] = None
+    """The file of question templates where nobody names another one; None: the records have questions of their own."""
+    has_phrase: ClassVar[bool] = True
+    """Whether a question names something (``<class>`` in the templates)."""
+    grouped: ClassVar[bool] = False
+    """Whether questions of several records of an image may be put together (``group: image`` in a recipe)."""
+    store_kind: ClassVar[Kind] = "records"
+    """How the annotation file becomes records (ullava.data.store)."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin

@@ -23,6 +23,11 @@ class CocoInstancesReader(Reader):
     ``truth["crowd"]``, for the metric to ignore.
     """
 
+    layout = "coco_instances"
+    tasks = ("instance",)
+    default_template = "INST.json"
+    store_kind = "coco"
+
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self.categories = {int(number): name for number, name in origin.store.facts["categories"].items()}

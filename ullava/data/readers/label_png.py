@@ -19,6 +19,10 @@ from ullava.structures import Region, Sample
 class LabelPngReader(Reader):
     """One question a class; its mask is every pixel of that class, its box is the mask's."""
 
+    layout = "label_png"
+    tasks = ("semantic",)
+    default_template = "CLS.json"
+
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the classes' names."""
         return list({part["class"].lower(): part["class"] for part in value["classes"]}.values())

@@ -31,6 +31,10 @@ class LlavaJsonReader(Reader):
     ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists everything in the picture.
     """
 
+    layout = "llava_json"
+    tasks = ("text", "caption", "vqa")
+    has_phrase = False
+
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each question with its answer."""
         texts = [part["value"] for part in value["conversations"]]

@@ -19,6 +19,10 @@ from ullava.structures import Region, Sample
 class ExpressionReader(Reader):
     """Records with expressions in ``sentences``. ``by_image``: an index is a picture, its records taken together."""
 
+    tasks = ("res", "rec")
+    default_template = "SEG.json"
+    grouped = True
+
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
         self._pictures = origin.store.groups(origin.limit) if origin.by_image else None
@@ -116,6 +120,8 @@ class ReferReader(ExpressionReader):
     neither side.
     """
 
+    layout = "refer"
+
     def _regions(self, record: Record) -> tuple[Region, ...]:
         category = self._category(record)
         return (record.region(category, record.size_hw(), mask_needed=self.task != "rec"),)
@@ -126,6 +132,8 @@ class GroupReferReader(ExpressionReader):
 
     An annotation with ``box_only`` has no ``segmentation``, whatever the task.
     """
+
+    layout = "grefer"
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each expression with the names of what it means."""

@@ -16,6 +16,10 @@ from ullava.structures import Sample
 class RegionsReader(Reader):
     """One question a name; a name that several annotations share is answered with all of them, from left to right."""
 
+    layout = "regions"
+    tasks = ("res", "rec")
+    default_template = "SEG.json"
+
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names, each once."""
         return list(dict.fromkeys(value["classes"]))

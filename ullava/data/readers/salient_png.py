@@ -22,6 +22,11 @@ UNNAMED = "salient object"
 class SalientPngReader(Reader):
     """One question a picture; the answer closes with the reason, where there is one."""
 
+    layout = "salient_png"
+    tasks = ("salient",)
+    default_template = "SS.json"
+    has_phrase = False
+
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the object's name with the reason."""
         words = value.get("gpt", {"tag": UNNAMED, "reason": ""})

@@ -1,13 +1,13 @@
 """Captions: BLEU-4, CIDEr-D, and, where a scene is known, whether what the caption names is right.
 
-Tokens are ``wording.words``.
+Tokens are those of the COCO caption programs (``caption_words``), so that both figures compare with published ones.
 
 ``BLEU-4``  over the whole set: the geometric mean of clipped n-gram precisions, n = 1 … 4, times exp(1 - r / c) where
             the captions' total length c is below r, the total of the nearest reference lengths (the shorter of two that
             are as near). No smoothing: one n without a single match makes it 0.
-``CIDEr``   CIDEr-D (Vedantam et al. 2015), times 100 as papers print it. For n = 1 … 4 a caption c and a reference r
-            are vectors of n-gram counts times ln(pictures / pictures whose references have the n-gram). With l the
-            length in words,
+``CIDEr``   CIDEr-D (Vedantam et al. 2015), which papers report by that name, times 100. For n = 1 … 4 a caption c and a
+            reference r are vectors of n-gram counts times ln(pictures / pictures whose references have the n-gram).
+            With l the length in words,
               sim_n(c, r) = exp(-(l_c - l_r)^2 / (2 * 6^2)) * sum_g min(c_g, r_g) r_g / (|c| |r|)
             and CIDEr-D = 10 * mean over n and references; then the mean over pictures. Document frequencies come from
             the references of the evaluated pictures, so one picture alone always has 0.
@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ullava.evaluation.metrics.caption_words import caption_words
 from ullava.evaluation.metrics.facts import FactCheck
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
-from ullava.evaluation.metrics.wording import words
 
 NGRAM = 4
 SIGMA = 6.0
@@ -54,8 +54,8 @@ class Captions(Metric):
         """Return ``CIDEr``, ``BLEU-4`` and, where scenes are known, ``facts`` and ``facts_complete``."""
         if not self.rows:
             return {}
-        captions = [words(row["caption"]) for row in self.rows]
-        references = [[words(text) for text in row["references"]] for row in self.rows]
+        captions = [caption_words(row["caption"]) for row in self.rows]
+        references = [[caption_words(text) for text in row["references"]] for row in self.rows]
         scores = cider_d(captions, references)
         figures = {"CIDEr": 100.0 * math.fsum(scores) / len(scores), "BLEU-4": 100.0 * bleu(captions, references)}
         checked = [row for row in self.rows if row["right"] is not None]

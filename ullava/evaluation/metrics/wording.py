@@ -1,4 +1,4 @@
-"""How answers in words are compared: the tokens of captions and the normal form of short answers."""
+"""How answers in words are read: the words that facts are looked for in, and the normal form of short answers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ NUMBER_WORDS: dict[str, int] = {
 
 
 def words(text: str) -> list[str]:
-    """Return the tokens of a caption: lower case, runs of ASCII letters and digits, with an inner apostrophe kept.
+    """Return the words of a text: lower case, runs of ASCII letters and digits, with an inner apostrophe kept.
 
-    Everything else separates words and is dropped. The tokeniser of the COCO caption programs splits a little
-    differently (``don't`` is two tokens there), so CIDEr and BLEU agree with theirs only nearly.
+    Everything else separates words and is dropped. BLEU and CIDEr have their own tokens (``caption_words``).
     """
     return _WORD.findall(text.lower())
 

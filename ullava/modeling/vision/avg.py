@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import CLIPVisionConfig
+from transformers import PreTrainedConfig
 
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry.patches import patch_grid_side
+from ullava.modeling.towers.tower_contract import trains
 from ullava.modeling.vision.avg_layout import (
     Unpad,
     kernel_of,
@@ -31,7 +32,6 @@ from ullava.modeling.vision.avg_layout import (
 )
 from ullava.modeling.vision.avg_router import GranularityRouter, choose_words
 from ullava.modeling.vision.clip_mlp import build_projector
-from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -42,10 +42,10 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
-    trains,
     zero_of,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
+from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
 VIEW = "base"
 OVERRIDES = ("granularity",)
@@ -171,14 +171,14 @@ class RowEnd(nn.Module):
         return self.weight.clone()
 
 
-class Avg(ClipFrontEnd):
-    """CLIP states, a projector, the scaler and the router."""
+class Avg(TowerFrontEnd):
+    """States of the tower, a projector, the scaler and the router."""
 
     choices = OVERRIDES
 
     def __init__(
         self,
-        config: CLIPVisionConfig,
+        config: PreTrainedConfig,
         *,
         hidden_layer: int,
         projector: str,
@@ -186,15 +186,15 @@ class Avg(ClipFrontEnd):
         settings: Mapping[str, Any],
     ) -> None:
         super().__init__(config, hidden_layer)
-        self.side = int(config.image_size)
-        self.grid_side = patch_grid_side(self.side, int(config.patch_size), 1)
+        self.side = self.kind.side
+        self.grid_side = self.kind.grid_side(hidden_layer)
         self.levels = chosen_levels(self.grid_side, settings["levels"])
         self.video_levels = video_levels(self.grid_side, settings)
         self.granularity: int | None = settings["granularity"]
         self.min_level = floor_of(settings, self.levels)
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
-        self.projector = build_projector(projector, config.hidden_size, width_out)
+        self.projector = build_projector(projector, self.kind.width(hidden_layer), width_out)
         self.newline = RowEnd(width_out)
         self.router = GranularityRouter(
             width_out,
@@ -283,7 +283,7 @@ class Avg(ClipFrontEnd):
         entries = list(views[VIEW])
         if "tiles" in views:
             entries = [torch.cat([base[None], tiles]) for base, tiles in zip(entries, views["tiles"], strict=True)]
-        states = self.patch_states(self.normalise(torch.cat(entries)))
+        states = self.patch_states(self.normalize(torch.cat(entries)))
         return list(states.split([len(entry) for entry in entries]))
 
     def seen_once(self, views: Views) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Plain front-end of u-LLaVA and LLaVA: one square view, CLIP patch states of one layer, a projector."""
+"""Plain front-end of u-LLaVA and LLaVA: one square view, patch states of one layer of its tower, a projector."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import CLIPVisionConfig
+from transformers import PreTrainedConfig
 
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import ViewKind, plan_square
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view, stretch_plain_u8
-from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -27,6 +26,7 @@ from ullava.modeling.vision.strategy import (
     VisionPart,
     refuse_unknown,
 )
+from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
 ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
 """``aspect`` in model.yaml -> kind of view."""
@@ -103,12 +103,12 @@ def pool_frames(states: torch.Tensor, frame_grid: int = 1) -> torch.Tensor:
     return torch.cat([grid.mean(dim=(3, 5)).flatten(1, 3), states.mean(dim=1)], dim=1)
 
 
-class ClipMlp(ClipFrontEnd):
-    """Hidden state ``hidden_layer`` of the CLIP tower without its class token, projected to width D."""
+class ClipMlp(TowerFrontEnd):
+    """Hidden state ``hidden_layer`` of the tower, patches alone, projected to width D."""
 
     def __init__(
         self,
-        config: CLIPVisionConfig,
+        config: PreTrainedConfig,
         *,
         hidden_layer: int,
         projector: str,
@@ -117,7 +117,7 @@ class ClipMlp(ClipFrontEnd):
         frame_grid: int = 1,
     ) -> None:
         super().__init__(config, hidden_layer)
-        grid = config.image_size // config.patch_size
+        grid = self.kind.grid_side(hidden_layer)
         if grid % merge:
             raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
         if grid // merge % frame_grid:
@@ -127,7 +127,7 @@ class ClipMlp(ClipFrontEnd):
             )
         self.merge = merge
         self.frame_grid = frame_grid
-        self.projector = build_projector(projector, config.hidden_size * merge**2, width_out)
+        self.projector = build_projector(projector, self.kind.width(hidden_layer) * merge**2, width_out)
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
@@ -143,7 +143,7 @@ class ClipMlp(ClipFrontEnd):
 
     def _states(self, pixels: torch.Tensor) -> torch.Tensor:
         """[I, 3, R, R] -> states [I, P, width * merge^2]."""
-        return merge_patches(self.patch_states(self.normalise(pixels)), self.merge)
+        return merge_patches(self.patch_states(self.normalize(pixels)), self.merge)
 
     def _project(self, states: torch.Tensor) -> VisionOutput:
         tokens = self.projector(states)

@@ -6,20 +6,18 @@ The last map, read row by row, is projected; no class token, no final norm. With
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import ConvNextConfig, ConvNextModel
+from transformers import PreTrainedConfig
 
-from ullava.errors import UserError, WeightsError
+from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_square
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view
-from ullava.modeling.strict_loading import CONVNEXT_BESIDE, CONVNEXT_UNREAD, find_misfits, read_part
+from ullava.modeling.pixels import CLIP_MEAN, render_view
 from ullava.modeling.vision.clip_mlp import ASPECTS, build_projector, pool_frames
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
@@ -30,24 +28,20 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
-    VisionStrategy,
     refuse_unknown,
     run_by_shape,
-    trains,
 )
+from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
 VIEW = "base"
 NAME = "conv"
+LAST_MAP = -1
+"""The tower's hidden state that becomes tokens, whatever ``vision.hidden_layer`` says."""
 OVERRIDES = ("resolution",)
 """``resolution``: another R, in pixels, for this question."""
 
 MEAN_COLOUR = (int(255 * CLIP_MEAN[0]), int(255 * CLIP_MEAN[1]), int(255 * CLIP_MEAN[2]))
 """What padding is filled with, as published: nearly zero once normalised."""
-
-
-def stride_of(config: ConvNextConfig) -> int:
-    """Pixels along each side of what becomes one token: the stem's, doubled by every further stage."""
-    return int(config.patch_size) * 2 ** (int(config.num_stages) - 1)
 
 
 def fit_any(orig_wh: tuple[int, int], side: int, stride: int, most: int) -> tuple[int, int]:
@@ -141,15 +135,14 @@ class ConvPreprocessor:
         return render_view(image_rgb_u8, view, mode="pillow", fill=MEAN_COLOUR)
 
 
-class ConvStrategy(VisionStrategy):
-    """The last map of a ConvNeXt, projected to width D; pictures of one size run together."""
+class ConvStrategy(TowerFrontEnd):
+    """The last map of a tower that sees images of any size, projected to width D; images of one size run together."""
 
     def __init__(
-        self, config: ConvNextConfig, *, projector: str, width_out: int, video: Literal["frames", "pooled"]
+        self, config: PreTrainedConfig, *, projector: str, width_out: int, video: Literal["frames", "pooled"]
     ) -> None:
-        super().__init__()
-        self.tower = ConvNextModel(config)
-        self.projector = build_projector(projector, int(config.hidden_sizes[-1]), width_out)
+        super().__init__(config, LAST_MAP)
+        self.projector = build_projector(projector, self.kind.width(LAST_MAP), width_out)
         self.video = video
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
@@ -169,64 +162,14 @@ class ConvStrategy(VisionStrategy):
             states = [clip.flatten(0, 1) for clip in states]
         return VisionOutput(self.projector(torch.cat(states)), tuple(len(clip) for clip in states))
 
-    def encode_maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """[I, 3, h, w] -> the map of every stage [I, C, h', w']; no gradient below the first stage that trains.
-
-        Sides that are no multiples of the stride lose their rest at every step.
-        """
-        pixels = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, self.tower.embeddings.patch_embeddings.weight.dtype)
-        with torch.set_grad_enabled(trains(self.tower.embeddings)):
-            state = self.tower.embeddings(pixels)
-        maps = []
-        for stage in self.tower.encoder.stages:
-            with torch.set_grad_enabled(state.requires_grad or trains(stage)):
-                state = stage(state)
-            maps.append(state)
-        return maps
-
     def encode_states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[I, 3, h, w] -> states [I, P, C] of the last map, row by row."""
-        return self.encode_maps(pixels)[-1].flatten(2).transpose(1, 2)
+        """uint8 or normalised float [I, 3, h, w] -> states [I, P, C] of the last map, row by row."""
+        return self.patch_states(self.normalize(pixels))
 
     def parts(self) -> tuple[VisionPart, ...]:
         """Every stage of the tower by its number from 1 (the stem goes with the first), and the projector."""
-        stages = range(len(self.tower.encoder.stages))
-        stem = ("tower.embeddings.",)
-        towers = [
-            VisionPart(f"vision stage {n + 1}", (*(stem if n == 0 else ()), f"tower.encoder.stages.{n}."), "tower")
-            for n in stages
+        stages = [
+            VisionPart(name, tuple(f"tower.{prefix}" for prefix in prefixes), "tower")
+            for name, prefixes in self.kind.parts().items()
         ]
-        return (*towers, VisionPart("vision projector", ("",), "projector"))
-
-    def unread(self) -> tuple[str, ...]:
-        """The norm behind the last map."""
-        return ("tower.layernorm.",)
-
-    def load_pretrained(self, paths: Mapping[str, Path]) -> None:
-        """A ConvNeXt; stages that its folder does not have (the fifth of ConvLLaVA's start) begin at random.
-
-        Raises WeightsError for weights that have no place here or lack in the middle.
-        """
-        if "tower" not in paths:
-            return
-        weights = read_part(ConvNextModel, paths["tower"], beside=CONVNEXT_BESIDE, unread=CONVNEXT_UNREAD)
-        problems = load_stages(self.tower, weights)
-        if problems:
-            raise WeightsError([f"{paths['tower']}: {problem}" for problem in problems])
-
-
-def load_stages(tower: ConvNextModel, weights: Mapping[str, torch.Tensor]) -> Sequence[str]:
-    """Load the stem and as many stages as ``weights`` have; return what is wrong with them.
-
-    The final norm is left out: nothing reads it, and in the released five-stage towers it has the fourth stage's width.
-    """
-    kept = {name: value for name, value in weights.items() if not name.startswith("layernorm.")}
-    stages = {name.split(".")[2] for name in kept if name.startswith("encoder.stages.")}
-    own = tower.state_dict()
-    absent = [
-        n for n in own if n.startswith("layernorm.") or (n.startswith("encoder.") and n.split(".")[2] not in stages)
-    ]
-    problems = find_misfits(tower, kept, optional=absent)
-    if not problems:
-        tower.load_state_dict(kept, strict=False)
-    return problems
+        return (*stages, VisionPart("vision projector", ("",), "projector"))

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers import CLIPVisionConfig, ConvNextConfig, ConvNextModel
+from transformers import ConvNextConfig, PreTrainedConfig
 
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import View, plan_view
 from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import render_view
-from ullava.modeling.strict_loading import CONVNEXT_BESIDE, CONVNEXT_UNREAD, load_part, read_part
+from ullava.modeling.towers.convnext import ConvNextTower
 from ullava.modeling.vision.clip_mlp import build_projector, merge_patches
-from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
 from ullava.modeling.vision.mg_pooling import ObjectTokens
@@ -40,6 +39,7 @@ from ullava.modeling.vision.strategy import (
     VisionPart,
     refuse_unknown,
 )
+from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 from ullava.structures import DetectedBoxes
 
 PAD_COLOUR = (122, 116, 104)
@@ -48,11 +48,6 @@ PAD_COLOUR = (122, 116, 104)
 VIEW = "base"
 OVERRIDES = ("max_boxes",)
 NO_BOXES = DetectedBoxes(np.zeros((0, 4)), np.zeros(0), ())
-
-
-def pyramid_stride(table: Mapping[str, Any]) -> int:
-    """Pixels per cell of the coarsest map of a ConvNeXt, from its config as a table."""
-    return int(table["patch_size"]) * 2 ** (len(table["hidden_sizes"]) - 1)
 
 
 class MgPreprocessor:
@@ -68,7 +63,7 @@ class MgPreprocessor:
 
     def __init__(self, side: int, patch: int, settings: Mapping[str, Any]) -> None:
         self.grid_side = patch_grid_side(side, patch, 1)
-        self.high = self.grid_side * pyramid_stride(settings["pyramid"])
+        self.high = self.grid_side * ConvNextTower(ConvNextConfig(**settings["pyramid"])).stride(-1)
         self.max_boxes = int(settings["max_boxes"])
         self.box_rule = str(settings["box_rule"])
         self.frame_pool = int(settings["frame_pool"])
@@ -143,12 +138,12 @@ def _name_of(boxes: NDArray[np.float32]) -> str:
     return f"|boxes {hashlib.blake2b(boxes.tobytes(), digest_size=8).hexdigest()}" if len(boxes) else ""
 
 
-class Mg(ClipFrontEnd):
-    """CLIP states of the low view fused with the coarsest map of a ConvNeXt on the high one; tokens of boxes."""
+class Mg(TowerFrontEnd):
+    """The tower's states of the low view fused with the coarsest map of a ConvNeXt on the high one; tokens of boxes."""
 
     def __init__(
         self,
-        config: CLIPVisionConfig,
+        config: PreTrainedConfig,
         *,
         hidden_layer: int,
         projector: str,
@@ -157,11 +152,11 @@ class Mg(ClipFrontEnd):
     ) -> None:
         super().__init__(config, hidden_layer)
         self.pyramid = ConvNextPyramid(ConvNextConfig(**settings["pyramid"]))
-        self.low = int(config.image_size)
-        self.high = self.low // int(config.patch_size) * self.pyramid.stride
+        self.low = self.kind.side
+        self.high = self.kind.grid_side(hidden_layer) * self.pyramid.stride
         self.frame_pool = int(settings["frame_pool"])
         channels = self.pyramid.channels
-        self.fusion = ConvGateFusion(settings["fusion"], config.hidden_size, channels[-1])
+        self.fusion = ConvGateFusion(settings["fusion"], self.kind.width(hidden_layer), channels[-1])
         self.projector = build_projector(projector, self.fusion.width_out, width_out)
         self.objects = ObjectTokens(settings["pooling"], channels, width_out, embed_boxes=settings["embed_boxes"])
 
@@ -193,14 +188,20 @@ class Mg(ClipFrontEnd):
         self, pixels: torch.Tensor, boxes: Sequence[torch.Tensor], pool: int
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         """Fused tokens [I, P / pool^2, D], object tokens [k_i, D] of each picture, the gates [I]."""
-        high = self.normalise(pixels)
-        low = functional.interpolate(high, (self.low, self.low), mode="bilinear", align_corners=False)
+        high = self.pyramid.normalize(pixels)
+        own = high if self._same_normalization() else self.normalize(pixels)
+        low = functional.interpolate(own, (self.low, self.low), mode="bilinear", align_corners=False)
         maps = self.pyramid(high)
         fused, gate = self.fusion(self.patch_states(low), maps[-1])
         if pool > 1:
             fused = merge_patches(fused, pool).unflatten(2, (pool * pool, -1)).mean(dim=2)
         objects = self.objects(maps, boxes, self.high)
         return self.projector(fused), objects, None if gate is None else gate.detach()[:, 0]
+
+    def _same_normalization(self) -> bool:
+        """Whether tower and pyramid read the same normalized pixels, which are then made once."""
+        one, other = self.kind, self.pyramid.kind
+        return (one.image_mean, one.image_std) == (other.image_mean, other.image_std)
 
     def parts(self) -> tuple[VisionPart, ...]:
         """The two towers, which the published training never touches, and what stands between them and the words."""
@@ -213,12 +214,10 @@ class Mg(ClipFrontEnd):
         )
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
-        """``tower``: a CLIP vision tower; ``pyramid``: a ConvNeXt of transformers; see VisionStrategy."""
+        """``tower``: a vision tower; ``pyramid``: a ConvNeXt of transformers; see VisionStrategy."""
         super().load_pretrained(paths)
         if "pyramid" in paths:
-            folder = paths["pyramid"]
-            weights = read_part(ConvNextModel, folder, beside=CONVNEXT_BESIDE, unread=CONVNEXT_UNREAD)
-            load_part(self.pyramid.model, weights, folder)
+            self.pyramid.load(paths["pyramid"])
 
     def start_afresh(self, pretrained: frozenset[str]) -> None:
         """The published start of the fusion, which leaves the low-resolution states as they are; the tower's table."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
-from transformers import ConvNextConfig, ConvNextModel
+from transformers import ConvNextConfig
+
+from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.towers.convnext import BESIDE, UNREAD, ConvNextTower
 
 
 class ConvNextPyramid(nn.Module):
@@ -12,26 +17,28 @@ class ConvNextPyramid(nn.Module):
 
     def __init__(self, config: ConvNextConfig) -> None:
         super().__init__()
-        self.model = ConvNextModel(config)
+        self.kind = ConvNextTower(config)
+        self.model = self.kind.build()
         self.model.layernorm = nn.Identity()  # of the mean over the picture, which nobody reads here
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of every map."""
-        return tuple(self.model.config.hidden_sizes)
+        return tuple(self.kind.width(stage + 1) for stage in range(self.kind.num_layers))
 
     @property
     def stride(self) -> int:
         """Pixels per cell of the coarsest map."""
-        return int(self.model.config.patch_size) * 2 ** (len(self.channels) - 1)
+        return self.kind.stride(-1)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 or normalized float [I, 3, R, R] -> normalized as the ConvNeXt reads it."""
+        return self.kind.normalize(self.model, pixels)
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Normalised pixels [I, 3, R, R] -> maps [I, C_s, R / stride_s, R / stride_s]; no gradient if it is frozen."""
-        trainable = any(parameter.requires_grad for parameter in self.parameters())
-        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            plane = self.model.embeddings(pixels)
-            maps = []
-            for stage in self.model.encoder.stages:
-                plane = stage(plane)
-                maps.append(plane)
-        return maps
+        return self.kind.maps(self.model, pixels)[1:]
+
+    def load(self, folder: Path) -> None:
+        """Read the weights of a ConvNeXt in ``folder``; WeightsError for all that does not fit."""
+        load_part(self.model, read_part(self.kind.network_class, folder, beside=BESIDE, unread=UNREAD), folder)

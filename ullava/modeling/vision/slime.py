@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import CLIPVisionConfig
+from transformers import PreTrainedConfig
 
 from ullava.config.vision import SlimeConfig
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.modeling.pixels import stretch_plain_u8
-from ullava.modeling.vision.clip_tower import ClipFrontEnd
 from ullava.modeling.vision.slime_mixture import GatedMixture
 from ullava.modeling.vision.slime_resampler import Resampler
 from ullava.modeling.vision.slime_selection import merge_tiles, reduce_cosines, select_top_p, word_cosines
@@ -35,6 +34,7 @@ from ullava.modeling.vision.strategy import (
     refuse_unknown,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
+from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
 OVERRIDES = ("gamma", "max_tiles")
 SCORE_NOISE = 0.1
@@ -120,14 +120,14 @@ class _Item:
     local: torch.Tensor
 
 
-class Slime(ClipFrontEnd):
-    """CLIP patch states; ``mixture`` for the whole, ``local`` (resampler B) and the mixture's MLP for the tiles."""
+class Slime(TowerFrontEnd):
+    """``mixture`` for the tower's states of the whole, ``local`` (resampler B) and the mixture's MLP for the tiles'."""
 
     def __init__(
-        self, config: CLIPVisionConfig, *, hidden_layer: int, settings: SlimeConfig, separator_id: int, width_out: int
+        self, config: PreTrainedConfig, *, hidden_layer: int, settings: SlimeConfig, separator_id: int, width_out: int
     ) -> None:
         super().__init__(config, hidden_layer)
-        side, width = config.image_size // config.patch_size, config.hidden_size
+        side, width = self.kind.grid_side(hidden_layer), self.kind.width(hidden_layer)
         self.settings = settings
         self.separator_id = separator_id
         self.mixture = GatedMixture(side, width, settings.heads, width_out)
@@ -164,7 +164,7 @@ class Slime(ClipFrontEnd):
         grids: Sequence[tuple[int, int]],
         context: EncodeContext,
     ) -> VisionOutput:
-        """Tokens from CLIP states: ``whole`` [I, P, W] and, for each item, those of its tiles [m, P, W].
+        """Tokens from the tower's states: ``whole`` [I, P, W] and, for each item, those of its tiles [m, P, W].
 
         Either may be empty (``view`` local, global). Where tokens are selected the counts are those of the places.
         """
@@ -235,7 +235,7 @@ class Slime(ClipFrontEnd):
         return tokens, literal
 
     def _states(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.patch_states(self.normalise(pixels))
+        return self.patch_states(self.normalize(pixels))
 
     def parts(self) -> tuple[VisionPart, ...]:
         """Tower, the shared MLP, the gate and both resamplers."""

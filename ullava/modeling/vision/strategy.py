@@ -217,11 +217,6 @@ def zero_of(*modules: nn.Module) -> torch.Tensor:
     return zero
 
 
-def trains(module: nn.Module) -> bool:
-    """Whether a pass through ``module`` has to keep what its gradient needs."""
-    return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
-
-
 def refuse_unknown(force: Mapping[str, Any], known: Sequence[str], strategy: str) -> None:
     """Raise UserError for overrides that are not among ``known``."""
     unknown = [name for name in force if name not in known]

@@ -15,6 +15,7 @@ from ullava.modeling.strict_loading import find_misfits
 from ullava.modeling.weights.conversion import write_folder
 
 VISION = "vision."
+TOWER = f"{VISION}tower."
 
 
 def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out: Path, seed: int = 0) -> Path:
@@ -42,6 +43,8 @@ def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out
             raise UserError(f"{model_folder / config.tokenizer}: another tokenizer than that of {source}")
         given, own = trained.state_dict(), model.state_dict()
         kept = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+        if model.config.vision_config.model_type != trained.config.vision_config.model_type:
+            kept = {name: value for name, value in kept.items() if not name.startswith(TOWER)}  # names alike by chance
         needed = {name: value for name, value in given.items() if name in kept or not name.startswith(VISION)}
         problems = find_misfits(model, needed, optional=[name for name in own if name.startswith(VISION)])
         if problems:

@@ -166,9 +166,7 @@ def _read_tower(folder: Path) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]
     """A converted CLIP, or a ConvNeXt as transformers writes it."""
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no converted tower is here (`ullava convert clip` makes one)")
-    convnext = read_table(folder / "config.json").get("model_type") == ConvNextConfig.model_type
-    kind: type[PreTrainedConfig] = ConvNextConfig if convnext else CLIPVisionConfig
-    return read_config(folder, kind), read_state_dict(folder)
+    return read_config(folder, (CLIPVisionConfig, ConvNextConfig)), read_state_dict(folder)
 
 
 def _settle_generation(model: UllavaForConditionalGeneration, config: UllavaConfig) -> None:
@@ -204,7 +202,7 @@ def _fill(found: Released) -> tuple[UllavaForConditionalGeneration, list[str]]:
 def _read_sam(folder: Path) -> tuple[SamConfig, dict[str, torch.Tensor]]:
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: no converted SAM is here (`ullava convert sam` makes one)")
-    config = read_config(folder, SamConfig)
+    config = read_config(folder, (SamConfig,))
     with torch.device("meta"):
         model = SamModel(config)
     tensors = read_state_dict(folder)

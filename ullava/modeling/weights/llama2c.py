@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ullava.errors import WeightsError
+from ullava.given_files import read_plain
 from ullava.modeling.strict_loading import load_strict
 
 HEADER = struct.Struct("<7i")
@@ -28,10 +29,7 @@ def convert_llama2c(file: Path) -> LlamaForCausalLM:
     Raises:
         WeightsError: no such file, sizes that cannot be, or a file that is shorter or longer than its sizes say.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from error
+    content = read_plain(file, error=WeightsError)
     if len(content) < HEADER.size:
         raise WeightsError(f"{file}: {len(content)} bytes, too short for llama2.c's header")
     sizes = dict(zip(FIELDS, HEADER.unpack_from(content), strict=True))

@@ -1,0 +1,31 @@
+"""The one table of vision towers: ``model_type`` of transformers -> its row. To add one: docs/front_ends.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedConfig
+
+from ullava.errors import UserError, did_you_mean
+from ullava.modeling.towers.clip import ClipTower
+from ullava.modeling.towers.convnext import ConvNextTower
+from ullava.modeling.towers.dinov2 import Dinov2RegistersTower, Dinov2Tower
+from ullava.modeling.towers.siglip import SiglipTower
+from ullava.modeling.towers.tower_contract import Tower
+
+_ROWS: tuple[type[Tower], ...] = (ClipTower, SiglipTower, Dinov2Tower, Dinov2RegistersTower, ConvNextTower)
+
+TOWERS: Mapping[str, type[Tower]] = {row.config_class.model_type: row for row in _ROWS}
+"""``model_type`` of the config -> what is known of such towers."""
+
+
+def tower_class(model_type: str) -> type[Tower]:
+    """The row of ``model_type``. Raises UserError where there is none."""
+    if model_type not in TOWERS:
+        raise UserError(f"unknown vision tower '{model_type}'{did_you_mean(model_type, TOWERS)}")
+    return TOWERS[model_type]
+
+
+def tower_of(config: PreTrainedConfig) -> Tower:
+    """What is known of the tower that ``config`` describes. Raises UserError for a kind that the table lacks."""
+    return tower_class(config.model_type)(config)

@@ -29,11 +29,8 @@ from ullava.modeling.strategies import (
     word_ids,
 )
 from ullava.modeling.strict_loading import load_part, read_part
-<<<<<<< HEAD
-from ullava.modeling.towers.table import tower_of
-=======
 from ullava.modeling.template_files import chat_template_of
->>>>>>> integration
+from ullava.modeling.towers.table import tower_of
 from ullava.modeling.trial import try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids

@@ -130,3 +130,13 @@ def test_a_mask_that_says_how_it_is_turned_is_refused(command: Command, tmp_path
         assert code == 2 and "a.png: the mask has an EXIF orientation of its own (3)" in err
     Image.fromarray(mask).save(tmp_path / "m" / "a.png")
     assert command(*line, "--labels", "1=cup")[0] == 0
+
+
+@pytest.mark.parametrize("content", [b"{}{}", b"[]", b"\xff", b""])
+def test_a_damaged_report_of_earlier_imports_is_named(command: Command, tmp_path: Path, content: bytes) -> None:
+    line = given(tmp_path)
+    assert command(*line)[0] == 0
+    (tmp_path / "mine" / "import.json").write_bytes(content)
+    code, _, err = command(*line, "--split", "val")
+    assert (code, err.count("\n")) == (2, 1) and "import.json" in err
+    assert not (tmp_path / "mine" / "annotations" / "val.json").exists()

@@ -23,6 +23,7 @@ from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetConfig, SplitConfig
 from ullava.data.imports.items import COPIES, REPORT, Import, Item
 from ullava.data.layouts import reader_of
+from ullava.data.originals.source import read_json
 from ullava.errors import DataError
 
 UNSTATED = "not stated; say here under which licence pictures and annotations come before you share them"
@@ -134,6 +135,7 @@ def _existing(out: Path, found: Import, splits: list[str]) -> DatasetConfig | No
     if not (out / "dataset.yaml").is_file() or not (out / REPORT).is_file():
         raise DataError(f"{out}: exists and was not made by ullava data import; name another folder or remove it")
     old = load_config(DatasetConfig, out / "dataset.yaml")
+    _report(out)
     problems += [f"{out}: has a split '{name}' already" for name in splits if name in old.splits]
     for key in _FIXED:
         before, now = getattr(old, key), getattr(found, key)
@@ -204,10 +206,18 @@ def _config(found: Import, target: Target, counts: dict[str, int], old: DatasetC
     )
 
 
+def _report(out: Path) -> dict[str, Any]:
+    """Return what the earlier imports of a folder told; DataError where their report is damaged."""
+    known = read_json(out / REPORT)
+    if not isinstance(known, dict):
+        raise DataError(f"{out / REPORT}: has to be a table of splits; it was not made by ullava data import")
+    return known
+
+
 def _write_report(made: Path, out: Path, found: Import, target: Target, splits: list[str]) -> None:
     known: dict[str, Any] = {}
     if (out / REPORT).is_file():
-        known = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        known = _report(out)
     known[target.split] = {
         "command": target.command,
         "splits": splits,

@@ -44,6 +44,7 @@ class RunFolder:
         self.curve = root / "curve.png"
         self.model = root / "model"
         self.adapter = root / "adapter"
+        self.was_begun = (root / LOCK).is_file()  # by a run that was killed before it wrote anything else
 
     def evaluation(self, step: int) -> Path:
         """Return where the evaluation after ``step`` goes."""
@@ -56,7 +57,7 @@ class RunFolder:
         occupied = self.root.is_dir() and any(path.name != LOCK for path in self.root.iterdir())
         if occupied and not resume:
             raise UserError(f"{self.root}: not empty; continue the run with --resume or name another with --out")
-        if resume and not occupied:
+        if resume and not occupied and not self.was_begun:
             raise UserError(f"{self.root}: nothing to resume here; train without --resume first")
 
     def prepare(self, recipe_yaml: str) -> None:

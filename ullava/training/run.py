@@ -64,9 +64,10 @@ def train(recipe: TrainRecipe, *, recipe_path: Path, out: Path, resume: bool = F
     stays as it is, and a folder that another run trains in is refused. Raises UserError; Interrupted at SIGTERM or
     Ctrl-C, with a checkpoint written.
     """
+    folder = RunFolder(out)
     alone = hold(out) if int(os.environ.get("RANK", "0")) == 0 else nullcontext()
     with StopSignals() as stop, alone:
-        return _train(recipe, recipe_path, RunFolder(out), resume, stop)
+        return _train(recipe, recipe_path, folder, resume, stop)
 
 
 def _train(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ullava.errors import UserError
+from ullava.run_lock import LOCK
 from ullava.training.curve import draw_curve
 from ullava.training.folder import RunFolder, append_json
 
@@ -33,6 +34,11 @@ def test_resume_needs_a_used_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to resume"):
         RunFolder(tmp_path / "new").check(resume=True)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_file_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("")
+    RunFolder(tmp_path).check(resume=True)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

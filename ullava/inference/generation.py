@@ -51,7 +51,11 @@ def decoding_of(given: Mapping[str, Any]) -> Decoding:
     Raises UserError for an unknown option and for a value out of range, one line for each.
     """
     known = (*SAMPLING, "seed", "stop", *PASSED_ON)
-    problems = [f"generation has no option '{key}'{did_you_mean(key, known)}" for key in given if key not in known]
+    problems = [
+        f"generation has no option '{key}'{did_you_mean(key, (*known, 'max_new_tokens'))}"
+        for key in given
+        if key not in known
+    ]
     options = {key: value for key, value in given.items() if value is not None}
     numbers = {key: options.pop(key) for key in (*SAMPLING, "seed") if key in options}
     for key, value in numbers.items():

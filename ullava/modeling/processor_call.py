@@ -53,14 +53,19 @@ _OPTIONS = (
 
 
 class ChatText(str):
-    """What a chat template wrote. ``asked`` [t]: the ids of what is asked, for a vision strategy that reads it."""
+    """What a chat template wrote.
 
+    ``wants_start``: the tokenizer has to add the start token; ``asked`` [t]: the ids of what is asked, for a vision
+    strategy that reads it.
+    """
+
+    wants_start: bool
     asked: NDArray[np.int64] | None
 
-    def __new__(cls, text: str, asked: NDArray[np.int64] | None = None) -> ChatText:
+    def __new__(cls, text: str, wants_start: bool = False, asked: NDArray[np.int64] | None = None) -> ChatText:
         """Make one of a plain text."""
         made = super().__new__(cls, text)
-        made.asked = asked
+        made.wants_start, made.asked = wants_start, asked
         return made
 
 
@@ -145,6 +150,7 @@ class CallableProcessor(ProcessorMixin):
         reader = _Reader(self.video_frames)
         rows = []
         for number, (entry, (line, _)) in enumerate(zip(texts, written_videos, strict=True)):
+            _check_strays(line, number + 1)
             words = self._words(entry, line, add_special_tokens)
             sample = reader.sample(f"row {number + 1}", shown[number], films[number], found[number])
             row = self.encode(
@@ -165,7 +171,7 @@ class CallableProcessor(ProcessorMixin):
         start = self.tokenizer.bos_token
         adds = add_special_tokens and not (start and line.startswith(start))
         if isinstance(given, ChatText):
-            adds = adds_start_token(self.chat_template)
+            adds = given.wants_start
         ids = np.asarray(self.tokenizer(line, add_special_tokens=adds)["input_ids"], dtype=np.int64)
         asked = given.asked if isinstance(given, ChatText) else None
         if self.vision.reads_text and asked is None:
@@ -217,7 +223,8 @@ class CallableProcessor(ProcessorMixin):
         ]
         written = super().apply_chat_template(checked, template, tokenize=False, **options)
         texts = [
-            ChatText(entry, self._asked(messages, template)) for entry, messages in zip(written, checked, strict=True)
+            ChatText(entry, adds_start_token(template), self._asked(messages, template))
+            for entry, messages in zip(written, checked, strict=True)
         ]
         if not tokenize:
             return texts if several else texts[0]
@@ -318,6 +325,15 @@ def _by_row(given: Any, places: Sequence[int], what: str) -> list[list[Any]]:
         if len(row) != count:
             raise UserError(f"row {number}: the text has {count} places for {what}, {len(row)} {what} are given")
     return rows
+
+
+def _check_strays(line: str, number: int) -> None:
+    """Raise UserError where the marks of places stand outside of places: images are counted by them."""
+    rest = line.replace(_IMAGE_PLACE, "").replace(_VIDEO_PLACE, "")
+    stray = next((sign for sign in (IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END) if sign in rest), None)
+    if stray is not None:
+        raise UserError(f"row {number}: {stray} stands alone in the text; mark a place with {IMAGE_MARKER} or "
+                        f"{VIDEO_MARKER}")  # fmt: skip
 
 
 def _check_length(row: Example, max_length: int | None) -> None:

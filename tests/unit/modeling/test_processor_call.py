@@ -178,6 +178,7 @@ USER = {"role": "user", "content": "Hi"}
         (lambda p: p(text=["<image>?", "no"], images=[[], [IMAGE]]), "row 1: the text has 1 places for images, 0"),
         (lambda p: p(text=["<image>?", "<image>?"], images=[IMAGE]), "the texts have 2 places for images, 1 images"),
         (lambda p: p(text=["a", "b"], images=[[IMAGE]]), "images: 1 entries for 2 texts"),
+        (lambda p: p(text="<image>? <img_beg>", images=IMAGE), "row 1: <img_beg> stands alone in the text"),
         (lambda p: p(text="<video>?"), "the text has 1 places for videos, 0 videos are given"),
         (lambda p: p(text="<video>?", videos=[IMAGE]), r"row 1: a video is a path, .* not uint8 \[40, 56, 3\]"),
         (lambda p: p(text="<image>?", images=IMAGE / 255), "not float64"),

@@ -103,7 +103,7 @@ def _is_readable(folder: Path) -> bool:
                 pass
         for path in folder.glob("*.json"):
             read_table(path)
-    except (SafetensorError, UserError):
+    except (SafetensorError, UserError, OSError):
         return False
     return bool(files)
 

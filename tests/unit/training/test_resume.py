@@ -122,6 +122,14 @@ def test_a_damaged_table_of_the_finished_model_is_written_again(
     assert (run / "model" / name).read_bytes() == (trained.run / "model" / name).read_bytes()
 
 
+def test_weights_that_are_a_link_to_nowhere_are_written_again(trained: Trained, run: Path, resume: Any) -> None:
+    weights = run / "model" / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to("nowhere")
+    assert resume()[0] == 0
+    assert weights.read_bytes() == (trained.run / "model" / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     trained: Trained, run: Path, resume: Any, name: str

@@ -124,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _disk_problem(error: Exception) -> str | None:
     """Say which file the system would not read or write, as far as ``error`` is about one; None for other errors."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"'{os.fsdecode(error.filename or '')[:60]}...': the path is too long"
     refused = refusal(error)
     if refused is not None and refused.filename is None:
         return f"a file, or what is printed, cannot be written ({refused.strerror})"

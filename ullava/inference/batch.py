@@ -165,12 +165,17 @@ def check_rows(
         DataError: one line for each question that the model cannot be asked, because it is too long, say.
     """
     problems: list[str] = []
+    shown: list[tuple[int, int]] = []
+    prepared: Any = None  # blank images of the same sizes are the same images: preprocessed once in a row
     for question in questions:
         sample = question.sample()
-        blank = [np.zeros((*sizes[path], 3), np.uint8) for path in question.images]
+        before, shown = shown, [sizes[path] for path in question.images]
+        prepared = prepared if shown == before else None
+        blank = [np.zeros((*size, 3), np.uint8) for size in shown]
         try:
             videos = read_videos(sample.videos, processor.video_frames, sample.name)
-            processor.encode(sample, blank, prompt_only=True, videos=videos, force=force)
+            row = processor.encode(sample, blank, prompt_only=True, prepared=prepared, videos=videos, force=force)
+            prepared = row.images
         except SampleError as error:
             problems.append(_told_at(question.where, error.reason if question.where else str(error)))
         except UserError as error:

@@ -15,14 +15,14 @@ from ullava.batching.collate import Collator
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
-from ullava.examples import Example, ImageExample, ModelInputs, VideoExample
+from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
 from ullava.inference.asking import History, VideoLike, read_shown
 from ullava.inference.chat import Chat
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_rules import FoundThing
-from ullava.modeling.processing import NOTHING, UllavaProcessor
+from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL

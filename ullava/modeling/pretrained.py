@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoProcessor, AutoTokenize
 from transformers.utils import logging as transformers_logging
 
 from ullava.errors import UserError, WeightsError, did_you_mean
-from ullava.modeling.weight_files import SAFE_FILE, SAFE_INDEX, one_line, read_shapes, read_table
+from ullava.modeling.weight_files import SAFE_FILE, SAFE_INDEX, read_shapes, read_table, short_reason
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -81,7 +81,7 @@ def reading(what: Path) -> Iterator[None]:
         named = [line if line.startswith(folder) else f"{what}: {line}" for line in error.problems]
         raise type(error)(named) from error
     except Exception as error:
-        raise WeightsError(f"{what}: cannot be read: {one_line(error)}") from error
+        raise WeightsError(f"{what}: cannot be read: {short_reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
 

@@ -11,7 +11,7 @@ from ullava.config.schema import TextConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, DataError
 from ullava.given_files import read_plain_text
-from ullava.modeling.weight_files import one_line
+from ullava.modeling.weight_files import short_reason
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES, to_messages, with_parts
 from ullava.text.tokens import IMAGE_MARKER, IMAGE_PATCH
@@ -56,9 +56,9 @@ def template_problems(file: Path, template: str, own: bool = False) -> list[str]
             eos_token="</s>",
         )
     except jinja2.TemplateSyntaxError as error:
-        return [f"{file}:{error.lineno}: {one_line(error)}"]
+        return [f"{file}:{error.lineno}: {short_reason(error)}"]
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        return [f"{file}: cannot be used: {one_line(error)}"]
+        return [f"{file}: cannot be used: {short_reason(error)}"]
     if PROBE not in texts[0] or REPLY not in texts[0]:
         return [f"{file}: it leaves out what is asked or answered"]
     if not own:

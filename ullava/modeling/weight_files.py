@@ -120,7 +120,7 @@ def read_table(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: cannot be read as JSON: not UTF-8 text (byte {error.start})") from error
     except (RecursionError, ValueError) as error:
-        raise WeightsError(f"{file}: cannot be read as JSON: {one_line(error)}") from error
+        raise WeightsError(f"{file}: cannot be read as JSON: {short_reason(error)}") from error
     if not isinstance(table, dict):
         raise WeightsError(f"{file}: is no JSON object")
     return table
@@ -227,7 +227,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 def _unreadable(file: Path, error: BaseException) -> WeightsError:
     if "not fully covered" in str(error):
         return WeightsError(f"{file}: is cut off: its end is missing; copy or download it again")
-    return WeightsError(f"{file}: cannot be read as safetensors: {one_line(error)}")
+    return WeightsError(f"{file}: cannot be read as safetensors: {short_reason(error)}")
 
 
 def _read_pickled(file: Path) -> dict[str, Tensor]:
@@ -235,9 +235,9 @@ def _read_pickled(file: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{file}: refused, opening it would need to run code: {one_line(error)}") from error
+        raise WeightsError(f"{file}: refused, opening it would need to run code: {short_reason(error)}") from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: cannot be read: {one_line(error)}") from error
+        raise WeightsError(f"{file}: cannot be read: {short_reason(error)}") from error
     while isinstance(content, dict):
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
         if inner is None:
@@ -251,6 +251,6 @@ def _read_pickled(file: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def one_line(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """A library's message, which may run over many lines, in one of 300 characters at most."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ullava.data.json_stream import is_finite_number
 from ullava.errors import DataError, SampleError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import BoxXYXY, MaskArray, Region
@@ -169,9 +169,7 @@ def box_inside(values: Any, size_hw: tuple[int, int]) -> BoxXYXY:
 
 def are_numbers(values: Any, count: int) -> bool:
     """Whether ``values`` is a list of so many finite numbers."""
-    if not isinstance(values, list) or len(values) != count:
-        return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values)
+    return isinstance(values, list) and len(values) == count and all(map(is_finite_number, values))
 
 
 def left_to_right(regions: Sequence[Region]) -> tuple[Region, ...]:

@@ -72,7 +72,10 @@ class BoxHeadConfig:
 class ModelConfig:
     """One system. ``weights`` (below the file's folder) is what ``ullava.load(name)`` reads, if there are any.
 
-    ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture get no gradient.
+    ``head_state``: masks and boxes are read at ``[SEG]`` and ``[LOC]`` themselves or, ``predicting``, one place before;
+    ``grounding_layer``: of this layer of the language model, counted from 1, not of the last
+    (ullava.modeling.grounding_layer). ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture
+    get no gradient.
     """
 
     name: str
@@ -83,6 +86,7 @@ class ModelConfig:
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
     head_state: Literal["predicting", "token"] = "predicting"
+    grounding_layer: int | None = field(default=None, metadata=at_least(1))
     marker_gradient_only: bool = False
     weights: str | None = None
     notes: str = ""

@@ -161,6 +161,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Sit
         merge=config.vision.merge,
         vision_settings=settings | words,
         head_state=config.head_state,
+        grounding_layer=config.grounding_layer,
         mask_score=config.mask.score,
         mask_kind=config.mask.kind,
         max_text_length=config.text.max_length,

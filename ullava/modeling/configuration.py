@@ -32,7 +32,8 @@ class UllavaConfig(PreTrainedConfig):
     ``ullava.modeling.towers.table`` (CLIP's where it does not say), ``sam_config`` SAM. ``vision_settings``: the
     strategy's own choices (ullava.config.vision) as a table.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
-    ``token`` the one at it. ``video_frames``: frames of a video that are seen.
+    ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
+    head reads). ``video_frames``: frames of a video that are seen.
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``box_kind`` the box head,
     ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
@@ -57,6 +58,7 @@ class UllavaConfig(PreTrainedConfig):
         merge: int = 1,
         vision_settings: dict[str, Any] | None = None,
         head_state: str = "predicting",
+        grounding_layer: int | None = None,
         mask_score: str = "iou_head",
         mask_kind: str = "sam",
         box_kind: str = "regression",
@@ -90,6 +92,7 @@ class UllavaConfig(PreTrainedConfig):
         self.merge = merge
         self.vision_settings = dict(vision_settings or {})
         self.head_state = head_state
+        self.grounding_layer = grounding_layer
         self.mask_score = mask_score
         self.mask_kind = mask_kind
         self.box_kind = box_kind

@@ -6,17 +6,33 @@ from dataclasses import dataclass
 
 import torch
 
+from ullava.modeling.grounding_layer import PassStates
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStates:
-    """Grounded tokens of one kind in reading order: states [K, D], row [K], item [K] (which picture; -1 = none)."""
+    """Grounded tokens of one kind in reading order: states [K, D], row [K], item [K] (which picture; -1 = none).
+
+    ``last`` [K, D]: what the language head reads at the same places; ``states`` itself without a grounding layer.
+    """
 
     states: torch.Tensor
     row: torch.Tensor
     item: torch.Tensor
+    last: torch.Tensor
+
+    def chosen(self, keep: torch.Tensor) -> TokenStates:
+        """Return those that ``keep`` bool [K] names."""
+        return TokenStates(self.states[keep], self.row[keep], self.item[keep], self.last[keep])
 
 
-def align_states(hidden: torch.Tensor, head_state: str) -> torch.Tensor:
+def align_states(states: PassStates, head_state: str) -> PassStates:
+    """Shift both [B, L, D] so that position t holds the state that belongs to the token at t; see ``_aligned``."""
+    grounding = _aligned(states.grounding, head_state)
+    return PassStates(grounding, grounding if states.last is states.grounding else _aligned(states.last, head_state))
+
+
+def _aligned(hidden: torch.Tensor, head_state: str) -> torch.Tensor:
     """Shift [B, L, D] so that position t holds the state that belongs to the token at t.
 
     ``predicting``: the state one before it. Position 0 has none and repeats its own; no grounded token stands there.
@@ -34,7 +50,9 @@ def item_of_position(input_ids: torch.Tensor, image_start_id: int) -> torch.Tens
     return torch.where(in_row > 0, before[:, None] + in_row - 1, torch.full_like(in_row, -1))
 
 
-def read_heads(aligned_states: torch.Tensor, tokens: torch.Tensor, items: torch.Tensor, token_id: int) -> TokenStates:
-    """Pick the states of all ``token_id`` in ``tokens`` [B, L]; ``items`` [B, L] says which picture each speaks of."""
+def read_heads(aligned: PassStates, tokens: torch.Tensor, items: torch.Tensor, token_id: int) -> TokenStates:
+    """Pick the states of all ``token_id`` in ``tokens`` [B, L]; ``items`` [B, L] says which image each speaks of."""
     row, position = (tokens == token_id).nonzero(as_tuple=True)
-    return TokenStates(aligned_states[row, position], row, items[row, position])
+    states = aligned.grounding[row, position]
+    last = states if aligned.last is aligned.grounding else aligned.last[row, position]
+    return TokenStates(states, row, items[row, position], last)

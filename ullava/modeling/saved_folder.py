@@ -44,7 +44,7 @@ from ullava.modeling.weight_files import read_shapes, read_table
 from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
-LATER_KEYS = frozenset({"pretrained", "mask_kind"})
+LATER_KEYS = frozenset({"pretrained", "mask_kind", "grounding_layer"})
 """Keys of a saved config or processor that folders of before they existed lack."""
 PARTS = ("text_config", "vision_config", "sam_config", "detector_config")
 CHOICES: Mapping[str, tuple[type[Any], str]] = {
@@ -52,6 +52,7 @@ CHOICES: Mapping[str, tuple[type[Any], str]] = {
         key: (VisionConfig, key) for key in ("strategy", "hidden_layer", "projector", "aspect", "merge", "video_frames")
     },
     "head_state": (ModelConfig, "head_state"),
+    "grounding_layer": (ModelConfig, "grounding_layer"),
     "marker_gradient_only": (ModelConfig, "marker_gradient_only"),
     "mask_score": (MaskHeadConfig, "score"),
     **{f"box_{key}": (BoxHeadConfig, key) for key in ("kind", "width", "frame", "sigmoid")},

@@ -13,6 +13,7 @@ from ullava.errors import UserError
 from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_input
 from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.mask_table import build_mask_head
@@ -55,6 +56,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: UllavaConfig) -> None:
         super().__init__(config)
+        check_grounding_layer(config.grounding_layer, config.text_config)
         width = int(config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision = build_strategy(config, width)
@@ -182,17 +184,21 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             text, inputs_embeds, images, videos = self._splice(inputs, left_pad=False)
             input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
-        result = self.language_model.get_decoder()(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache if labels is None else False,
-        )
+        decoder = self.language_model.get_decoder()
+        words_judged = not inputs.heads_only
+        with tapped_layer(decoder, self.config.grounding_layer, last_needed=words_judged) as tap:
+            result = decoder(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache if labels is None else False,
+            )
         hidden = result.last_hidden_state
+        states = PassStates(hidden if tap is None else tap.states, hidden)
         output = UllavaOutput(
             past_key_values=result.past_key_values,
-            hidden_states=(hidden,) if output_hidden_states else None,
+            hidden_states=None if not output_hidden_states else (hidden,) if tap is None else tuple(states),
             input_ids=input_ids,
             aux=summed_aux(output for output in (images, videos) if output is not None),
             diagnostics=told_by(images, videos),
@@ -204,12 +210,14 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return output
         if input_ids is None:
             raise UserError("supervision needs input_ids, to know which image a grounded token speaks of")
-        supervised = labels[:, 1:] != IGNORE_LABEL
+        supervised = (
+            labels[:, 1:] != IGNORE_LABEL if words_judged else torch.zeros_like(labels[:, 1:], dtype=torch.bool)
+        )
         output.supervised_logits = self._logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
         with torch.autocast(hidden.device.type, enabled=False):
             output.loss = token_cross_entropy(output.supervised_logits, output.targets)
-        self._read_into(output, align_states(hidden, self.config.head_state), labels, input_ids, inputs)
+        self._read_into(output, align_states(states, self.config.head_state), labels, input_ids, inputs)
         if images is not None and inputs.patches is not None:
             output.patch_nll = self._patch_nll(images, inputs.patches)
         output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
@@ -234,7 +242,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return patch_cross_entropy(torch.cat(shown), given, cast(torch.Tensor, vocabulary))
 
     def _read_into(
-        self, output: Any, aligned: torch.Tensor, tokens: torch.Tensor, input_ids: torch.Tensor, inputs: ModelInputs
+        self, output: Any, aligned: PassStates, tokens: torch.Tensor, input_ids: torch.Tensor, inputs: ModelInputs
     ) -> None:
         """Fill ``output.seg`` and ``output.loc`` from states aligned with ``tokens`` [B, L]."""
         items = item_of_position(input_ids, self.config.image_start_id)
@@ -243,7 +251,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
         output.seg = self._decode_masks(seg, inputs)
-        probability = self._probability(loc.states, self.config.loc_id)
+        probability = self._probability(loc.last, self.config.loc_id)
         output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
 
     def find_boxes(self, prompts: PhrasePrompts, inputs: ModelInputs) -> FoundBoxes | None:
@@ -268,7 +276,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         view = torch.full_like(image, -1) if shown is None else shown.rows(image)
         if len(view) and bool((view < 0).any()):
             keep = view >= 0
-            seg = TokenStates(seg.states[keep], seg.row[keep], seg.item[keep])
+            seg = seg.chosen(keep)
             image, view = image[keep], view[keep]
         if shown is None or len(view) == 0:
             decoded = self.mask_head.none(seg.states)
@@ -281,7 +289,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             iou_scores=decoded.scores,
             row=seg.row,
             image=image,
-            token_probability=self._probability(seg.states, self.config.seg_id),
+            token_probability=self._probability(seg.last, self.config.seg_id),
         )
 
     def _idle(self, images: VisionOutput | None, videos: VisionOutput | None, output: Any) -> torch.Tensor:
@@ -352,19 +360,20 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
             **generation,
         )
-        steps = torch.stack([states[-1][:, -1] for states in result.hidden_states], dim=1)
-        new_ids = result.sequences[:, -steps.shape[1] :]
-        prompt_ids = result.sequences[:, : -steps.shape[1]]
+        new = [torch.stack([kind[:, -1] for kind in kinds], dim=1) for kinds in zip(*result.hidden_states, strict=True)]
+        first = result.hidden_states[0]
+        new_ids = result.sequences[:, -new[0].shape[1] :]
+        prompt_ids = result.sequences[:, : -new[0].shape[1]]
         tokens = new_ids
         if read_history:  # the prompt's states came with the first step
-            steps = torch.cat([result.hidden_states[0][-1][:, :-1], steps], dim=1)
-            steps = torch.cat([steps[:, :1], steps], dim=1)
+            whole = [torch.cat([prompt[:, :-1], steps], dim=1) for prompt, steps in zip(first, new, strict=True)]
+            new = [torch.cat([steps[:, :1], steps], dim=1) for steps in whole]
             tokens = prompt_ids = result.sequences
         if self.config.head_state == "token":  # the state at a token is the next step's; the last token has none
-            steps = torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)
+            new = [torch.cat([steps[:, 1:], steps[:, -1:]], dim=1) for steps in new]
             tokens = torch.cat([tokens[:, :-1], torch.full_like(tokens[:, -1:], IGNORE_LABEL)], dim=1)
         seen = (spliced.images, spliced.videos)
         chosen = chosen_by(self.vision.choices, *seen, inputs, len(new_ids))
         grounded = GroundedGeneration(new_ids=new_ids, chosen=chosen)
-        self._read_into(grounded, steps, tokens, prompt_ids, inputs)
+        self._read_into(grounded, PassStates(new[0], new[-1]), tokens, prompt_ids, inputs)
         return grounded

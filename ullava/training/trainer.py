@@ -194,7 +194,8 @@ class UllavaTrainer(Trainer):
             return take_part(self, model, num_items_in_batch)
         self.plan.hold_frozen()
         network_inputs, targets = batch.usable()
-        output = self.passes(model, replace(network_inputs, supervised_only=True))
+        heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
+        output = self.passes(model, replace(network_inputs, supervised_only=True, heads_only=heads_only))
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

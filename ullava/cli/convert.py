@@ -18,8 +18,10 @@ KINDS = {
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
     "convnext": "a ConvNeXt of open_clip, timm or transformers, with four stages or five",
     "llama2c": "a language model of llama2.c (version 0 files)",
+    "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
+GIVEN = "weight file, or folder of shards"
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 
 
@@ -27,8 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand for each kind of weights."""
     commands = parser.add_subparsers(dest="convert_command", metavar="{" + ",".join(KINDS) + "}", required=True)
     kinds = {kind: commands.add_parser(kind, help=text) for kind, text in KINDS.items()}
-    for part in kinds.values():
-        part.add_argument("--from", dest="source", type=Path, required=True, help="weight file, or folder of shards")
+    for kind, part in kinds.items():
+        given = "GGUF file, or the installed Python package that carries one" if kind == "gguf" else GIVEN
+        part.add_argument("--from", dest="source", type=Path, required=True, help=given)
         part.add_argument("--out", type=Path, required=True, help="folder to make")
     kinds["checkpoint"].add_argument("--model", required=True, help="model of the weights: a name or a model.yaml")
     kinds["box_head"].add_argument("--model", required=True, help="whose box head: a name or a model.yaml")
@@ -87,6 +90,8 @@ def _convert(args: argparse.Namespace) -> Path:
         return parts.convert_clip_file(args.source, args.out, args.heads, args.activation)
     if args.convert_command == "convnext":
         return parts.convert_convnext_file(args.source, args.out, args.image_size)
+    if args.convert_command == "gguf":
+        return parts.convert_gguf_file(args.source, args.out)
     return parts.convert_llama2c_file(args.source, args.out, args.tokenizer)
 
 

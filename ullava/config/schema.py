@@ -21,6 +21,13 @@ from ullava.config.vision import VisionConfig as VisionConfig
 
 # ---------------------------------------------------------------- models/<name>/model.yaml
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageConfig(PartConfig):
+    """The language model. ``num_layers``: its first so many decoder layers alone, in config and weights."""
+
+    num_layers: int | None = field(default=None, metadata=at_least(1, 1024))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
     """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability."""
 
@@ -79,7 +86,7 @@ class ModelConfig:
     """
 
     name: str
-    language: PartConfig
+    language: LanguageConfig
     tokenizer: str
     vision: VisionConfig
     mask: MaskHeadConfig

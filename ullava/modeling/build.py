@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, ConvNextConfig, SamConfig, SamModel
+from transformers import ConvNextConfig, SamConfig, SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
@@ -16,7 +16,8 @@ from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
-from ullava.modeling.part_configs import LANGUAGES, part_config
+from ullava.modeling.language_layers import language_config, read_language
+from ullava.modeling.part_configs import part_config
 from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
@@ -137,7 +138,7 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
 def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
     """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``: see ``build_model``."""
     where = site or Site(folder / "model.yaml")
-    text = part_config(config.language, folder, where.of("language"), among=LANGUAGES)
+    text = language_config(config.language, folder, where.of("language"))
     if not config.language.path:
         text.vocab_size = len(tokenizer)
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -208,7 +209,7 @@ def _load_parts(
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
     if config.language.path:
         language = weights_of(config.language, folder, site.of("language"))
-        load_part(model.language_model, read_part(AutoModelForCausalLM, language), language)
+        load_part(model.language_model, read_language(language, config.language.num_layers), language)
         if vocabulary > model.config.text_config.vocab_size:
             _grow_vocabulary(model, vocabulary)
     vision = pretrained_parts(config.vision)

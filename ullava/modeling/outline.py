@@ -106,7 +106,7 @@ def _described(value: Any, folder: Path, site: Site, problems: list[UserError]) 
             find_folder(value.path, folder, str(site.of("path")), revision=value.revision, weights=False)
         except UserError as error:
             if "model_type" in value.config:
-                return PartConfig(config=value.config)
+                return replace(value, path=None, revision=None)
             problems.append(error)
         return value
     if is_dataclass(value) and not isinstance(value, type):

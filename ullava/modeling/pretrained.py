@@ -15,7 +15,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import CONFIG_MAPPING, AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from ullava.errors import UserError, WeightsError, did_you_mean
@@ -197,6 +205,24 @@ def read_network(kind: Any, folder: Path, **options: Any) -> tuple[Any, Mapping[
     if problems:
         raise WeightsError(problems)
     return model, info
+
+
+def read_gguf(file: Path, kinds: Sequence[str]) -> tuple[Any, Any, Mapping[str, Any]]:
+    """The network of a GGUF file in float32, its tokenizer, and transformers' account of its weights.
+
+    Nothing is judged but what the file is of: a ``model_type`` among ``kinds``. The packed numbers are unpacked by the
+    package ``gguf``. Raises WeightsError for a file that is damaged or of another architecture.
+    """
+    place = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    with reading(file):
+        config = AutoConfig.from_pretrained(str(file.parent), **place)
+        if config.model_type not in kinds:
+            raise WeightsError(f"architecture: a '{config.model_type}', where a {' or '.join(kinds)} is needed")
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), dtype=torch.float32, output_loading_info=True, **place
+        )
+    return model, tokenizer, info
 
 
 def check_depth(table: Mapping[str, Any], tensors: int, folder: Path) -> None:

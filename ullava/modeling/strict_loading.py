@@ -20,16 +20,19 @@ from ullava.modeling.pretrained import read_network
 MAX_CANDIDATES = 64
 
 
-def read_part(kind: Any, folder: Path, *, beside: Sequence[str] = (), unread: Sequence[str] = ()) -> dict[str, Tensor]:
+def read_part(
+    kind: Any, folder: Path, *, beside: Sequence[str] = (), unread: Sequence[str] = (), **options: Any
+) -> dict[str, Tensor]:
     """The weights of a network of class ``kind`` in ``folder``, in that class's names, in the dtype they have there.
 
     ``beside``: patterns (``*`` matches anything) of keys that the files may hold beside the network; ``unread``: of the
     network's own that nobody reads, which are left out whatever they are. Tied and computed tensors may be absent.
+    ``options``: see ``read_network``.
 
     Raises WeightsError with a line for each other key that is missing, unexpected or of another shape; UserError for
     damaged files (ullava.modeling.pretrained).
     """
-    network, info = read_network(kind, folder)
+    network, info = read_network(kind, folder, **options)
     refuse_misfits(info, folder, beside=(*beside, *unread), unread=unread)
     return {name: value for name, value in network.state_dict().items() if not _is_one_of(name, unread)}
 

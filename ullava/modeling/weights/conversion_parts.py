@@ -1,4 +1,4 @@
-"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, and a language model of llama2.c."""
+"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, language models of llama2.c and GGUF."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ullava.modeling.weight_files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.convnext import convert_convnext
+from ullava.modeling.weights.gguf_file import convert_gguf, find_gguf
 from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
 from ullava.modeling.weights.llama2c import convert_llama2c
 from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam
@@ -108,3 +109,26 @@ def convert_llama2c_file(source: Path, out: Path, tokenizer: Path | None = None)
         return {"kind": "llama2c", "parameters": model.num_parameters()}
 
     return write_folder(out, source, write, files=[source])
+
+
+def convert_gguf_file(source: Path, out: Path) -> Path:
+    """Turn a GGUF file of Llama's architecture into a ``LlamaForCausalLM`` folder with its tokenizer.
+
+    ``source`` is the file, or the name of an installed Python package that carries one. The folder is what
+    ``language.path`` and ``tokenizer`` of a model.yaml name.
+
+    Raises:
+        WeightsError: no such file or package, no GGUF, a damaged one, or another architecture.
+    """
+    file = find_gguf(source)
+
+    def write(folder: Path) -> dict[str, Any]:
+        model, tokenizer = convert_gguf(file)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        config = model.config
+        sizes = {key: getattr(config, key) for key in ("hidden_size", "num_hidden_layers", "vocab_size")}
+        dtype = str(model.dtype).removeprefix("torch.")
+        return {"kind": "gguf", "parameters": model.num_parameters(), **sizes, "dtype": dtype}
+
+    return write_folder(out, file, write, files=[file])

@@ -143,8 +143,9 @@ def _crop(
 def random_window(size_hw: tuple[int, int], settings: AugmentConfig, rng: np.random.Generator) -> Window | None:
     """Draw a part of the image: area uniform, aspect log-uniform, as RandomResizedCrop; None where it does not fit."""
     height, width = size_hw
-    share = rng.uniform(*settings.crop_scale)
-    aspect = math.exp(rng.uniform(*(math.log(bound) for bound in settings.crop_ratio)))
+    share = rng.uniform(settings.crop_scale[0], settings.crop_scale[1])
+    low, high = settings.crop_ratio
+    aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
     places = rng.random(2)
     w, h = round(width * math.sqrt(share * aspect)), round(height * math.sqrt(share / aspect))
     if not (0 < w <= width and 0 < h <= height):

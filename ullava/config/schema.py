@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ullava.config.augment import AugmentConfig as AugmentConfig
+from ullava.config.augment import refuse_augment
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.text import Template as Template
@@ -213,6 +215,8 @@ class DatasetEntry:
     """This folder of pictures in the place of the split's; relative to the working folder."""
     boxes: str | None = None
     """Boxes found in the pictures beforehand (ullava.data.boxes), for front-ends with objects; below the data root."""
+    augment: AugmentConfig | None = None
+    """What training changes in the images; none without it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,6 +354,15 @@ class TrainRecipe:
     budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse augmentations where they would change what is measured, or words that are fixed (ValueError)."""
+        refuse_augment(self.eval_dataset, "eval_dataset")
+        augmented = [name for name, entry in self.dataset.items() if entry.augment is not None]
+        if self.tokenised and augmented:
+            raise ValueError(
+                f"tokenised keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecipe:
@@ -374,3 +387,7 @@ class EvalRecipe:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     force: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse augmentations: an evaluation takes images as they are (ValueError)."""
+        refuse_augment(self.dataset, "dataset")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from ullava.data.augment import Augmenter
 from ullava.data.word_dropout import WordDropout
 from ullava.errors import DataError, SampleError
 from ullava.examples import BadSample, Example
@@ -64,14 +66,24 @@ def read_videos(clips: Sequence[Clip], count: int, sample: str) -> list[ImageArr
 
 
 def encode_or_bad(
-    make: Callable[[], Sample], encoder: Encoder, fallback_name: str, **options: Any
+    make: Callable[[], Sample],
+    encoder: Encoder,
+    fallback_name: str,
+    change: Callable[[Sample, Sequence[ImageArray]], tuple[Sample, Sequence[ImageArray]]] | None = None,
+    **options: Any,
 ) -> Example | BadSample:
-    """Encode one sample; what is wrong with it comes back as a BadSample for the main process to count."""
+    """Encode one sample; what is wrong with it comes back as a BadSample for the main process to count.
+
+    ``change``: what becomes of the sample and its decoded images first (ullava.data.augment).
+    """
     try:
         sample = make()
         if sample.videos:
             options["videos"] = read_videos(sample.videos, encoder.video_frames, sample.name)
-        return encoder.encode(sample, read_images(sample.images, sample.name), **options)
+        images: Sequence[ImageArray] = read_images(sample.images, sample.name)
+        if change is not None:
+            sample, images = change(sample, images)
+        return encoder.encode(sample, images, **options)
     except SampleError as error:
         return BadSample(error.sample, error.reason)
     except DataError as error:
@@ -81,7 +93,8 @@ def encode_or_bad(
 class EncodedMixture:
     """A map-style dataset over positions of the mixture.
 
-    ``tokenised``: the ids at a position where they were made beforehand (ullava.data.tokenised).
+    ``tokenised``: the ids at a position where they were made beforehand (ullava.data.tokenised). ``augmenter``: what
+    changes the sample and its images at a position.
     """
 
     def __init__(
@@ -92,12 +105,14 @@ class EncodedMixture:
         with_patches: bool = False,
         word_dropout: WordDropout | None = None,
         tokenised: Callable[[int], Any] | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.mixture = mixture
         self.encoder = encoder
         self.with_patches = with_patches
         self.word_dropout = word_dropout
         self.tokenised = tokenised
+        self.augmenter = augmenter
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -109,6 +124,7 @@ class EncodedMixture:
             lambda: self.mixture.sample(position),
             self.encoder,
             f"position {position}",
+            None if self.augmenter is None else partial(self.augmenter, position),
             with_patches=self.with_patches,
             **words,
         )

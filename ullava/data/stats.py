@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tqdm import tqdm
 from ullava.config.load import load_config
 from ullava.config.recipes import config_class
 from ullava.config.schema import EvalRecipe, TrainRecipe
+from ullava.data.augment import Augmenter
 from ullava.data.boxes import BoxedDataset
 from ullava.data.build import build_mixture
 from ullava.data.mixture import Mixture
 from ullava.errors import ConfigError, DataError, SampleError
 from ullava.given_files import check_plain
+from ullava.media.images import stored_frame_of_head, upright_hw
 from ullava.resources import find
 from ullava.structures import Sample
 
@@ -49,6 +52,7 @@ def measure_mixture(mixture: Mixture, samples: int = SAMPLES) -> dict[str, Any]:
     """Return ``positions_per_epoch``, ``walked``, ``datasets`` (a row each) and ``bad`` for the first positions."""
     walked = min(samples, mixture.positions_per_epoch)
     tallies = [_Tally() for _ in mixture.datasets]
+    augmenter = Augmenter.of(mixture)
     bad: list[dict[str, str]] = []
     for position in tqdm(range(walked), desc="reading samples", unit="", disable=None):
         number, index, rng = mixture.locate(position)
@@ -60,6 +64,8 @@ def measure_mixture(mixture: Mixture, samples: int = SAMPLES) -> dict[str, Any]:
             bad.append({"name": error.sample, "reason": error.reason})
             continue
         tallies[number].add(sample)
+        if augmenter is not None and mixture.entries[number].augment is not None:
+            tallies[number].add_plan(augmenter, position, sample)
     rows = [row | tally.row() for row, tally in zip(mixture.describe(), tallies, strict=True)]
     for row, dataset in zip(rows, mixture.datasets, strict=True):
         row["has_boxes"] = isinstance(dataset, BoxedDataset)
@@ -79,6 +85,7 @@ def format_report(report: dict[str, Any]) -> str:
     lines.append("turns, regions: mean; words, area: least-median-most")
     lines.append(f"{report['walked']} of {report['positions_per_epoch']} positions of an epoch were read")
     lines += [_boxes_line(row) for row in report["datasets"] if row["has_boxes"]]
+    lines += [_augmented_line(row) for row in report["datasets"] if row["augmented"]]
     lines += [f"bad: {entry['name']}: {entry['reason']}" for entry in report["bad"][:SHOWN]]
     if len(report["bad"]) > SHOWN:
         lines.append(f"... and {len(report['bad']) - SHOWN} more bad samples")
@@ -89,6 +96,11 @@ def _boxes_line(row: dict[str, Any]) -> str:
     """How many of the pictures the file of found boxes knows, and how many boxes they have (least-median-most)."""
     known = f"{row['pictures_with_boxes']} of {row['pictures']} pictures have boxes"
     return f"{row['dataset']}: {known}, {_range(row['boxes'])} each"
+
+
+def _augmented_line(row: dict[str, Any]) -> str:
+    """How many of the samples are changed, and why those are not that a change was drawn for."""
+    return f"{row['dataset']}: augmented: " + "; ".join(f"{what} {count}" for what, count in row["augmented"].items())
 
 
 class _Tally:
@@ -106,6 +118,7 @@ class _Tally:
         self.pictures = 0
         self.boxed = 0
         self.boxes: list[int] = []
+        self.augmented: Counter[str] = Counter()
 
     def add(self, sample: Sample) -> None:
         self.walked += 1
@@ -120,6 +133,16 @@ class _Tally:
             self.areas += [100 * float(region.mask.mean()) for region in turn.regions if region.mask is not None]
             self.without_target += sample.task in ("res", "rec") and not turn.regions
 
+    def add_plan(self, augmenter: Augmenter, position: int, sample: Sample) -> None:
+        if not sample.images:
+            return
+        try:
+            plan = augmenter.plan(position, sample, upright_hw(*stored_frame_of_head(sample.images[0])))
+        except DataError:  # a picture that cannot be read: training counts it
+            return
+        self.augmented.update(plan.done)
+        self.augmented.update(f"no {reason}" for reason in plan.kept)
+
     def row(self) -> dict[str, Any]:
         return {
             "walked": self.walked,
@@ -133,6 +156,7 @@ class _Tally:
             "pictures": self.pictures,
             "pictures_with_boxes": self.boxed,
             "boxes": _spread(self.boxes),
+            "augmented": dict(sorted(self.augmented.items())),
         }
 
 

@@ -16,6 +16,7 @@ from transformers import set_seed
 from ullava.batching.collate import Collator
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import TrainRecipe
+from ullava.data.augment import Augmenter
 from ullava.data.build import build_mixture
 from ullava.data.encode import EncodedMixture
 from ullava.data.grouping import GroupedSampler
@@ -172,7 +173,14 @@ def _rows(recipe: TrainRecipe, mixture: Mixture, processor: Any, seed: int, *, w
     share = recipe.word_dropout
     words = tokenised(mixture, processor.tokenise, words_key(processor)) if recipe.tokenised else None
     dropout = WordDropout.of(processor.tokenizer, share, seed) if share else None
-    return EncodedMixture(mixture, processor, with_patches=with_patches, word_dropout=dropout, tokenised=words)
+    return EncodedMixture(
+        mixture,
+        processor,
+        with_patches=with_patches,
+        word_dropout=dropout,
+        tokenised=words,
+        augmenter=Augmenter.of(mixture),
+    )
 
 
 def _sampler(recipe: TrainRecipe, mixture: Mixture, block: int) -> MixtureSampler:

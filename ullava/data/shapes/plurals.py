@@ -37,7 +37,8 @@ def _shared_description(scene: Scene, rng: Random) -> Description:
     return what
 
 
-def _several_words(form: Form, count: int, rng: Random) -> str:
+def several_words(form: Form, count: int, rng: Random) -> str:
+    """Words for the ``count`` objects of a form: "all red stars", "the two stars", "both stars"."""
     if isinstance(form, Both):
         return phrase(form, rng)
     words = phrase(form, rng, many=True)
@@ -70,7 +71,7 @@ def several(scene: Scene, rng: Random) -> Expression | None:
             form = Both(one, two)
         targets = denote(form, scene)
         if targets is not None and len(targets) > 1 and targets & wanted:
-            return Expression(_several_words(form, len(targets), rng), form, tuple(sorted(targets)), "several")
+            return Expression(several_words(form, len(targets), rng), form, tuple(sorted(targets)), "several")
     return None
 
 

@@ -61,9 +61,25 @@ def class_id(shape: str) -> int:
     return SHAPES.index(shape) + 1
 
 
+_PLURALS: dict[str, str] = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "foot": "feet",
+    "tooth": "teeth", "goose": "geese", "knife": "knives", "leaf": "leaves", "shelf": "shelves", "loaf": "loaves",
+    "wolf": "wolves", "sheep": "sheep", "deer": "deer", "fish": "fish", "broccoli": "broccoli", "bread": "bread",
+}  # fmt: skip
+
+
 def plural(noun: str) -> str:
-    """``noun`` in the plural."""
-    return noun + ("es" if noun.endswith("s") else "s")
+    """``noun`` in the plural, of its last word: "wine glasses", "people", "bunnies"."""
+    before, _, last = noun.rpartition(" ")
+    if last in _PLURALS:
+        many = _PLURALS[last]
+    elif last.endswith(("s", "x", "z", "ch", "sh")):
+        many = last + "es"
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
+        many = last[:-1] + "ies"
+    else:
+        many = last + "s"
+    return f"{before} {many}".lstrip()
 
 
 def with_article(words: str) -> str:

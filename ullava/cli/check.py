@@ -148,9 +148,11 @@ def _problems_of(check: Callable[..., object], *arguments: object) -> list[str]:
 
 def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
     """Open a dataset, count it, read a few of its samples; return what was found in words."""
+    from ullava.data.boxes import reader_of
     from ullava.data.build import build_dataset, open_store
     from ullava.data.descriptor import locate
     from ullava.data.originals.convert import skipped_lines
+    from ullava.data.readers.base import Reader
 
     located = locate(entry.dataset or name, entry, data_root)
     dataset = build_dataset(entry.dataset or name, entry, data_root)
@@ -180,9 +182,10 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
     if problems:
         raise UserError(problems)
     form = "; original files" if located.original is not None else ""
-    return "; ".join(
-        [f"{found} records in {located.annotations}, {len(dataset)} samples{form}", *skipped_lines(store.facts)]
-    )
+    counted = f"{found} records in {located.annotations}, {len(dataset)} samples{form}"
+    reader = reader_of(dataset)
+    told = reader.told() if isinstance(reader, Reader) else []
+    return "; ".join([counted, *told, *skipped_lines(store.facts)])
 
 
 def _absent(path: Path, what: str, source: str) -> list[str]:

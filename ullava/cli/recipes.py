@@ -86,7 +86,7 @@ def entry_problems(name: str, entry: DatasetEntry) -> list[str]:
     try:
         located = locate(dataset, entry, Path("."))
         if located.template is not None:
-            find_templates(located.template, with_phrase=reader_of(located.config.layout).has_phrase)
+            find_templates(located.template, with_phrase=reader_of(located.config.layout, located.task).has_phrase)
     except UserError as error:
         return [problem.removeprefix(f"dataset {dataset}: ") for problem in error.problems]
     return []

@@ -120,7 +120,8 @@ class OriginalSplit:
     """One split in the files that a data set's authors publish; every path is below the data root.
 
     ``annotations``: a file, or a folder where each picture has its own. ``companion``: the other file that is needed
-    (``instances.json``). ``part``: what this split is called inside the files. ``sentences``: expected expressions.
+    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
+    ``sentences``: expected expressions.
     """
 
     annotations: str
@@ -149,6 +150,7 @@ class OriginalConfig:
         "sharegpt",
         "tgif_tsv",
         "boxed_refs",
+        "coco_captions",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)
@@ -161,7 +163,8 @@ class DatasetConfig:
     ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
     A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which grey values of a mask are
     the object: above half of the range, or white alone (u-LLaVA's way, which thins masks with soft edges).
-    ``boxes_only``: things have boxes and no masks, which serves the task rec alone.
+    ``boxes_only``: things have boxes and no masks, which serves the task rec alone. ``exhaustive: false``: an image may
+    hold things of these classes that are not annotated, so nothing can be said to be absent from it.
     ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
     """
 
@@ -179,6 +182,7 @@ class DatasetConfig:
     label_offset: int = 0
     ignore_label: int | None = None
     boxes_only: bool = False
+    exhaustive: bool = True
     licence: str
     source: str
     notes: str = ""
@@ -217,6 +221,10 @@ class DatasetEntry:
     """Boxes found in the pictures beforehand (ullava.data.boxes), for front-ends with objects; below the data root."""
     augment: AugmentConfig | None = None
     """What training changes in the images; none without it."""
+    min_area: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
+    """Where questions name a class (ullava.data.readers.class_questions): the least share of the image it covers."""
+    absent: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
+    """Of the same: the share of questions about a class that is not in the image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     JSON, or empty. Single wrong records are found when they are read.
     """
     located = locate(dataset_id, entry, data_root)
-    kind = reader_of(located.config.layout)
+    kind = reader_of(located.config.layout, located.task)
     store = open_store(located)
     if not len(store):
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
@@ -47,6 +47,9 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         limit=entry.limit,
         frames=entry.frames,
         classes=frozenset(name.lower() for name in located.config.classes if not located.config.classes_open),
+        class_names=_class_names(located),
+        min_area=entry.min_area or 0.0,
+        absent=entry.absent or 0.0,
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,
         foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
@@ -55,6 +58,13 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     if entry.boxes is None:
         return reader
     return BoxedDataset(reader, BoxFile(Path(entry.data_root or data_root) / entry.boxes), located.image_root)
+
+
+def _class_names(located: Located) -> tuple[str, ...]:
+    """Return the descriptor's classes without those that nobody asks for."""
+    files = located.config.original
+    left_out = files.leave_out if files is not None else []
+    return tuple(name for name in located.config.classes if name not in left_out)
 
 
 def open_store(located: Located) -> AnnotationStore:

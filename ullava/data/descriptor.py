@@ -11,7 +11,7 @@ from ullava.config.load import load_config, place
 from ullava.config.nodes import shortened
 from ullava.config.schema import DatasetConfig, DatasetEntry, OriginalConfig, OriginalSplit
 from ullava.data.file_names import find_from
-from ullava.data.layouts import layout_names, reader_of
+from ullava.data.layouts import CLASS_READERS, layout_names, reader_of, tasks_of
 from ullava.data.originals.source import OriginalSource
 from ullava.errors import ConfigError, did_you_mean
 from ullava.resources import find
@@ -32,6 +32,7 @@ KIND_LAYOUTS: dict[str, str] = {
     "sharegpt": "llava_json",
     "tgif_tsv": "llava_json",
     "boxed_refs": "grefer",
+    "coco_captions": "llava_json",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]
@@ -66,7 +67,7 @@ def load_descriptor(dataset_id: str) -> tuple[str, DatasetConfig]:
     if config.layout not in layout_names():
         unknown = f"no layout '{shortened(config.layout)}'{did_you_mean(config.layout, layout_names())}"
         raise ConfigError(f"{place(path, 'layout')}: layout: {unknown}")
-    tasks = reader_of(config.layout).tasks
+    tasks = tasks_of(config.layout)
     problems = [] if config.task in tasks else [f"task: {_unfit(config.layout, config.task)}"]
     if config.boxes_only and config.task != "rec":
         problems.append(f"task: boxes_only serves rec, not {config.task}")
@@ -96,7 +97,10 @@ def locate(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Located:
         raise ConfigError([f"dataset {dataset_id}: {problem}" for problem in problems])
     root = Path(entry.data_root or config.root or data_root)
     task = cast(Task, entry.task or config.task)
-    template = entry.template or config.template or reader_of(config.layout).default_template
+    reader = reader_of(config.layout, task)
+    # A descriptor's templates word the questions of its own task; another reader's are worded in another way.
+    own_template = config.template if reader is reader_of(config.layout, config.task) else None
+    template = entry.template or own_template or reader.default_template
     if entry.annotations is not None:
         return Located(
             id=own_id,
@@ -183,7 +187,7 @@ def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, 
 
 def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[str]:
     problems = []
-    if entry.task is not None and entry.task not in reader_of(config.layout).tasks:
+    if entry.task is not None and entry.task not in tasks_of(config.layout):
         problems.append(f"task: {_unfit(config.layout, entry.task)}")
     elif entry.task is not None and entry.task != "rec" and config.boxes_only:
         problems.append(f"task: this dataset has boxes and no masks; it serves rec, not '{entry.task}'")
@@ -198,8 +202,20 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
     if entry.group == "image" and not reader_of(config.layout).grouped:
         able = ", ".join(name for name in layout_names() if reader_of(name).grouped)
         problems.append(f"group: 'image' is for the layouts {able}; this is {config.layout}")
-    return problems
+    return [*problems, *_class_problems(config, entry)]
+
+
+def _class_problems(config: DatasetConfig, entry: DatasetEntry) -> list[str]:
+    """Return why ``min_area`` and ``absent`` of an entry mean nothing for the dataset."""
+    task = entry.task or config.task
+    given = [name for name in ("min_area", "absent") if getattr(entry, name) is not None]
+    if task in tasks_of(config.layout) and given and not reader_of(config.layout, task).names_classes:
+        able = ", ".join(f"{reader.layout} ({' and '.join(reader.tasks)})" for reader in CLASS_READERS)
+        return [f"{name}: is for questions about classes: {able}; this is {config.layout} ({task})" for name in given]
+    if entry.absent and not config.exhaustive:
+        return ["absent: the annotations leave things out (exhaustive: false), so nothing can be said to be absent"]
+    return []
 
 
 def _unfit(layout: str, task: str) -> str:
-    return f"layout {layout} serves {', '.join(reader_of(layout).tasks)}, not '{task}'"
+    return f"layout {layout} serves {', '.join(tasks_of(layout))}, not '{task}'"

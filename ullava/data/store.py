@@ -37,6 +37,8 @@ Kind = Literal["records", "coco"]
 FACTS_SUFFIX = ".facts.json"
 SIZES_SUFFIX = ".sizes.npy"
 """Of what ullava.data.word_sizes keeps beside a converted file."""
+CLASSES_SUFFIX = ".classes.npz"
+"""Of what ullava.data.class_table keeps there."""
 
 
 class Row(NamedTuple):
@@ -169,8 +171,9 @@ def _keep(source: Path, arrow: Path, kind: str, write: Callable[[], None]) -> No
             if old != arrow:
                 old.unlink(missing_ok=True)
                 old.with_suffix(FACTS_SUFFIX).unlink(missing_ok=True)
-                for sizes in arrow.parent.glob(f"{old.stem}.*{SIZES_SUFFIX}"):
-                    sizes.unlink(missing_ok=True)
+                for suffix in (SIZES_SUFFIX, CLASSES_SUFFIX):
+                    for told in arrow.parent.glob(f"{old.stem}.*{suffix}"):
+                        told.unlink(missing_ok=True)
     except OSError as error:
         hint = "set ULLAVA_CACHE to a folder with room for it"
         raise DataError(

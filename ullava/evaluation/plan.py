@@ -26,7 +26,7 @@ def picture_groups(dataset: TaskDataset) -> list[list[int]]:
     Wholly determined by the annotations and cheap: no mask is decoded. An index without a picture stands alone.
     """
     reader = reader_of(dataset)
-    if not isinstance(reader, Reader) or reader.origin.by_image:
+    if not isinstance(reader, Reader) or reader.whole_images:
         return [[index] for index in range(len(dataset))]
     store = reader.origin.store
     order, starts = store.groups(reader.origin.limit)

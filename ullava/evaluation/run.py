@@ -139,6 +139,11 @@ def _identity(
             "limit": entry.limit if entry else None,
             "group": entry.group if entry else "item",
             "template": entry.template if entry else None,
+            **{
+                name: getattr(entry, name)
+                for name in ("min_area", "absent")
+                if entry is not None and getattr(entry, name) is not None
+            },
         }
     return {
         "format": FORMAT,

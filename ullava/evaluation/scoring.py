@@ -21,8 +21,7 @@ import numpy as np
 
 from ullava.config.schema import EvalRecipe
 from ullava.data.boxes import reader_of
-from ullava.data.readers.base import TaskDataset
-from ullava.data.readers.refer import GroupReferReader
+from ullava.data.readers.base import Reader, TaskDataset
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes, WrittenBoxes
@@ -74,7 +73,7 @@ class _Gres(Scorer):
             return metric.update(united_mask(answer), None, no_target=True)
         if all(region.mask is None for region in sample.turns[0].regions):
             return metric.update_boxed(united_mask(answer), true_box(sample))
-        return metric.update(united_mask(answer), true_mask(sample), no_target=False)
+        return metric.update(united_mask(answer), true_mask(sample), no_target=False, ignore=ignored_pixels(sample))
 
 
 class _Rec(Scorer):
@@ -229,7 +228,8 @@ def family_of(dataset: TaskDataset) -> str:
 
     Raises ConfigError for a task that nothing scores.
     """
-    if isinstance(reader_of(dataset), GroupReferReader) and dataset.task in ("res", "rec"):
+    reader = reader_of(dataset)
+    if isinstance(reader, Reader) and reader.may_lack_targets and dataset.task in ("res", "rec"):
         return f"g{dataset.task}"
     if dataset.task not in SCORERS:
         raise ConfigError(f"dataset {dataset.id}: unknown task '{dataset.task}'{did_you_mean(dataset.task, SCORERS)}")

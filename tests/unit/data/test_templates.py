@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.layouts import LAYOUTS
+from ullava.data.layouts import CLASS_READERS, LAYOUTS
 from ullava.data.templates import Templates, find_templates
 from ullava.errors import DataError
 from ullava.resources import folder
@@ -65,10 +65,11 @@ def test_own_templates_are_found_by_name_and_from_any_folder(monkeypatch, tmp_pa
 
 def test_the_projects_templates_are_right():
     own = folder("datasets") / "templates"
-    for reader in LAYOUTS:
+    for reader in [*LAYOUTS, *CLASS_READERS]:
         if reader.default_template is not None:
             assert len(Templates.load(own / reader.default_template, reader.has_phrase).texts) >= 5
     Templates.load(own / "CAP.json", with_phrase=False)
+    Templates.load(own / "BOX.json", with_phrase=True)
     for path in own.glob("*.json"):
         texts = json.loads(Path(path).read_text(encoding="utf-8"))
         assert len(set(texts)) == len(texts), f"{path} repeats itself"

@@ -84,6 +84,13 @@ def test_a_blank_mask_is_not_a_rejection() -> None:
     assert metric.compute() == {"gIoU": 0.0, "N-acc": 0.0}
 
 
+def test_pixels_to_ignore_count_nowhere_with_any_number_of_targets() -> None:
+    metric = GeneralisedReferringMasks()
+    row = metric.update(square(0, 0, 4), square(0, 0, 2), no_target=False, ignore=square(0, 2, 6))
+    assert (row["intersection"], row["union"]) == (4, 8)
+    assert metric.update(square(0, 0, 4), None, no_target=True, ignore=square(0, 2, 6))["union"] == 8
+
+
 def test_shards_merge_to_the_same_figures() -> None:
     rng = np.random.default_rng(1)
     pairs = [(rng.random((6, 6)) < 0.5, rng.random((6, 6)) < 0.5) for _ in range(9)]

@@ -16,6 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ullava.data.originals.boxed_refs import boxed_refs_rows
+from ullava.data.originals.captions import coco_captions_rows
 from ullava.data.originals.dialogues import alpaca_rows, scienceqa_rows, sharegpt_rows, tgif_rows
 from ullava.data.originals.folders import ade_objects_rows, label_folders_rows, mask_pairs_rows
 from ullava.data.originals.labelme import reasonseg_rows
@@ -39,6 +40,7 @@ CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int],
     "sharegpt": sharegpt_rows,
     "tgif_tsv": tgif_rows,
     "boxed_refs": boxed_refs_rows,
+    "coco_captions": coco_captions_rows,
 }
 FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part")
 """Kinds whose annotations are a folder of files, one for a picture."""

@@ -6,8 +6,9 @@ COCO-Stuff (class numbers). ``ade_objects``: the full ADE20K release, a JSON wit
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -107,12 +108,20 @@ def ade_objects_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
 def joined_by_name(source: OriginalSource, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Path] | Skipped]:
     """Yield (picture, mask) with equal stems and equal sizes, by name; what has no partner is left out and named.
 
-    Where pictures and masks share one folder, masks are the PNGs and pictures everything else.
+    Where pictures and masks share one folder, masks are the PNGs and pictures everything else. ``companion`` lists the
+    images of this split, a line each, with or without the ending of their names; without it, all are taken.
     """
     folder = source.root / source.images
     masks = files_in(source.annotations, suffixes)
     same = folder.resolve() == source.annotations.resolve()
     pictures = files_in(folder, [kind for kind in PICTURE_SUFFIXES if not (same and kind in suffixes)])
+    wanted = source.listed()
+    if wanted is not None:
+        stems = {_stem(name): line for name, line in wanted.items()}
+        pictures = {stem: path for stem, path in pictures.items() if stem in stems}
+        masks = {stem: path for stem, path in masks.items() if stem in stems}
+        for stem in stems.keys() - pictures.keys() - masks.keys():
+            raise DataError(f"{source.companion}:{stems[stem]}: neither picture nor mask is called '{stem}'")
     for stem in sorted(pictures.keys() - masks.keys()):
         yield Skipped(below(pictures[stem], source.root), "no mask of this name")
     for stem, mask in masks.items():
@@ -123,6 +132,12 @@ def joined_by_name(source: OriginalSource, suffixes: tuple[str, ...]) -> Iterato
             yield Skipped(below(mask, source.root), reason)
         else:
             yield pictures[stem], mask
+
+
+def _stem(name: str) -> str:
+    """Return a listed name without the ending of an image."""
+    path = PurePath(unicodedata.normalize("NFC", name))
+    return path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
 
 
 def _misfit(picture: Path, mask: Path) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ullava.data.coco_rows import coco_rows
-from ullava.data.encodings import read_text
 from ullava.data.originals.source import Converted, OriginalSource, Skipped, files_in, row
 from ullava.errors import DataError
 from ullava.geometry import rle_encode
@@ -75,7 +74,7 @@ def pascal_part_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
     ``companion`` is the list of picture names of the split (VOC's ``ImageSets/Main/train.txt``). Left and right, front
     and back, upper and lower parts of a kind share its name, so one question asks for all of them.
     """
-    wanted = _listed(source)
+    wanted = source.listed()
     files = files_in(source.annotations, (".mat",))
     for stem, path in tqdm(
         files.items(), desc=f"reading {source.annotations.name}", unit="img", disable=len(files) < 500
@@ -107,7 +106,7 @@ def pascal_part_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
             yield row({"image_path": picture, "classes": names, "annotations": regions}, picture)
         else:
             yield Skipped(path.name, "no object with a mask")
-    missing = sorted((wanted or set()) - set(files))
+    missing = sorted(set(wanted or ()) - set(files))
     for stem in missing:
         yield Skipped(stem, f"listed, but {source.annotations.name} has no annotation of it")
 
@@ -134,13 +133,6 @@ def _named(code: str) -> str:
         return part_name(code)
     except ValueError:
         return code + UNKNOWN
-
-
-def _listed(source: OriginalSource) -> set[str] | None:
-    """Return the picture names of the split; None where the descriptor names no list."""
-    if source.companion is None:
-        return None
-    return {line.split()[0] for line in read_text(source.other()).split("\n") if line.strip()}
 
 
 def _mat_regions(path: Path) -> Iterator[tuple[str, np.ndarray]]:

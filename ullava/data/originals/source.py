@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ullava.data.encodings import UTF_8
+from ullava.data.encodings import UTF_8, read_text
 from ullava.data.file_names import utf8_name
 from ullava.data.json_stream import JsonCursor
 from ullava.data.store import Row
@@ -65,6 +65,19 @@ class OriginalSource:
     def picture(self, name: str) -> str:
         """Return the name of a picture relative to ``root``."""
         return name if self.images in (".", "") else f"{self.images.rstrip('/')}/{name}"
+
+    def listed(self) -> dict[str, int] | None:
+        """Return the first word of each line of ``companion``, the images of this split, with its line.
+
+        None where the descriptor names no list. Raises DataError for a list that is not there or holds no name.
+        """
+        if self.companion is None:
+            return None
+        lines = enumerate(read_text(self.other()).split("\n"), start=1)
+        names = {text.split()[0]: line for line, text in lines if text.strip()}
+        if not names:
+            raise DataError(f"{self.companion}: lists no image")
+        return names
 
     def fail(self, reason: str) -> NoReturn:
         """Raise DataError that names the annotations."""

@@ -58,7 +58,9 @@ class Origin:
     ``classes``: the names that may occur (empty: any). A class of number c is stored in a label picture as
     ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Grey values
     above ``foreground_above`` are the object of a foreground picture. ``frames``: which
-    frames of a video training sees.
+    frames of a video training sees. ``class_names``, ``min_area``, ``absent``: for questions that name a class
+    (class_questions.py): the names in the descriptor's order without those that nobody asks for, the least share of the
+    image that a class has to cover, and the share of questions about one that is not there.
     """
 
     id: str
@@ -75,6 +77,9 @@ class Origin:
     ignore_label: int | None = None
     foreground_above: int = FOREGROUND_ABOVE
     frames: FrameSampling = "uniform"
+    class_names: tuple[str, ...] = ()
+    min_area: float = 0.0
+    absent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Reader(ABC):
     """Whether questions of several records of an image may be put together (``group: image`` in a recipe)."""
     store_kind: ClassVar[Kind] = "records"
     """How the annotation file becomes records (ullava.data.store)."""
+    names_classes: ClassVar[bool] = False
+    """Whether a question names a class and asks for all of it (``min_area`` and ``absent`` in a recipe)."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -122,6 +129,20 @@ class Reader(ABC):
     def __len__(self) -> int:
         """Return the number of records in use."""
         return self._count
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether an index is an image with all its questions, and no number of a record."""
+        return self.origin.by_image
+
+    @property
+    def may_lack_targets(self) -> bool:
+        """Whether a question may be about something that is not in the image."""
+        return False
+
+    def told(self) -> list[str]:
+        """Return what is worth telling about the questions beyond their number, a line each."""
+        return []
 
     @abstractmethod
     def sample(self, index: int, rng: np.random.Generator) -> Sample:

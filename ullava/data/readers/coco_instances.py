@@ -39,13 +39,13 @@ class CocoInstancesReader(Reader):
         if problems:
             raise DataError(problems)
         first: dict[str, int] = {}
-        self._same = {number: first.setdefault(class_key(name), number) for number, name in self.categories.items()}
+        self.same = {number: first.setdefault(class_key(name), number) for number, name in self.categories.items()}
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names of the categories that are there, as often as each has instances: all are answered."""
         named: dict[int, list[str]] = {}
         for part in value["annotations"]:
-            number = self._same[part["category_id"]]
+            number = self.same[part["category_id"]]
             named.setdefault(number, []).append(self.categories[number])
         return [" ".join(names) for names in named.values()]
 
@@ -70,24 +70,30 @@ class CocoInstancesReader(Reader):
 
     def _groups(self, record: Record) -> dict[int, list[Record]]:
         """Return the annotations of each category that has at least one instance, by category number."""
+        groups = self.all_groups(record)
+        return {number: parts for number, parts in groups.items() if not all(map(is_crowd, parts))}
+
+    def all_groups(self, record: Record) -> dict[int, list[Record]]:
+        """Return the annotations of each category, by the number of the first one of its name, in order."""
         groups: dict[int, list[Record]] = {}
         for part in record.parts("annotations"):
             number = part.integer("category_id")
             if number not in self.categories:
                 part.fail(f"unknown category_id {number} (annotation {part.integer('id')})")
-            groups.setdefault(self._same[number], []).append(part)
-        return {number: groups[number] for number in sorted(groups) if not all(map(_is_crowd, groups[number]))}
+            groups.setdefault(self.same[number], []).append(part)
+        return dict(sorted(groups.items()))
 
     def _ask(self, record: Record, number: int, parts: list[Record]) -> Ask:
         size, name = record.size_hw(), self.categories[number]
-        regions = left_to_right([part.region(name.lower(), size) for part in parts if not _is_crowd(part)])
+        regions = left_to_right([part.region(name.lower(), size) for part in parts if not is_crowd(part)])
         truth: dict[str, Any] = {"image_id": record.integer("image_id"), "category_id": number, "category": name}
         truth |= {"height": size[0], "width": size[1]}
-        crowd = [part.field("segmentation") for part in parts if _is_crowd(part)]
+        crowd = [part.field("segmentation") for part in parts if is_crowd(part)]
         return Ask(name, regions, truth | ({"crowd": crowd} if crowd else {}))
 
 
-def _is_crowd(part: Record) -> bool:
+def is_crowd(part: Record) -> bool:
+    """Whether an annotation is a crowd region (``iscrowd: 1``). Raises SampleError for another value than 0 or 1."""
     value = part.value.get("iscrowd", 0)
     if value not in (0, 1):
         part.fail(f"'iscrowd' has to be 0 or 1, not {value!r}")

@@ -13,7 +13,7 @@ from ullava.data.readers.record import Record
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.media.images import read_label_png
-from ullava.structures import Region, Sample
+from ullava.structures import MaskArray, Region, Sample
 
 
 class LabelPngReader(Reader):
@@ -30,8 +30,9 @@ class LabelPngReader(Reader):
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one picture with up to ``turns`` of its classes."""
         record = self.record(index, self.name(index))
-        classes, labels = self._classes(record), self._labels(record)
-        asks = [self._ask(record, classes[place], labels) for place in draw(rng, len(classes), self.origin.turns)]
+        classes, labels = self.classes(record), self.labels(record)
+        chosen = [classes[place] for place in draw(rng, len(classes), self.origin.turns)]
+        asks = [self.ask(record, name, (number,), labels) for name, number in chosen]
         height, width = labels.shape
         truth = {"height": height, "width": width}
         turns = training_turns(asks, self.templates(), rng)
@@ -40,11 +41,12 @@ class LabelPngReader(Reader):
     def queries(self, index: int) -> list[Sample]:
         """Return one query a class; ``truth`` has ``class``, ``class_id``, and ``ignore_mask`` with an ignore label."""
         record = self.record(index, self.name(index))
-        image, labels = self.image(record), self._labels(record)
-        asks = [self._ask(record, known, labels) for known in self._classes(record)]
+        image, labels = self.image(record), self.labels(record)
+        asks = [self.ask(record, name, (number,), labels) for name, number in self.classes(record)]
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
-    def _classes(self, record: Record) -> list[tuple[str, int]]:
+    def classes(self, record: Record) -> list[tuple[str, int]]:
+        """Return name and number of the classes that a record lists, each once."""
         listed = [(part.name("class"), part.integer("class_id")) for part in record.parts("classes")]
         # u-LLaVA's files say some classes twice, in other capitals: one thing, one question.
         classes = list({(name.lower(), number): (name, number) for name, number in reversed(listed)}.values())[::-1]
@@ -58,7 +60,8 @@ class LabelPngReader(Reader):
             record.fail(f"a class_id is there twice: {numbers}")
         return classes
 
-    def _labels(self, record: Record) -> NDArray[np.int32]:
+    def labels(self, record: Record) -> NDArray[np.int32]:
+        """Read the label picture as it is stored, int32 [H, W]."""
         try:
             labels = read_label_png(self.image(record, "label_path"))
         except DataError as error:
@@ -66,12 +69,17 @@ class LabelPngReader(Reader):
         record.check_size(labels.shape, "the label picture")
         return labels
 
-    def _ask(self, record: Record, known: tuple[str, int], labels: NDArray[np.int32]) -> Ask:
-        name, number = known
-        stored = number - self.origin.label_offset
-        if stored == self.origin.ignore_label:
-            record.fail(f"class '{name}' ({number}) has the number of pixels to ignore")
-        mask = labels == stored
+    def pixels(self, record: Record, name: str, numbers: Sequence[int], labels: NDArray[np.int32]) -> MaskArray:
+        """Return where a class is, [H, W]. Raises SampleError for the number of pixels to ignore."""
+        for number in numbers:
+            if number - self.origin.label_offset == self.origin.ignore_label:
+                record.fail(f"class '{name}' ({number}) has the number of pixels to ignore")
+        masks = [labels == number - self.origin.label_offset for number in numbers]
+        return masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
+
+    def ask(self, record: Record, name: str, numbers: Sequence[int], labels: NDArray[np.int32]) -> Ask:
+        """Return the question about the class ``name``, which has one number, or several that are all of it."""
+        mask, number = self.pixels(record, name, numbers, labels), numbers[0]
         box = mask_to_box_xyxy_px(mask)
         if box is None:
             record.fail(f"class '{name}' ({number}) has no pixel in {record.text('label_path')}")

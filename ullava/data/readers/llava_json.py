@@ -28,7 +28,9 @@ class LlavaJsonReader(Reader):
 
     ``answer_type`` and ``accepted`` (one of each, or a list with one for every question) and ``facts`` go into the
     ``truth`` of queries. A record that has one of the first two is a quiz: its questions do not build on each other.
-    ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists everything in the picture.
+    ``references``: all that is right in the place of the first answer; training draws one each time, queries carry them
+    as ``truth["references"]``. ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists
+    everything in the picture.
     """
 
     layout = "llava_json"
@@ -52,7 +54,9 @@ class LlavaJsonReader(Reader):
             question = _asked_of(self.origin.templates.pick(rng), images)
         else:
             question = _with_markers(turns[0].question, record, len(images), len(videos))
-        turns[0] = Turn(question, turns[0].answer)
+        references = self._references(record)
+        answer = references[int(rng.integers(len(references)))] if references else turns[0].answer
+        turns[0] = Turn(question, answer)
         things = self._things(record)
         return Sample(record.sample, self.id, self.task, images, tuple(turns), things=things, videos=videos)
 
@@ -69,6 +73,18 @@ class LlavaJsonReader(Reader):
             name, turns_asked = f"{record.sample}/{place}", (Turn(question, turn.answer),)
             queries.append(Sample(name, self.id, self.task, images, turns_asked, truth, videos=videos))
         return queries
+
+    @staticmethod
+    def _references(record: Record) -> list[str]:
+        if "references" not in record.value:
+            return []
+        references = record.texts("references")
+        if len(record.items("conversations")) > 2:
+            record.fail("'references' are answers to the only question, this record has several")
+        for place, text in enumerate(references):
+            if fault := turn_fault(text, answer=True):
+                record.fail(f"'references[{place}]' {fault}")
+        return references
 
     @staticmethod
     def _things(record: Record) -> tuple[Region, ...]:
@@ -149,6 +165,8 @@ class LlavaJsonReader(Reader):
             accepted = record.items("accepted")
             each = [accepted] if len(turns) == 1 and all(isinstance(entry, str) for entry in accepted) else accepted
             self._deal(record, truths, "accepted", [Record({"accepted": e}, record.sample, record.where) for e in each])
+        if references := self._references(record):
+            truths[0]["references"] = references
         if "answer_type" in record.value:
             kinds = record.value["answer_type"]
             kinds = kinds if isinstance(kinds, list) else [kinds] * len(turns)

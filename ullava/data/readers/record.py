@@ -119,13 +119,16 @@ class Record:
                 found = f"{found_hw[1]} x {found_hw[0]}"
                 self.fail(f"{what} has {found} pixels (width x height), but the record says {width} x {height}")
 
-    def mask(self, size_hw: tuple[int, int]) -> MaskArray:
-        """Decode ``segmentation`` to bool [H, W]; a mask of another size or without a pixel is an error."""
+    def mask(self, size_hw: tuple[int, int], may_be_empty: bool = False) -> MaskArray:
+        """Decode ``segmentation`` to bool [H, W]; a mask of another size is an error, and one without a pixel.
+
+        ``may_be_empty``: for unions, to which an outline that is thinner than a pixel adds nothing.
+        """
         try:
             mask = segmentation_to_mask(self.field("segmentation"), *size_hw)
         except DataError as error:
             self.fail(f"segmentation: {error}")
-        if not mask.any():
+        if not may_be_empty and not mask.any():
             self.fail("the mask has no pixel")
         return mask
 

@@ -135,6 +135,11 @@ class GroupReferReader(ExpressionReader):
 
     layout = "grefer"
 
+    @property
+    def may_lack_targets(self) -> bool:
+        """Any number of targets, none too."""
+        return True
+
     def said(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each expression with the names of what it means."""
         names = " ".join(part["category"] for part in value["annotations"])

@@ -75,9 +75,18 @@ class GeneralisedReferringMasks(Metric):
     ``mask_box_iou`` instead of the first three.
     """
 
-    def update(self, predicted: MaskArray | None, truth: MaskArray | None, no_target: bool) -> Row:
-        """Measure one expression; ``predicted`` None means that the answer has no object with a mask."""
-        intersection, union = overlap(predicted, None if no_target else truth)
+    def update(
+        self,
+        predicted: MaskArray | None,
+        truth: MaskArray | None,
+        no_target: bool,
+        ignore: MaskArray | None = None,
+    ) -> Row:
+        """Measure one expression; ``predicted`` None means that the answer has no object with a mask.
+
+        Pixels of ``ignore`` [H, W] count nowhere.
+        """
+        intersection, union = overlap(predicted, None if no_target else truth, ignore)
         found = predicted is not None
         iou = float(not found) if no_target else (iou_of(intersection, union) if found else 0.0)
         return self.add(

@@ -46,6 +46,8 @@ class TokenCount:
 class ImageExample:
     """One image as the network wants it. ``key`` tells equal images of a batch; ``sam_u8`` is None if not needed.
 
+    ``for_heads``: it has the views of the heads that have some of their own.
+
     ``views``, ``count``, ``grid_hw``, ``shrunk``: see VisionInputs. ``sam_u8``: uint8 [3, h, w], resized to the long
     side S, not padded. ``box_u8``: uint8 [3, h, w], the view of
     the box head, None if it has none of its own; its geometry is ``geometry["box"]``.
@@ -60,6 +62,7 @@ class ImageExample:
     grid_hw: tuple[int, int] | None = None
     box_u8: NDArray[np.uint8] | None = None
     shrunk: bool = False
+    for_heads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,8 @@ def _named(part: str, found: Mapping[str, Any]) -> str:
 class Targets:
     """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
 
-    ``masks``: one uint8 or bool [H, W] of the original image for each ``[SEG]`` (equal ones may be one tensor).
+    ``masks``: one uint8 or bool [H, W] of the original image for each ``[SEG]`` (equal ones may be one tensor);
+    ``absent``: the places among them of those that are empty.
     ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``images``: how many places of
     the text show one.
     """
@@ -285,6 +289,7 @@ class Targets:
     masks: Sequence[torch.Tensor]
     boxes_xyxy_head: torch.Tensor
     images: int = 0
+    absent: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -99,11 +99,11 @@ class Collator:
 
 
 def _distinct_images(images: Sequence[ImageExample]) -> dict[str, ImageExample]:
-    """Images by key, in order; of equal ones that with a view for the mask head."""
+    """Images by key, in order; of equal ones that with views for the heads."""
     distinct: dict[str, ImageExample] = {}
     for image in images:
         known = distinct.get(image.key)
-        if known is None or (known.sam_u8 is None and image.sam_u8 is not None):
+        if known is None or (image.for_heads and not known.for_heads):
             distinct[image.key] = image
     return distinct
 
@@ -168,8 +168,12 @@ def _targets(examples: Sequence[Example], images: int) -> Targets:
     masks: dict[int, torch.Tensor] = {}
     for mask in (mask for example in examples for mask in example.masks):
         masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
+    wanted = [masks[id(mask)] for example in examples for mask in example.masks]
+    empty = {name for name, mask in masks.items() if not bool(mask.any())}
+    places = [id(mask) for example in examples for mask in example.masks]
     return Targets(
-        masks=[masks[id(mask)] for example in examples for mask in example.masks],
+        masks=wanted,
+        absent=frozenset(place for place, name in enumerate(places) if name in empty),
         boxes_xyxy_head=torch.from_numpy(np.concatenate([example.boxes_xyxy_head for example in examples])),
         images=images,
     )

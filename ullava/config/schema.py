@@ -31,11 +31,39 @@ class LanguageConfig(PartConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
-    """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability."""
+    """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability.
 
-    sam: PartConfig
-    kind: Literal["sam"] = "sam"
+    ``sam`` is a whole SAM, which encodes images by itself (``encoder: own``). ``sam2`` are the sizes of SAM 2's mask
+    decoder, which reads the maps of the vision tower (``encoder: vision``), and starts afresh; its score is its quality
+    estimate, times how likely the thing is there at all.
+    """
+
+    sam: PartConfig | None = None
+    sam2: PartConfig | None = None
+    kind: Literal["sam", "sam2"] = "sam"
+    encoder: Literal["own", "vision"] = "own"
     score: Literal["iou_head", "mean_probability"] = "iou_head"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other (ValueError)."""
+        other = "sam2" if self.kind == "sam" else "sam"
+        if getattr(self, self.kind) is None:
+            raise ValueError(f"kind {self.kind} needs the table {self.kind}")
+        if getattr(self, other) is not None:
+            raise ValueError(f"kind {self.kind} takes no table {other}")
+        if self.encoder != ("own" if self.kind == "sam" else "vision"):
+            told = "has an encoder of its own" if self.kind == "sam" else "reads the vision tower (encoder: vision)"
+            raise ValueError(f"kind {self.kind} {told}")
+        if self.sam2 is not None and self.sam2.path:
+            raise ValueError("sam2.path: a decoder on the vision tower starts afresh; give sam2.config")
+        if self.kind == "sam2" and self.score != "iou_head":
+            raise ValueError("kind sam2 scores by iou_head, times how likely the thing is there")
+
+    @property
+    def part(self) -> PartConfig:
+        """The table of the chosen kind."""
+        chosen: PartConfig = getattr(self, self.kind)
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,6 +270,8 @@ class LossConfig:
     """The table of loss terms, a row each: name, default weight, what it is a mean over.
 
     ``box_divide_twice`` reproduces u-LLaVA's double division.
+    ``presence``: of mask heads that say whether a thing is there; others have no such row. With them a mask that is
+    empty has no other mask term.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
     that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
     those that are not named weigh 1.
@@ -253,6 +283,7 @@ class LossConfig:
     l1: float = field(default=1.0, metadata=weight_per("boxes"))
     giou: float = field(default=1.0, metadata=weight_per("boxes"))
     iou_score: float = field(default=0.0, metadata=weight_per("masks"))
+    presence: float = field(default=1.0, metadata=weight_per("masks"))
     patch: float = field(default=0.0, metadata=weight_per("patches"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"

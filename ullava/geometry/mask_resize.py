@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
+from ullava.geometry.views import View
+
 LONGEST_BY_MATRIX = 8192
 """Pixels of an axis up to which it goes through a matrix, which is remembered; a longer one is interpolated."""
 
@@ -66,6 +68,60 @@ def covered_lowres(mask_logits_lowres: torch.Tensor, *, square: int, resized_hw:
     rows = max(1, round(height * resized_hw[0] / square))
     columns = max(1, round(width * resized_hw[1] / square))
     return mask_logits_lowres[..., :rows, :columns].float()
+
+
+@lru_cache(maxsize=4096)
+def _cells_of_axis(cells: int, side: int, scale: float, offset: float, original: int) -> torch.Tensor:
+    """Return float32 [original, cells]: the shares of a view's cells in every pixel along one axis of an image."""
+    with torch.inference_mode(False), torch.no_grad():
+        low, share = _between_cells(cells, side, scale, offset, original)
+        weights = torch.zeros(original, cells)
+        weights.scatter_add_(1, low[:, None], (1 - share)[:, None])
+        return weights.scatter_add_(1, (low + 1).clamp(max=cells - 1)[:, None], share[:, None])
+
+
+def _between_cells(
+    cells: int, side: int, scale: float, offset: float, original: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every pixel along an axis the cell before its center and the share [original] of the cell after it."""
+    center = (torch.arange(original, dtype=torch.float64) + 0.5) * scale + offset
+    place = (center * (cells / side) - 0.5).clamp(0, cells - 1)
+    low = place.floor()
+    return low.long(), (place - low).float()
+
+
+def _rows_of_view(planes: torch.Tensor, side: int, scale: float, offset: float, original: int) -> torch.Tensor:
+    """[k, cells, w] of a view of ``side`` -> [k, original, w]."""
+    cells = planes.shape[-2]
+    if original <= LONGEST_BY_MATRIX:
+        return torch.matmul(_cells_of_axis(cells, side, scale, offset, original).to(planes.device), planes)
+    low, share = (value.to(planes.device) for value in _between_cells(cells, side, scale, offset, original))
+    return torch.lerp(planes[:, low], planes[:, (low + 1).clamp(max=cells - 1)], share[:, None])
+
+
+def view_to_original(mask_logits_lowres: torch.Tensor, view: View) -> torch.Tensor:
+    """Map logits [k, h, w] on cells that share out ``view`` to float32 [k, H, W] of the original image, bilinearly."""
+    planes = mask_logits_lowres.float()
+    (width, height), (view_width, view_height) = view.orig_wh, view.size_wh
+    (scale_x, scale_y), (offset_x, offset_y) = view.scale_xy, view.offset_xy
+    with torch.autocast(planes.device.type, enabled=False):
+        if height <= width:  # the longer axis last
+            planes = _rows_of_view(planes, view_height, scale_y, offset_y, height)
+            return _rows_of_view(planes.transpose(-2, -1), view_width, scale_x, offset_x, width).transpose(-2, -1)
+        planes = _rows_of_view(planes.transpose(-2, -1), view_width, scale_x, offset_x, width).transpose(-2, -1)
+        return _rows_of_view(planes, view_height, scale_y, offset_y, height)
+
+
+def covered_of_view(mask_logits_lowres: torch.Tensor, view: View) -> torch.Tensor:
+    """Return the float32 part [k, h', w'] of cells that share out ``view`` which the image covers (at least one)."""
+    planes = mask_logits_lowres.float()
+    for axis, place in ((-1, 0), (-2, 1)):
+        cells = planes.shape[axis] / view.size_wh[place]
+        start = view.offset_xy[place] * cells
+        first = min(round(start), planes.shape[axis] - 1)
+        last = max(round(start + view.scale_xy[place] * view.orig_wh[place] * cells), first + 1)
+        planes = planes.narrow(axis, first, min(last, planes.shape[axis]) - first)
+    return planes
 
 
 def shrink_targets(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:

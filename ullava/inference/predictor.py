@@ -285,8 +285,9 @@ class Predictor:
         """Answers of rows; ``output`` is an UllavaOutput or a GroundedGeneration."""
         seg, loc = output.seg, output.loc
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
-        logits = seg.mask_logits_lowres.float().cpu()
-        for place, (row, score) in enumerate(zip(seg.row.tolist(), seg.iou_scores.float().tolist(), strict=True)):
+        judged, scores = seg.judged()
+        logits = judged.cpu()
+        for place, (row, score) in enumerate(zip(seg.row.tolist(), scores.tolist(), strict=True)):
             masks[row].append((logits[place], score))
         boxes: list[list[tuple[np.ndarray, float]]] = [[] for _ in examples]
         if loc.boxes_xyxy_head is not None:

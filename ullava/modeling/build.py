@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import ConvNextConfig, SamConfig, SamModel
+from transformers import ConvNextConfig, SamModel
 
-from ullava.config.schema import BoxHeadConfig, HeadsConfig, ModelConfig, PartConfig
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, MaskHeadConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
 from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
+from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
 from ullava.modeling.language_layers import language_config, read_language
 from ullava.modeling.part_configs import part_config
-from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.pretrained import read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import (
@@ -78,11 +78,12 @@ def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, cha
 
 def set_attention(config: UllavaConfig, attention: str) -> None:
     """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
-    for part in (config, config.text_config, config.sam_config):
+    sam, decoder = config.sam_config, config.sam2_config
+    parts = [config, config.text_config, *([] if decoder is None else [decoder])]
+    parts += [] if sam is None else [sam, sam.vision_config, sam.mask_decoder_config]
+    for part in parts:
         part._attn_implementation = attention
     config.vision_config._attn_implementation = attention if tower_of(config.vision_config).attends else "eager"
-    for part in (config.sam_config.vision_config, config.sam_config.mask_decoder_config):
-        part._attn_implementation = attention
 
 
 def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) -> Any:
@@ -132,6 +133,7 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
         "box_frame": config.box_frame,
         "mask_score": config.mask_score,
         "mask_kind": config.mask_kind,
+        "mask_encoder": config.mask_encoder,
     }
 
 
@@ -144,6 +146,7 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Sit
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     fields: dict[str, Any] = {**box_fields(config.box, folder, where.of("box")), **special_token_ids(tokenizer)}
+    fields |= mask_fields(config.mask, folder, where.of("mask"))
     settings = strategy_settings(
         config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
     )
@@ -154,7 +157,6 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Sit
     return UllavaConfig(
         text_config=text,
         vision_config=tower,
-        sam_config=part_config(config.mask.sam, folder, where.of("mask.sam"), (SamConfig,)),
         strategy=config.vision.strategy,
         hidden_layer=config.vision.hidden_layer,
         projector=config.vision.projector,
@@ -163,8 +165,6 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Sit
         vision_settings=settings | words,
         head_state=config.head_state,
         grounding_layer=config.grounding_layer,
-        mask_score=config.mask.score,
-        mask_kind=config.mask.kind,
         max_text_length=config.text.max_length,
         marker_gradient_only=config.marker_gradient_only,
         video_frames=config.vision.video_frames,
@@ -173,6 +173,14 @@ def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Sit
         bos_token_id=tokenizer.bos_token_id,
         **fields,
     )
+
+
+def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
+    """Return what ``UllavaConfig`` holds of a mask head. Raises ConfigError as ``part_config``, for ``site``."""
+    row = mask_row(mask.kind)
+    sizes = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
+    sizes[row.part] = part_config(mask.part, folder, site.of(mask.kind), (row.config,))
+    return {**sizes, "mask_kind": mask.kind, "mask_encoder": mask.encoder, "mask_score": mask.score}
 
 
 def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
@@ -196,8 +204,8 @@ def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) ->
     then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
     """
     model.vision.start_afresh(frozenset(pretrained_parts(config.vision)))
-    if not config.mask.sam.path:
-        start_sam_positions(model)
+    if not config.mask.part.path:
+        model.mask_head.start_afresh()
     if not config.language.path and not model.config.text_config.tie_word_embeddings:
         table: Any = model.get_input_embeddings()
         torch.nn.init.normal_(table.weight)
@@ -216,7 +224,7 @@ def _load_parts(
     model.vision.load_pretrained(
         {name: weights_of(part, folder, site.of(f"vision.{name}")) for name, part in vision.items()}
     )
-    if config.mask.sam.path:
+    if config.mask.sam is not None and config.mask.sam.path:
         sam = weights_of(config.mask.sam, folder, site.of("mask.sam"))
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()

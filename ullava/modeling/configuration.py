@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig, SamConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, Sam2MaskDecoderConfig, SamConfig
 
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.table import tower_class
@@ -25,17 +25,24 @@ def _tower_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrained
     return kind.config_class(**table)
 
 
+def _sam_config(value: dict[str, Any] | SamConfig | None, mask_kind: str) -> SamConfig | None:
+    if isinstance(value, SamConfig):
+        return value
+    return SamConfig(**(value or {})) if value or mask_kind == "sam" else None
+
+
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
     ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower, one of
-    ``ullava.modeling.towers.table`` (CLIP's where it does not say), ``sam_config`` SAM. ``vision_settings``: the
-    strategy's own choices (ullava.config.vision) as a table.
+    ``ullava.modeling.towers.table`` (CLIP's where it does not say). ``vision_settings``: the strategy's own choices
+    (ullava.config.vision) as a table.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
     head reads). ``video_frames``: frames of a video that are seen.
-    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``box_kind`` the box head,
-    ``detector_config`` its GroundingDINO, if it has one.
+    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config`` or ``sam2_config`` holds its
+    sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
+    ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
     a defect of u-LLaVA (``ullava.modeling.released_gradient``). ``pretrained`` notes which parts came from the Hugging
@@ -51,6 +58,7 @@ class UllavaConfig(PreTrainedConfig):
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         sam_config: dict[str, Any] | SamConfig | None = None,
+        sam2_config: dict[str, Any] | Sam2MaskDecoderConfig | None = None,
         strategy: str = "clip_mlp",
         hidden_layer: int = -2,
         projector: str = "mlp2x",
@@ -61,6 +69,7 @@ class UllavaConfig(PreTrainedConfig):
         grounding_layer: int | None = None,
         mask_score: str = "iou_head",
         mask_kind: str = "sam",
+        mask_encoder: str = "own",
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -84,7 +93,8 @@ class UllavaConfig(PreTrainedConfig):
     ) -> None:
         self.text_config = _text_config(text_config)
         self.vision_config = _tower_config(vision_config)
-        self.sam_config = sam_config if isinstance(sam_config, SamConfig) else SamConfig(**(sam_config or {}))
+        self.sam_config = _sam_config(sam_config, mask_kind)
+        self.sam2_config = Sam2MaskDecoderConfig(**sam2_config) if isinstance(sam2_config, dict) else sam2_config
         self.strategy = strategy
         self.hidden_layer = hidden_layer
         self.projector = projector
@@ -95,6 +105,7 @@ class UllavaConfig(PreTrainedConfig):
         self.grounding_layer = grounding_layer
         self.mask_score = mask_score
         self.mask_kind = mask_kind
+        self.mask_encoder = mask_encoder
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width
@@ -119,7 +130,9 @@ class UllavaConfig(PreTrainedConfig):
 
     @property
     def sam_side(self) -> int:
-        """Side S of the square that SAM sees, in pixels."""
+        """Side S of the square that the mask head's encoder sees, in pixels."""
+        if self.sam_config is None:
+            return int(self.vision_config.image_size)
         return int(self.sam_config.vision_config.image_size)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:

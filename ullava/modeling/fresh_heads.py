@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import SamConfig, SamModel
+from transformers import SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import WeightsError
-from ullava.modeling.build import box_fields, build_processor, hub_sources, set_attention, weights_of
+from ullava.modeling.build import (
+    box_fields,
+    build_processor,
+    hub_sources,
+    mask_fields,
+    set_attention,
+    weights_of,
+)
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
-from ullava.modeling.part_configs import part_config
-from ullava.modeling.positions import start_sam_positions
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.template_files import chat_template_of
@@ -41,19 +46,19 @@ def build_fresh_heads(
     """
     chat_template = chat_template_of(heads.text, folder, site.of("text"))
     config = copy.deepcopy(core.config)
-    config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), (SamConfig,))
-    config.mask_score = heads.mask.score
+    for name, value in mask_fields(heads.mask, folder, site.of("mask")).items():
+        setattr(config, name, value)
     _set_box(config, heads.box, folder, site.of("box"))
     config.aspect = heads.aspect
     config.max_text_length = heads.text.max_length
     set_attention(config, attention)
     try_system(config, site)
     model = UllavaForConditionalGeneration(config)
-    if not heads.mask.sam.path:
-        start_sam_positions(model)
+    if not heads.mask.part.path:
+        model.mask_head.start_afresh()
     model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
     model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
-    if heads.mask.sam.path:
+    if heads.mask.sam is not None and heads.mask.sam.path:
         sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()

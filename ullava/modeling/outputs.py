@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import ModelOutput
 
+from ullava.errors import UserError
+
+ABSENT_LOGIT = -1024.0
+"""Of every cell of a thing that is not there; SAM 2's."""
+
 
 @dataclass
 class SegOutput(ModelOutput):
@@ -15,13 +20,28 @@ class SegOutput(ModelOutput):
 
     ``mask_logits_lowres`` [K, h, w] on SAM's low plane; ``iou_scores`` [K], SAM's own quality prediction; ``row`` [K]
     of the text batch; ``image`` [K], which distinct picture of the batch; ``token_probability`` [K] of the ``[SEG]``.
+    ``presence_logits`` [K]: of the thing being there, None of heads that do not tell; ``judged`` takes them in.
     """
 
     mask_logits_lowres: torch.Tensor | None = None
     iou_scores: torch.Tensor | None = None
+    presence_logits: torch.Tensor | None = None
     row: torch.Tensor | None = None
     image: torch.Tensor | None = None
     token_probability: torch.Tensor | None = None
+
+    def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [K, h, w] and scores [K] as they are answered, float32.
+
+        A score is presence times quality, and a thing that is rather not there has no mask: SAM 2's rule.
+        """
+        if self.mask_logits_lowres is None or self.iou_scores is None:
+            raise UserError("no masks were read")
+        logits, scores = self.mask_logits_lowres.float(), self.iou_scores.float()
+        if self.presence_logits is None:
+            return logits, scores
+        presence = self.presence_logits.float()
+        return logits.masked_fill(presence[:, None, None] < 0, ABSENT_LOGIT), scores * presence.sigmoid()
 
 
 @dataclass

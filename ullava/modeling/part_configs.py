@@ -42,7 +42,7 @@ _WIDTHS_AND_HEADS = (
     ("d_model", "encoder_attention_heads"),
     ("d_model", "decoder_attention_heads"),
 )
-_MAY_BE_ZERO = {"window_size", "chunk_size_feed_forward"}
+_MAY_BE_ZERO = {"window_size", "chunk_size_feed_forward", "num_multimask_outputs"}
 _FREE = {"dtype", "attn_implementation"}
 
 Path_ = tuple[str, ...]
@@ -189,7 +189,7 @@ def _pair_problems(table: Mapping[str, Any], kind: type[PreTrainedConfig]) -> li
                 key = heads if heads in table else width
                 problems.append(((key,), f"{sizes[1]} heads do not divide {width} {sizes[0]}"))
     stages = value("depths")
-    for key in ("num_heads", "hidden_sizes"):
+    for key in ("num_heads", "hidden_sizes", "strides", "kernel_sizes", "expand_ratios"):
         if isinstance(stages, list) and isinstance(value(key), list) and len(stages) != len(value(key)):
             at = key if key in table else "depths"
             if at in table:

@@ -53,9 +53,9 @@ def resize_positions(table: torch.Tensor, side: int, ahead: int = 0, *, antialia
 
 
 @torch.no_grad()
-def start_sam_positions(model: Any) -> None:
-    """Write the table of ``model``'s SAM encoder, if it has one whose width allows it."""
-    encoder = model.mask_head.sam.vision_encoder
+def start_sam_positions(sam: Any) -> None:
+    """Write the table of a SAM's encoder, if it has one whose width allows it."""
+    encoder = sam.vision_encoder
     if encoder.pos_embed is not None and encoder.pos_embed.shape[-1] % 4 == 0:
         _, side, _, width = encoder.pos_embed.shape
         encoder.pos_embed.copy_(SAM_SCALE * sincos_grid(side, width).view(1, side, side, width))

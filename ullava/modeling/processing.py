@@ -44,7 +44,7 @@ class UllavaProcessor(CallableProcessor):
     """Everything around the network that must be the same in training and inference.
 
     ``image_side``/``patch``/``aspect``/``merge``: the vision strategy's view; ``settings``: its own
-    (UllavaConfig.vision_settings); ``mask_kind``, ``sam_side`` (S) and ``mask_score``: the mask
+    (UllavaConfig.vision_settings); ``mask_kind``, ``mask_encoder``, ``sam_side`` (S) and ``mask_score``: the mask
     head's; ``box_frame``: what the box head speaks; ``system``: a first
     sentence; ``max_length``: longest row in tokens, visual ones included; ``as_released``: u-LLaVA's own way with
     blanks, labels and frames; ``video_frames``: T, frames of a video seen; ``answer``: see TextConfig; ``box``: the box
@@ -67,6 +67,7 @@ class UllavaProcessor(CallableProcessor):
         box_frame: str = "norm",
         mask_score: str = "iou_head",
         mask_kind: str = "sam",
+        mask_encoder: str = "own",
         system: str = "",
         max_length: int = 512,
         video_frames: int = 8,
@@ -85,7 +86,8 @@ class UllavaProcessor(CallableProcessor):
         self.sam_side = sam_side
         self.mask_score = mask_score
         self.mask_kind = mask_kind
-        self.masks = build_mask_rules({"kind": mask_kind, "side": sam_side, "score": mask_score})
+        self.mask_encoder = mask_encoder
+        self.masks = build_mask_rules({"kind": mask_kind, "side": sam_side, "score": mask_score, "aspect": aspect})
         self.system = system
         self.max_length = max_length
         self.as_released = as_released
@@ -219,15 +221,15 @@ class UllavaProcessor(CallableProcessor):
         prompt_only: bool,
     ) -> tuple[ImageExample, ...]:
         """Preprocess the pictures of one row, which may have ``room`` visual tokens together."""
-        with_sam = any(turn.regions for turn in sample.turns) or prompt_only
+        with_heads = any(turn.regions for turn in sample.turns) or prompt_only
         suffices = sum(picture.count.high for picture in prepared) <= room and not any(
-            picture.shrunk or (with_sam and picture.sam_u8 is None) for picture in prepared
+            picture.shrunk or (with_heads and not picture.for_heads) for picture in prepared
         )
         if prepared and suffices:
             return tuple(prepared)
         boxes = sample.boxes or (None,) * len(images)
         return tuple(
-            self._image_example(str(path), image, ItemNotes(found, (), force, max(room // len(images), 1)), with_sam)
+            self._image_example(str(path), image, ItemNotes(found, (), force, max(room // len(images), 1)), with_heads)
             for path, image, found in zip(sample.images, images, boxes, strict=True)
         )
 
@@ -242,12 +244,12 @@ class UllavaProcessor(CallableProcessor):
             lambda words: self.tokenizer(words, add_special_tokens=False)["input_ids"],
         )
 
-    def _image_example(self, key: str, image_rgb_u8: ImageArray, notes: ItemNotes, with_sam: bool) -> ImageExample:
+    def _image_example(self, key: str, image_rgb_u8: ImageArray, notes: ItemNotes, with_heads: bool) -> ImageExample:
         inputs = self.vision.preprocess(image_rgb_u8, notes)
         height, width = image_rgb_u8.shape[:2]
         geometry = dict(inputs.geometry)
         sam = box = None
-        if with_sam:
+        if with_heads:
             own_view = self.boxes.view(image_rgb_u8)
             if own_view is not None:
                 box, geometry["box"] = own_view
@@ -262,6 +264,7 @@ class UllavaProcessor(CallableProcessor):
             grid_hw=inputs.grid_hw,
             box_u8=box,
             shrunk=inputs.shrunk,
+            for_heads=with_heads,
         )
 
     def tokenise(self, sample: Sample, prompt_only: bool = False) -> Words:

@@ -22,6 +22,7 @@ from ullava.errors import UserError, did_you_mean
 from ullava.given_files import read_plain_text
 from ullava.modeling.build import processor_facts
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.mask_table import MASK_HEADS
 from ullava.modeling.pretrained import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -44,9 +45,11 @@ from ullava.modeling.weight_files import read_shapes, read_table
 from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
-LATER_KEYS = frozenset({"pretrained", "mask_kind", "grounding_layer"})
+LATER_KEYS = frozenset({"pretrained", "mask_kind", "mask_encoder", "sam2_config", "grounding_layer"})
 """Keys of a saved config or processor that folders of before they existed lack."""
-PARTS = ("text_config", "vision_config", "sam_config", "detector_config")
+PARTS = ("text_config", "vision_config", "sam_config", "sam2_config", "detector_config")
+HEADS = ("sam_config", "sam2_config", "detector_config")
+"""Those of them that are null where the model has no such head."""
 CHOICES: Mapping[str, tuple[type[Any], str]] = {
     **{
         key: (VisionConfig, key) for key in ("strategy", "hidden_layer", "projector", "aspect", "merge", "video_frames")
@@ -54,7 +57,7 @@ CHOICES: Mapping[str, tuple[type[Any], str]] = {
     "head_state": (ModelConfig, "head_state"),
     "grounding_layer": (ModelConfig, "grounding_layer"),
     "marker_gradient_only": (ModelConfig, "marker_gradient_only"),
-    "mask_score": (MaskHeadConfig, "score"),
+    **{f"mask_{key}": (MaskHeadConfig, key) for key in ("kind", "encoder", "score")},
     **{f"box_{key}": (BoxHeadConfig, key) for key in ("kind", "width", "frame", "sigmoid")},
     "max_text_length": (TextConfig, "max_length"),
 }
@@ -85,7 +88,7 @@ def read_saved_config(folder: Path) -> UllavaConfig:
     problems += [
         f"{file}: {key}: expected keys with values, model_type among them"
         for key in PARTS
-        if key in table and not _is_part(table[key]) and not (key == "detector_config" and table[key] is None)
+        if key in table and not _is_part(table[key]) and not (key in HEADS and table[key] is None)
     ]
     problems += [
         f"{file}: {key}: expected a whole number or null, got {table[key]!r}"
@@ -93,7 +96,7 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         if key.endswith("_id") and not _is_id(table.get(key))
     ]
     if not problems:
-        problems += _settings_problems(table, str(file))
+        problems += _settings_problems(table, str(file)) + _mask_problems(table, str(file))
     if problems:
         raise UserError(sorted(problems))
     with reading(file):
@@ -110,8 +113,9 @@ def check_fit(config: UllavaConfig, folder: Path) -> None:
     shapes = read_shapes(folder)
     check_depth(config.to_dict(), len(shapes), folder)
     with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]):
-        for part in (config.text_config, config.vision_config, config.sam_config):
-            try_network(part)
+        for part in (config.text_config, config.vision_config, config.sam_config, config.sam2_config):
+            if part is not None:
+                try_network(part)
         with torch.device("meta"):
             model = UllavaForConditionalGeneration(config)
     check_volume(model, {name: stored.shape for name, stored in shapes.items()}, folder)
@@ -167,6 +171,21 @@ def _is_part(value: Any) -> bool:
 
 def _is_id(value: Any) -> bool:
     return value is None or isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _mask_problems(table: Mapping[str, Any], file: str) -> list[str]:
+    """What is wrong with the choice of a mask head: its sizes are not there, or those of another kind are."""
+    kind = table.get("mask_kind", "sam")
+    wanted = {row.part: name == kind for name, row in MASK_HEADS.items()}
+    problems = [
+        f"{file}: {part}: {'is missing' if needed else 'is there'}, but the mask head is a {kind}"
+        for part, needed in wanted.items()
+        if needed == (table.get(part) is None)
+    ]
+    encoder = "own" if kind == "sam" else "vision"
+    if table.get("mask_encoder", "own") != encoder:
+        problems.append(f"{file}: mask_encoder: a mask head {kind} has '{encoder}', not {table.get('mask_encoder')!r}")
+    return problems
 
 
 def _settings_problems(table: Mapping[str, Any], file: str) -> list[str]:

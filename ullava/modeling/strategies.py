@@ -47,6 +47,7 @@ class StrategyRow:
 
     ``tower``: the kind where ``vision.tower.config`` names none (``model_type``). ``any_size``: it needs a tower that
     sees images of any size. ``layer``: the hidden state that it always reads; None = ``vision.hidden_layer``.
+    ``pyramid``: it hands the tower's maps on to a mask head (``mask.encoder: vision``).
     """
 
     network: Callable[[UllavaConfig, int], VisionStrategy]
@@ -54,6 +55,7 @@ class StrategyRow:
     tower: type[Tower] = ClipTower
     any_size: bool = False
     layer: int | None = None
+    pyramid: bool = False
 
 
 def _clip_mlp(config: UllavaConfig, width_out: int) -> VisionStrategy:
@@ -63,6 +65,7 @@ def _clip_mlp(config: UllavaConfig, width_out: int) -> VisionStrategy:
         projector=config.projector,
         merge=config.merge,
         width_out=width_out,
+        pyramid=config.mask_encoder == "vision",
         **config.vision_settings,
     )
 
@@ -101,6 +104,7 @@ STRATEGIES: Mapping[str, StrategyRow] = {
     "clip_mlp": StrategyRow(
         network=_clip_mlp,
         preprocessor=lambda view: ClipMlpPreprocessor(view.side, view.patch, view.aspect, view.merge, **view.settings),
+        pyramid=True,
     ),
     "conv": StrategyRow(
         network=_conv,
@@ -147,6 +151,12 @@ def check_tower(strategy: str, config: PreTrainedConfig) -> None:
 def build_strategy(config: UllavaConfig, width_out: int) -> VisionStrategy:
     """Build the network part for tokens of width ``width_out``. Raises UserError where tower or settings do not fit."""
     check_tower(config.strategy, config.vision_config)
+    if config.mask_encoder == "vision" and not strategy_row(config.strategy).pyramid:
+        able = " or ".join(name for name, row in STRATEGIES.items() if row.pyramid)
+        raise UserError(
+            f"mask.encoder vision needs a vision strategy that shows its maps of the whole image ({able}); "
+            f"vision.strategy is {config.strategy}"
+        )
     return strategy_row(config.strategy).network(config, width_out)
 
 

@@ -14,9 +14,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedConfig,
+    Sam2MaskDecoderConfig,
     SamConfig,
     SamModel,
 )
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from ullava.config.load import place
 from ullava.config.site import Site
@@ -79,6 +81,8 @@ def try_network(config: PreTrainedConfig) -> None:
         _refuse_lists("", config)
     if isinstance(config, SamConfig):
         _refuse_unequal_sam(config)
+    if isinstance(config, Sam2MaskDecoderConfig):
+        _refuse_narrow_decoder(config)
     if type(config) in _DETECTORS:
         _refuse_many_queries(config)
     build, run = _NETWORKS.get(type(config), (AutoModelForCausalLM.from_config, _run_words))
@@ -137,11 +141,39 @@ def _run_sam(network: Any, config: PreTrainedConfig) -> None:
     network(pixel_values=torch.zeros(1, 3, side, side), input_points=torch.zeros(1, 1, 1, 2))
 
 
+def _run_decoder(network: Any, config: PreTrainedConfig) -> None:
+    """SAM 2's decoder on a grid of 2 x 2 cells, as it is used here: always the one mask."""
+    network.dynamic_multimask_via_stability = False
+    width = int(config.hidden_size)
+    plane = torch.zeros(1, width, 2, 2)
+    network(
+        image_embeddings=plane,
+        image_positional_embeddings=plane,
+        sparse_prompt_embeddings=torch.zeros(1, 1, 1, width),
+        dense_prompt_embeddings=plane,
+        multimask_output=False,
+        high_resolution_features=[torch.zeros(1, width // 8, 8, 8), torch.zeros(1, width // 4, 4, 4)],
+    )
+
+
+def _refuse_narrow_decoder(config: PreTrainedConfig) -> None:
+    """Raise TrialError where the decoder's width has no eighth, or its heads do not share out what attention sees."""
+    if config.hidden_size % 8:
+        raise TrialError(f"{config.hidden_size} is no multiple of 8", "hidden_size")
+    inner = config.hidden_size // config.attention_downsample_rate
+    if inner % config.num_attention_heads:
+        raise TrialError(
+            f"{config.num_attention_heads} heads do not divide {inner}, hidden_size / attention_downsample_rate",
+            "num_attention_heads",
+        )
+
+
 def _refuse_lists(prefix: str, sizes: PreTrainedConfig) -> None:
     """transformers takes a height and a width too; our views are squares."""
     for name in ("image_size", "patch_size"):
-        if not isinstance(getattr(sizes, name), int):
-            raise TrialError(f"expected a whole number, got {getattr(sizes, name)}", f"{prefix}{name}")
+        value = getattr(sizes, name, 1)  # a tower of convolutions has no patches
+        if not isinstance(value, int):
+            raise TrialError(f"expected a whole number, got {value}", f"{prefix}{name}")
 
 
 def _refuse_unequal_sam(config: PreTrainedConfig) -> None:
@@ -188,6 +220,7 @@ _DETECTORS = {kind: (network, _run_detector) for kind, network in DETECTORS.valu
 _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     **{row.config_class: (row.network_class, _run_picture) for row in TOWERS.values()},
     SamConfig: (SamModel, _run_sam),
+    Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
     **_DETECTORS,
 }
 """Config -> how its network is built and run; any other is a language model's."""

@@ -10,12 +10,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from ullava.errors import UserError
-from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_input
+from ullava.examples import HeadImages, ModelInputs, PatchNames, VisualInputs, is_model_input
 from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
+from ullava.modeling.heads.mask_contract import Pyramid
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
@@ -217,7 +218,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.targets = labels[:, 1:][supervised]
         with torch.autocast(hidden.device.type, enabled=False):
             output.loss = token_cross_entropy(output.supervised_logits, output.targets)
-        self._read_into(output, align_states(states, self.config.head_state), labels, input_ids, inputs)
+        self._read_into(output, align_states(states, self.config.head_state), labels, input_ids, inputs, images)
         if images is not None and inputs.patches is not None:
             output.patch_nll = self._patch_nll(images, inputs.patches)
         output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
@@ -242,7 +243,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return patch_cross_entropy(torch.cat(shown), given, cast(torch.Tensor, vocabulary))
 
     def _read_into(
-        self, output: Any, aligned: PassStates, tokens: torch.Tensor, input_ids: torch.Tensor, inputs: ModelInputs
+        self,
+        output: Any,
+        aligned: PassStates,
+        tokens: torch.Tensor,
+        input_ids: torch.Tensor,
+        inputs: ModelInputs,
+        images: VisionOutput | None,
     ) -> None:
         """Fill ``output.seg`` and ``output.loc`` from states aligned with ``tokens`` [B, L]."""
         items = item_of_position(input_ids, self.config.image_start_id)
@@ -250,7 +257,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             items = items[:, -1:].expand(-1, tokens.shape[1])
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
-        output.seg = self._decode_masks(seg, inputs)
+        output.seg = self._decode_masks(seg, inputs, images)
         probability = self._probability(loc.last, self.config.loc_id)
         output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
 
@@ -270,10 +277,14 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.no_grad():
             return self._logits(states.detach()).float().softmax(dim=-1)[:, token_id]
 
-    def _decode_masks(self, seg: TokenStates, inputs: ModelInputs) -> SegOutput:
+    def _decode_masks(self, seg: TokenStates, inputs: ModelInputs, images: VisionOutput | None) -> SegOutput:
         """Decode the masks of tokens whose image the mask head sees; its encoder runs once for each image."""
-        image, shown = self._image_of(seg, inputs), inputs.mask_images
-        view = torch.full_like(image, -1) if shown is None else shown.rows(image)
+        image = self._image_of(seg, inputs)
+        shown: HeadImages | Pyramid | None = inputs.mask_images
+        if self.mask_head.reads_pyramid:
+            shown = None if images is None else images.pyramid
+        view = torch.full_like(image, -1) if shown is None else image
+        view = shown.rows(image) if isinstance(shown, HeadImages) else view
         if len(view) and bool((view < 0).any()):
             keep = view >= 0
             seg = seg.chosen(keep)
@@ -282,11 +293,14 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoded = self.mask_head.none(seg.states)
         else:
             used, place = view.unique(return_inverse=True)
-            content_hw = tuple(shown.sizes[used].amax(dim=0).tolist()) if inputs.content_only else None
+            content_hw = None
+            if inputs.content_only and isinstance(shown, HeadImages):
+                content_hw = tuple(shown.sizes[used].amax(dim=0).tolist())
             decoded = self.mask_head.decode(seg.states, self.mask_head.embed(shown, used), place, content_hw)
         return SegOutput(
             mask_logits_lowres=decoded.mask_logits_lowres,
             iou_scores=decoded.scores,
+            presence_logits=decoded.presence_logits,
             row=seg.row,
             image=image,
             token_probability=self._probability(seg.last, self.config.seg_id),
@@ -299,6 +313,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for seen in (images, videos):
             if seen is not None and seen.idle is not None:
                 zero = zero + seen.idle
+        if len(output.seg.row) == 0 and images is not None:
+            zero = zero + sum(plane.sum() * 0.0 for plane in images.pyramid)
         unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
         return zero + zero_of(*unused) if unused else zero
@@ -375,5 +391,5 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         seen = (spliced.images, spliced.videos)
         chosen = chosen_by(self.vision.choices, *seen, inputs, len(new_ids))
         grounded = GroundedGeneration(new_ids=new_ids, chosen=chosen)
-        self._read_into(grounded, PassStates(new[0], new[-1]), tokens, prompt_ids, inputs)
+        self._read_into(grounded, PassStates(new[0], new[-1]), tokens, prompt_ids, inputs, spliced.images)
         return grounded

@@ -24,13 +24,19 @@ class LossWindow:
     counts: torch.Tensor
     steps: int = 0
     aux_terms: Mapping[str, CountKind] = field(default_factory=dict)
+    terms: Mapping[str, CountKind] = field(default_factory=lambda: TERMS)
 
     @classmethod
-    def empty(cls, device: torch.device, aux_terms: Mapping[str, CountKind] | None = None) -> LossWindow:
-        """Return a window without any step."""
+    def empty(
+        cls,
+        device: torch.device,
+        aux_terms: Mapping[str, CountKind] | None = None,
+        terms: Mapping[str, CountKind] = TERMS,
+    ) -> LossWindow:
+        """Return a window without any step; ``terms``: those of ``TERMS`` that the criterion has."""
         aux_terms = aux_terms or {}
-        sums = torch.zeros(len(TERMS) + len(aux_terms) + 1, device=device)
-        return cls(sums, torch.zeros(Counts.number(), dtype=torch.float64), aux_terms=aux_terms)
+        sums = torch.zeros(len(terms) + len(aux_terms) + 1, device=device)
+        return cls(sums, torch.zeros(Counts.number(), dtype=torch.float64), aux_terms=aux_terms, terms=terms)
 
     def add(self, terms: LossTerms, step: Counts, local: Counts) -> None:
         """Add one micro-batch, whose terms were divided by the counts of its ``step``."""
@@ -58,11 +64,11 @@ class LossWindow:
         seen = Counts(*self.counts.tolist())
         values = self.sums.tolist()
         means: dict[str, float | None] = {"loss": values[-1] / self.steps if self.steps else None}
-        named = [*(f"loss_{name}" for name in TERMS), *(f"loss_aux_{name}" for name in self.aux_terms)]
+        named = [*(f"loss_{name}" for name in self.terms), *(f"loss_aux_{name}" for name in self.aux_terms)]
         counts = [seen.of(kind) for kind in self._kinds()]
         means |= {name: values[i] / counts[i] for i, name in enumerate(named) if counts[i] > 0}
         return means
 
     def _kinds(self) -> list[CountKind]:
         """What each of the terms is a mean over, in the order of ``sums``."""
-        return [*TERMS.values(), *self.aux_terms.values()]
+        return [*self.terms.values(), *self.aux_terms.values()]

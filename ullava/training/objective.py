@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field, fields
 from typing import Any, get_args
 
 import torch
+from torch.nn import functional
 
 from ullava.config.fields import CountKind, rows_per
 from ullava.config.schema import LossConfig
@@ -29,6 +30,10 @@ from ullava.modeling.heads.mask_contract import MaskRules
 
 TERMS: Mapping[str, CountKind] = rows_per(LossConfig)
 """The terms by name with what each is a mean over. A further one is a row of LossConfig, and its value below."""
+
+
+PRESENCE = "presence"
+"""The term that only heads have which say whether a thing is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Counts:
 class LossTerms:
     """Scalars, float32, unweighted, by name; ``total`` is their weighted sum, the one to differentiate.
 
-    ``own``: those of ``TERMS``, in that order. ``aux``: those that the vision strategy and the passes announce, in
+    ``own``: those of ``GroundingObjective.terms``, in that order. ``aux``: those that the vision strategy and the passes announce, in
     their order.
     """
 
@@ -96,6 +101,7 @@ class GroundingObjective:
             )
         self.weights = weights
         self.masks = masks
+        self.terms = {name: kind for name, kind in TERMS.items() if masks.tells_presence or name != PRESENCE}
         self.aux_terms = dict(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
@@ -109,7 +115,7 @@ class GroundingObjective:
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
             means["patch"] = output.loss.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
-        own = {name: means[name] for name in TERMS}
+        own = {name: means[name] for name in self.terms}
         given = output.aux or {}
         if not given.keys() <= self.aux_terms.keys():
             raise ValueError(f"loss terms that the vision strategy does not announce: {sorted(given)}")
@@ -133,15 +139,18 @@ class GroundingObjective:
         return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
-        logits, scores = seg.mask_logits_lowres, seg.iou_scores
+        """The means over all masks; where the head tells presence, an empty one counts with nothing but that."""
+        logits, scores, presence = seg.mask_logits_lowres, seg.iou_scores, seg.presence_logits
         wanted = len(targets.masks)
         if logits.shape[0] != wanted:
             raise ValueError(f"the model made {logits.shape[0]} masks for {wanted} targets")
         if wanted == 0:
             nothing = (logits.float().sum() + scores.float().sum()) * 0.0
-            return {"bce": nothing, "dice": nothing, "iou_score": nothing}
+            told = nothing if presence is None else presence.float().sum() * 0.0
+            return {"bce": nothing, "dice": nothing, "iou_score": nothing, PRESENCE: told}
+        absent = frozenset() if presence is None else targets.absent
         sums = torch.zeros(3, dtype=torch.float32, device=logits.device)
-        for places, masks in _same_sized(targets.masks, logits.device):
+        for places, masks in _same_sized(targets.masks, logits.device, absent):
             plane, truth = self._common_plane(logits[places], masks)
             sums = sums + torch.stack(
                 [
@@ -151,7 +160,9 @@ class GroundingObjective:
                 ]
             )
         bce, dice, score = (sums / wanted).unbind()
-        return {"bce": bce, "dice": dice, "iou_score": score}
+        if len(absent) == wanted:
+            bce = bce + (logits.float().sum() + scores.float().sum()) * 0.0
+        return {"bce": bce, "dice": dice, "iou_score": score, PRESENCE: _presence_error(presence, absent, bce)}
 
     def _common_plane(self, logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bring logits [k, h, w] and targets [k, H, W] to one plane, both float32."""
@@ -185,14 +196,29 @@ class GroundingObjective:
         }
 
 
-def _same_sized(masks: Sequence[torch.Tensor], device: torch.device) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
-    """Group masks [H, W] of one size: (their places among all, [k, H, W]). Batches of one size are not gathered."""
+def _presence_error(presence: torch.Tensor | None, absent: frozenset[int], like: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of ``presence`` [K] against the things not being among the ``absent``; 0 without it."""
+    if presence is None:
+        return like.new_zeros(())
+    there = torch.ones_like(presence, dtype=torch.float32)
+    there[sorted(absent)] = 0.0
+    return functional.binary_cross_entropy_with_logits(presence.float(), there)
+
+
+def _same_sized(
+    masks: Sequence[torch.Tensor], device: torch.device, left_out: frozenset[int] = frozenset()
+) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
+    """Group masks [H, W] of one size: (their places among all, [k, H, W]). Batches of one size are not gathered.
+
+    ``left_out``: places of masks that are in no group.
+    """
     groups: dict[torch.Size, list[int]] = {}
     for place, mask in enumerate(masks):
-        groups.setdefault(mask.shape, []).append(place)
+        if place not in left_out:
+            groups.setdefault(mask.shape, []).append(place)
     made: list[tuple[torch.Tensor | slice, torch.Tensor]] = []
     for members in groups.values():
-        places = slice(None) if len(groups) == 1 else torch.tensor(members, device=device)
+        places = slice(None) if len(members) == len(masks) else torch.tensor(members, device=device)
         made.append((places, torch.stack([masks[place] for place in members]).to(device)))
     return made
 

@@ -91,7 +91,12 @@ def _train(
     eval_batch = int(values.get("per_device_eval_batch_size", 32))
     monitor = Monitor(recipe, processor, folder, eval_batch) if recipe.eval_dataset else None
     plan = apply_stage(
-        model, recipe.stage, lora=recipe.lora is not None, quality_trains=loss.iou_score > 0, parts=recipe.parts
+        model,
+        recipe.stage,
+        lora=recipe.lora is not None,
+        quality_trains=loss.iou_score > 0,
+        presence_trains=loss.presence > 0,
+        parts=recipe.parts,
     )
     args = _arguments(recipe, recipe_path, folder)
     passes = Passes(recipe.passes, model.vision)

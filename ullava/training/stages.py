@@ -30,6 +30,8 @@ SAM_ENCODER = "SAM image encoder"
 PROMPT_ENCODER = "SAM prompt encoder"
 QUALITY = "SAM quality head"
 DECODER = "SAM mask decoder"
+PRESENCE = "SAM presence head"
+MASK_NECK = "mask neck"
 MASK_PROJECTOR = "mask projector"
 DETECTOR_BACKBONE = "box detector backbone"
 DETECTOR = "box detector"
@@ -41,9 +43,11 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (LANGUAGE, ("language_model.",)),
     (SAM_ENCODER, ("mask_head.sam.vision_encoder.",)),
     (PROMPT_ENCODER, ("mask_head.sam.prompt_encoder.", "mask_head.sam.shared_image_embedding.")),
-    (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.",)),
-    (DECODER, ("mask_head.sam.mask_decoder.",)),
-    (MASK_PROJECTOR, ("mask_head.projector.",)),
+    (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.", "mask_head.decoder.iou_prediction_head.")),
+    (PRESENCE, ("mask_head.decoder.pred_obj_score_head.", "mask_head.decoder.obj_score_token.")),
+    (DECODER, ("mask_head.sam.mask_decoder.", "mask_head.decoder.")),
+    (MASK_NECK, ("mask_head.neck.",)),
+    (MASK_PROJECTOR, ("mask_head.projector.", "mask_head.modulation.")),
     (DETECTOR_BACKBONE, ("box_head.detector.model.backbone.",)),
     (DETECTOR, ("box_head.detector.",)),
     (BOX_HEAD, ("box_head.",)),
@@ -51,12 +55,19 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 TRAINS: dict[Stage, tuple[str, ...]] = {
     "scratch": (
-        LANGUAGE, LANGUAGE_HEAD, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, DECODER, MASK_PROJECTOR,
-        BOX_HEAD, DETECTOR, DETECTOR_BACKBONE,
+        LANGUAGE, LANGUAGE_HEAD, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, PRESENCE, DECODER, MASK_NECK,
+        MASK_PROJECTOR, BOX_HEAD, DETECTOR, DETECTOR_BACKBONE,
     ),
     "align": (TOKEN_ROWS, PROJECTOR),
-    "ground": (LANGUAGE, LANGUAGE_HEAD, PROJECTOR, QUALITY, DECODER, MASK_PROJECTOR, BOX_HEAD, DETECTOR),
+    "ground": (
+        LANGUAGE, LANGUAGE_HEAD, PROJECTOR, QUALITY, PRESENCE, DECODER, MASK_NECK, MASK_PROJECTOR, BOX_HEAD, DETECTOR,
+    ),
 }  # fmt: skip
+
+NOT_IN_ALL = frozenset(
+    {TOKEN_ROWS, LANGUAGE_HEAD, SAM_ENCODER, PROMPT_ENCODER, PRESENCE, MASK_NECK, DETECTOR, DETECTOR_BACKBONE}
+)
+"""Parts that a stage trains where a model has them: heads of some kinds do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +123,14 @@ def apply_stage(
     *,
     lora: bool = False,
     quality_trains: bool = True,
+    presence_trains: bool = True,
     parts: Mapping[str, bool] | None = None,
 ) -> TrainablePlan:
     """Set ``requires_grad`` of every parameter as ``stage`` says and check that nothing else trains.
 
     ``lora``: adapters are attached; the rest of the language model is then frozen but for the special-token rows.
-    ``quality_trains``: the loss has a term for SAM's quality head (otherwise it would only decay). ``parts``: the
-    recipe's own choices, which win over the stage's.
+    ``quality_trains``, ``presence_trains``: the loss has a term for SAM's quality head, for the head that says whether a
+    thing is there (otherwise they would only decay). ``parts``: the recipe's own choices, which win over the stage's.
 
     Raises ConfigError for a name in ``parts`` that is no part, ValueError for a parameter that belongs to no part and
     for a part of the stage that matches nothing.
@@ -128,11 +140,13 @@ def apply_stage(
         wanted = (wanted - {LANGUAGE, LANGUAGE_HEAD}) | {ADAPTERS, TOKEN_ROWS}
     if not quality_trains:
         wanted.discard(QUALITY)
+    if not presence_trains:
+        wanted.discard(PRESENCE)
     part_of = assign_parts(model)
     wanted = _by_name(wanted, model, set(part_of.values()))
     wanted = _chosen(wanted, parts or {}, set(part_of.values()) | {TOKEN_ROWS})
     wanted -= set() if _head_trains(model) else {BOX_HEAD}
-    missing = wanted - set(part_of.values()) - {TOKEN_ROWS, LANGUAGE_HEAD, DETECTOR, DETECTOR_BACKBONE}
+    missing = wanted - set(part_of.values()) - NOT_IN_ALL
     if missing:
         raise ValueError(f"stage {stage}: no parameter of this model belongs to {', '.join(sorted(missing))}")
     rows_only = _token_row_names(model) if TOKEN_ROWS in wanted and LANGUAGE not in wanted else frozenset()

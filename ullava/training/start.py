@@ -161,8 +161,8 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
     names = ["strategy", "hidden_layer", "projector", "merge"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "fresh":
-        names += ["aspect", "head_state", "sam_side"]
-        parts["sam"] = config.sam_config.vision_config
+        names += ["aspect", "head_state", "mask_kind", "sam_side"]
+        parts["mask head"] = config.sam2_config if config.sam_config is None else config.sam_config.vision_config
     if heads == "kept":
         names += ["box_kind", "box_width", "box_frame", "box_sigmoid"]
     shape = {name: getattr(config, name) for name in names}

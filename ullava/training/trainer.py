@@ -104,7 +104,7 @@ class UllavaTrainer(Trainer):
         )
         self.args.save_only_model = weights_alone
         self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
-        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
 
     # ------------------------------------------------------------ data
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -268,7 +268,7 @@ class UllavaTrainer(Trainer):
 
     def _window_means(self) -> dict[str, Any]:
         window = self._reduced_window()
-        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
         return window.means()
 
     def _reduced_window(self) -> LossWindow:
@@ -370,7 +370,7 @@ class UllavaTrainer(Trainer):
             )
         self.skipped_batches = int(state["skipped_batches"])
         self.bad_samples.take_up(state.get("bad_samples"), self.args.process_index, self.args.world_size)
-        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms)
+        self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
         self.window.take_up(state, with_sums=self.args.process_index == 0)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

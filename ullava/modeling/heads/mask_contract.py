@@ -4,6 +4,9 @@ A head has a part with weights, ``MaskHead``: it embeds the images of a batch on
 state. And it has a part without, ``MaskRules``, which lives in the processor and the criterion: what the encoder is
 shown of an image, and how the low-resolution plane of logits maps to the original image and back. Training and
 inference make masks through the same two parts.
+
+A head has an image encoder of its own, or it reads the pyramid of maps that the vision tower made of the images anyway
+(``mask.encoder: vision``); then its view is the vision strategy's.
 """
 
 from __future__ import annotations
@@ -22,21 +25,36 @@ from ullava.examples import HeadImages
 from ullava.structures import ImageArray
 
 
+Pyramid = tuple[torch.Tensor, ...]
+"""Maps [I, C, h, w] of the distinct images of a batch, finest first, each of twice the stride of the one before."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedMasks:
-    """K masks: logits [K, h, w] on the head's low-resolution plane, and how good the head thinks each is, [K]."""
+    """K masks: logits [K, h, w] on the head's low-resolution plane, and how good the head thinks each is, [K].
+
+    ``presence_logits`` [K]: of the thing being in the image at all; None where the head does not tell.
+    """
 
     mask_logits_lowres: torch.Tensor
     scores: torch.Tensor
+    presence_logits: torch.Tensor | None = None
 
 
 class MaskHead(nn.Module, ABC):
-    """The part with weights. ``plane_hw``: height and width of its low-resolution plane."""
+    """The part with weights. ``plane_hw``: height and width of its low-resolution plane.
+
+    ``reads_pyramid``: it has no image encoder and reads the vision tower's maps.
+    """
 
     plane_hw: tuple[int, int]
+    reads_pyramid = False
+
+    def start_afresh(self) -> None:  # noqa: B027 (most have nothing to set)
+        """Set starting values of a head without pretrained weights, where transformers' own do not do."""
 
     @abstractmethod
-    def embed(self, images: HeadImages, rows: torch.Tensor) -> Any:
+    def embed(self, images: HeadImages | Pyramid, rows: torch.Tensor) -> Any:
         """Run the image encoder once on rows ``rows`` of ``images``; what it returns is ``decode``'s own business.
 
         Without trainable weights in the encoder no graph is kept.
@@ -62,13 +80,20 @@ class MaskHead(nn.Module, ABC):
 
 
 class MaskRules(ABC):
-    """The part without weights. ``side``: of the square that the encoder sees, in pixels."""
+    """The part without weights. ``side``: of the square that the encoder sees, in pixels.
+
+    ``tells_presence``: the head says whether a thing is there, and is taught so by masks that are empty.
+    """
 
     side: int
+    tells_presence = False
 
     @abstractmethod
-    def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8]:
-        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalisation: uint8 [3, h, w]."""
+    def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8] | None:
+        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalisation: uint8 [3, h, w].
+
+        None where the head reads the vision tower's maps: it sees what that one is shown.
+        """
 
     @abstractmethod
     def to_original(self, mask_logits_lowres: torch.Tensor, original_hw: Sequence[int]) -> torch.Tensor:

@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import SamConfig, SamModel
 
+from ullava.errors import UserError
 from ullava.examples import HeadImages
 from ullava.geometry import plan_view, resized_hw
 from ullava.geometry.mask_resize import covered_lowres, to_original
 from ullava.modeling.cpu import sam as fast_sam
-from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules
+from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules, Pyramid
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8, resize_planes_u8
+from ullava.modeling.positions import start_sam_positions
 from ullava.structures import ImageArray
 
 MaskScore = Literal["iou_head", "mean_probability"]
@@ -33,11 +35,17 @@ class SamMaskHead(MaskHead):
         self.projector = two_layer_projector(width_in, config.prompt_encoder_config.hidden_size)
         self.sam = SamModel(config)
 
-    def embed(self, images: HeadImages, rows: torch.Tensor) -> torch.Tensor:
+    def start_afresh(self) -> None:
+        """The encoder's position table; see ullava.modeling.positions."""
+        start_sam_positions(self.sam)
+
+    def embed(self, images: HeadImages | Pyramid, rows: torch.Tensor) -> torch.Tensor:
         """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p].
 
         They are padded to the square here; padding becomes zero *after* normalisation, as in SAM.
         """
+        if not isinstance(images, HeadImages):
+            raise UserError("mask.kind sam encodes images of its own and reads no maps of the vision tower")
         sizes = [(int(height), int(width)) for height, width in images.sizes[rows].tolist()]
         trainable = any(parameter.requires_grad for parameter in self.sam.vision_encoder.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):

@@ -17,7 +17,7 @@ from transformers import ConvNextConfig, ConvNextModel
 from ullava.errors import WeightsError
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD
 from ullava.modeling.strict_loading import find_misfits, read_part
-from ullava.modeling.towers.tower_contract import Tower, trains, without
+from ullava.modeling.towers.tower_contract import MapTower, trains, without
 
 NORM = "layernorm."
 BESIDE = ("classifier.*",)
@@ -26,7 +26,7 @@ UNREAD = (f"{NORM}*",)
 """The last norm, which nothing reads; in released five-stage towers it has the fourth stage's width."""
 
 
-class ConvNextTower(Tower):
+class ConvNextTower(MapTower):
     """CLIP's ConvNeXt (channel statistics of its images), in transformers' form."""
 
     config_class = ConvNextConfig
@@ -72,10 +72,6 @@ class ConvNextTower(Tower):
                 plane = stage(plane)
             found.append(plane)
         return found
-
-    def patch_states(self, network: Any, pixels: Tensor, layer: int) -> Tensor:
-        """See Tower."""
-        return self.maps(network, pixels, layer)[-1].flatten(2).transpose(1, 2)
 
     def unread(self, layer: int) -> tuple[str, ...]:
         """The norm behind the last map, and the stages above the chosen one."""

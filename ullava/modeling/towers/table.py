@@ -10,10 +10,18 @@ from ullava.errors import UserError, did_you_mean
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.convnext import ConvNextTower
 from ullava.modeling.towers.dinov2 import Dinov2RegistersTower, Dinov2Tower
+from ullava.modeling.towers.efficientnet import EfficientNetTower
 from ullava.modeling.towers.siglip import SiglipTower
 from ullava.modeling.towers.tower_contract import Tower
 
-_ROWS: tuple[type[Tower], ...] = (ClipTower, SiglipTower, Dinov2Tower, Dinov2RegistersTower, ConvNextTower)
+_ROWS: tuple[type[Tower], ...] = (
+    ClipTower,
+    SiglipTower,
+    Dinov2Tower,
+    Dinov2RegistersTower,
+    ConvNextTower,
+    EfficientNetTower,
+)
 
 TOWERS: Mapping[str, type[Tower]] = {row.config_class.model_type: row for row in _ROWS}
 """``model_type`` of the config -> what is known of such towers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,19 @@ from ullava.geometry.patches import patch_grid_side
 from ullava.modeling.pixels import normalise_u8
 from ullava.modeling.positions import SAM_SCALE, resize_positions, sincos_grid
 from ullava.modeling.strict_loading import load_part, read_part
+
+
+FINEST_STRIDE = 4
+"""Of the levels of a pyramid: the stem's own map, which some towers have at half of the image's size, is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a tower's pyramid: the hidden state ``layer``, ``channels`` wide, a cell for ``stride`` pixels."""
+
+    stride: int
+    channels: int
+    layer: int
 
 
 class Tower(ABC):
@@ -99,6 +113,10 @@ class Tower(ABC):
         """Prefixes of its parameters by the name that stages and recipes call them, where it is trained in parts."""
         return {"vision tower": ("",)}
 
+    def levels(self) -> tuple[Level, ...]:
+        """Its pyramid, finest first, each level of twice the stride of the one before; empty = it has none."""
+        return ()
+
     # ------------------------------------------------------------ its start
     def load(self, network: nn.Module, folder: Path) -> None:
         """Read pretrained weights into ``network``.
@@ -114,6 +132,28 @@ class Tower(ABC):
 
     def start(self, network: Any) -> None:  # noqa: B027 (most have nothing to set)
         """Set starting values of a network without pretrained weights, where transformers' are meant for large ones."""
+
+
+class MapTower(Tower):
+    """A tower of convolutions, whose states are maps that become coarser."""
+
+    @abstractmethod
+    def maps(self, network: Any, pixels: Tensor, layer: int = -1) -> list[Tensor]:
+        """Normalized [I, 3, h, w] -> the stem's map and that of every layer up to ``layer`` [I, C, h', w'].
+
+        No gradient below the first layer that trains.
+        """
+
+    def patch_states(self, network: Any, pixels: Tensor, layer: int) -> Tensor:
+        """See Tower."""
+        return self.maps(network, pixels, layer)[-1].flatten(2).transpose(1, 2)
+
+    def levels(self) -> tuple[Level, ...]:
+        """The last state of every stride; see Tower."""
+        last = {self.stride(layer): layer for layer in range(1, self.num_layers + 1)}
+        return tuple(
+            Level(stride, self.width(layer), layer) for stride, layer in sorted(last.items()) if stride >= FINEST_STRIDE
+        )
 
 
 class VitTower(Tower):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -115,8 +116,9 @@ class ClipMlp(TowerFrontEnd):
         width_out: int,
         merge: int = 1,
         frame_grid: int = 1,
+        pyramid: bool = False,
     ) -> None:
-        super().__init__(config, hidden_layer)
+        super().__init__(config, hidden_layer, pyramid=pyramid)
         grid = self.kind.grid_side(hidden_layer)
         if grid % merge:
             raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
@@ -132,25 +134,28 @@ class ClipMlp(TowerFrontEnd):
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        return self._project(self._states(_stacked(views)))
+        states, pyramid = self.states_and_pyramid(self.normalize(_stacked(views)))
+        return replace(self._project(merge_patches(states, self.merge)), pyramid=pyramid)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
         clips = _stacked(views)
-        states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-        return self._project(pool_frames(states, self.frame_grid))
-
-    def _states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[I, 3, R, R] -> states [I, P, width * merge^2]."""
-        return merge_patches(self.patch_states(self.normalize(pixels)), self.merge)
+        states = merge_patches(self.patch_states(self.normalize(clips.flatten(0, 1))), self.merge)
+        return self._project(pool_frames(states.unflatten(0, clips.shape[:2]), self.frame_grid))
 
     def _project(self, states: torch.Tensor) -> VisionOutput:
         tokens = self.projector(states)
         return VisionOutput(tokens.flatten(0, 1), (tokens.shape[1],) * tokens.shape[0])
 
     def parts(self) -> tuple[VisionPart, ...]:
-        """Tower and projector."""
+        """Tower and projector; a tower whose maps go to a mask head in the parts that it has."""
+        if self.levels:
+            stages = self.kind.parts().items()
+            tower = [
+                VisionPart(name, tuple(f"tower.{start}" for start in prefixes), "tower") for name, prefixes in stages
+            ]
+            return (*tower, VisionPart("vision projector", ("",), "projector"))
         return (VisionPart("vision tower", ("tower.",), "tower"), VisionPart("vision projector", ("",), "projector"))
 
 

@@ -108,7 +108,8 @@ class VisionOutput:
 
     ``per_place``: the counts are those of ``EncodeContext.places`` instead, because the words around an item settle
     what it gives. ``literal_ids`` [sum(counts)]: the id of a word of the vocabulary that stands there instead of the
-    visual token (a separator), -1 elsewhere; its row of ``tokens`` is not read. ``idle``: a zero that depends on the
+    visual token (a separator), -1 elsewhere; its row of ``tokens`` is not read. ``pyramid``: maps [I, C, h, w] of the
+    distinct images, finest first, for a mask head that reads them. ``idle``: a zero that depends on the
     trainable weights that these items did not use. ``aux``: scalar loss terms by the names of
     ``VisionStrategy.aux_terms``. ``diagnostics``: named values for logs and pictures.
     """
@@ -117,6 +118,7 @@ class VisionOutput:
     counts: tuple[int, ...]
     per_place: bool = False
     literal_ids: torch.Tensor | None = None
+    pyramid: tuple[torch.Tensor, ...] = ()
     idle: torch.Tensor | None = None
     aux: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)

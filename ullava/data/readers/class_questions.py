@@ -113,7 +113,8 @@ class ClassQuestions(Reader):
     def record_sizes(self) -> RecordSizes:
         """Return what the images show and say."""
         sizes = super().record_sizes()
-        return RecordSizes(*(column[self._records] for column in sizes))
+        kept = self._records
+        return RecordSizes(sizes.kinds[kept], sizes.characters[kept], sizes.questions[kept])
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one image with up to ``turns`` questions, each about an absent class with probability ``absent``."""
@@ -122,7 +123,7 @@ class ClassQuestions(Reader):
         chosen = [shown.asked[place] for place in draw(rng, len(shown.asked), self.origin.turns)]
         missing: list[str] = []
         if self.origin.absent:
-            missing = self._missing(shown, rng, np.count_nonzero(rng.random(len(chosen)) < self.origin.absent))
+            missing = self._missing(shown, rng, int(np.sum(rng.random(len(chosen)) < self.origin.absent)))
         there = self.asks(record, chosen[len(missing) :])
         asks = [*there, *self._absent_asks(missing)]
         if missing:
@@ -190,7 +191,7 @@ class ClassQuestions(Reader):
     def _missing(self, shown: Shown, rng: np.random.Generator, count: int) -> list[str]:
         """Draw up to ``count`` different classes of the list that the record does not show."""
         free = [key for key in self._rates if key not in shown.there]
-        count = min(int(count), len(free))
+        count = min(count, len(free))
         if not count:
             return []
         rates = np.array([self._rates[key] for key in free])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ullava.data.class_names import class_key
 from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
 from ullava.errors import DataError
-from ullava.structures import Sample
+from ullava.structures import Sample, Task
 from ullava.text.phrases import name_fault
 
 
@@ -24,7 +24,7 @@ class CocoInstancesReader(Reader):
     """
 
     layout = "coco_instances"
-    tasks = ("instance",)
+    tasks: ClassVar[tuple[Task, ...]] = ("instance",)
     default_template = "INST.json"
     store_kind = "coco"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from ullava.data.readers.record import Record
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.media.images import read_label_png
-from ullava.structures import MaskArray, Region, Sample
+from ullava.structures import MaskArray, Region, Sample, Task
 
 
 class LabelPngReader(Reader):
     """One question a class; its mask is every pixel of that class, its box is the mask's."""
 
     layout = "label_png"
-    tasks = ("semantic",)
+    tasks: ClassVar[tuple[Task, ...]] = ("semantic",)
     default_template = "CLS.json"
 
     def said(self, value: dict[str, Any]) -> Sequence[str]:

@@ -1,0 +1,175 @@
+"""Makes a COCO instances file from a file of boxes: image after image, in several processes, resumed where it stopped.
+
+While it is made, ``OUT.part`` holds a line for each image that is done. The finished file is written under another name
+and renamed, and ``OUT.part`` goes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from ullava.data.json_stream import iter_object_lists
+from ullava.data.pseudo.agreement import Agreement
+from ullava.data.pseudo.grab_cut import grab_cut
+from ullava.data.pseudo.images import Cut, ImageCutter, PseudoJob
+from ullava.errors import ConfigError, DataError, UserError
+from ullava.json_lines import numbered_lines, parse_line
+from ullava.whole_files import append, whole, write_whole
+
+_CHUNK = 4
+_PROCESS: list[ImageCutter] = []
+"""The cutter of a worker process, made once."""
+
+
+def make_pseudo_masks(
+    job: PseudoJob, *, workers: int = 1, cut: Cut | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Write ``job.out`` and return its ``info``: settings, how many masks were kept, rejected and why, agreement.
+
+    ``cut``: what finds the masks, in this process; without it GrabCut, in ``workers`` processes. The file is the same
+    whatever their number. An interrupted run of the same job goes on.
+
+    Raises:
+        ConfigError: less than one worker, or ``OUT.part`` belongs to another job.
+        DataError: a file that is missing or wrong, an image that cannot be read, nothing to do.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers has to be 1 or more, not {workers}")
+    cutter = ImageCutter(job, cut or GrabCut(job))
+    left_out = _names(job.leave_out)
+    known = set() if cutter.truth is None else set(cutter.truth.places)
+    todo = [
+        number
+        for number in range(len(cutter.store))
+        if (name := cutter.store.image_name(number)) not in left_out or name in known
+    ]
+    written = {cutter.store.image_name(number) for number in todo} - left_out
+    if not written:
+        raise DataError(f"{job.boxes}: no image is left to make masks for")
+    part = job.out.with_name(job.out.name + ".part")
+    done = _begin(part, job)
+    bar = tqdm(total=len(todo), initial=done, desc="cutting", unit="image", disable=None if progress else True)
+    with bar, _lines(cutter, todo[done:], 1 if cut is not None else workers) as lines:
+        for line in lines:
+            append(part, json.dumps(line) + "\n")
+            bar.update()
+    info = _info(job, part, written)
+    _write(job, cutter, part, written, info)
+    part.unlink()
+    return info
+
+
+class GrabCut:
+    """GrabCut under the settings of a job."""
+
+    def __init__(self, job: PseudoJob) -> None:
+        self.settings = job.settings
+
+    def __call__(self, path: Path, image: Any, groups: Any) -> Any:
+        """See Cut."""
+        return grab_cut(image, groups, self.settings)
+
+
+@contextmanager
+def _lines(cutter: ImageCutter, numbers: list[int], workers: int) -> Iterator[Iterable[dict[str, Any]]]:
+    """Give what becomes of each record, in order, from this process or from ``workers`` others."""
+    if workers == 1:
+        yield map(cutter, numbers)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_enter, initargs=(cutter.job,)) as pool:
+        yield pool.imap(_in_process, numbers, chunksize=_CHUNK)
+
+
+def _enter(job: PseudoJob) -> None:
+    cv2.setNumThreads(1)
+    _PROCESS[:] = [ImageCutter(job, GrabCut(job))]
+
+
+def _in_process(number: int) -> dict[str, Any]:
+    return _PROCESS[0](number)
+
+
+def _names(files: Iterable[Path]) -> set[str]:
+    """Return the names of the images of COCO files."""
+    return {str(record.value.get("file_name")) for path in files for _, record in iter_object_lists(path, ("images",))}
+
+
+def _begin(part: Path, job: PseudoJob) -> int:
+    """Return how many images are done; begins the file of lines where there is none, cuts off a line without an end."""
+    head = json.dumps(_identity(job), sort_keys=True)
+    if not part.is_file():
+        write_whole(part, head + "\n")
+        return 0
+    lines = part.read_bytes().splitlines(keepends=True)
+    if not lines or lines[0].decode("utf-8", "replace").rstrip("\n") != head:
+        raise ConfigError(f"{part}: was begun with other files or settings; remove it or name another --out")
+    if not lines[-1].endswith(b"\n"):
+        write_whole(part, b"".join(lines[:-1]))
+    return sum(line.endswith(b"\n") for line in lines) - 1
+
+
+def _identity(job: PseudoJob) -> dict[str, Any]:
+    """Return all that the masks depend on."""
+    files = [job.boxes, *(path for path in (job.truth, job.agree_with) if path is not None), *job.leave_out]
+    states = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return {"settings": job.settings.told(True), "files": states, "images": str(job.images.resolve())}
+
+
+def _done(part: Path) -> Iterator[dict[str, Any]]:
+    with part.open("rb") as file:
+        for number, line in numbered_lines(file):
+            if number > 1:
+                try:
+                    yield parse_line(line)
+                except ValueError as error:
+                    raise UserError(f"{part}:{number}: {error}; remove the file to begin again") from None
+
+
+def _info(job: PseudoJob, part: Path, written: set[str]) -> dict[str, Any]:
+    """Count what was made. Images that are measured and not written count in the agreement alone."""
+    counts: Counter[str] = Counter()
+    masks, agreement = 0, Agreement()
+    for line in _done(part):
+        agreement.objects += line["objects"]
+        agreement.classes += line["classes"]
+        if line["image"] in written:
+            masks += sum("source" in note for note in line["annotations"])
+            counts.update(note["rejected"] for note in line["annotations"] if "rejected" in note)
+    info: dict[str, Any] = {
+        "description": "masks made from boxes by 'ullava data pseudo-masks'",
+        "boxes": job.boxes.name,
+    }
+    info |= job.settings.told(job.agree_with is not None)
+    info |= {} if job.agree_with is None else {"agree_with": job.agree_with.name}
+    info |= {"images": len(written), "masks": masks, "rejected": dict(sorted(counts.items()))}
+    if job.truth is not None:
+        info["agreement"] = {"truth": job.truth.name, **agreement.told()}
+    return info
+
+
+def _write(job: PseudoJob, cutter: ImageCutter, part: Path, written: set[str], info: dict[str, Any]) -> None:
+    """Write the COCO file, one image or annotation a line, the images with all that the file of boxes says of them."""
+    images = (record.value for _, record in iter_object_lists(job.boxes, ("images",)))
+    lists: dict[str, Iterable[Any]] = {
+        "images": (image for image in images if image.get("file_name") in written),
+        "annotations": (note for line in _done(part) if line["image"] in written for note in line["annotations"]),
+        "categories": ({"id": number, "name": name} for number, name in cutter.names.items()),
+    }
+    with whole(job.out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write('{"info": ' + json.dumps(info, ensure_ascii=False))
+        for name, values in lists.items():
+            ahead = f',\n"{name}": [\n'
+            for value in values:
+                file.write(ahead + json.dumps(value, ensure_ascii=False, allow_nan=False))
+                ahead = ",\n"
+            file.write("\n]" if ahead == ",\n" else ahead + "]")
+        file.write("\n}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ullava.cli import data_boxes, data_import
+from ullava.cli import data_boxes, data_expressions, data_import
 from ullava.errors import UserError
 
 HELP = "import your own data, draw the shapes world, train a tokenizer, or report what a recipe's data yields"
@@ -22,10 +22,12 @@ nothing new."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``import``, ``draw``, ``boxes``, ``stats`` and ``tokenizer``."""
-    commands = parser.add_subparsers(dest="data_command", metavar="{import,draw,boxes,stats,tokenizer}", required=True)
+    """Add the subcommands ``import``, ``draw``, ``boxes``, ``expressions``, ``stats`` and ``tokenizer``."""
+    names = "{import,draw,boxes,expressions,stats,tokenizer}"
+    commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)
     data_boxes.configure(commands)
+    data_expressions.configure(commands)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, help="how many pictures")
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         return data_import.run(args)
     if args.data_command == "boxes":
         return data_boxes.run(args)
+    if args.data_command == "expressions":
+        return data_expressions.run(args)
     if args.data_command == "draw":
         return _draw(args)
     if args.data_command == "tokenizer":

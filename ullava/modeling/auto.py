@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.build import set_attention
+from ullava.modeling.build import set_attention, settle_generation
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.language_base import lacks_language, load_without_language
 from ullava.modeling.pretrained import read_network
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.saved_folder import check_ends, check_fit, read_saved_config, read_saved_processor
@@ -29,6 +30,8 @@ def load_folder(
 ) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
     """Load a folder written by ``save_pretrained``; safetensors only. ``attention``: see ``build_model``.
 
+    One without its language model (``ullava.modeling.language_base``) is put together with that.
+
     Raises UserError when the folder is no model of ours, WeightsError listing every missing, unexpected or mis-shaped
     key.
     """
@@ -40,6 +43,11 @@ def load_folder(
         raise WeightsError(f"{folder}: no safetensors weights{hint}")
     config = read_saved_config(folder)
     set_attention(config, attention)
+    if lacks_language(folder):
+        model = load_without_language(folder, config, dtype)
+        processor = read_saved_processor(folder, config)
+        settle_generation(model, processor.tokenizer, processor.chat_template)
+        return model.eval(), processor
     check_fit(config, folder)
     model, info = read_network(UllavaForConditionalGeneration, folder, config=config, dtype=dtype, use_safetensors=True)
     refuse_misfits(info, folder)

@@ -207,6 +207,23 @@ def read_network(kind: Any, folder: Path, **options: Any) -> tuple[Any, Mapping[
     return model, info
 
 
+def network_of(
+    kind: Any, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]
+) -> tuple[Any, Mapping[str, Any]]:
+    """A network of class ``kind`` that takes up ``weights`` in float32, and transformers' account of them.
+
+    Nothing is judged here, as in ``read_network``; no weight is made at random on the way.
+    """
+    return kind.from_pretrained(  # type: ignore[no-any-return]
+        None,
+        config=config,
+        state_dict=dict(weights),
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+
+
 def read_gguf(file: Path, kinds: Sequence[str]) -> tuple[Any, Any, Mapping[str, Any]]:
     """The network of a GGUF file in float32, its tokenizer, and transformers' account of its weights.
 

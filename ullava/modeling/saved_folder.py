@@ -41,7 +41,7 @@ from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.template_files import template_problems
 from ullava.modeling.trial import try_network
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.weight_files import read_shapes, read_table
+from ullava.modeling.weight_files import Stored, read_shapes, read_table
 from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
@@ -105,12 +105,14 @@ def read_saved_config(folder: Path) -> UllavaConfig:
     return config
 
 
-def check_fit(config: UllavaConfig, folder: Path) -> None:
+def check_fit(config: UllavaConfig, folder: Path, shapes: Mapping[str, Stored] | None = None) -> None:
     """Refuse a config that does not hold together, or whose network is much larger than the weights beside it.
+
+    ``shapes``: those of the weights, where they are not all in ``folder``.
 
     Raises UserError for sizes that no network can be made of, WeightsError for sizes that the weights cannot have.
     """
-    shapes = read_shapes(folder)
+    shapes = read_shapes(folder) if shapes is None else shapes
     check_depth(config.to_dict(), len(shapes), folder)
     with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]):
         for part in (config.text_config, config.vision_config, config.sam_config, config.sam2_config):

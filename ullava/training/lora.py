@@ -23,29 +23,22 @@ from torch import nn
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError, WeightsError, did_you_mean
 from ullava.hub import find_folder, is_hub_id, name_of
+from ullava.modeling.adapters import ADAPTER_FILE, LORA_MARK, WRAPPED, read_adapters
 from ullava.modeling.auto import load_folder
 from ullava.modeling.build import set_attention, settle_generation
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.pretrained import reading
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.saved_folder import read_saved_config, read_saved_processor
 from ullava.modeling.strict_loading import load_strict
 from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.weight_files import read_shapes, read_state_dict, read_table
+from ullava.modeling.weight_files import read_state_dict
 from ullava.modeling.weights.conversion import write_folder
 
 RUN_FILE = "lora_run.json"
 TRAINED_FILE = "trained.safetensors"
 SYSTEM_FOLDER = "system"
-ADAPTER_FILE = "adapter_model.safetensors"
-SETTINGS_FILE = "adapter_config.json"
-CODE_SETTING = "megatron_config"
-"""The key with which peft's settings let it import the module that they name beside it."""
-LORA_MARK = ".lora_"
 ROWS_PREFIX = "rows/"
 HEADS = ("mask_head.", "box_head.")
-WRAPPED = ".base_layer."
-"""How peft names what an adapter was put around: ``q_proj.base_layer.weight`` is the model's ``q_proj.weight``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,25 +143,7 @@ def load_adapter(
     processor = read_saved_processor(system, config)
     model = _assembled(folder, config, found, run, attention)
     settle_generation(model, processor.tokenizer, processor.chat_template)
-    return model.eval(), processor, _adapters(model.language_model, folder, trainable)
-
-
-def _adapters(language_model: nn.Module, folder: Path, trainable: bool) -> Any:
-    """peft's handle on the adapters in ``folder``, which have to be those that its settings describe."""
-    import peft
-
-    settings = folder / SETTINGS_FILE
-    if read_table(settings).get(CODE_SETTING) is not None:
-        raise UserError(f"{settings}: {CODE_SETTING}: this folder names Python to import, which ullava never does")
-    stored = read_shapes(folder / ADAPTER_FILE)
-    with reading(settings):
-        adapters = peft.PeftModel.from_pretrained(language_model, str(folder), is_trainable=trainable)
-        wanted = peft.get_peft_model_state_dict(adapters)
-    wrong = sorted(stored.keys() ^ wanted.keys())
-    wrong += [name for name, value in wanted.items() if name in stored and stored[name].shape != tuple(value.shape)]
-    if wrong:
-        raise WeightsError([f"{folder / ADAPTER_FILE}: {name}: not as {SETTINGS_FILE} says" for name in wrong])
-    return adapters
+    return model.eval(), processor, read_adapters(model.language_model, folder, trainable)
 
 
 def merge_adapter(folder: Path, base: Path | None = None) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:

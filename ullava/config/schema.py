@@ -24,8 +24,13 @@ from ullava.config.vision import VisionConfig as VisionConfig
 # ---------------------------------------------------------------- models/<name>/model.yaml
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LanguageConfig(PartConfig):
-    """The language model. ``num_layers``: its first so many decoder layers alone, in config and weights."""
+    """The language model. ``num_layers``: its first so many decoder layers alone, in config and weights.
 
+    ``dtype``: what its weights are held in, whatever its files hold (``auto``: as they do). Half precision saves memory
+    where an accelerator trains adapters in mixed precision; without that, every part has to have one type.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     num_layers: int | None = field(default=None, metadata=at_least(1, 1024))
 
 

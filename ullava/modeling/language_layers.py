@@ -30,6 +30,8 @@ def language_config(part: LanguageConfig, folder: Path, site: Site) -> PreTraine
     Raises ConfigError as ``part_config``, and at ``site``'s ``num_layers`` for more layers than the part has.
     """
     config = part_config(part, folder, site, among=LANGUAGES)
+    if part.dtype != "auto":
+        config.dtype = part.dtype
     if part.num_layers is None:
         return config
     found = getattr(config, COUNT, None)

@@ -38,7 +38,7 @@ def read_part(
 
 
 def load_part(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put ``weights`` (of ``read_part``) in the place of those of ``module``, or change nothing and say why not.
+    """Put ``weights`` (of ``read_part``), in its dtype, in the place of those of ``module``, or say why not.
 
     Raises WeightsError, which names ``folder``, for every key that does not fit: sizes may have been changed on top of
     the folder's own config.
@@ -46,7 +46,9 @@ def load_part(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) ->
     problems = find_misfits(module, weights)
     if problems:
         raise WeightsError([f"{folder}: {problem}" for problem in problems])
-    module.load_state_dict(weights, strict=False, assign=True)
+    own = module.state_dict(keep_vars=True)
+    fitting = {name: value.to(own[name].dtype) for name, value in weights.items()}
+    module.load_state_dict(fitting, strict=False, assign=True)
 
 
 def refuse_misfits(

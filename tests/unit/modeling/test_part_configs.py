@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.unit.modeling.conftest import ROOT, SMALL
+from tests.unit.modeling.conftest import ROOT, SMALL, build_small
 from transformers import AutoTokenizer
 
 from ullava.config.load import load_config
@@ -177,3 +177,12 @@ def test_checking_draws_no_random_numbers(refused: Callable[[Table], str | None]
     drawn = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(4))
+
+
+def test_a_part_that_was_kept_in_half_precision_is_built_in_the_type_of_the_model(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=1200)
+    LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)).half().save_pretrained(str(tmp_path / "half"))
+    model, _ = build_small((f"language={{path: {tmp_path / 'half'}}}",))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

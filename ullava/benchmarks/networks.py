@@ -12,7 +12,7 @@ import torch
 
 from ullava import resources
 from ullava.config.load import load_config
-from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
+from ullava.config.schema import LanguageConfig, MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.modeling.build import build_model
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -85,7 +85,7 @@ def peer_config(sam_side: int) -> ModelConfig:
     sam = {"vision_config": encoder, "prompt_encoder_config": {"image_size": sam_side, "patch_size": 16}}
     return ModelConfig(
         name="peer",
-        language=PartConfig(config=language),
+        language=LanguageConfig(config=language),
         tokenizer="tokenizer",
         vision=VisionConfig(tower=PartConfig(config=tower), projector="linear"),
         mask=MaskHeadConfig(sam=PartConfig(config=sam)),

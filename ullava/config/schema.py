@@ -26,11 +26,11 @@ from ullava.config.vision import VisionConfig as VisionConfig
 class LanguageConfig(PartConfig):
     """The language model. ``num_layers``: its first so many decoder layers alone, in config and weights.
 
-    ``dtype``: what its weights are held in, whatever its files hold (``auto``: as they do). Half precision saves memory
-    where an accelerator trains adapters in mixed precision; without that, every part has to have one type.
+    ``dtype``: what its weights are held in, whatever its files hold. Half precision saves memory where an accelerator
+    trains adapters in mixed precision; without that, every part has to have one type.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_layers: int | None = field(default=None, metadata=at_least(1, 1024))
 
 

@@ -2,7 +2,8 @@
 
 Protocols: ``generate`` (the model answers freely; what it does not say is missed) and ``teacher_forced`` (u-LLaVA's
 own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed). What the
-given answer gives away is not reported: ``GIVEN_TASKS`` and ``GIVEN_FIGURES``. ``text_box`` (ConvLLaVA's): the model
+given answer gives away is not reported: ``GIVEN_TASKS`` and ``GIVEN_FIGURES``. Under both, the reference answers of
+``READ_TASKS`` are also read to the model, for their perplexity. ``text_box`` (ConvLLaVA's): the model
 answers freely, and the box of an expression is the four numbers that it writes (``ullava.evaluation.text_boxes``).
 
 The figures are computed from the lines of ``predictions.jsonl`` alone. So a run that was interrupted and one that was
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,10 +31,12 @@ from ullava.evaluation.scoring import Scorer, family_of, scorer_for
 from ullava.inference.export import chosen_to_json, object_to_json
 from ullava.structures import Answer, Sample
 
-GIVEN_TASKS = ("caption", "vqa", "text")
+GIVEN_TASKS = ("caption", "vqa")
 """Task families whose answers are words alone: with teacher forcing there is nothing left to measure."""
-GIVEN_FIGURES = ("N-acc", "T-acc", "Pr@F1")
-"""Figures that say whether the model answered with a mask at all, which a given answer decides."""
+READ_TASKS = ("text",)
+"""Task families of which it is measured how likely the reference answer is to the model."""
+GIVEN_FIGURES = ("N-acc", "T-acc", "Pr@F1", "accuracy")
+"""Figures that a given answer decides: its words, and whether there is a mask at all."""
 
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Name of torch's error; torch itself is not imported here."""
@@ -47,6 +51,10 @@ class Answerer(Protocol):
 
     def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the given answers."""
+        ...
+
+    def surprise(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+        """The sum of -ln p of the tokens of each given answer, and their number."""
         ...
 
 
@@ -148,8 +156,13 @@ class DatasetRun:
         samples = [query.sample for query in queries]
         try:
             if self.recipe.protocol == "teacher_forced":
-                return list(self.predictor.teacher_forced(samples))
-            return list(self.predictor.answer_samples(samples, max_new_tokens=self.recipe.max_new_tokens))
+                answers = self.predictor.teacher_forced(samples)
+            else:
+                answers = self.predictor.answer_samples(samples, max_new_tokens=self.recipe.max_new_tokens)
+            if self.family not in READ_TASKS:
+                return list(answers)
+            read = self.predictor.surprise(samples)
+            return [replace(answer, surprise=told) for answer, told in zip(answers, read, strict=True)]
         except DataError as error:
             if len(queries) == 1:
                 return [_Bad(queries[0].item, samples[0].name, _reason(error))]

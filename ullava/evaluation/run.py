@@ -22,7 +22,7 @@ from ullava.evaluation.identity import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines
 from ullava.evaluation.metrics.rows import Metric, Row
-from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, Answerer, DatasetRun, stored_questions
+from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.scoring import family_of, scorer_for
 from ullava.whole_files import check_folder, write_json
 
@@ -176,7 +176,7 @@ def _summary(
                 f"dataset {label}: {count} bad samples, bad_sample_budget is {recipe.bad_sample_budget} "
                 f"(listed in {out_dir / 'bad_samples.jsonl'})"
             )
-    results = []
+    results, forced = [], recipe.protocol == "teacher_forced"
     for label, dataset in datasets.items():
         kind = scorer_for(families[label], recipe).kind
         metric = kind(record["scores"] for record in records[label])
@@ -189,7 +189,7 @@ def _summary(
             "metrics": _earned(metric.compute(), recipe),
         }
         extras = {
-            "details": metric.details(),
+            "details": {} if forced and families[label] in READ_TASKS else metric.details(),
             "by_choice": _by_choice(records[label], kind, recipe),
             "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
             "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",

@@ -8,7 +8,7 @@
 ``semantic`` union of the masks, class by class; the classes of one picture are judged together
 ``instance`` each mask with its score
 ``caption``  the words, against references and, in drawn scenes, against the scene
-``vqa``, ``text``  the words, against the accepted answers
+``vqa``, ``text``  the words, against the accepted answers; of ``text`` also how likely the reference answer is
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ullava.config.schema import EvalRecipe
 from ullava.data.boxes import reader_of
 from ullava.data.readers.base import Reader, TaskDataset
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
-from ullava.evaluation.metrics.answers import ShortAnswers
+from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.facts import check_facts
@@ -158,6 +158,16 @@ class _Words(Scorer):
         return metric.update(strip_grounding(answer.text), accepted, str(sample.truth.get("answer_type") or ""))
 
 
+class _Text(_Words):
+    kind = ReadAnswers
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        row = super().score(sample, answer)
+        if answer.surprise is not None:
+            row["nats"], row["tokens"] = answer.surprise
+        return row
+
+
 SCORERS: dict[str, type[Scorer]] = {
     "res": _Res,
     "gres": _Gres,
@@ -168,7 +178,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "instance": _Instance,
     "caption": _Caption,
     "vqa": _Words,
-    "text": _Words,
+    "text": _Text,
 }
 
 

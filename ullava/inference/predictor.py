@@ -269,6 +269,22 @@ class Predictor:
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         return self._answers(examples, texts, output, inputs)
 
+    @torch.inference_mode()
+    def surprise(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:
+        """How unlikely the *given* answers are: of each sample the sum of -ln p of the tokens, and how many there are.
+
+        Each token is judged after all that comes before it in the dialogue; the token that ends a turn counts.
+        """
+        examples = self.encode(samples, prompt_only=False, force=force)
+        if not examples:
+            return []
+        inputs = replace(self._on_device(self._dialogues, examples, force), supervised_only=True)
+        output = self.model(**inputs.as_kwargs())
+        logits = cast(torch.Tensor, output.supervised_logits).float()
+        nats = torch.nn.functional.cross_entropy(logits, output.targets, reduction="none").double()
+        counts = (cast(torch.Tensor, inputs.labels)[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
+        return [(float(part.sum()), len(part)) for part in nats.split(counts)]
+
     # ------------------------------------------------------------ back to pictures
     def _on_device(self, collate: Collator, examples: Sequence[Example], force: Mapping[str, Any]) -> ModelInputs:
         inputs, _ = collate(examples).usable()

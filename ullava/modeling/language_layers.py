@@ -30,7 +30,7 @@ def language_config(part: LanguageConfig, folder: Path, site: Site) -> PreTraine
     Raises ConfigError as ``part_config``, and at ``site``'s ``num_layers`` for more layers than the part has.
     """
     config = part_config(part, folder, site, among=LANGUAGES)
-    if part.dtype != "auto":
+    if part.dtype != "float32":
         config.dtype = part.dtype
     if part.num_layers is None:
         return config

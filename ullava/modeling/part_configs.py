@@ -67,7 +67,7 @@ def part_config(
     """
     if part.path:
         path = find_folder(part.path, folder, str(site.of("path")), revision=part.revision, weights=False)
-        stored = read_config(path, kinds)
+        stored = _in_float32(read_config(path, kinds))
         if not kinds and stored.model_type not in among:
             raise ConfigError(f"{site.of('path')}: {_unknown_kind(stored.model_type, among)}")
         if not part.config:
@@ -84,6 +84,15 @@ def part_config(
         raise ConfigError(f"{site.of('config.model_type')}: {_unknown_kind(name, known)}")
     kind = next((kind for kind in kinds if kind.model_type == name), None) or CONFIG_MAPPING[name]
     return _checked(kind, table, site.of("config"), lambda table: kind(**table))
+
+
+def _in_float32(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config without the type that its weights are stored in: models are built, and trained, in float32."""
+    config.dtype = None
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            _in_float32(value)
+    return config
 
 
 def _unknown_kind(name: Any, known: Collection[str]) -> str:

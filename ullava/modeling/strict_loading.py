@@ -38,7 +38,9 @@ def read_part(
 
 
 def load_part(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put ``weights`` (of ``read_part``), in its dtype, in the place of those of ``module``, or say why not.
+    """Put ``weights`` (of ``read_part``) in the place of those of ``module``, or change nothing and say why not.
+
+    They take the module's types: a part that is stored in half precision is trained as the rest is.
 
     Raises WeightsError, which names ``folder``, for every key that does not fit: sizes may have been changed on top of
     the folder's own config.
@@ -46,9 +48,9 @@ def load_part(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) ->
     problems = find_misfits(module, weights)
     if problems:
         raise WeightsError([f"{folder}: {problem}" for problem in problems])
-    own = module.state_dict(keep_vars=True)
-    fitting = {name: value.to(own[name].dtype) for name, value in weights.items()}
-    module.load_state_dict(fitting, strict=False, assign=True)
+    own = module.state_dict()
+    same = {name: value.to(own[name].dtype) if name in own else value for name, value in weights.items()}
+    module.load_state_dict(same, strict=False, assign=True)
 
 
 def refuse_misfits(

@@ -28,6 +28,9 @@ class Perfect:
     def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
         return self.answer_samples(samples, max_new_tokens=0)
 
+    def surprise(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+        return [(0.5 * len(sample.turns[-1].answer), len(sample.turns[-1].answer)) for sample in samples]
+
     def say(self, sample: Sample) -> Answer:
         turn = sample.turns[0]
         return Answer(turn.answer, tuple(self.ground(sample, region) for region in turn.regions))

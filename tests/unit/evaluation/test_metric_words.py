@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ullava.evaluation.metrics.answers import ShortAnswers
+from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.captions import Captions, bleu, cider_d
 from ullava.evaluation.metrics.facts import check_facts
 from ullava.evaluation.metrics.wording import normal_answer, words
@@ -173,3 +173,14 @@ def test_facts(caption: str, facts: dict[str, Any], right: bool, complete: bool)
 def test_facts_of_another_form_are_refused() -> None:
     with pytest.raises(ValueError, match="count"):
         check_facts("a", {"objects": []})
+
+
+def test_perplexity_is_over_all_tokens_of_what_was_read() -> None:
+    metric = ReadAnswers()
+    for nats, tokens in ((2.0, 1), (1.0, 5)):
+        row = metric.update("yes", ["no"])
+        row["nats"], row["tokens"] = nats, tokens
+    metric.update("yes", ["yes"])  # of before the answers were read
+    assert metric.compute() == pytest.approx({"accuracy": 100 / 3, "perplexity": math.exp(0.5)})
+    assert "perplexity" not in ReadAnswers([{"right": True, "kind": ""}]).compute()
+    assert math.isfinite(ReadAnswers([{"right": True, "kind": "", "nats": 1e9, "tokens": 1}]).compute()["perplexity"])

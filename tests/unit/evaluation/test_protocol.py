@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,6 +73,17 @@ def test_teacher_forcing_is_another_protocol(recipe: Make, datasets: Open, tmp_p
     # What the given answer gives away is no merit of the model.
     assert "N-acc" not in found["shapes_gres"] and found["shapes_vqa"] == {}
     assert metrics["results"][2]["note"] and not any("vqa" in name for name in model.asked)
+
+
+@pytest.mark.parametrize("protocol", ["generate", "teacher_forced"])
+def test_reference_answers_of_words_are_read(recipe: Make, datasets: Open, tmp_path: Path, protocol: str) -> None:
+    plan = recipe("{shapes_text: {}, shapes_vqa: {}}", protocol=protocol)
+    metrics = evaluate(Perfect(), datasets(plan), plan, tmp_path, progress=False)
+    assert metrics is not None
+    text = metrics["results"][0]
+    assert text["metrics"]["perplexity"] == pytest.approx(math.exp(0.5))
+    assert ("accuracy" in text["metrics"]) == ("details" in text or protocol == "generate") == (protocol == "generate")
+    assert "perplexity" not in figures(metrics)["shapes_vqa"]
 
 
 def test_predictions_hold_what_the_design_says(recipe: Make, datasets: Open, tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ullava.config.schema import BoxHeadConfig, MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
+from ullava.config.schema import (
+    BoxHeadConfig,
+    LanguageConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    PartConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 
 def random_model_config() -> ModelConfig:
@@ -33,7 +41,7 @@ def random_model_config() -> ModelConfig:
     }  # fmt: skip
     return ModelConfig(
         name="random",
-        language=PartConfig(config=language),
+        language=LanguageConfig(config=language),
         tokenizer="tokenizer",
         vision=VisionConfig(tower=PartConfig(config=tower)),
         mask=MaskHeadConfig(sam=PartConfig(config=sam)),

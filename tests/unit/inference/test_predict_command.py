@@ -278,3 +278,21 @@ def test_no_question_has_no_answer(random_model: Path) -> None:
 
     predictor = ullava.load(str(random_model), device="cpu")
     assert predictor.answer_samples([]) == predictor.teacher_forced([]) == []
+
+
+def test_surprise_is_the_cross_entropy_of_each_answer(random_model: Path) -> None:
+    """In a batch as alone, and its mean is the loss of the network."""
+    import ullava
+    from ullava.batching.collate import Collator
+    from ullava.structures import Sample, Turn
+
+    predictor = ullava.load(str(random_model), device="cpu")
+    turns = [Turn("Who?", "Somebody."), Turn("Why is that so?", "No.")]
+    samples = [Sample(f"s{number}", "d", "text", (), (turn,)) for number, turn in enumerate(turns)]
+    together = predictor.surprise(samples)
+    for sample, (nats, tokens) in zip(samples, together, strict=True):
+        assert predictor.surprise([sample]) == [(pytest.approx(nats, rel=1e-5), tokens)]
+        rows = predictor.encode([sample], prompt_only=False)
+        inputs = Collator(predictor.processor.tokenizer.pad_token_id)(rows).inputs
+        assert float(predictor.model(**inputs.as_kwargs()).loss.detach()) == pytest.approx(nats / tokens, rel=1e-5)
+    assert together[0][1] > together[1][1] > 3 and predictor.surprise([]) == []

@@ -82,3 +82,11 @@ def test_other_keys_are_still_refused(tmp_path: Path) -> None:
     assert "missing weight model.layers.1.mlp.up_proj.weight" in told
     assert "unexpected weight model.layers.3.mlp.down_projection.weight" in told
     assert "unexpected weight model.layers.7.mlp.up_proj.weight" in told
+
+
+def test_a_part_stored_in_half_precision_is_built_in_float32(tmp_path: Path) -> None:
+    saved(tmp_path, "llama")
+    AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float16).save_pretrained(tmp_path)
+    model = build(tmp_path, 2)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert model.config.text_config.dtype in (None, torch.float32)

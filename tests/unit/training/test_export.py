@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def trained(system: Path, folder: Path) -> tuple[Any, Any]:
     """Build the system, give all that a LoRA run trains other values, and save its adapter folder; the model itself."""
     torch.manual_seed(0)
     model, processor = build_model(load_config(ModelConfig, system), system.parent)
-    model.float()
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
     adapters = attach_adapters(model.language_model, LoraConfig(r=4, dropout=0.0), "recipe.yaml")
     plan = apply_stage(model, "ground", lora=True)
     with torch.no_grad():
@@ -88,9 +89,9 @@ def test_it_holds_what_was_trained_and_answers_as_the_whole(exported: tuple[Any,
         not any(name.startswith("language_model.") for name in stored) and not (folder / "model.safetensors").exists()
     )
     assert len(tables) == (1 if model.config.tie_word_embeddings else 2)
-    rows = len(processor.tokenizer)
-    expected = sorted({*special_token_ids(model), *range(rows - 3, rows)})
-    assert all(numbers == expected for numbers in note["rows"].values())
+    known = json.loads((folder.parent / "language" / "config.json").read_text())["vocab_size"]
+    expected = sorted({*special_token_ids(model), *range(known, len(processor.tokenizer))})
+    assert list(note["rows"].values()) == [expected] * len(tables)
     assert any(name.startswith("mask_head.") for name in stored) and any(name.startswith("vision.") for name in stored)
     matrices = [value for name, value in stored.items() if value.ndim > 1 and "positional_embedding" not in name]
     assert matrices and all(value.dtype == torch.bfloat16 for value in matrices)
@@ -104,6 +105,14 @@ def test_it_holds_what_was_trained_and_answers_as_the_whole(exported: tuple[Any,
             elif f"rows/{inner}" in stored:
                 rows = note["rows"][inner]
                 value[rows] = value[rows].to(torch.bfloat16).float()
+    merged = copy.deepcopy(model.language_model)
+    for part in merged.modules():
+        if hasattr(part, "merge") and hasattr(part, "base_layer"):
+            part.merge()
+    whole = {name.replace(".base_layer.", "."): value for name, value in merged.state_dict().items()}
+    for name, value in loaded.language_model.state_dict().items():
+        differ = (value != whole[name]).nonzero()[:, 0].unique()
+        assert torch.equal(value, whole[name]), (name, differ, (value - whole[name]).abs().max(), rows)
     batch = make_batch(processor, "shapes_res").inputs.as_kwargs()
     with torch.no_grad():
         ours, whole = loaded(**batch), model(**batch)
@@ -115,22 +124,21 @@ def test_it_holds_what_was_trained_and_answers_as_the_whole(exported: tuple[Any,
 
 
 def test_a_saved_model_goes_without_as_well(system: Path, tmp_path: Path, command: Command) -> None:
-    model, processor = trained(system, tmp_path / "adapter")
-    language = model.language_model
-    before = {name: value.clone() for name, value in language.state_dict().items() if ".lora_" not in name}
-    save_model(load_folder(*saved(system, tmp_path))[0], processor, tmp_path / "model")
-    code, printed, errors = export(command, tmp_path / "model", system)
-    assert code == 0, errors
-    loaded, _ = load_folder(system.parent / "weights", torch.float32)
-    frozen = loaded.language_model.state_dict()["model.layers.1.mlp.up_proj.weight"]
-    assert torch.equal(frozen, before["model.layers.1.mlp.up_proj.weight"])
-
-
-def saved(system: Path, tmp_path: Path) -> tuple[Path, torch.dtype]:
     torch.manual_seed(0)
     model, processor = build_model(load_config(ModelConfig, system), system.parent)
-    save_model(model.float(), processor, tmp_path / "plain")
-    return tmp_path / "plain", torch.float32
+    with torch.no_grad():
+        cast(Any, model.language_model).model.layers[1].mlp.up_proj.weight[0] += 1
+        cast(Any, model.language_model).model.layers[1].mlp.down_proj.weight += 1
+    save_model(model, processor, tmp_path / "model")
+    code, printed, errors = export(command, tmp_path / "model", system)
+    assert code == 0, errors
+    assert "stored whole of the language model: language_model.model.layers.1.mlp.down_proj.weight" in printed
+    loaded, _ = load_folder(system.parent / "weights", torch.float32)
+    for name, value in model.language_model.state_dict().items():
+        found = loaded.language_model.state_dict()[name]
+        torch.testing.assert_close(found, value, atol=1e-9, rtol=2**-8)
+        if "down_proj" not in name and "up_proj" not in name and "embed" not in name and "head" not in name:
+            assert torch.equal(found, value), name
 
 
 def test_it_is_loaded_by_name_and_trained_on(

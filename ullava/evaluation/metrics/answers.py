@@ -1,7 +1,8 @@
-"""Short answers: the normal form of the answer is one of the accepted ones (``wording.normal_answer``)."""
+"""Short answers: the normal form of the answer is one of the accepted ones (``wording.normal_answer``); perplexity."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
 from ullava.evaluation.metrics.wording import normal_answer
 
+MOST_NATS = 700.0
+"""Above this a power of e is no number any more."""
 CHOICE = "choice"
 """The kind of question that offers lettered choices; the answer may go on to explain itself."""
 _LETTER = re.compile(r"\banswer is \(?([A-J])\b", re.IGNORECASE)
@@ -46,4 +49,20 @@ class ShortAnswers(Metric):
         figures: dict[str, float] = {}
         for kind in sorted(kinds):
             put_mean(figures, kind, column(kinds[kind], "right"))
+        return figures
+
+
+class ReadAnswers(ShortAnswers):
+    """Text tasks, whose reference answers were also read to the model.
+
+    Rows may also have ``nats``, the sum of -ln p of the reference answer's tokens, and ``tokens``, their number.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Return ``accuracy`` and ``perplexity``, e to the mean of -ln p over all tokens: 1 or more, no percentage."""
+        figures = super().compute()
+        read = [row for row in self.rows if row.get("tokens")]
+        if read:
+            nats, tokens = math.fsum(column(read, "nats")), math.fsum(column(read, "tokens"))
+            figures["perplexity"] = math.exp(min(nats / tokens, MOST_NATS))
         return figures

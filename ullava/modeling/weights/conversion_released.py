@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, SamConfig, SamModel
 
-from ullava.config.schema import MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
+from ullava.config.schema import LanguageConfig, MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.build import build_processor
 from ullava.modeling.configuration import UllavaConfig
@@ -179,7 +179,7 @@ def _words_only(text: TextConfig) -> ModelConfig:
     none = PartConfig()
     return ModelConfig(
         name="released",
-        language=none,
+        language=LanguageConfig(),
         tokenizer="",
         vision=VisionConfig(tower=none),
         mask=MaskHeadConfig(sam=none),

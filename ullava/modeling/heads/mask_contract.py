@@ -24,7 +24,6 @@ from torch import nn
 from ullava.examples import HeadImages
 from ullava.structures import ImageArray
 
-
 Pyramid = tuple[torch.Tensor, ...]
 """Maps [I, C, h, w] of the distinct images of a batch, finest first, each of twice the stride of the one before."""
 

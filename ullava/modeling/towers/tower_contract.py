@@ -23,7 +23,6 @@ from ullava.modeling.pixels import normalise_u8
 from ullava.modeling.positions import SAM_SCALE, resize_positions, sincos_grid
 from ullava.modeling.strict_loading import load_part, read_part
 
-
 FINEST_STRIDE = 4
 """Of the levels of a pyramid: the stem's own map, which some towers have at half of the image's size, is none."""
 

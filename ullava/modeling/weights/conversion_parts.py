@@ -1,4 +1,4 @@
-"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, EfficientNet, and a language model of llama2.c."""
+"""``ullava convert`` for single parts: SAM, GroundingDINO, vision towers, and a language model of llama2.c."""
 
 from __future__ import annotations
 

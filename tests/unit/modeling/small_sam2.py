@@ -8,8 +8,8 @@ from tests.unit.modeling.conftest import build_small
 
 TOWER = (
     "vision.tower={config: {model_type: efficientnet_lite, image_size: 64, stem_size: 8, "
-    "hidden_sizes: [8, 8, 12, 16, 16], depths: [1, 1, 1, 2, 1], strides: [1, 2, 2, 2, 2], kernel_sizes: [3, 3, 5, 3, 3], expand_ratios: [1, 2, 2, 2, 2], "
-    "head_size: 24}}"
+    "hidden_sizes: [8, 8, 12, 16, 16], depths: [1, 1, 1, 2, 1], strides: [1, 2, 2, 2, 2], "
+    "kernel_sizes: [3, 3, 5, 3, 3], expand_ratios: [1, 2, 2, 2, 2], head_size: 24}}"
 )
 CONVNEXT = (
     "vision.tower={config: {model_type: convnext, image_size: 64, hidden_sizes: [8, 12, 16, 16], depths: [1, 1, 1, 1], "

@@ -26,8 +26,8 @@ from ullava.training.stages import apply_stage
 
 PAIRS = [(tower, strategy) for tower in SMALL_TOWERS for strategy in STRATEGIES]
 NEEDS = (
-    "vision.strategy conv needs a tower that sees images of any size (convnext or efficientnet_lite); vision.tower is a "
-    "{}, which sees squares of its image_size"
+    "vision.strategy conv needs a tower that sees images of any size (convnext or efficientnet_lite); vision.tower is "
+    "a {}, which sees squares of its image_size"
 )
 
 

@@ -67,8 +67,8 @@ class Counts:
 class LossTerms:
     """Scalars, float32, unweighted, by name; ``total`` is their weighted sum, the one to differentiate.
 
-    ``own``: those of ``GroundingObjective.terms``, in that order. ``aux``: those that the vision strategy and the passes announce, in
-    their order.
+    ``own``: those of ``GroundingObjective.terms``, in that order. ``aux``: those that the vision strategy and the
+    passes announce, in their order.
     """
 
     own: Mapping[str, torch.Tensor]

@@ -129,8 +129,9 @@ def apply_stage(
     """Set ``requires_grad`` of every parameter as ``stage`` says and check that nothing else trains.
 
     ``lora``: adapters are attached; the rest of the language model is then frozen but for the special-token rows.
-    ``quality_trains``, ``presence_trains``: the loss has a term for SAM's quality head, for the head that says whether a
-    thing is there (otherwise they would only decay). ``parts``: the recipe's own choices, which win over the stage's.
+    ``quality_trains``, ``presence_trains``: the loss has a term for SAM's quality head, and for the head that says
+    whether a thing is there (otherwise they would only decay). ``parts``: the recipe's own choices, which win over the
+    stage's.
 
     Raises ConfigError for a name in ``parts`` that is no part, ValueError for a parameter that belongs to no part and
     for a part of the stage that matches nothing.

@@ -21,10 +21,18 @@ SMALL_TOWERS: dict[str, dict[str, Any]] = {
         "model_type": "dinov2_with_registers", "mlp_ratio": 2, "num_register_tokens": 3, **_VIT,
     },
     "convnext": {"model_type": "convnext", "layer_scale_init_value": 1.0, **_STAGES},
+    "efficientnet": {
+        "model_type": "efficientnet_lite", "image_size": 32, "stem_size": 8, "hidden_sizes": [8, 12, 16],
+        "depths": [1, 1, 2], "strides": [1, 2, 2], "kernel_sizes": [3, 3, 5], "expand_ratios": [1, 2, 2],
+        "head_size": 24,
+    },
 }  # fmt: skip
 """Name -> its ``config`` in model.yaml."""
 
-VITS = tuple(name for name in SMALL_TOWERS if name != "convnext")
+MAPS = ("convnext", "efficientnet")
+"""Those of convolutions, whose states are maps."""
+
+VITS = tuple(name for name in SMALL_TOWERS if name not in MAPS)
 
 
 def small_kind(name: str, **changes: Any) -> Tower:

@@ -41,6 +41,7 @@ STATISTICS = {
     "dinov2": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "dinov2 with registers": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "convnext": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "efficientnet": ((127 / 255,) * 3, (128 / 255,) * 3),
 }
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20,
         "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
@@ -63,6 +64,7 @@ WHOLE: dict[str, tuple[Callable[[], Any], str]] = {
         "dinov2_with_registers.",
     ),
     "convnext": (lambda: ConvNextForImageClassification(small_kind("convnext").config), "convnext."),
+    "efficientnet": (lambda: small_kind("efficientnet").build(), ""),
 }
 """Tower -> the published model that has it as a part, and the prefix of its weights there."""
 
@@ -182,11 +184,11 @@ def test_a_published_model_gives_its_tower_and_nothing_beside_it(name: str, tmp_
     assert all(torch.equal(ours[key], theirs[key]) for key in read)
 
     weights = load_file(tmp_path / "model.safetensors")
-    mlps = ("fc1.weight", "pwconv1.weight")
+    mlps = ("fc1.weight", "pwconv1.weight", "0.1.project.weight", "2.1.project.weight")
     lost = next(key for key in sorted(weights) if key.startswith(prefix) and key.endswith(mlps))
     kept = {key: value for key, value in weights.items() if key != lost}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match="missing weight .*1.weight"):
+    with pytest.raises(WeightsError, match="missing weight .*(1|project).weight"):
         build_with(f"{{path: {tmp_path}}}", *strategy)
     save_file(weights | {"strange.weight": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="unexpected weight strange.weight"):

@@ -21,6 +21,15 @@ from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
 
 SIDE = 64
 RULES = SamMaskRules(SIDE)
+
+
+class TellingRules(SamMaskRules):
+    """Those of a head that also says whether a thing is there."""
+
+    tells_presence = True
+
+
+TELLING = TellingRules(SIDE)
 WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3)
 
 
@@ -38,6 +47,7 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
         seg=SimpleNamespace(
             mask_logits_lowres=torch.randn(masks, 16, 16, generator=draw, requires_grad=True),
             iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
+            presence_logits=torch.linspace(-1.5, 2.0, masks, requires_grad=True),
         ),
         loc=SimpleNamespace(
             candidates=None,
@@ -93,10 +103,10 @@ def test_every_row_is_weighed_counted_and_logged(name: str) -> None:
     """Weight and normalizer of a term act on it, and on it alone."""
     output, targets = judged()
     output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
-    objective = GroundingObjective(WEIGHTS, RULES)
+    objective = GroundingObjective(WEIGHTS, TELLING)
     terms, local = objective(output, targets), objective.counts(output, targets)
     assert list(terms.own) == list(TERMS) and float(terms[name]) > 0
-    heavier = GroundingObjective(replace(WEIGHTS, **{name: getattr(WEIGHTS, name) + 3.0}), RULES)(output, targets)
+    heavier = GroundingObjective(replace(WEIGHTS, **{name: getattr(WEIGHTS, name) + 3.0}), TELLING)(output, targets)
     assert float(heavier.total) == pytest.approx(float(terms.total) + 3.0 * float(terms[name]), rel=1e-5)
     assert {other: float(heavier[other]) for other in TERMS} == {other: float(terms[other]) for other in TERMS}
     kind = TERMS[name]
@@ -112,7 +122,7 @@ def test_every_row_is_weighed_counted_and_logged(name: str) -> None:
 
 def test_total_is_the_weighted_sum() -> None:
     output, targets = judged()
-    terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
+    terms = GroundingObjective(WEIGHTS, TELLING)(output, targets)
     expected = sum(getattr(WEIGHTS, name) * float(terms[name]) for name in TERMS)
     assert float(terms.total) == pytest.approx(expected, rel=1e-5)
     assert torch.equal(terms.stacked(), torch.stack([terms[name].detach() for name in TERMS]))
@@ -130,10 +140,50 @@ def test_each_gradient_stays_with_its_own_mask() -> None:
     assert not torch.allclose(first[1], second[1])
 
 
+def test_a_thing_that_is_not_there_has_no_mask_to_learn() -> None:
+    output, targets = judged(masks=4)
+    empty = [mask * int(place != 2) for place, mask in enumerate(targets.masks)]
+    absent = replace(targets, masks=empty, absent=frozenset({2}))
+    terms = GroundingObjective(replace(WEIGHTS, presence=2.0), TELLING)(output, absent)
+    seg = output.seg
+    wanted = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    expected = functional.binary_cross_entropy_with_logits(seg.presence_logits, wanted)
+    assert float(terms["presence"]) == pytest.approx(float(expected), rel=1e-5)
+    terms.total.backward()
+    moved = [bool(plane.any()) for plane in seg.mask_logits_lowres.grad]
+    assert moved == [True, True, False, True] == (seg.iou_scores.grad != 0).tolist()
+    assert bool((seg.presence_logits.grad != 0).all()) and float(seg.presence_logits.grad[2]) > 0
+    kept = replace(absent, masks=[empty[0], empty[1], empty[3]], absent=frozenset())
+    for name in ("mask_logits_lowres", "iou_scores", "presence_logits"):
+        setattr(seg, name, getattr(seg, name).detach()[[0, 1, 3]])
+    alone = GroundingObjective(WEIGHTS, TELLING)(output, kept)
+    assert float(terms["bce"]) == pytest.approx(0.75 * float(alone["bce"]), rel=1e-5), "a mean over all of them"
+
+
+def test_a_batch_of_absent_things_reaches_the_whole_head() -> None:
+    output, targets = judged(masks=2)
+    nothing = replace(targets, masks=[mask * 0 for mask in targets.masks], absent=frozenset({0, 1}))
+    terms = GroundingObjective(WEIGHTS, TELLING)(output, nothing)
+    assert [float(terms[name]) for name in ("bce", "dice", "iou_score")] == [0.0] * 3 and float(terms["presence"]) > 0
+    terms.total.backward()
+    assert output.seg.mask_logits_lowres.grad is not None and output.seg.iou_scores.grad is not None
+
+
+def test_heads_that_tell_no_presence_have_no_such_row() -> None:
+    output, targets = judged()
+    output.seg.presence_logits = None
+    objective = GroundingObjective(WEIGHTS, RULES)
+    assert (
+        list(objective.terms) == [name for name in TERMS if name != "presence"] == list(objective(output, targets).own)
+    )
+    absent = replace(targets, masks=[mask * 0 for mask in targets.masks], absent=frozenset(range(len(targets.masks))))
+    assert float(objective(output, absent)["bce"]) > 0, "an empty mask is a mask to learn"
+
+
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
-    terms = GroundingObjective(WEIGHTS, RULES)(output, targets)
-    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 6
+    terms = GroundingObjective(WEIGHTS, TELLING)(output, targets)
+    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 7
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
     assert output.loc.boxes_xyxy_head.grad is not None
@@ -149,7 +199,7 @@ def test_idle_and_strategy_terms_join_the_total() -> None:
     objective = GroundingObjective(weighed, RULES, dict.fromkeys(("balance", "router", "gate"), "tokens"))
     terms = objective(output, targets)
     assert float(terms.total) == pytest.approx(plain + 0.25 + 0.5 * 2.0)
-    assert terms.stacked().tolist()[len(TERMS) :] == [2.0, 0.25, 0.0]
+    assert terms.stacked().tolist()[len(objective.terms) :] == [2.0, 0.25, 0.0]
     shared = Counts(tokens=2.0 * len(output.targets), masks=4, boxes=3)
     assert objective(output, targets, shared).aux["balance"].item() == pytest.approx(1.0)
 

@@ -150,7 +150,7 @@ class ClipMlp(TowerFrontEnd):
 
     def parts(self) -> tuple[VisionPart, ...]:
         """Tower and projector; a tower whose maps go to a mask head in the parts that it has."""
-        if self.levels:
+        if self.pyramid_levels:
             stages = self.kind.parts().items()
             tower = [
                 VisionPart(name, tuple(f"tower.{start}" for start in prefixes), "tower") for name, prefixes in stages

@@ -25,7 +25,7 @@ class TowerFrontEnd(VisionStrategy):
         self.kind = tower_of(config)
         self.kind.depth(hidden_layer)
         self.hidden_layer = hidden_layer
-        self.levels = self.kind.levels() if pyramid else ()
+        self.pyramid_levels = self.kind.levels() if pyramid else ()
         self.tower = self.kind.build()
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -41,14 +41,14 @@ class TowerFrontEnd(VisionStrategy):
 
     def states_and_pyramid(self, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """``patch_states`` and, of the same pass, the map [I, C, h, w] of every level that goes out, finest first."""
-        if not self.levels or not isinstance(self.kind, MapTower):
+        if not self.pyramid_levels or not isinstance(self.kind, MapTower):
             return self.patch_states(pixels), ()
         maps = self.kind.maps(self.tower, pixels, self._last_layer())
         states = maps[self.kind.depth(self.hidden_layer)].flatten(2).transpose(1, 2)
-        return states, tuple(maps[level.layer] for level in self.levels)
+        return states, tuple(maps[level.layer] for level in self.pyramid_levels)
 
     def _last_layer(self) -> int:
-        return max((level.layer for level in self.levels), default=self.hidden_layer)
+        return max((level.layer for level in self.pyramid_levels), default=self.hidden_layer)
 
     def unread(self) -> tuple[str, ...]:
         """What the tower has beside the way to the chosen hidden state and the pyramid."""

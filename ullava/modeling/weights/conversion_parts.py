@@ -1,4 +1,4 @@
-"""``ullava convert`` for single parts: SAM, GroundingDINO, CLIP, ConvNeXt, EfficientNet, language models."""
+"""``ullava convert`` for single parts: SAM, GroundingDINO, vision towers, language models of llama2.c and GGUF."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """EfficientNet-Lite checkpoints -> our ``EfficientNetLiteModel``: the names of the PyTorch ports (``_blocks.0._bn1``).
 
-The classifier is named in the report, and so are the counters of the normalizations, which nothing reads.
+The classifier is named in the report.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ullava.modeling.weights.shapes import count_layers, shape_of
 WHAT = "an EfficientNet-Lite checkpoint"
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Of the seven stages of every EfficientNet; tensors do not show them."""
+COUNTER = ".num_batches_tracked"
+"""How often a normalization was trained; nothing reads it."""
 ENDINGS = (".pth", ".pt", ".safetensors")
 _NORM = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "variance"}
 _PARTS = {
@@ -48,7 +50,8 @@ def convert_efficientnet(state_dict: Mapping[str, Tensor], *, image_size: int = 
     """
     table, places = _config_of(state_dict)
     model = EfficientNetLiteModel(EfficientNetLiteConfig(image_size=image_size, **table))
-    named = rename_keys(state_dict, _rules(places))
+    kept = {key: value for key, value in state_dict.items() if not key.endswith(COUNTER)}
+    named = rename_keys(kept, _rules(places))
     problems = [f"unexpected: {key}, no part of EfficientNet-Lite" for key in named.unknown]
     problems += find_misfits(model, named.tensors)
     if problems:
@@ -108,7 +111,7 @@ def _config_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]
 
 def _rules(places: list[str]) -> tuple[Rule, ...]:
     """The published names -> ours, for the blocks at ``places``."""
-    rules = [Rule(r"_fc\.(?:weight|bias)|.*\.num_batches_tracked", ())]
+    rules = [Rule(r"_fc\.(?:weight|bias)", ())]
     head = f"layers.{len(STRIDES)}.0"
     convolutions = [("_conv_stem", "_bn0", "stem"), ("_conv_head", "_bn1", head)]
     for number, place in enumerate(places):

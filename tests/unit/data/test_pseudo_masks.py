@@ -134,11 +134,12 @@ def test_an_interrupted_run_goes_on(job: PseudoJob, monkeypatch: pytest.MonkeyPa
 
 def test_images_that_have_masks_are_left_out_and_measured(job: PseudoJob, tmp_path: Path) -> None:
     exact = dict(rle_encode(disc(*LEFT)))
-    polygons = coco([note(70, 1, LEFT, segmentation=exact)], 2)
+    polygons = coco([note(70, 1, LEFT, segmentation=exact), note(71, 1, LEFT, iscrowd=1, segmentation=exact)], 2)
     polygons["images"] = polygons["images"][1:]
     truth = as_json(tmp_path / "truth.json", polygons)
     value, notes = made(replace(job, truth=truth, leave_out=(truth,)))
     assert set(notes) == {1, 2, 5} and [image["id"] for image in value["images"]] == [0, 2]
+    assert (value["info"]["images"], value["info"]["masks"]) == (2, 2)
     agreement = value["info"]["agreement"]
     assert (agreement["objects"], agreement["classes"], agreement["truth"]) == (1, 1, "truth.json")
     assert agreement["object_mIoU"] > 90 and agreement["class_mIoU"] > 90
@@ -253,7 +254,7 @@ def arguments(job: PseudoJob) -> list[str]:
 def test_the_command_tells_what_became_of_the_boxes(job: PseudoJob, command: Command) -> None:
     code, out, _ = command(*arguments(job), "--truth", str(job.boxes))
     assert code == 0 and "made.json: 3 masks in 3 images, by grabcut" in out
-    assert "rejected, box below min_area: 1" in out and "boxes.json: 0 objects" in out
+    assert "rejected, box below min_area: 1" in out and "boxes.json: 0 objects" in out, "that file has no masks"
     code, _, told = command(*arguments(job))
     assert code == 2 and "made.json: exists already" in told
 

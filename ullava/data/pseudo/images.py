@@ -22,7 +22,7 @@ from ullava.data.pseudo.objects import (
     masks_of_boxes,
 )
 from ullava.data.pseudo.settings import PseudoSettings
-from ullava.data.readers.coco_classes import has_mask
+from ullava.data.readers.coco_classes import has_mask, is_flat
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.geometry import mask_iou, rle_encode
@@ -104,10 +104,15 @@ class ImageCutter:
             truths = {number: part.mask(size, may_be_empty=True) for number, part in parts.items() if has_mask(part)}
             agreement = self._compared(groups, masks, size, truths)
             return {"image": name, "annotations": [], "objects": agreement.objects, "classes": agreement.classes}
-        for group in groups:
-            for number, box in zip(group.numbers, group.boxes, strict=True):
-                if not is_large(box, size, self.job.settings):
-                    lines[number] |= {"rejected": TOO_SMALL}
+        large = {
+            number
+            for group in groups
+            for number, box in zip(group.numbers, group.boxes, strict=True)
+            if is_large(box, size, self.job.settings)
+        }
+        for number, part in parts.items():
+            if number not in large and part.value.get("iscrowd") != 1 and not has_mask(part):
+                lines[number] |= {"rejected": TOO_SMALL}
         made = [line | {"image_id": record.integer("image_id")} for line in lines.values()]
         return {"image": name, "annotations": made, "objects": [], "classes": []}
 
@@ -161,13 +166,13 @@ class ImageCutter:
 
 
 def _groups(parts: dict[int, Record], names: dict[int, str], size: tuple[int, int], masked: bool) -> list[ClassBoxes]:
-    """Return the boxes by class, crowd regions left out; those that have a mask too where ``masked``."""
+    """Return the boxes by class, without crowd regions and flat boxes; those that have a mask too where ``masked``."""
     named: dict[str, list[int]] = {}
     for number, part in parts.items():
         category = part.integer("category_id")
         if category not in names:
             part.fail(f"unknown category_id {category}")
-        if part.value.get("iscrowd") != 1 and (masked or not has_mask(part)):
+        if part.value.get("iscrowd") != 1 and not is_flat(part) and (masked or not has_mask(part)):
             named.setdefault(class_key(names[category]), []).append(number)
     return [
         ClassBoxes(

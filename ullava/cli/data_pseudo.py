@@ -10,7 +10,7 @@ from typing import Any
 from ullava.errors import UserError
 
 SETTINGS = {
-    "side": "GrabCut sees images with a long side of so many pixels at most",
+    "side": "GrabCut sees what it cuts on so many pixels a side at most",
     "iterations": "how often GrabCut goes over an image",
     "seed": "of GrabCut's random numbers",
     "min_area": "boxes below this share of the image are not cut",
@@ -34,7 +34,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--device", default="auto", metavar="NAME", help="of the model (default: auto)")
     parser.add_argument("--leave-out", type=Path, action="append", default=[], metavar="JSON",
                         help="images of this COCO file, which has masks of them, are left out; repeatable")  # fmt: skip
-    parser.add_argument("--truth", type=Path, metavar="JSON", help="report how far masks agree with those of this file")
+    parser.add_argument(
+        "--truth", type=Path, metavar="JSON", help="cut this COCO file's objects too; tell how far they agree"
+    )
     parser.add_argument("--agree-with", type=Path, metavar="JSON", help="keep masks that agree with those of this file")
     parser.add_argument("--workers", type=int, default=1, help="processes of GrabCut (default 1)")
     defaults = {entry.name: entry.default for entry in fields(PseudoSettings)}

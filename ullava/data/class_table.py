@@ -128,9 +128,15 @@ def _read(path: Path, records: int) -> ClassTable | None:
 
 
 def _keep(table: ClassTable, path: Path) -> None:
-    arrays = {"starts": table.starts, "name": table.name, "values": table.values, "bad": table.bad}
     try:
         with whole(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, names=np.array(table.names, dtype=np.str_), **arrays)
+            np.savez(
+                file,
+                names=np.array(table.names, dtype=np.str_),
+                starts=table.starts,
+                name=table.name,
+                values=table.values,
+                bad=table.bad,
+            )
     except OSError as error:
         raise DataError(f"{path}: the counts of classes cannot be kept here ({error.strerror})") from error

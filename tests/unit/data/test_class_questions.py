@@ -248,11 +248,18 @@ def test_an_outline_thinner_than_a_pixel_adds_nothing(build: Any) -> None:
     assert dataset.told()[1] == "not asked: 1 below min_area 0.0"
 
 
+def test_a_box_without_height_is_an_object_and_no_area(build: Any) -> None:
+    flat = note(2, 1, None, bbox=[20, 10, 3.2, 0.0])
+    given = coco(note(1, 1, SQUARE), flat, note(3, 2, CORNER))
+    assert [q.truth["class"] for q in build("coco_instances", given, entry()).queries(0)] == ["dog", "cat"]
+    assert [q.truth["class"] for q in build("coco_instances", given, entry(task="rec")).queries(0)] == ["cat"]
+
+
 # ---------------------------------------------------------------- faults and the counts that are kept
 def test_a_wrong_record_is_asked_so_that_its_fault_is_told(build: Any) -> None:
     bad = note(2, 1, [1.0, 1.0, 5.0, 5.0], image=2)
     dataset = build("coco_instances", coco(note(1, 1, SQUARE), bad, images=2), entry())
-    assert len(dataset) == 2
+    assert len(dataset) == 2 and dataset.told()[1] == "1 records are wrong, which reading them tells"
     for read in (lambda: dataset.queries(1), lambda: drawn(dataset, 1, 1)):
         with pytest.raises(SampleError, match=r"notes\.json:1: record 1: annotations\[0\]: segmentation"):
             read()

@@ -63,6 +63,7 @@ def coco(notes: list[dict[str, Any]], images: int) -> dict[str, Any]:
 def job(tmp_path: Path) -> PseudoJob:
     """Three photos: two discs; one, with a small one in the corner; one that is said to be where nothing is."""
     notes = [note(1, 0, LEFT), note(2, 0, RIGHT), note(3, 1, LEFT), note(4, 1, SMALL), note(5, 2, RIGHT)]
+    notes.append(note(6, 1, LEFT) | {"bbox": [9.0, 9.0, 7.0, 0.0]})  # rounded off
     for number, discs in enumerate([(LEFT, RIGHT), (LEFT, SMALL), (LEFT,)]):
         photo(tmp_path / "images" / f"{number}.png", *discs)
     boxes = as_json(tmp_path / "boxes.json", coco(notes, 3))
@@ -87,7 +88,8 @@ def test_discs_are_cut_from_their_boxes(job: PseudoJob) -> None:
     assert "segmentation" not in notes[4] and notes[4]["rejected"] == "box below min_area"
     assert "segmentation" not in notes[5] and notes[5]["rejected"] in value["info"]["rejected"]
     info = value["info"]
-    assert (info["masks"], info["images"], sum(info["rejected"].values())) == (3, 3, 2)
+    assert (info["masks"], info["images"], sum(info["rejected"].values())) == (3, 3, 3)
+    assert notes[6] == {"rejected": "box below min_area", "image_id": 1} | note(6, 1, LEFT) | {"bbox": [9, 9, 7, 0]}
     assert (info["source"], info["side"], info["boxes"]) == ("grabcut", 64, "boxes.json") and "min_iou" not in info
     assert value["images"][0]["licence"] == "CC BY" and value["categories"] == CATEGORIES
     assert not job.out.with_name("made.json.part").exists()
@@ -134,11 +136,12 @@ def test_an_interrupted_run_goes_on(job: PseudoJob, monkeypatch: pytest.MonkeyPa
 
 def test_images_that_have_masks_are_left_out_and_measured(job: PseudoJob, tmp_path: Path) -> None:
     exact = dict(rle_encode(disc(*LEFT)))
-    polygons = coco([note(70, 1, LEFT, segmentation=exact)], 2)
+    polygons = coco([note(70, 1, LEFT, segmentation=exact), note(71, 1, LEFT, iscrowd=1, segmentation=exact)], 2)
     polygons["images"] = polygons["images"][1:]
     truth = as_json(tmp_path / "truth.json", polygons)
     value, notes = made(replace(job, truth=truth, leave_out=(truth,)))
     assert set(notes) == {1, 2, 5} and [image["id"] for image in value["images"]] == [0, 2]
+    assert (value["info"]["images"], value["info"]["masks"]) == (2, 2)
     agreement = value["info"]["agreement"]
     assert (agreement["objects"], agreement["classes"], agreement["truth"]) == (1, 1, "truth.json")
     assert agreement["object_mIoU"] > 90 and agreement["class_mIoU"] > 90
@@ -253,7 +256,7 @@ def arguments(job: PseudoJob) -> list[str]:
 def test_the_command_tells_what_became_of_the_boxes(job: PseudoJob, command: Command) -> None:
     code, out, _ = command(*arguments(job), "--truth", str(job.boxes))
     assert code == 0 and "made.json: 3 masks in 3 images, by grabcut" in out
-    assert "rejected, box below min_area: 1" in out and "boxes.json: 0 objects" in out
+    assert "rejected, box below min_area: 2" in out and "boxes.json: 0 objects" in out, "that file has no masks"
     code, _, told = command(*arguments(job))
     assert code == 2 and "made.json: exists already" in told
 

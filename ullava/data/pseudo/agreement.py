@@ -63,13 +63,6 @@ class ImageMasks:
         self.taken.add(id(parts[best]))
         return parts[best].mask(self.size_hw, may_be_empty=True)
 
-    def united(self, name: str) -> MaskArray | None:
-        """Return the union of the masks of a class, None where it is not there or an object has a box alone."""
-        parts = self.groups.get(class_key(name), [])
-        if not parts or not all(map(has_mask, parts)):
-            return None
-        return np.logical_or.reduce([part.mask(self.size_hw, may_be_empty=True) for part in parts])
-
 
 @dataclass(slots=True)
 class Agreement:
@@ -83,9 +76,9 @@ class Agreement:
         if truth is not None and truth.any():
             self.objects.append(float(mask_iou(mask, truth)))
 
-    def add_class(self, mask: MaskArray, truth: MaskArray | None) -> None:
+    def add_class(self, mask: MaskArray, truth: MaskArray) -> None:
         """Take the united masks of a class, if it covers enough to be asked."""
-        if truth is not None and truth.mean() >= ASKED_SHARE:
+        if truth.mean() >= ASKED_SHARE:
             self.classes.append(float(mask_iou(mask, truth)))
 
     def told(self) -> dict[str, Any]:

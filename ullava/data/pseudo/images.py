@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ullava.data.pseudo.objects import (
     masks_of_boxes,
 )
 from ullava.data.pseudo.settings import PseudoSettings
-from ullava.data.readers.coco_classes import has_mask
+from ullava.data.readers.coco_classes import has_mask, is_flat
 from ullava.data.readers.record import Record
 from ullava.data.store import AnnotationStore
 from ullava.geometry import mask_iou, rle_encode
@@ -34,9 +34,20 @@ Cut = Callable[[Path, ImageArray, Sequence[ClassBoxes]], list[MaskArray | None]]
 _WRITTEN = ("id", "category_id", "bbox", "iscrowd", "segmentation")
 
 
+class Item(NamedTuple):
+    """An image to be cut: record ``number`` of the file of boxes, or of the truth."""
+
+    of_truth: bool
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudoJob:
-    """What is to be made of what. ``truth`` and ``agree_with``: other COCO files; ``leave_out``: files of images."""
+    """What is to be made of what.
+
+    ``truth``: a COCO file with masks, whose objects are cut from their boxes too and compared; they are not written.
+    ``agree_with``: one with masks of the same objects from another source. Images of ``leave_out`` are passed over.
+    """
 
     boxes: Path
     images: Path
@@ -54,56 +65,56 @@ class ImageCutter:
         self.job = job
         self.cut = cut
         self.store = AnnotationStore.open(job.boxes, "coco")
-        self.names = {int(number): name for number, name in self.store.facts["categories"].items()}
-        self.truth = None if job.truth is None else OtherMasks(job.truth)
+        self.names = {int(number): str(name) for number, name in self.store.facts["categories"].items()}
+        self.truth = None if job.truth is None else AnnotationStore.open(job.truth, "coco")
         self.other = None if job.agree_with is None else OtherMasks(job.agree_with)
 
-    def __call__(self, number: int) -> dict[str, Any]:
-        """Return ``{image, annotations, objects, classes}`` of record ``number``; the last two are IoUs with the truth.
+    def items(self, left_out: Collection[str]) -> list[Item]:
+        """Return what there is to do: the images of the boxes, then those of the truth."""
+        boxes = [number for number in range(len(self.store)) if self.store.image_name(number) not in left_out]
+        known = range(0 if self.truth is None else len(self.truth))
+        return [*(Item(False, number) for number in boxes), *(Item(True, number) for number in known)]
 
+    def __call__(self, item: Item) -> dict[str, Any]:
+        """Return ``{image, annotations, objects, classes}`` of an image.
+
+        Of an image of the truth there are no ``annotations`` but the IoUs of its objects and classes with what was cut.
         Raises DataError for an image or an annotation that is wrong.
         """
-        name = self.store.image_name(number)
-        record = Record(self.store.record(number), name, lambda: self.store.where(number))
+        store = self.truth if item.of_truth and self.truth is not None else self.store
+        name = store.image_name(item.number)
+        record = Record(store.record(item.number), name, lambda: store.where(item.number))
         path = find_below(self.job.images, record.text("image_path"), "file_name")
         image, size = read_image_rgb_u8(path), record.size_hw()
         if image.shape[:2] != size:
             record.fail(f"{path} has {image.shape[1]} x {image.shape[0]} pixels, the file says {size[1]} x {size[0]}")
         parts = {part.integer("id"): part for part in record.parts("annotations")}
-        groups = self._groups(record, parts, size)
+        names = {int(number): str(known) for number, known in store.facts["categories"].items()}
+        groups = _groups(parts, names, size, masked=item.of_truth)
         masks: dict[int, MaskArray] = {}
         lines = {
             number: {key: part.value[key] for key in _WRITTEN if key in part.value} for number, part in parts.items()
         }
+        other = None if self.other is None or item.of_truth else self.other.of_image(name)
         asked = [group for group in groups if any(is_large(box, size, self.job.settings) for box in group.boxes)]
         for group, found in zip(asked, self.cut(path, image, asked) if asked else [], strict=True):
             dealt = [None] * len(group.boxes) if found is None else masks_of_boxes(found, group.boxes)
-            masks |= self._judged(group, dealt, size, lines, self._known(self.other, name))
-        for group in groups:
-            for number, box in zip(group.numbers, group.boxes, strict=True):
-                if number not in masks and not is_large(box, size, self.job.settings):
-                    lines[number] |= {"rejected": TOO_SMALL}
-        agreement = self._compared(groups, masks, size, self._known(self.truth, name))
-        made = [line | {"image_id": record.integer("image_id")} for line in lines.values()]
-        return {"image": name, "annotations": made, "objects": agreement.objects, "classes": agreement.classes}
-
-    def _groups(self, record: Record, parts: dict[int, Record], size: tuple[int, int]) -> list[ClassBoxes]:
-        """Return the boxes that have no mask yet, by class; crowd regions stay as they are."""
-        named: dict[str, list[int]] = {}
+            masks |= self._judged(group, dealt, size, lines, other)
+        if item.of_truth:
+            truths = {number: part.mask(size, may_be_empty=True) for number, part in parts.items() if has_mask(part)}
+            agreement = self._compared(groups, masks, size, truths)
+            return {"image": name, "annotations": [], "objects": agreement.objects, "classes": agreement.classes}
+        large = {
+            number
+            for group in groups
+            for number, box in zip(group.numbers, group.boxes, strict=True)
+            if is_large(box, size, self.job.settings)
+        }
         for number, part in parts.items():
-            category = part.integer("category_id")
-            if category not in self.names:
-                part.fail(f"unknown category_id {category}")
-            if part.value.get("iscrowd") != 1 and not has_mask(part):
-                named.setdefault(class_key(self.names[category]), []).append(number)
-        return [
-            ClassBoxes(
-                self.names[parts[numbers[0]].integer("category_id")],
-                tuple(numbers),
-                tuple(parts[number].box_xyxy_px(size) for number in numbers),
-            )
-            for numbers in named.values()
-        ]
+            if number not in large and part.value.get("iscrowd") != 1 and not has_mask(part):
+                lines[number] |= {"rejected": TOO_SMALL}
+        made = [line | {"image_id": record.integer("image_id")} for line in lines.values()]
+        return {"image": name, "annotations": made, "objects": [], "classes": []}
 
     def _judged(
         self,
@@ -138,21 +149,36 @@ class ImageCutter:
         groups: Sequence[ClassBoxes],
         masks: dict[int, MaskArray],
         size: tuple[int, int],
-        truth: ImageMasks | None,
+        truths: dict[int, MaskArray],
     ) -> Agreement:
-        """Hold the masks against the truth: each, and those of a class where none of its large boxes was rejected."""
+        """Hold masks against true ones: each, and those of a class together where no large box of it was rejected."""
         agreement = Agreement()
-        if truth is None:
-            return agreement
         for group in groups:
             pairs = list(zip(group.numbers, group.boxes, strict=True))
-            kept = [(masks[number], box) for number, box in pairs if number in masks]
-            for mask, box in kept:
-                agreement.add_object(mask, truth.mask_of(group.name, box))
+            kept = [number for number, _ in pairs if number in masks]
+            for number in kept:
+                agreement.add_object(masks[number], truths.get(number))
             if kept and all(number in masks or not is_large(box, size, self.job.settings) for number, box in pairs):
-                agreement.add_class(np.logical_or.reduce([mask for mask, _ in kept]), truth.united(group.name))
+                if all(number in truths for number in group.numbers):
+                    united = np.logical_or.reduce([masks[number] for number in kept])
+                    agreement.add_class(united, np.logical_or.reduce([truths[number] for number in group.numbers]))
         return agreement
 
-    @staticmethod
-    def _known(file: OtherMasks | None, name: str) -> ImageMasks | None:
-        return None if file is None else file.of_image(name)
+
+def _groups(parts: dict[int, Record], names: dict[int, str], size: tuple[int, int], masked: bool) -> list[ClassBoxes]:
+    """Return the boxes by class, without crowd regions and flat boxes; those that have a mask too where ``masked``."""
+    named: dict[str, list[int]] = {}
+    for number, part in parts.items():
+        category = part.integer("category_id")
+        if category not in names:
+            part.fail(f"unknown category_id {category}")
+        if part.value.get("iscrowd") != 1 and not is_flat(part) and (masked or not has_mask(part)):
+            named.setdefault(class_key(names[category]), []).append(number)
+    return [
+        ClassBoxes(
+            names[parts[numbers[0]].integer("category_id")],
+            tuple(numbers),
+            tuple(parts[number].box_xyxy_px(size) for number in numbers),
+        )
+        for numbers in named.values()
+    ]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ullava.data.json_stream import iter_object_lists
 from ullava.data.pseudo.agreement import Agreement
 from ullava.data.pseudo.grab_cut import grab_cut
-from ullava.data.pseudo.images import Cut, ImageCutter, PseudoJob
+from ullava.data.pseudo.images import Cut, ImageCutter, Item, PseudoJob
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.json_lines import numbered_lines, parse_line
 from ullava.whole_files import append, whole, write_whole
@@ -46,13 +46,8 @@ def make_pseudo_masks(
         raise ConfigError(f"workers has to be 1 or more, not {workers}")
     cutter = ImageCutter(job, cut or GrabCut(job))
     left_out = _names(job.leave_out)
-    known = set() if cutter.truth is None else set(cutter.truth.places)
-    todo = [
-        number
-        for number in range(len(cutter.store))
-        if (name := cutter.store.image_name(number)) not in left_out or name in known
-    ]
-    written = {cutter.store.image_name(number) for number in todo} - left_out
+    todo = cutter.items(left_out)
+    written = {cutter.store.image_name(item.number) for item in todo if not item.of_truth}
     if not written:
         raise DataError(f"{job.boxes}: no image is left to make masks for")
     part = job.out.with_name(job.out.name + ".part")
@@ -80,13 +75,13 @@ class GrabCut:
 
 
 @contextmanager
-def _lines(cutter: ImageCutter, numbers: list[int], workers: int) -> Iterator[Iterable[dict[str, Any]]]:
-    """Give what becomes of each record, in order, from this process or from ``workers`` others."""
+def _lines(cutter: ImageCutter, items: list[Item], workers: int) -> Iterator[Iterable[dict[str, Any]]]:
+    """Give what becomes of each image, in order, from this process or from ``workers`` others."""
     if workers == 1:
-        yield map(cutter, numbers)
+        yield map(cutter, items)
         return
     with multiprocessing.get_context("spawn").Pool(workers, initializer=_enter, initargs=(cutter.job,)) as pool:
-        yield pool.imap(_in_process, numbers, chunksize=_CHUNK)
+        yield pool.imap(_in_process, items, chunksize=_CHUNK)
 
 
 def _enter(job: PseudoJob) -> None:
@@ -94,8 +89,8 @@ def _enter(job: PseudoJob) -> None:
     _PROCESS[:] = [ImageCutter(job, GrabCut(job))]
 
 
-def _in_process(number: int) -> dict[str, Any]:
-    return _PROCESS[0](number)
+def _in_process(item: Item) -> dict[str, Any]:
+    return _PROCESS[0](item)
 
 
 def _names(files: Iterable[Path]) -> set[str]:
@@ -135,15 +130,14 @@ def _done(part: Path) -> Iterator[dict[str, Any]]:
 
 
 def _info(job: PseudoJob, part: Path, written: set[str]) -> dict[str, Any]:
-    """Count what was made. Images that are measured and not written count in the agreement alone."""
+    """Count what was made, and gather the IoUs with the truth."""
     counts: Counter[str] = Counter()
     masks, agreement = 0, Agreement()
     for line in _done(part):
         agreement.objects += line["objects"]
         agreement.classes += line["classes"]
-        if line["image"] in written:
-            masks += sum("source" in note for note in line["annotations"])
-            counts.update(note["rejected"] for note in line["annotations"] if "rejected" in note)
+        masks += sum("source" in note for note in line["annotations"])
+        counts.update(note["rejected"] for note in line["annotations"] if "rejected" in note)
     info: dict[str, Any] = {
         "description": "masks made from boxes by 'ullava data pseudo-masks'",
         "boxes": job.boxes.name,
@@ -161,7 +155,7 @@ def _write(job: PseudoJob, cutter: ImageCutter, part: Path, written: set[str], i
     images = (record.value for _, record in iter_object_lists(job.boxes, ("images",)))
     lists: dict[str, Iterable[Any]] = {
         "images": (image for image in images if image.get("file_name") in written),
-        "annotations": (note for line in _done(part) if line["image"] in written for note in line["annotations"]),
+        "annotations": (note for line in _done(part) for note in line["annotations"]),
         "categories": ({"id": number, "name": name} for number, name in cutter.names.items()),
     }
     with whole(job.out) as unfinished, unfinished.open("w", encoding="utf-8") as file:

@@ -14,14 +14,15 @@ GRAB_CUT = "grabcut"
 class PseudoSettings:
     """``source``: ``grabcut``, or the name of a model. Shares are between 0 and 1.
 
-    ``side``: GrabCut sees images with a long side of so many pixels at most, ``iterations`` times; ``seed`` is of its
-    random numbers. Boxes below ``min_area`` of the image are not cut. A mask is kept that covers ``min_fill`` to
-    ``max_fill`` of its box, and whose own box has an IoU of ``min_box_iou`` with it: boxes of COCO are tight.
+    ``side``: GrabCut sees the objects of a class, with what is around them, on so many pixels a side at most, and goes
+    over them ``iterations`` times; ``seed`` is of its random numbers. Boxes below ``min_area`` of the image stay uncut.
+    A mask is kept that covers ``min_fill`` to ``max_fill`` of its box, and whose own box has an IoU of ``min_box_iou``
+    with it: boxes of COCO are tight.
     ``min_iou``: with a file to agree with, the least IoU of the two masks.
     """
 
     source: str = GRAB_CUT
-    side: int = 256
+    side: int = 128
     iterations: int = 2
     seed: int = 0
     min_area: float = 0.002

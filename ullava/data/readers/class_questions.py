@@ -106,6 +106,8 @@ class ClassQuestions(Reader):
         }
         left_out = [f"{np.count_nonzero(rows)} {why}" for why, rows in reasons.items() if rows.any()]
         lines += [f"not asked: {', '.join(left_out)}"] if left_out else []
+        wrong = int(np.sum(self._table.bad[: self._count]))
+        lines += [f"{wrong} records are wrong, which reading them tells"] if wrong else []
         if self.origin.absent:
             lines.append(f"{self.origin.absent:.0%} of the questions about one of {len(self._listed)} that is absent")
         return lines

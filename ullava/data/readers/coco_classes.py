@@ -12,7 +12,7 @@ from ullava.data.class_table import ClassRow
 from ullava.data.readers.base import Ask
 from ullava.data.readers.class_questions import ClassQuestions
 from ullava.data.readers.coco_instances import CocoInstancesReader, is_crowd
-from ullava.data.readers.record import Record
+from ullava.data.readers.record import Record, are_numbers
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.structures import BoxXYXY, MaskArray, Region
 
@@ -21,7 +21,8 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
     """Task ``res``: the united masks of a category and the box around them. Task ``rec``: the box of a category's only
     object, with its mask where it has one.
 
-    An outline so thin that no pixel is its own adds nothing to a union. An annotation without ``segmentation`` (missing
+    An outline so thin that no pixel is its own adds nothing to a union, nor does a box without height or width to what
+    lacks a mask; it is an object of its class all the same. An annotation without ``segmentation`` (missing
     or empty) has a box alone. Crowd regions show the category too,
     roughly: they belong to the region that is answered, and queries carry them as ``truth["ignore_mask"]``, so that
     figures count neither a crowd that was found nor one that was left out. A category with nothing but crowd regions is
@@ -56,8 +57,9 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
         things = [part for part in parts if not is_crowd(part)]
         mask = _union([part for part in things if has_mask(part)], size)
         area = 0.0 if mask is None else float(np.count_nonzero(mask)) / pixels
-        unmasked = sum(_area(part.box_xyxy_px(size)) for part in things if not has_mask(part)) / pixels
-        box = _area(_only_box(things[0], size)) / pixels if len(things) == 1 else 0.0
+        boxed = [part for part in things if not has_mask(part) and not is_flat(part)]
+        unmasked = sum(_area(part.box_xyxy_px(size)) for part in boxed) / pixels
+        box = _area(_only_box(things[0], size)) / pixels if len(things) == 1 and not is_flat(things[0]) else 0.0
         return ClassRow(self.categories[number], area, box, unmasked, len(things), len(things) < len(parts))
 
     def _ask_class(self, record: Record, number: int, parts: list[Record]) -> Ask:
@@ -81,6 +83,12 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
 def has_mask(part: Record) -> bool:
     """Whether an annotation has a ``segmentation``; files of boxes have none, or an empty list."""
     return part.value.get("segmentation") not in (None, [])
+
+
+def is_flat(part: Record) -> bool:
+    """Whether an annotation's box has no height or no width, as rounding leaves it of a thing thinner than that."""
+    values = part.value.get("bbox")
+    return are_numbers(values, 4) and 0 in (values[2], values[3])
 
 
 def _union(parts: list[Record], size: tuple[int, int]) -> MaskArray | None:

@@ -16,8 +16,8 @@ from ullava.errors import ConfigError, DataError, UserError
 from ullava.resources import folder, names
 
 SHAPES_SETS = sorted(name for name in names("datasets") if name.startswith("shapes_"))
-VERIFIED = {"refcocos"}
-"""Datasets that were at hand whole."""
+VERIFIED = {"refcocos", *(name for name in names("datasets") if name.startswith("photo_"))}
+"""Datasets that were at hand whole, and arrangements of photos that are anybody's."""
 STILL_SETS = [name for name in SHAPES_SETS if not name.startswith("shapes_video")]
 """Those of a world that was drawn without clips."""
 

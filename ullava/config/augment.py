@@ -18,6 +18,7 @@ class AugmentConfig:
     ``flip``: torchvision's RandomHorizontalFlip; "left" and "right" in the words are turned too.
     ``crop``: RandomResizedCrop: ``crop_scale`` is the share of the image's area that is kept, ``crop_ratio`` how its
     width to height changes. Every object that is asked for keeps ``min_visible`` of its own area.
+    ``copy_paste``: an object of another image is laid into this one (ullava.data.augment.paste).
     ``color``: ColorJitter: ``brightness``, ``contrast`` and ``saturation`` are multiplied by 1 - x to 1 + x.
     """
 
@@ -26,6 +27,7 @@ class AugmentConfig:
     crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
     crop_ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])
     min_visible: float = field(default=0.75, metadata=SHARE)
+    copy_paste: float = field(default=0.0, metadata=SHARE)
     color: float = field(default=0.0, metadata=SHARE)
     brightness: float = field(default=0.2, metadata=SHARE)
     contrast: float = field(default=0.2, metadata=SHARE)

@@ -62,7 +62,7 @@ class Seen:
         shades = np.array([shade for shades in PROTOTYPES.values() for shade in shades], dtype=np.uint8)
         one, many = (
             cv2.cvtColor(part.reshape(-1, 1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
-            for part in (pixels[:: max(1, len(pixels) // 3000)], shades)
+            for part in (pixels[:: max(1, len(pixels) // 600)], shades)
         )
         nearest = np.linalg.norm(one[:, None] - many[None], axis=-1).argmin(axis=1)
         return float(np.mean([names[place] == color for place in nearest]))

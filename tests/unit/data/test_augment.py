@@ -14,14 +14,14 @@ from ullava.config.augment import AugmentConfig
 from ullava.config.load import parse_text
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.data.augment import Augmenter
-from ullava.data.augment.augmenter import jittered, planned
+from ullava.data.augment.augmenter import Plan, jittered, planned
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import Mixture
 from ullava.data.stats import format_report, measure_mixture
 from ullava.errors import ConfigError
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.structures import DetectedBoxes, Region, Sample, Turn
-from ullava.text.answers import grounded_answer
+from ullava.text.answers import grounded_answer, no_target_answer
 
 HEIGHT, WIDTH = 60, 80
 BOXES = {"dog": (4, 6, 24, 30), "cat": (50, 30, 74, 54)}
@@ -238,6 +238,68 @@ def test_color_factors_do_what_pillow_does():
                    np.random.default_rng(0))  # fmt: skip
     assert sorted(name for name, _ in plan.factors) == ["brightness", "contrast", "saturation"]
     assert all(0.8 <= factor <= 1.2 for _, factor in plan.factors)
+
+
+# ---------------------------------------------------------------- copy-paste
+def test_what_is_pasted_belongs_to_the_answer_about_its_class(mixture):
+    more, turned = 0, 0
+    for sample, (image,) in rows(mixture("coco_instances", AugmentConfig(copy_paste=1.0, flip=0.5))):
+        (turn,) = sample.turns
+        name = turn.regions[0].phrase
+        union = np.any([region.mask for region in turn.regions], axis=0)
+        assert np.array_equal(union, (image == COLORS[name]).all(-1)), sample.name
+        assert turn.answer == grounded_answer(turn.regions)
+        assert all(region.box_xyxy_px == mask_to_box_xyxy_px(region.mask) for region in turn.regions)
+        more += len(turn.regions) == 2
+        turned += "#" in sample.images[0].name
+    assert more >= 8 and turned >= 30
+
+
+def _class_sample(phrase: str, mask: np.ndarray | None) -> Sample:
+    regions = () if mask is None else (Region(phrase, mask, mask_to_box_xyxy_px(mask)),)
+    answer = grounded_answer(regions) if regions else no_target_answer(phrase)
+    turn = Turn(f"<image>Segment {phrase}.", answer, regions)
+    return Sample("s", "d", "res", (Path("a.png"),), (turn,), {"height": HEIGHT, "width": WIDTH})
+
+
+def _laid(sample: Sample, seed: int, **settings: float) -> Plan:
+    """``sample`` with a dog of another one."""
+    dog = (picture() == COLORS["dog"]).all(-1)
+    config = AugmentConfig(copy_paste=1.0, **settings)
+    return planned(sample, (HEIGHT, WIDTH), config, np.random.default_rng(seed), lambda: _class_sample("dog", dog))
+
+
+def test_all_of_a_class_as_one_mask_grows_by_what_is_pasted():
+    dog = (picture() == COLORS["dog"]).all(-1)
+    grown = 0
+    for seed in range(20):
+        plan = _laid(_class_sample("dog", dog), seed)
+        (region,) = plan.sample.turns[0].regions
+        assert plan.paste is None or np.array_equal(region.mask, dog | plan.paste.covered((HEIGHT, WIDTH)))
+        grown += region.mask.sum() > dog.sum()
+    assert grown > 10
+
+
+def test_a_class_that_an_answer_calls_absent_is_not_pasted():
+    plan = _laid(_class_sample("Dog", None), 0)
+    assert plan.kept == ("copy_paste: nothing that fits",) and plan.paste is None
+    plan = _laid(_class_sample("cow", None), 0)
+    assert plan.done == ("copy_paste",) and plan.sample.turns[0].answer == no_target_answer("cow")
+
+
+def test_an_object_is_not_hidden_by_what_is_pasted():
+    cat = (picture() == COLORS["cat"]).all(-1)
+    for seed in range(30):
+        plan = _laid(_class_sample("cat", cat), seed, min_visible=0.9)
+        (region,) = plan.sample.turns[0].regions
+        assert region.mask.sum() >= 0.9 * cat.sum()
+        if plan.paste is not None:
+            assert np.array_equal(region.mask, cat & ~plan.paste.covered((HEIGHT, WIDTH)))
+
+
+def test_copy_paste_is_refused_where_the_truth_cannot_be_made_anew(mixture):
+    with pytest.raises(ConfigError, match="dataset.tests.augment.copy_paste: is for questions that name a class"):
+        Augmenter.of(mixture("refer", AugmentConfig(copy_paste=0.5)))
 
 
 def test_stats_count_what_is_done(mixture):

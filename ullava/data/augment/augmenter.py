@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,19 @@ from PIL import Image, ImageEnhance
 
 from ullava.config.augment import AugmentConfig
 from ullava.data.augment.changes import Window, cropped, flipped
+from ullava.data.augment.paste import LAYOUTS, TASKS, Paste, drawn_paste, pasted
 from ullava.data.augment.words import names_places
+from ullava.data.boxes import reader_of
 from ullava.data.mixture import Mixture
+from ullava.data.readers.base import TaskDataset
+from ullava.errors import ConfigError, SampleError
+from ullava.media.images import read_image_rgb_u8
 from ullava.structures import GROUNDING_TASKS, ImageArray, Sample
 
 _AUGMENT = 4
 """Sets these random numbers apart from those that draw the sample's questions."""
+_OTHER = 5
+"""The same for the sample that something is pasted from."""
 _ATTEMPTS = 10
 """As often torchvision's RandomResizedCrop tries."""
 
@@ -26,11 +33,13 @@ _ATTEMPTS = 10
 class Plan:
     """What happens to one sample. ``sample``: its words, masks and boxes when it has happened.
 
-    ``window``: the part of the image that is kept; ``factors``: (name, factor) of the color changes in their order.
+    ``paste``: an object of another image that is laid into this one first; ``window``: the part of the image that is
+    kept; ``factors``: (name, factor) of the color changes in their order.
     ``done`` and ``kept`` tell, for counting, what was done, and why what was drawn was not.
     """
 
     sample: Sample
+    paste: Paste | None = None
     window: Window | None = None
     flip: bool = False
     factors: tuple[tuple[str, float], ...] = ()
@@ -38,8 +47,10 @@ class Plan:
     kept: tuple[str, ...] = ()
 
     def image(self, image_rgb_u8: ImageArray) -> ImageArray:
-        """Return the pixels uint8 [h, w, 3] that go with ``sample``."""
+        """Return the pixels uint8 [h, w, 3] that go with ``sample``. Raises DataError for an unreadable source."""
         pixels = image_rgb_u8
+        if self.paste is not None:
+            pixels = self.paste.onto(pixels, read_image_rgb_u8(self.paste.source))
         if self.window is not None:
             x0, y0, x1, y1 = self.window
             pixels = pixels[y0:y1, x0:x1]
@@ -52,12 +63,21 @@ class Augmenter:
     """Augments the samples of the entries that say so.
 
     Random numbers come from ``seed`` and the position alone, so that a resumed run, or another number of workers, sees
-    the same images. Other entries' samples pass as the same objects.
+    the same images. Other entries' samples pass as the same objects. Raises ConfigError for an entry whose questions
+    ``copy_paste`` does not suit.
     """
 
     def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
         self.settings = [entry.augment for entry in mixture.entries]
+        unfit = [
+            f"dataset.{dataset.id}.augment.copy_paste: is for questions that name a class, where the truth can be made "
+            f"anew (layouts {', '.join(LAYOUTS)}; tasks {', '.join(TASKS)})"
+            for dataset, settings in zip(mixture.datasets, self.settings, strict=True)
+            if settings is not None and settings.copy_paste and not _names_classes(dataset)
+        ]
+        if unfit:
+            raise ConfigError(unfit)
 
     @classmethod
     def of(cls, mixture: Mixture) -> Augmenter | None:
@@ -82,25 +102,44 @@ class Augmenter:
 
     def plan(self, position: int, sample: Sample, size_hw: tuple[int, int]) -> Plan:
         """Decide what happens to the sample at ``position``, whose image is of ``size_hw``."""
-        settings = self.settings[self.mixture.locate(position)[0]]
+        dataset = self.mixture.datasets[number := self.mixture.locate(position)[0]]
+        settings = self.settings[number]
         if settings is None:
             return Plan(sample)
+
+        def another() -> Sample:
+            rng = np.random.default_rng([self.mixture.seed, position, _OTHER])
+            return dataset.sample(int(rng.integers(len(dataset))), rng)
+
         rng = np.random.default_rng([self.mixture.seed, position, _AUGMENT])
-        return planned(sample, size_hw, settings, rng)
+        return planned(sample, size_hw, settings, rng, another)
 
 
-def planned(sample: Sample, size_hw: tuple[int, int], settings: AugmentConfig, rng: np.random.Generator) -> Plan:
-    """Draw what happens to ``sample``, whose one image is of ``size_hw``.
+def planned(
+    sample: Sample,
+    size_hw: tuple[int, int],
+    settings: AugmentConfig,
+    rng: np.random.Generator,
+    another: Callable[[], Sample] | None = None,
+) -> Plan:
+    """Draw what happens to ``sample``, whose one image is of ``size_hw``. ``another``: a sample to paste from.
 
     A sample with videos, without exactly one image, or whose annotation is of another size than its image stays as it
     is: the encoder says what is wrong with it, if anything is.
     """
-    draws = rng.random(3)
+    draws = rng.random(4)
     if len(sample.images) != 1 or sample.videos or not _fits(sample, size_hw):
         return Plan(sample, kept=("not one image",))
-    window, flip = None, False
+    paste, window, flip = None, None, False
     done: list[str] = []
     kept: list[str] = []
+    if draws[3] < settings.copy_paste and another is not None:
+        laid = _paste(sample, size_hw, settings, rng, another)
+        if laid is None:
+            kept.append("copy_paste: nothing that fits")
+        else:
+            sample, paste = laid
+            done.append("copy_paste")
     if draws[0] < settings.crop:
         found, reason = _crop(sample, size_hw, settings, rng)
         if found is None:
@@ -119,7 +158,24 @@ def planned(sample: Sample, size_hw: tuple[int, int], settings: AugmentConfig, r
     factors = _factors(settings, rng) if draws[2] < settings.color else ()
     if factors:
         done.append("color")
-    return Plan(sample, window, flip, factors, tuple(done), tuple(kept))
+    return Plan(sample, paste, window, flip, factors, tuple(done), tuple(kept))
+
+
+def _paste(
+    sample: Sample,
+    size_hw: tuple[int, int],
+    settings: AugmentConfig,
+    rng: np.random.Generator,
+    another: Callable[[], Sample],
+) -> tuple[Sample, Paste] | None:
+    """Return the sample with an object of another one in its image."""
+    try:
+        other = another()
+    except SampleError:  # counted when its own turn comes
+        return None
+    paste = drawn_paste(other, size_hw, rng)
+    changed = None if paste is None else pasted(sample, paste, size_hw, settings.min_visible)
+    return None if paste is None or changed is None else (changed, paste)
 
 
 def _crop(
@@ -175,6 +231,10 @@ def jittered(image_rgb_u8: ImageArray, factors: Sequence[tuple[str, float]]) -> 
     for name, factor in factors:
         picture = _ENHANCERS[name](picture).enhance(factor)
     return np.array(picture)
+
+
+def _names_classes(dataset: TaskDataset) -> bool:
+    return dataset.task in TASKS and getattr(reader_of(dataset), "layout", "") in LAYOUTS
 
 
 def _fits(sample: Sample, size_hw: tuple[int, int]) -> bool:

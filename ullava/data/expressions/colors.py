@@ -47,8 +47,8 @@ def named_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
         "brown": (hue > 8) & (hue < 40) & (saturation > 0.25) & (saturation < 0.8) & (value > 0.2) & (value < 0.58),
         "yellow": strong & (hue > 46) & (hue < 63) & (value > 0.65) & (saturation > 0.5),
         "green": (hue > 75) & (hue < 160) & (saturation > 0.25) & (value > 0.2),
-        "blue": (hue > 200) & (hue < 250) & (saturation > 0.35) & (value > 0.27),
-        "purple": (hue > 262) & (hue < 300) & (saturation > 0.25) & (value > 0.25),
+        "blue": (hue > 200) & (hue < 250) & (saturation > 0.4) & (value > 0.38),
+        "purple": (hue > 262) & (hue < 300) & (saturation > 0.35) & (value > 0.35),
         "pink": (hue > 312) & (hue < 352) & (saturation > 0.2) & (saturation < 0.65) & (value > 0.65),
     }
     named = np.full(len(hsv), -1, dtype=np.int8)

@@ -130,8 +130,8 @@ def _one(kind: str, photo: Photo, drawing: Drawing, rng: Random) -> PhotoExpress
 def _words(form: Form, targets: Sequence[int], photo: Photo, rng: Random) -> str:
     if len(targets) > 1:
         return several_words(form, len(targets), rng)
-    many = not targets and isinstance(form, Select | Relation | InZone) and rng.random() < 0.15
-    if many and _countable(form.what):
+    absent = not targets and isinstance(form, Select | Relation | InZone)
+    if absent and rng.random() < 0.15 and not isinstance(form, Both) and _countable(form.what):
         return "all " + phrase(form, rng, many=True).removeprefix("the ")
     words = phrase(form, rng)
     if isinstance(form, Nearest) and _adjacent(form, targets[0], photo) and rng.random() < 0.6:

@@ -11,12 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ullava.config.core import CoreConfig as CoreConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
 from ullava.config.vision import PartConfig as PartConfig
 from ullava.config.vision import VisionConfig as VisionConfig
+
+NO_PART = PartConfig()
+NO_VISION = VisionConfig(tower=NO_PART)
 
 
 # ---------------------------------------------------------------- models/<name>/model.yaml
@@ -72,13 +76,16 @@ class BoxHeadConfig:
 class ModelConfig:
     """One system. ``weights`` (below the file's folder) is what ``ullava.load(name)`` reads, if there are any.
 
+    ``core``: how language and vision meet; one of kind ``native`` stands in the place of ``language``, ``tokenizer``
+    and ``vision``, which the other kind needs, and writes conversations in its own format (not ``text.template``).
     ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture get no gradient.
     """
 
     name: str
-    language: PartConfig
-    tokenizer: str
-    vision: VisionConfig
+    core: CoreConfig = field(default_factory=CoreConfig)
+    language: PartConfig = NO_PART
+    tokenizer: str = ""
+    vision: VisionConfig = NO_VISION
     mask: MaskHeadConfig
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -86,6 +93,19 @@ class ModelConfig:
     marker_gradient_only: bool = False
     weights: str | None = None
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a core without its parts, or with those of the other kind (ValueError)."""
+        parts = {"language": self.language != NO_PART, "tokenizer": bool(self.tokenizer)}
+        parts["vision"] = self.vision != NO_VISION
+        if self.core.kind == "spliced" and not all(parts.values()):
+            missing = ", ".join(name for name, there in parts.items() if not there)
+            raise ValueError(f"{missing}: required key is missing (or name a core of kind native)")
+        given = [name for name, there in parts.items() if there]
+        if self.core.kind != "spliced" and given:
+            raise ValueError(f"core.kind {self.core.kind} brings its own: leave out {', '.join(given)}")
+        if self.core.kind != "spliced" and (self.text.as_released or self.marker_gradient_only):
+            raise ValueError("as_released and marker_gradient_only reproduce u-LLaVA, whose core is of kind spliced")
 
 
 # ---------------------------------------------------------------- datasets/<id>/dataset.yaml

@@ -51,8 +51,9 @@ def build_fresh_heads(
     model = UllavaForConditionalGeneration(config)
     if not heads.mask.sam.path:
         start_sam_positions(model)
-    model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
-    model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
+    kept = core.core.modules()
+    for name, network in model.core.modules().items():
+        network.load_state_dict(kept[name].state_dict(), strict=True, assign=True)
     if heads.mask.sam.path:
         sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)

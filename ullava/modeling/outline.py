@@ -25,6 +25,7 @@ from ullava.modeling.template_files import chat_template_of
 from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
+LANGUAGE = "language model"
 PICTURES = ((336, 336), (640, 480), (1024, 1024), (1920, 1080), (2000, 400))
 """Sizes (width, height) whose visual tokens are told."""
 
@@ -86,8 +87,9 @@ def outline(
 
 def _sizes(model: UllavaForConditionalGeneration) -> dict[str, int]:
     """Parameters of the language model, of the front-end's own parts, and of the heads."""
-    known: list[tuple[str, tuple[str, ...]]] = [("language model", ("language_model.",))]
-    known += [(part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in model.vision.parts()]
+    language = {"language", "head"}
+    parts = [(LANGUAGE if part.kind in language else part.name, part.prefixes) for part in model.core.parts()]
+    known: list[tuple[str, tuple[str, ...]]] = [(LANGUAGE, ()), *parts]
     known += [("mask head (SAM)", ("mask_head.",)), ("box head", ("box_head.",))]
     sizes: Counter[str] = Counter({part: 0 for part, _ in known})
     for name, parameter in model.named_parameters():

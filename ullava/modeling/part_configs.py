@@ -16,7 +16,6 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ullava.config.nodes import shortened
 from ullava.config.schema import PartConfig
@@ -25,9 +24,6 @@ from ullava.errors import ConfigError, did_you_mean
 from ullava.hub import find_folder
 from ullava.modeling.pretrained import read_config
 from ullava.modeling.trial import LIBRARY_ERRORS, TrialError, reason_of, try_network
-
-LANGUAGES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-"""``model_type`` of what can go on with words."""
 
 MAX_SIZE = 1 << 27
 """Larger than any width, vocabulary or number of positions there is."""

@@ -79,6 +79,7 @@ class CallableProcessor(ProcessorMixin):
     answer: str
     as_released: bool
     video_frames: int
+    core: str
     encode: Any
 
     image_token = IMAGE_PATCH
@@ -142,7 +143,7 @@ class CallableProcessor(ProcessorMixin):
                 "ask it through ullava.load(...).answer or processor.encode"
             )
         texts = _texts(text)
-        written = [_IMAGES.subn(_IMAGE_PLACE, entry) for entry in texts]
+        written = [self._image_places(entry) for entry in texts]
         written_videos = [_VIDEOS.subn(_VIDEO_PLACE, entry) for entry, _ in written]
         shown = _by_row(images, [places for _, places in written], "images")
         films = _by_row(videos, [places for _, places in written_videos], "videos")
@@ -166,12 +167,18 @@ class CallableProcessor(ProcessorMixin):
         inputs, _ = Collator(self.tokenizer.pad_token_id, padding_side or "left")(rows).usable()
         return BatchFeature(replace(inputs, labels=None, force=dict(force or {})).as_kwargs())
 
+    def _image_places(self, text: str) -> tuple[str, int]:
+        """A text with its image places as the tokenizer wants them, and how many there are."""
+        if self.core == "native":
+            return text, text.count(self.vision.image_token)
+        return _IMAGES.subn(_IMAGE_PLACE, text)
+
     def _words(self, given: str, line: str, add_special_tokens: bool) -> Words:
         """Ids of a row's ``line``, nothing supervised, and what it asks; ``given`` is the text as it came."""
         start = self.tokenizer.bos_token
         adds = add_special_tokens and not (start and line.startswith(start))
         if isinstance(given, ChatText):
-            adds = given.wants_start
+            adds = given.wants_start if self.core == "spliced" else adds
         ids = np.asarray(self.tokenizer(line, add_special_tokens=adds)["input_ids"], dtype=np.int64)
         asked = given.asked if isinstance(given, ChatText) else None
         if self.vision.reads_text and asked is None:

@@ -52,7 +52,7 @@ def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
     model, processor = _plain_model(recipe, recipe_path, base)
     _as_the_stage_sees(model, processor, recipe, recipe_path)
     loss = _loss(recipe, model.config)
-    adapters = attach_adapters(model.language_model, recipe.lora, str(recipe_path)) if recipe.lora else None
+    adapters = attach_adapters(model.core.adapted()[1], recipe.lora, str(recipe_path)) if recipe.lora else None
     return Start(model, processor, adapters, loss, base, recipe.heads != "kept")
 
 

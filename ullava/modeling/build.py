@@ -19,7 +19,7 @@ from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.part_configs import part_config
 from ullava.modeling.positions import start_sam_positions
-from ullava.modeling.pretrained import read_tokenizer
+from ullava.modeling.pretrained import CONFIG_FILE, read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import (
     check_tower,
@@ -31,9 +31,10 @@ from ullava.modeling.strategies import (
 )
 from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.template_files import chat_template_of
-from ullava.modeling.towers.table import tower_of
+from ullava.modeling.towers.table import REFUSED, tower_of
 from ullava.modeling.trial import LANGUAGES, NATIVES, try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weight_files import read_table
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
@@ -206,6 +207,7 @@ def _spliced_fields(config: ModelConfig, folder: Path, tokenizer: Any, where: Si
     settings = strategy_settings(
         config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
     )
+    _refuse_tower(config.vision.tower, folder, where.of("vision.tower"))
     tower = part_config(config.vision.tower, folder, where.of("vision.tower"), tower_configs(config.vision.strategy))
     with vision_of(where):
         words = word_ids(config.vision.strategy, settings, tokenizer)
@@ -222,6 +224,18 @@ def _spliced_fields(config: ModelConfig, folder: Path, tokenizer: Any, where: Si
         "video_frames": config.vision.video_frames,
         **special_token_ids(tokenizer),
     }
+
+
+def _refuse_tower(tower: PartConfig, folder: Path, site: Site) -> None:
+    """Raise ConfigError, which says what to name instead, for a vision tower that one might expect to work."""
+    kind = tower.config.get("model_type")
+    if tower.path:
+        where = str(site.of("path"))
+        path = find_folder(tower.path, folder, where, revision=tower.revision, weights=False)
+        file = path / CONFIG_FILE
+        kind = read_table(file).get("model_type") if file.is_file() else None
+    if isinstance(kind, str) and kind in REFUSED:
+        raise ConfigError(f"{site}: {kind}: {REFUSED[kind]}")
 
 
 def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:

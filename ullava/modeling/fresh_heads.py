@@ -39,7 +39,8 @@ def build_fresh_heads(
     random where it has none; the projectors of the heads are random (seed before). View and conversation are those of
     ``heads``. ``core`` gives its weights away and is not to be used any more.
     """
-    chat_template = chat_template_of(heads.text, folder, site.of("text"))
+    own = processor.chat_template if processor.native else None
+    chat_template = own or chat_template_of(heads.text, folder, site.of("text"))
     config = copy.deepcopy(core.config)
     config.sam_config = part_config(heads.mask.sam, folder, site.of("mask.sam"), (SamConfig,))
     config.mask_score = heads.mask.score
@@ -59,7 +60,7 @@ def build_fresh_heads(
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
-    made = build_processor(heads, config, processor.tokenizer, chat_template)
+    made = build_processor(heads, config, processor.tokenizer, chat_template, processor.native)
     load_box_parts(model, made, heads.box, folder)
     _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
     return model, made

@@ -127,6 +127,11 @@ class UllavaProcessor(CallableProcessor):
         self.vision.take(processor, self.tokenizer)
         self.token_ids = native_token_ids(self.token_ids, self.vision)
 
+    @property
+    def native(self) -> Any:
+        """The processor that a native core brought; None for any other."""
+        return self.vision.processor if self.core == "native" else None
+
     def set_box(self, settings: Mapping[str, Any], frame: str) -> None:
         """Take the rules of another box head."""
         self.box, self.box_frame = dict(settings), frame

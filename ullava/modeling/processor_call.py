@@ -82,8 +82,12 @@ class CallableProcessor(ProcessorMixin):
     core: str
     encode: Any
 
-    image_token = IMAGE_PATCH
     video_token = VIDEO_PATCH
+
+    @property
+    def image_token(self) -> str:
+        """What a chat template writes for an image."""
+        return IMAGE_PATCH if self.core == "spliced" else str(self.vision.image_token)
 
     @property
     def image_token_id(self) -> int:
@@ -91,9 +95,9 @@ class CallableProcessor(ProcessorMixin):
         return self.token_ids["image_patch_id"]
 
     @property
-    def video_token_id(self) -> int:
-        """The id that stands for each visual token of a video."""
-        return self.token_ids["video_patch_id"]
+    def video_token_id(self) -> int | None:
+        """The id that stands for each visual token of a video; None where the core reads none."""
+        return self.token_ids.get("video_patch_id")
 
     @property
     def model_input_names(self) -> list[str]:

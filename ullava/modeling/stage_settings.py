@@ -64,8 +64,10 @@ def _rebuilt(config: UllavaConfig, old: VisionStrategy) -> VisionStrategy:
 def change_conversation(model: UllavaForConditionalGeneration, processor: UllavaProcessor, template: str) -> None:
     """Write dialogues in the format ``template`` from now on (ullava.text.conversation).
 
-    Raises UserError for a format whose end the tokenizer lacks.
+    Raises UserError for a format whose end the tokenizer lacks, and for a core that brings a format of its own.
     """
+    if processor.native is not None:
+        raise UserError(f"conversation: core {processor.core} writes dialogues in its own format, not in {template}")
     ends = turn_end_ids(processor.tokenizer, CHAT_TEMPLATES[template])  # before anything is changed: it may refuse
     processor.chat_template = CHAT_TEMPLATES[template]
     model.generation_config.eos_token_id = ends

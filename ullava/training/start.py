@@ -158,7 +158,7 @@ def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) ->
 
 def _shape(config: Any, heads: str) -> dict[str, Any]:
     """Return the choices in which weights and a model.yaml have to agree; ``heads`` as in the recipe."""
-    names = ["strategy", "hidden_layer", "projector", "merge"]
+    names = ["core_kind", "strategy", "hidden_layer", "projector", "merge"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "fresh":
         names += ["aspect", "head_state", "sam_side"]

@@ -11,17 +11,23 @@ import torch
 from PIL import Image
 from tests.unit.modeling.conftest import build_small, grounded_sample, picture
 from tests.unit.modeling.native_models import NATIVES, build_native, native_yaml, needed_packages, write_processor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from tests.unit.modeling.small_detectors import box_override, wake, write_words
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
-from ullava.config.schema import CoreConfig, LossConfig, ModelConfig
+from ullava.config.schema import BoxHeadConfig, CoreConfig, HeadsConfig, LossConfig, ModelConfig
+from ullava.config.site import Site
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import Batch, ModelInputs
 from ullava.inference.predictor import Predictor
 from ullava.modeling.auto import load_folder
 from ullava.modeling.cores.core_table import CORES, build_core
 from ullava.modeling.cores.native_processor import FOLDER
+from ullava.modeling.fresh_heads import build_fresh_heads
+from ullava.modeling.heads.box_table import BOX_HEADS
+from ullava.modeling.outline import outline
+from ullava.modeling.stage_settings import change_conversation
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import GroundingObjective
@@ -332,3 +338,48 @@ def test_pretrained_weights_and_new_rows_of_a_native_core(tmp_path: Path) -> Non
     assert torch.equal(table[:rows], own.get_input_embeddings().weight)
     torch.testing.assert_close(table[rows], table[:rows].mean(dim=0))
     assert model.config.seg_id == processor.token_ids["seg_id"] >= rows
+
+
+@pytest.mark.parametrize("kind", BOX_HEADS)
+def test_a_native_core_goes_with_every_box_head(kind: str, tmp_path: Path) -> None:
+    settings = {"phrase_tokenizer": str(write_words(tmp_path / "words"))} if kind.endswith("phrase") else {}
+    box = () if kind == "regression" else (box_override(kind, **settings),)
+    model, processor = build_native("idefics3", tmp_path, box)
+    if kind != "regression":
+        wake(model.box_head.detector)
+    inputs, targets = batch_of(processor, samples()[:2]).usable()
+    output = model(**inputs.as_kwargs())
+    objective = GroundingObjective(LossConfig(), processor.masks, {})
+    assert objective(output, targets).total.isfinite()
+    answers = Predictor(model, processor).teacher_forced([])
+    assert answers == [] and len(output.seg.row) == len(targets.masks) == 3
+
+
+def test_the_pipeline_of_transformers_runs_a_native_core(tmp_path: Path) -> None:
+    model, processor = build_native("idefics3", tmp_path)
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    asked = [{"role": "user", "content": [{"type": "image", "image": Image.fromarray(picture(1))},
+                                          {"type": "text", "text": "What is this?"}]}]  # fmt: skip
+    (told,) = pipe(text=asked, max_new_tokens=4, do_sample=False)
+    assert told["generated_text"]
+
+
+def test_a_native_core_is_told_in_figures(tmp_path: Path) -> None:
+    config = native_yaml("idefics3", write_processor("idefics3", tmp_path / "processor"))
+    told = outline(config, tmp_path)
+    assert {"language model", "vision tower", "vision projector"} <= told.parts.keys()
+    assert told.video is None and all(count.exact for count in told.pictures.values())
+    assert "video" not in "\n".join(told.lines())
+
+
+def test_fresh_heads_keep_the_core_and_its_processor(tmp_path: Path) -> None:
+    model, processor = build_native("idefics3", tmp_path)
+    before = {name: value.clone() for name, value in model.core.modules()["native"].state_dict().items()}
+    heads = HeadsConfig(mask=native_yaml("idefics3", tmp_path / "processor").mask, box=BoxHeadConfig(width=32))
+    made, its = build_fresh_heads(model, processor, heads, tmp_path, site=Site(tmp_path / "recipe.yaml", "heads"))
+    after = made.core.modules()["native"].state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert its.chat_template == processor.chat_template
+    assert its.token_ids["image_patch_id"] == processor.token_ids["image_patch_id"]
+    with pytest.raises(UserError, match="core native writes dialogues in its own format"):
+        change_conversation(made, its, "chatml")

@@ -64,11 +64,14 @@ class NativePreprocessor:
 
     def __init__(self) -> None:
         self.processor: Any = None
+        self.view_names: tuple[str, ...] = (BASE_VIEW, IMAGE_TOKENS)
 
     def take(self, processor: Any, tokenizer: Any) -> None:
         """Work with ``processor`` from now on; ``tokenizer`` is ours, which has tokens of its own beside those."""
         processor.tokenizer = tokenizer
         self.processor = processor
+        named = [name for name in processor.model_input_names if name in NATIVE_VIEWS]
+        self.view_names = (BASE_VIEW, *named, IMAGE_TOKENS)
 
     def load(self, folder: Path, tokenizer: Any) -> None:
         """Read the processor that a saved model keeps beside ours. Raises UserError for a damaged one."""
@@ -87,12 +90,6 @@ class NativePreprocessor:
     def image_token_id(self) -> int:
         """The id that stands for each visual token."""
         return int(self.processor.image_token_id)
-
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """See VisionPreprocessor."""
-        named = [name for name in self.processor.model_input_names if name in NATIVE_VIEWS]
-        return (BASE_VIEW, *named, IMAGE_TOKENS)
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """See VisionPreprocessor; ``text_ids`` are what stands in the text for the image.

@@ -24,6 +24,12 @@ Views = Mapping[str, "torch.Tensor | Sequence[torch.Tensor]"]
 """What a vision strategy reads, by name, an entry for each distinct item: one stacked tensor where all entries have the
 same shape, a list of tensors where they differ. Iterating gives the entries in both cases."""
 
+BASE_VIEW = "base"
+"""The view that the others are named after."""
+IMAGE_TOKENS = "image_tokens"
+"""A view of a native core, [1]: how many ids of the text stand for visual tokens of the item."""
+NATIVE_VIEWS = ("image_grid_thw", "pixel_attention_mask", "image_sizes", "spatial_shapes", IMAGE_TOKENS)
+"""What transformers' own processors give of images beside ``pixel_values``: keys of the same name in the flat form."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 T = TypeVar("T")
 
@@ -48,9 +54,9 @@ class ImageExample:
 
     ``for_heads``: it has the views of the heads that have some of their own.
 
-    ``views``, ``count``, ``grid_hw``, ``shrunk``: see VisionInputs. ``sam_u8``: uint8 [3, h, w], resized to the long
-    side S, not padded. ``box_u8``: uint8 [3, h, w], the view of
-    the box head, None if it has none of its own; its geometry is ``geometry["box"]``.
+    ``views``, ``count``, ``grid_hw``, ``shrunk``, ``text_ids``: see VisionInputs. ``sam_u8``: uint8 [3, h, w],
+    resized to the long side S, not padded. ``box_u8``: uint8 [3, h, w], the view of the box head, None if it has none
+    of its own; its geometry is ``geometry["box"]``.
     """
 
     key: str
@@ -63,6 +69,7 @@ class ImageExample:
     box_u8: NDArray[np.uint8] | None = None
     shrunk: bool = False
     for_heads: bool = False
+    text_ids: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +208,7 @@ class ModelInputs:
                 given |= {key: value for key, entry in keys.items() if (value := getattr(record, entry)) is not None}
         for part, base in VIEW_KEYS.items():
             if (visual := getattr(self, part)) is not None:
-                given |= {base if name == "base" else f"{base}_{name}": view for name, view in visual.views.items()}
+                given |= {_view_key(base, name): view for name, view in visual.views.items()}
         return given
 
     @classmethod
@@ -212,7 +219,8 @@ class ModelInputs:
         views: dict[str, dict[str, Any]] = {part: {} for part in VIEW_KEYS}
         for part, base in sorted(VIEW_KEYS.items(), key=lambda item: -len(item[1])):  # the longer start first
             for key in [key for key in given if key == base or key.startswith(f"{base}_") and key not in _FLAT]:
-                views[part]["base" if key == base else key.removeprefix(f"{base}_")] = given.pop(key)
+                views[part][BASE_VIEW if key == base else key.removeprefix(f"{base}_")] = given.pop(key)
+        views["images"] |= {key: given.pop(key) for key in NATIVE_VIEWS if key in given}
         for part, keys in _NESTED.items():
             found = {entry: given.pop(key) for key, entry in keys.items() if key in given}
             kind, needed = _KINDS[part], set(keys.values()) - _OPTIONAL
@@ -220,14 +228,14 @@ class ModelInputs:
                 found["views"] = views[part]
                 needed |= {"views"}
             absent = [key for key, entry in keys.items() if entry in needed and entry not in found]
-            if found and part in views and "base" not in views[part]:
+            if found and part in views and BASE_VIEW not in views[part]:
                 absent.insert(0, VIEW_KEYS[part])
             if found and absent:
                 raise UserError(f"the batch holds {_named(part, found)} but no {', '.join(absent)}")
             if found:
                 made[part] = kind(**found)
         if given:
-            known = sorted({*_PLAIN, *_FLAT, *VIEW_KEYS.values()})
+            known = sorted({*_PLAIN, *_FLAT, *VIEW_KEYS.values(), *NATIVE_VIEWS})
             raise UserError([f"the model reads no '{key}'{did_you_mean(key, known)}" for key in sorted(given)])
         return cls(**made)
 
@@ -260,14 +268,21 @@ _FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
 
 def flat_keys(view_names: Sequence[str]) -> list[str]:
     """The keys of the flat form for images and videos, of a vision strategy that makes views of these names."""
-    views = [base if name == "base" else f"{base}_{name}" for base in VIEW_KEYS.values() for name in view_names]
+    views = list(dict.fromkeys(_view_key(base, name) for base in VIEW_KEYS.values() for name in view_names))
     return [*views, *(key for keys in _NESTED.values() for key in keys)]
 
 
 def is_model_input(key: str) -> bool:
     """Whether a keyword argument is one of ModelInputs' flat form."""
     views = any(key == base or key.startswith(f"{base}_") for base in VIEW_KEYS.values())
-    return views or key in _FLAT or key in _PLAIN
+    return views or key in _FLAT or key in _PLAIN or key in NATIVE_VIEWS
+
+
+def _view_key(base: str, name: str) -> str:
+    """The key of a view in the flat form."""
+    if name in NATIVE_VIEWS:
+        return name
+    return base if name == BASE_VIEW else f"{base}_{name}"
 
 
 def _named(part: str, found: Mapping[str, Any]) -> str:

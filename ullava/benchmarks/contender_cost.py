@@ -75,7 +75,7 @@ class Costing:
         """Visual tokens of the picture for the question, and the CPU seconds that they took."""
         inputs = self.predictor.prompt_inputs([example])
         begun = time.process_time()
-        seen = self.predictor.model.encode_images(inputs)
+        seen = self.predictor.model.core.encode_images(inputs)
         return seen, time.process_time() - begun
 
     def look(self, sample: Sample) -> Look:

@@ -34,7 +34,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         collate([dataset[i] for i in range(k, k + BATCH)]).to(model.device).usable()
         for k in range(0, STEPS * BATCH, BATCH)
     ]
-    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.vision).aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.core.strategy).aux_terms)
 
     def steps() -> float:
         for inputs, targets in batches:

@@ -22,7 +22,7 @@ nothing new."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands ``import``, ``draw``, ``boxes``, ``pseudo-masks``, ``expressions``, ``stats`` and ``tokenizer``."""
+    """Add the subcommands, those that make annotations first."""
     names = "{import,draw,boxes,pseudo-masks,expressions,stats,tokenizer}"
     commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ullava.config.augment import AugmentConfig as AugmentConfig
 from ullava.config.augment import refuse_augment
+from ullava.config.core import CoreConfig as CoreConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.text import Template as Template
@@ -32,6 +33,10 @@ class LanguageConfig(PartConfig):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_layers: int | None = field(default=None, metadata=at_least(1, 1024))
+
+
+NO_LANGUAGE = LanguageConfig()
+NO_VISION = VisionConfig(tower=PartConfig())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +119,8 @@ class BoxHeadConfig:
 class ModelConfig:
     """One system. ``weights`` (below the file's folder) is what ``ullava.load(name)`` reads, if there are any.
 
+    ``core``: how language and vision meet; one of kind ``native`` stands in the place of ``language``, ``tokenizer``
+    and ``vision``, which the other kind needs, and writes conversations in its own format (not ``text.template``).
     ``head_state``: masks and boxes are read at ``[SEG]`` and ``[LOC]`` themselves or, ``predicting``, one place before;
     ``grounding_layer``: of this layer of the language model, counted from 1, not of the last
     (ullava.modeling.grounding_layer). ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture
@@ -121,9 +128,10 @@ class ModelConfig:
     """
 
     name: str
-    language: LanguageConfig
-    tokenizer: str
-    vision: VisionConfig
+    core: CoreConfig = field(default_factory=CoreConfig)
+    language: LanguageConfig = NO_LANGUAGE
+    tokenizer: str = ""
+    vision: VisionConfig = NO_VISION
     mask: MaskHeadConfig
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -132,6 +140,19 @@ class ModelConfig:
     marker_gradient_only: bool = False
     weights: str | None = None
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a core without its parts, or with those of the other kind (ValueError)."""
+        parts = {"language": self.language != NO_LANGUAGE, "tokenizer": bool(self.tokenizer)}
+        parts["vision"] = self.vision != NO_VISION
+        if self.core.kind == "spliced" and not all(parts.values()):
+            missing = ", ".join(name for name, there in parts.items() if not there)
+            raise ValueError(f"{missing}: required key is missing (or name a core of kind native)")
+        given = [name for name, there in parts.items() if there]
+        if self.core.kind != "spliced" and given:
+            raise ValueError(f"core.kind {self.core.kind} brings its own: leave out {', '.join(given)}")
+        if self.core.kind != "spliced" and (self.text.as_released or self.marker_gradient_only):
+            raise ValueError("as_released and marker_gradient_only reproduce u-LLaVA, whose core is of kind spliced")
 
 
 # ---------------------------------------------------------------- datasets/<id>/dataset.yaml

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from transformers import ConvNextConfig, SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, MaskHeadConfig, ModelConfig, PartConfig
@@ -14,12 +14,12 @@ from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
 from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.cores.native_processor import read_native, template_of
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
-from ullava.modeling.language_layers import language_config, read_language
-from ullava.modeling.part_configs import part_config
-from ullava.modeling.pretrained import read_tokenizer
+from ullava.modeling.part_configs import language_config, part_config
+from ullava.modeling.pretrained import CONFIG_FILE, read_tokenizer
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import (
     check_tower,
@@ -31,9 +31,10 @@ from ullava.modeling.strategies import (
 )
 from ullava.modeling.strict_loading import load_part, read_part
 from ullava.modeling.template_files import chat_template_of
-from ullava.modeling.towers.table import tower_of
-from ullava.modeling.trial import try_system, vision_of
+from ullava.modeling.towers.table import REFUSED, tower_of
+from ullava.modeling.trial import NATIVES, try_system, vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.weight_files import read_table
 from ullava.text.conversation import CHAT_TEMPLATES, turn_end_ids
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
@@ -50,9 +51,10 @@ def build_model(
     Raises UserError for parts that are not there, that no network can be made of, or that this machine cannot hold.
     """
     site = site or Site(folder / "model.yaml")
-    chat_template = chat_template_of(config.text, folder, site.of("text"))
-    tokenizer = load_tokenizer(config, folder, site)
-    model_config = to_model_config(config, folder, tokenizer, site)
+    native = None if config.core.kind == "spliced" else read_native(config.core, folder, site.of("core"))
+    chat_template = template_of(native) if native else chat_template_of(config.text, folder, site.of("text"))
+    tokenizer = load_tokenizer(config, folder, site, native)
+    model_config = to_model_config(config, folder, tokenizer, site, native)
     set_attention(model_config, attention)
     try_system(model_config, site)
     model = UllavaForConditionalGeneration(model_config)
@@ -60,10 +62,9 @@ def build_model(
     _load_parts(model, config, folder, len(tokenizer), site)
     settle_generation(model, tokenizer, chat_template)
     with vision_of(site):
-        processor = build_processor(config, model_config, tokenizer, chat_template)
+        processor = build_processor(config, model_config, tokenizer, chat_template, native)
     load_box_parts(model, processor, config.box, folder)
-    parts = {"language": config.language, "mask.sam": config.mask.sam, "box.detector": config.box.detector}
-    parts |= {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
+    parts = core_parts(config) | {"mask.sam": config.mask.sam, "box.detector": config.box.detector}
     model.config.pretrained = hub_sources(parts, folder, site)
     return model, processor
 
@@ -79,15 +80,22 @@ def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, cha
 def set_attention(config: UllavaConfig, attention: str) -> None:
     """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
     sam, decoder = config.sam_config, config.sam2_config
-    parts = [config, config.text_config, *([] if decoder is None else [decoder])]
+    parts = [config, config.native_config or config.text_config, *([] if decoder is None else [decoder])]
     parts += [] if sam is None else [sam, sam.vision_config, sam.mask_decoder_config]
     for part in parts:
         part._attn_implementation = attention
-    config.vision_config._attn_implementation = attention if tower_of(config.vision_config).attends else "eager"
+    if config.vision_config is not None:
+        config.vision_config._attn_implementation = attention if tower_of(config.vision_config).attends else "eager"
 
 
-def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) -> Any:
-    """The tokenizer of ``config.tokenizer`` with our special tokens added; ``site``: see ``build_model``."""
+def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None, native: Any = None) -> Any:
+    """The tokenizer of ``config.tokenizer`` with our special tokens added; ``site``: see ``build_model``.
+
+    ``native``: the processor of a native core, whose tokenizer it is then.
+    """
+    if native is not None:
+        add_special_tokens(native.tokenizer, media=False)
+        return native.tokenizer
     where = (site or Site(folder / "model.yaml")).of("tokenizer")
     path = find_folder(config.tokenizer, folder, str(where), weights=False)
     try:
@@ -101,13 +109,18 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None) 
 
 
 def build_processor(
-    config: ModelConfig | HeadsConfig, model_config: UllavaConfig, tokenizer: Any, chat_template: str | None = None
+    config: ModelConfig | HeadsConfig,
+    model_config: UllavaConfig,
+    tokenizer: Any,
+    chat_template: str | None = None,
+    native: Any = None,
 ) -> UllavaProcessor:
     """The processor that belongs to a model of ``model_config``; sizes come from there, never from YAML twice.
 
     ``chat_template``: what ``chat_template_of`` found; without it ``config.text.template`` is a format of ours.
+    ``native``: the processor of a native core.
     """
-    return UllavaProcessor(
+    processor = UllavaProcessor(
         tokenizer=tokenizer,
         **processor_facts(model_config),
         box=box_settings(config.box, model_config),
@@ -117,17 +130,15 @@ def build_processor(
         answer=config.text.answer,
         chat_template=chat_template or CHAT_TEMPLATES[config.text.template],
     )
+    if native is not None:
+        processor.set_native(native)
+    return processor
 
 
 def processor_facts(config: UllavaConfig) -> dict[str, Any]:
     """The arguments of UllavaProcessor that the model's config decides."""
-    return {
-        "strategy": config.strategy,
-        "image_side": config.vision_config.image_size,
-        "patch": patch_of(config),
-        "aspect": config.aspect,
-        "merge": config.merge,
-        "settings": config.vision_settings,
+    heads = {
+        "core": config.core_kind,
         "sam_side": config.sam_side,
         "video_frames": config.video_frames,
         "box_frame": config.box_frame,
@@ -135,43 +146,35 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
         "mask_kind": config.mask_kind,
         "mask_encoder": config.mask_encoder,
     }
+    if config.vision_config is None:
+        return heads
+    return heads | {
+        "strategy": config.strategy,
+        "image_side": config.vision_config.image_size,
+        "patch": patch_of(config),
+        "aspect": config.aspect,
+        "merge": config.merge,
+        "settings": config.vision_settings,
+    }
 
 
-def to_model_config(config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None) -> UllavaConfig:
-    """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``: see ``build_model``."""
+def to_model_config(
+    config: ModelConfig, folder: Path, tokenizer: Any, site: Site | None = None, native: Any = None
+) -> UllavaConfig:
+    """``model.yaml`` and the tokenizer -> UllavaConfig; ``site``, ``native``: see ``build_model``."""
     where = site or Site(folder / "model.yaml")
-    text = language_config(config.language, folder, where.of("language"))
-    if not config.language.path:
-        text.vocab_size = len(tokenizer)
-    text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    text.bos_token_id = tokenizer.bos_token_id
-    fields: dict[str, Any] = {**box_fields(config.box, folder, where.of("box")), **special_token_ids(tokenizer)}
-    fields |= mask_fields(config.mask, folder, where.of("mask"))
-    settings = strategy_settings(
-        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
-    )
-    tower = part_config(config.vision.tower, folder, where.of("vision.tower"), tower_configs(config.vision.strategy))
-    with vision_of(where):
-        words = word_ids(config.vision.strategy, settings, tokenizer)
-        check_tower(config.vision.strategy, tower)
+    core = _spliced_fields if config.core.kind == "spliced" else partial(_native_fields, native=native)
     return UllavaConfig(
-        text_config=text,
-        vision_config=tower,
-        strategy=config.vision.strategy,
-        hidden_layer=config.vision.hidden_layer,
-        projector=config.vision.projector,
-        aspect=config.vision.aspect,
-        merge=config.vision.merge,
-        vision_settings=settings | words,
+        **mask_fields(config.mask, folder, where.of("mask")),
         head_state=config.head_state,
         grounding_layer=config.grounding_layer,
         max_text_length=config.text.max_length,
         marker_gradient_only=config.marker_gradient_only,
-        video_frames=config.vision.video_frames,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        **fields,
+        **core(config, folder, tokenizer, where),
+        **box_fields(config.box, folder, where.of("box")),
     )
 
 
@@ -181,6 +184,67 @@ def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any
     sizes = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
     sizes[row.part] = part_config(mask.part, folder, site.of(mask.kind), (row.config,))
     return {**sizes, "mask_kind": mask.kind, "mask_encoder": mask.encoder, "mask_score": mask.score}
+
+
+def _native_fields(
+    config: ModelConfig, folder: Path, tokenizer: Any, where: Site, native: Any = None
+) -> dict[str, Any]:
+    """What ``UllavaConfig`` holds of a native core, whose processor is ``native`` (read where it is None)."""
+    native = native or read_native(config.core, folder, where.of("core"))
+    whole = part_config(config.core, folder, where.of("core"), among=NATIVES)
+    if not config.core.path:
+        whole.image_token_id = native.image_token_id
+        whole.get_text_config(decoder=True).vocab_size = len(tokenizer)
+    if (found := getattr(whole, "image_token_id", None)) != native.image_token_id:
+        raise ConfigError(f"{where.of('core')}: the model's image_token_id is {found}, its processor writes "
+                          f"{native.image_token_id}")  # fmt: skip
+    text = whole.get_text_config(decoder=True)
+    for part in (whole, text):
+        part.pad_token_id, part.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        part.bos_token_id = tokenizer.bos_token_id
+    ids = special_token_ids(tokenizer, media=False)
+    return {"core_kind": config.core.kind, "native_config": whole, "image_patch_id": native.image_token_id, **ids}
+
+
+def _spliced_fields(config: ModelConfig, folder: Path, tokenizer: Any, where: Site) -> dict[str, Any]:
+    """What ``UllavaConfig`` holds of a causal LM and the vision strategy in front of it."""
+    text = language_config(config.language, folder, where.of("language"))
+    if not config.language.path:
+        text.vocab_size = len(tokenizer)
+    text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    text.bos_token_id = tokenizer.bos_token_id
+    settings = strategy_settings(
+        config.vision, lambda part, key: part_config(part, folder, where.of(f"vision.{key}"), (ConvNextConfig,))
+    )
+    _refuse_tower(config.vision.tower, folder, where.of("vision.tower"))
+    tower = part_config(config.vision.tower, folder, where.of("vision.tower"), tower_configs(config.vision.strategy))
+    with vision_of(where):
+        words = word_ids(config.vision.strategy, settings, tokenizer)
+        check_tower(config.vision.strategy, tower)
+    return {
+        "text_config": text,
+        "vision_config": tower,
+        "strategy": config.vision.strategy,
+        "hidden_layer": config.vision.hidden_layer,
+        "projector": config.vision.projector,
+        "aspect": config.vision.aspect,
+        "merge": config.vision.merge,
+        "vision_settings": settings | words,
+        "video_frames": config.vision.video_frames,
+        **special_token_ids(tokenizer),
+    }
+
+
+def _refuse_tower(tower: PartConfig, folder: Path, site: Site) -> None:
+    """Raise ConfigError, which says what to name instead, for a vision tower that one might expect to work."""
+    kind = tower.config.get("model_type")
+    if tower.path:
+        where = str(site.of("path"))
+        path = find_folder(tower.path, folder, where, revision=tower.revision, weights=False)
+        file = path / CONFIG_FILE
+        kind = read_table(file).get("model_type") if file.is_file() else None
+    if isinstance(kind, str) and kind in REFUSED:
+        raise ConfigError(f"{site}: {kind}: {REFUSED[kind]}")
 
 
 def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
@@ -198,32 +262,29 @@ def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
 
 
 def _start_afresh(model: UllavaForConditionalGeneration, config: ModelConfig) -> None:
-    """Starting values of parts without pretrained weights, where transformers' own are meant for large models.
-
-    A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it: words
-    then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
-    """
-    model.vision.start_afresh(frozenset(pretrained_parts(config.vision)))
+    """Starting values of parts without pretrained weights, where transformers' own are meant for large models."""
+    model.core.start_afresh({key for key, part in core_parts(config).items() if part.path})
     if not config.mask.part.path:
         model.mask_head.start_afresh()
-    if not config.language.path and not model.config.text_config.tie_word_embeddings:
-        table: Any = model.get_input_embeddings()
-        torch.nn.init.normal_(table.weight)
+
+
+def core_parts(config: ModelConfig) -> dict[str, PartConfig]:
+    """The parts of transformers that the core is made of, by their keys in model.yaml."""
+    if config.core.kind != "spliced":
+        return {"core": config.core}
+    vision = {f"vision.{name}": part for name, part in pretrained_parts(config.vision).items()}
+    return {"language": config.language, **vision}
 
 
 def _load_parts(
     model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int, site: Site
 ) -> None:
     """Move pretrained weights of the parts that have a path into the model, and grow the vocabulary to fit."""
-    if config.language.path:
-        language = weights_of(config.language, folder, site.of("language"))
-        load_part(model.language_model, read_language(language, config.language.num_layers), language)
-        if vocabulary > model.config.text_config.vocab_size:
-            _grow_vocabulary(model, vocabulary)
-    vision = pretrained_parts(config.vision)
-    model.vision.load_pretrained(
-        {name: weights_of(part, folder, site.of(f"vision.{name}")) for name, part in vision.items()}
-    )
+    named = {key: part for key, part in core_parts(config).items() if part.path}
+    folders = {key: weights_of(part, folder, site.of(key)) for key, part in named.items()}
+    model.core.load_pretrained(folders, num_layers=config.language.num_layers)
+    if vocabulary > model.config.text_config.vocab_size:
+        model.core.grow_vocabulary(vocabulary)
     if config.mask.sam is not None and config.mask.sam.path:
         sam = weights_of(config.mask.sam, folder, site.of("mask.sam"))
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
@@ -240,14 +301,3 @@ def hub_sources(parts: Mapping[str, PartConfig | None], folder: Path, site: Site
 def weights_of(part: PartConfig, folder: Path, site: Site) -> Path:
     """The folder with the weights of a part that has a ``path`` and was written at ``site``; see ``ullava.hub``."""
     return find_folder(str(part.path), folder, str(site.of("path")), revision=part.revision)
-
-
-def _grow_vocabulary(model: UllavaForConditionalGeneration, vocabulary: int) -> None:
-    """Add rows for new tokens, each the mean of the old rows (spec/ullava.md 1.6), in and out."""
-    language = model.language_model
-    old = language.get_input_embeddings().weight.shape[0]
-    language.resize_token_embeddings(vocabulary, mean_resizing=False)
-    with torch.no_grad():
-        for table in {language.get_input_embeddings(), language.get_output_embeddings()}:
-            table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)
-    model.config.text_config.vocab_size = vocabulary

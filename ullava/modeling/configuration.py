@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, Sam2MaskDecoderConfig, SamConfig
 
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.table import tower_class
+
+CORE_KEYS: Mapping[str, frozenset[str]] = {
+    "spliced": frozenset(
+        {"text_config", "vision_config", "strategy", "hidden_layer", "projector", "aspect", "merge", "vision_settings"}
+    ),
+    "native": frozenset({"native_config"}),
+}
+"""Core -> the keys of a saved config that only it has."""
+
+
+def foreign_keys(core_kind: str) -> frozenset[str]:
+    """The keys that a saved config of this core does not have."""
+    others = (keys for kind, keys in CORE_KEYS.items() if kind != core_kind)
+    return frozenset().union(*others) if core_kind in CORE_KEYS else frozenset()
 
 
 def _text_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -36,7 +51,8 @@ class UllavaConfig(PreTrainedConfig):
 
     ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower, one of
     ``ullava.modeling.towers.table`` (CLIP's where it does not say). ``vision_settings``: the strategy's own choices
-    (ullava.config.vision) as a table.
+    (ullava.config.vision) as a table. With ``core_kind`` ``native`` none of these count (see ``CORE_KEYS``):
+    ``native_config`` is an image-text-to-text model, and ``text_config`` its decoder's part of that.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
     head reads). ``video_frames``: frames of a video that are seen.
@@ -50,7 +66,12 @@ class UllavaConfig(PreTrainedConfig):
     """
 
     model_type = "ullava"
-    sub_configs = {"text_config": PreTrainedConfig, "vision_config": PreTrainedConfig, "sam_config": SamConfig}
+    sub_configs = {
+        "text_config": PreTrainedConfig,
+        "vision_config": PreTrainedConfig,
+        "native_config": PreTrainedConfig,
+        "sam_config": SamConfig,
+    }
     is_composition = True
 
     def __init__(
@@ -88,11 +109,19 @@ class UllavaConfig(PreTrainedConfig):
         max_text_length: int = 512,
         marker_gradient_only: bool = False,
         video_frames: int = 8,
+        core_kind: str = "spliced",
+        native_config: dict[str, Any] | PreTrainedConfig | None = None,
         pretrained: dict[str, dict[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.text_config = _text_config(text_config)
-        self.vision_config = _tower_config(vision_config)
+        self.core_kind = core_kind
+        self.native_config = None if core_kind == "spliced" else _text_config(native_config)
+        if self.native_config is None:
+            self.text_config = _text_config(text_config)
+            self.vision_config = _tower_config(vision_config)
+        else:
+            self.text_config = self.native_config.get_text_config(decoder=True)
+            self.vision_config = None
         self.sam_config = _sam_config(sam_config, mask_kind)
         self.sam2_config = Sam2MaskDecoderConfig(**sam2_config) if isinstance(sam2_config, dict) else sam2_config
         self.strategy = strategy
@@ -125,8 +154,20 @@ class UllavaConfig(PreTrainedConfig):
         self.marker_gradient_only = marker_gradient_only
         self.video_frames = video_frames
         self.pretrained = dict(pretrained or {})
-        kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
+        whole = self.native_config or self.text_config
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(whole, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
+
+    def networks(self) -> tuple[PreTrainedConfig, ...]:
+        """The configs of transformers' networks that the core and the mask head are made of."""
+        core = (self.text_config, self.vision_config) if self.native_config is None else (self.native_config,)
+        heads = (head for head in (self.sam_config, self.sam2_config) if head is not None)
+        return (*core, *heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """PreTrainedConfig's, without what the core of this model does not have."""
+        absent = foreign_keys(self.core_kind)
+        return {key: value for key, value in super().to_dict().items() if key not in absent}
 
     @property
     def sam_side(self) -> int:

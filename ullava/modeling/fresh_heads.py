@@ -44,7 +44,8 @@ def build_fresh_heads(
     random where it has none; the projectors of the heads are random (seed before). View and conversation are those of
     ``heads``. ``core`` gives its weights away and is not to be used any more.
     """
-    chat_template = chat_template_of(heads.text, folder, site.of("text"))
+    own = processor.chat_template if processor.native else None
+    chat_template = own or chat_template_of(heads.text, folder, site.of("text"))
     config = copy.deepcopy(core.config)
     for name, value in mask_fields(heads.mask, folder, site.of("mask")).items():
         setattr(config, name, value)
@@ -56,14 +57,15 @@ def build_fresh_heads(
     model = UllavaForConditionalGeneration(config)
     if not heads.mask.part.path:
         model.mask_head.start_afresh()
-    model.language_model.load_state_dict(core.language_model.state_dict(), strict=True, assign=True)
-    model.vision.load_state_dict(core.vision.state_dict(), strict=True, assign=True)
+    kept = core.core.modules()
+    for name, network in model.core.modules().items():
+        network.load_state_dict(kept[name].state_dict(), strict=True, assign=True)
     if heads.mask.sam is not None and heads.mask.sam.path:
         sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
         load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
-    made = build_processor(heads, config, processor.tokenizer, chat_template)
+    made = build_processor(heads, config, processor.tokenizer, chat_template, processor.native)
     load_box_parts(model, made, heads.box, folder)
     _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
     return model, made

@@ -12,33 +12,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from ullava.config.schema import LanguageConfig
-from ullava.config.site import Site
-from ullava.errors import ConfigError
-from ullava.modeling.part_configs import LANGUAGES, part_config
 from ullava.modeling.pretrained import read_config
 from ullava.modeling.strict_loading import read_part
 
 COUNT = "num_hidden_layers"
 LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Keys of a config that say something of each layer, one after the other."""
-
-
-def language_config(part: LanguageConfig, folder: Path, site: Site) -> PreTrainedConfig:
-    """The config of the language part (see ``part_config``), of its first ``num_layers`` layers where that is set.
-
-    Raises ConfigError as ``part_config``, and at ``site``'s ``num_layers`` for more layers than the part has.
-    """
-    config = part_config(part, folder, site, among=LANGUAGES)
-    if part.dtype != "float32":
-        config.dtype = part.dtype
-    if part.num_layers is None:
-        return config
-    found = getattr(config, COUNT, None)
-    if not isinstance(found, int) or part.num_layers > found:
-        has = f"the part has {found}" if isinstance(found, int) else f"a '{config.model_type}' does not say {COUNT}"
-        raise ConfigError(f"{site.of('num_layers')}: {part.num_layers} layers, but {has}")
-    return first_layers(config, part.num_layers)
 
 
 def first_layers(config: PreTrainedConfig, number: int) -> PreTrainedConfig:

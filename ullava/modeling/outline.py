@@ -14,28 +14,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from ullava.config.schema import ModelConfig, PartConfig
+from ullava.config.schema import CoreConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import UserError
 from ullava.examples import TokenCount
 from ullava.hub import find_folder
 from ullava.modeling.build import load_tokenizer, to_model_config
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.cores.native_processor import NativePreprocessor, read_native
 from ullava.modeling.strategies import build_preprocessor, patch_of
 from ullava.modeling.template_files import chat_template_of
 from ullava.modeling.trial import vision_of
 from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.vision.strategy import VisionPreprocessor
 
+LANGUAGE = "language model"
 PICTURES = ((336, 336), (640, 480), (1024, 1024), (1920, 1080), (2000, 400))
 """Sizes (width, height) whose visual tokens are told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """``parts``: parameters by part, in order. ``pictures``: visual tokens by size (W, H). ``video``: of ``frames``."""
+    """``parts``: parameters by part, in order. ``pictures``: visual tokens by size (W, H).
+
+    ``video``: those of ``frames``; None for a core that reads no videos.
+    """
 
     parts: dict[str, int]
     pictures: dict[tuple[int, int], TokenCount]
-    video: TokenCount
+    video: TokenCount | None
     frames: int
 
     def lines(self) -> list[str]:
@@ -46,7 +53,9 @@ class Outline:
         told += [
             f"  {f'{width} x {height}':<22}{_range(count):>16}" for (width, height), count in self.pictures.items()
         ]
-        return [*told, f"  {f'video, {self.frames} frames':<22}{_range(self.video):>16}"]
+        if self.video is not None:
+            told.append(f"  {f'video, {self.frames} frames':<22}{_range(self.video):>16}")
+        return told
 
 
 def outline(
@@ -64,30 +73,45 @@ def outline(
     described = _described(config, folder, written, problems)
     if problems:
         raise type(problems[0])([line for problem in problems for line in problem.problems])
-    chat_template_of(config.text, folder, written.of("text"))
-    tokenizer = load_tokenizer(described, folder, site)
-    settings = to_model_config(described, folder, tokenizer, site)
+    spliced = config.core.kind == "spliced"
+    native = None if spliced else read_native(described.core, folder, written.of("core"))
+    if spliced:
+        chat_template_of(config.text, folder, written.of("text"))
+    tokenizer = load_tokenizer(described, folder, site, native)
+    settings = to_model_config(described, folder, tokenizer, site, native)
     settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
     with vision_of(written):
         with torch.device("meta"):
             model = UllavaForConditionalGeneration(settings)
-        preprocessor = build_preprocessor(
-            settings.strategy,
-            side=settings.vision_config.image_size,
-            patch=patch_of(settings),
-            aspect=settings.aspect,
-            merge=settings.merge,
-            settings=settings.vision_settings,
-        )
+        preprocessor = _preprocessor(settings, native)
     counts = {size: preprocessor.preprocess(np.zeros((size[1], size[0], 3), np.uint8)).count for size in pictures}
+    if native is not None:
+        return Outline(_sizes(model), counts, None, 0)
     frames = np.zeros((settings.video_frames, 360, 640, 3), np.uint8)
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))
 
 
+def _preprocessor(settings: UllavaConfig, native: Any) -> VisionPreprocessor:
+    """What makes visual tokens of images: the vision strategy's part, or ``native``, the processor of a native core."""
+    if native is not None:
+        own = NativePreprocessor()
+        own.take(native, native.tokenizer)
+        return own
+    return build_preprocessor(
+        settings.strategy,
+        side=settings.vision_config.image_size,
+        patch=patch_of(settings),
+        aspect=settings.aspect,
+        merge=settings.merge,
+        settings=settings.vision_settings,
+    )
+
+
 def _sizes(model: UllavaForConditionalGeneration) -> dict[str, int]:
     """Parameters of the language model, of the front-end's own parts, and of the heads."""
-    known: list[tuple[str, tuple[str, ...]]] = [("language model", ("language_model.",))]
-    known += [(part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in model.vision.parts()]
+    language = {"language", "head"}
+    parts = [(LANGUAGE if part.kind in language else part.name, part.prefixes) for part in model.core.parts()]
+    known: list[tuple[str, tuple[str, ...]]] = [(LANGUAGE, ()), *parts]
     known += [("mask head (SAM)", ("mask_head.",)), ("box head", ("box_head.",))]
     sizes: Counter[str] = Counter({part: 0 for part, _ in known})
     for name, parameter in model.named_parameters():
@@ -105,7 +129,7 @@ def _described(value: Any, folder: Path, site: Site, problems: list[UserError]) 
         try:
             find_folder(value.path, folder, str(site.of("path")), revision=value.revision, weights=False)
         except UserError as error:
-            if "model_type" in value.config:
+            if "model_type" in value.config and not isinstance(value, CoreConfig):
                 return replace(value, path=None, revision=None)
             problems.append(error)
         return value

@@ -16,18 +16,15 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ullava.config.nodes import shortened
-from ullava.config.schema import PartConfig
+from ullava.config.schema import LanguageConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, did_you_mean
 from ullava.hub import find_folder
+from ullava.modeling.language_layers import COUNT, first_layers
 from ullava.modeling.pretrained import read_config
-from ullava.modeling.trial import LIBRARY_ERRORS, TrialError, reason_of, try_network
-
-LANGUAGES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-"""``model_type`` of what can go on with words."""
+from ullava.modeling.trial import LANGUAGES, LIBRARY_ERRORS, TrialError, reason_of, try_network
 
 MAX_SIZE = 1 << 27
 """Larger than any width, vocabulary or number of positions there is."""
@@ -84,6 +81,23 @@ def part_config(
         raise ConfigError(f"{site.of('config.model_type')}: {_unknown_kind(name, known)}")
     kind = next((kind for kind in kinds if kind.model_type == name), None) or CONFIG_MAPPING[name]
     return _checked(kind, table, site.of("config"), lambda table: kind(**table))
+
+
+def language_config(part: LanguageConfig, folder: Path, site: Site) -> PreTrainedConfig:
+    """The config of the language part (see ``part_config``), of its first ``num_layers`` layers where that is set.
+
+    Raises ConfigError as ``part_config``, and at ``site``'s ``num_layers`` for more layers than the part has.
+    """
+    config = part_config(part, folder, site, among=LANGUAGES)
+    if part.dtype != "float32":
+        config.dtype = part.dtype
+    if part.num_layers is None:
+        return config
+    found = getattr(config, COUNT, None)
+    if not isinstance(found, int) or part.num_layers > found:
+        has = f"the part has {found}" if isinstance(found, int) else f"a '{config.model_type}' does not say {COUNT}"
+        raise ConfigError(f"{site.of('num_layers')}: {part.num_layers} layers, but {has}")
+    return first_layers(config, part.num_layers)
 
 
 def _in_float32(config: PreTrainedConfig) -> PreTrainedConfig:

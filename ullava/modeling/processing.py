@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from ullava.errors import SampleError, UserError
 from ullava.examples import Example, ImageExample, VideoExample
+from ullava.modeling.cores.native_processor import NativePreprocessor, native_token_ids
+from ullava.modeling.expanding import expand_places
 from ullava.modeling.heads.box import to_head_frame
 from ullava.modeling.heads.box_rules import Answered, FoundThing
 from ullava.modeling.heads.box_table import build_box_rules
@@ -48,7 +50,8 @@ class UllavaProcessor(CallableProcessor):
     head's; ``box_frame``: what the box head speaks; ``system``: a first
     sentence; ``max_length``: longest row in tokens, visual ones included; ``as_released``: u-LLaVA's own way with
     blanks, labels and frames; ``video_frames``: T, frames of a video seen; ``answer``: see TextConfig; ``box``: the box
-    head's settings (ullava.modeling.heads.box_table.box_settings).
+    head's settings (ullava.modeling.heads.box_table.box_settings). ``core``: the model's (ullava.modeling.cores); a
+    native one brings a processor of its own (``set_native``) in the place of the vision strategy's.
     """
 
     attributes = ["tokenizer"]
@@ -75,8 +78,10 @@ class UllavaProcessor(CallableProcessor):
         as_released: bool = False,
         answer: str = "name_first",
         chat_template: str | None = None,
+        core: str = "spliced",
         **kwargs: Any,
     ) -> None:
+        self.core = core
         self.strategy = strategy
         self.image_side = image_side
         self.patch = patch
@@ -94,11 +99,14 @@ class UllavaProcessor(CallableProcessor):
         self.answer = answer
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=with_videos(chat_template), **kwargs)
-        self.set_vision(self.settings)
+        self.vision: Any = NativePreprocessor()
+        if core == "spliced":
+            self.set_vision(self.settings)
         self.set_box(box or {"kind": "regression"}, box_frame)
-        self.token_ids = special_token_ids(tokenizer)
-        # Those of one or two letters (CLIP pads with "!") are words as well.
-        self.signs = tuple(sign for sign in tokenizer.all_special_tokens if len(sign) > 2)
+        self.token_ids = special_token_ids(tokenizer, media=core == "spliced")
+        # Those of one or two letters (CLIP pads with "!") are words as well; a marker of a place is counted elsewhere.
+        signs = (sign for sign in tokenizer.all_special_tokens if len(sign) > 2)
+        self.signs = tuple(sign for sign in signs if sign not in (IMAGE_MARKER, VIDEO_MARKER))
 
     def set_vision(self, settings: Mapping[str, Any]) -> None:
         """Take other settings of the same vision strategy."""
@@ -116,6 +124,16 @@ class UllavaProcessor(CallableProcessor):
                 f"text.as_released: u-LLaVA's own rows do not tell what vision strategy {self.strategy} reads"
             )
 
+    def set_native(self, processor: Any) -> None:
+        """Take the model's own processor, which a native core brings; its tokenizer is ours."""
+        self.vision.take(processor, self.tokenizer)
+        self.token_ids = native_token_ids(self.token_ids, self.vision)
+
+    @property
+    def native(self) -> Any:
+        """The processor that a native core brought; None for any other."""
+        return self.vision.processor if self.core == "native" else None
+
     def set_box(self, settings: Mapping[str, Any], frame: str) -> None:
         """Take the rules of another box head."""
         self.box, self.box_frame = dict(settings), frame
@@ -127,12 +145,17 @@ class UllavaProcessor(CallableProcessor):
         kwargs["trust_remote_code"] = False
         processor: UllavaProcessor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         processor.boxes.load(str(pretrained_model_name_or_path))
+        if processor.core == "native":
+            processor.vision.load(Path(pretrained_model_name_or_path), processor.tokenizer)
+            processor.token_ids = native_token_ids(processor.token_ids, processor.vision)
         return processor
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """ProcessorMixin's, and what the box head's rules keep beside it."""
         files = super().save_pretrained(save_directory, *args, **kwargs)
         self.boxes.save(Path(save_directory))
+        if self.core == "native":
+            self.vision.save(Path(save_directory))
         return files
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -176,7 +199,9 @@ class UllavaProcessor(CallableProcessor):
         )
         room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
         examples = self._pictures(sample, images, prepared or (), room, force, prompt_only)
-        ids, labels = self._expand(sample, ids, labels, examples, clips)
+        ids, labels = expand_places(
+            sample.name, ids, labels, examples, clips, token_ids=self.token_ids, max_length=self.max_length
+        )
         masks, boxes_px = targets_of(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
@@ -205,6 +230,8 @@ class UllavaProcessor(CallableProcessor):
         force: Mapping[str, Any] = NOTHING,
     ) -> VideoExample:
         """Preprocess the frames of one video, uint8 [T, H, W, 3]. Raises SampleError for another T than the model's."""
+        if self.core == "native":
+            raise SampleError(sample, f"{clip.path}: core native reads images, no videos")
         if len(frames_rgb_u8) != self.video_frames:
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
         notes = ItemNotes(frame_boxes=boxes, force=force)
@@ -265,6 +292,7 @@ class UllavaProcessor(CallableProcessor):
             box_u8=box,
             shrunk=inputs.shrunk,
             for_heads=with_heads,
+            text_ids=inputs.text_ids,
         )
 
     def tokenise(self, sample: Sample, prompt_only: bool = False) -> Words:
@@ -278,40 +306,15 @@ class UllavaProcessor(CallableProcessor):
                 return *tokenise_as_released(self.tokenizer, style, turns, prompt_only=prompt_only), None
             except UserError as error:
                 raise SampleError(sample.name, str(error)) from error
-        row = tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
+        try:
+            row = tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
+        except UserError as error:
+            raise SampleError(sample.name, str(error)) from error
         if not self.vision.reads_text:
             return *row, None
         slots = [self.token_ids[name] for name in PLACEHOLDERS]
         asked = instruction_of(self.tokenizer, self.chat_template, turns, system=self.system, left_out=slots)
         return *row, asked
-
-    def _expand(
-        self,
-        sample: Sample,
-        ids: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        pictures: Sequence[ImageExample],
-        videos: Sequence[VideoExample],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Write each item's placeholder as often as it has tokens; one whose count is open keeps a single marker.
-
-        Open counts are budgeted at their upper bound, so that no row grows past ``max_length`` in the network.
-        """
-        repeats = np.ones_like(ids)
-        longest = len(ids)
-        kinds: tuple[tuple[str, Sequence[ImageExample | VideoExample]], ...] = (
-            ("image_patch_id", pictures),
-            ("video_patch_id", videos),
-        )
-        for key, items in kinds:
-            markers = np.flatnonzero(ids == self.token_ids[key])
-            if len(markers) != len(items):
-                raise SampleError(sample.name, f"the model's chat template has no place for {key.split('_')[0]}s")
-            repeats[markers] = [item.count.low if item.count.exact else 1 for item in items]
-            longest += sum(item.count.high for item in items) - len(items)
-        if longest > self.max_length:
-            raise SampleError(sample.name, f"{longest} tokens, more than max_length {self.max_length}; nothing is cut")
-        return ids.repeat(repeats), labels.repeat(repeats)
 
     def _check_counts(
         self, sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, prompt_only: bool

@@ -79,10 +79,15 @@ class CallableProcessor(ProcessorMixin):
     answer: str
     as_released: bool
     video_frames: int
+    core: str
     encode: Any
 
-    image_token = IMAGE_PATCH
     video_token = VIDEO_PATCH
+
+    @property
+    def image_token(self) -> str:
+        """What a chat template writes for an image."""
+        return IMAGE_PATCH if self.core == "spliced" else str(self.vision.image_token)
 
     @property
     def image_token_id(self) -> int:
@@ -90,9 +95,9 @@ class CallableProcessor(ProcessorMixin):
         return self.token_ids["image_patch_id"]
 
     @property
-    def video_token_id(self) -> int:
-        """The id that stands for each visual token of a video."""
-        return self.token_ids["video_patch_id"]
+    def video_token_id(self) -> int | None:
+        """The id that stands for each visual token of a video; None where the core reads none."""
+        return self.token_ids.get("video_patch_id")
 
     @property
     def model_input_names(self) -> list[str]:
@@ -142,7 +147,7 @@ class CallableProcessor(ProcessorMixin):
                 "ask it through ullava.load(...).answer or processor.encode"
             )
         texts = _texts(text)
-        written = [_IMAGES.subn(_IMAGE_PLACE, entry) for entry in texts]
+        written = [self._image_places(entry) for entry in texts]
         written_videos = [_VIDEOS.subn(_VIDEO_PLACE, entry) for entry, _ in written]
         shown = _by_row(images, [places for _, places in written], "images")
         films = _by_row(videos, [places for _, places in written_videos], "videos")
@@ -166,12 +171,18 @@ class CallableProcessor(ProcessorMixin):
         inputs, _ = Collator(self.tokenizer.pad_token_id, padding_side or "left")(rows).usable()
         return BatchFeature(replace(inputs, labels=None, force=dict(force or {})).as_kwargs())
 
+    def _image_places(self, text: str) -> tuple[str, int]:
+        """A text with its image places as the tokenizer wants them, and how many there are."""
+        if self.core == "native":
+            return text, text.count(self.vision.image_token)
+        return _IMAGES.subn(_IMAGE_PLACE, text)
+
     def _words(self, given: str, line: str, add_special_tokens: bool) -> Words:
         """Ids of a row's ``line``, nothing supervised, and what it asks; ``given`` is the text as it came."""
         start = self.tokenizer.bos_token
         adds = add_special_tokens and not (start and line.startswith(start))
         if isinstance(given, ChatText):
-            adds = given.wants_start
+            adds = given.wants_start if self.core == "spliced" else adds
         ids = np.asarray(self.tokenizer(line, add_special_tokens=adds)["input_ids"], dtype=np.int64)
         asked = given.asked if isinstance(given, ChatText) else None
         if self.vision.reads_text and asked is None:

@@ -16,12 +16,12 @@ import torch
 import transformers
 
 from ullava.config.load import field_problems
-from ullava.config.schema import BoxHeadConfig, MaskHeadConfig, ModelConfig, TextConfig
+from ullava.config.schema import BoxHeadConfig, CoreConfig, MaskHeadConfig, ModelConfig, TextConfig
 from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.given_files import read_plain_text
 from ullava.modeling.build import processor_facts
-from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.configuration import UllavaConfig, foreign_keys
 from ullava.modeling.heads.mask_table import MASK_HEADS
 from ullava.modeling.pretrained import (
     CONFIG_FILE,
@@ -45,15 +45,18 @@ from ullava.modeling.weight_files import Stored, read_shapes, read_table
 from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
-LATER_KEYS = frozenset({"pretrained", "mask_kind", "mask_encoder", "sam2_config", "grounding_layer"})
+LATER_KEYS = frozenset(
+    {"pretrained", "mask_kind", "mask_encoder", "sam2_config", "grounding_layer", "core_kind", "core"}
+)
 """Keys of a saved config or processor that folders of before they existed lack."""
-PARTS = ("text_config", "vision_config", "sam_config", "sam2_config", "detector_config")
+PARTS = ("text_config", "vision_config", "native_config", "sam_config", "sam2_config", "detector_config")
 HEADS = ("sam_config", "sam2_config", "detector_config")
 """Those of them that are null where the model has no such head."""
 CHOICES: Mapping[str, tuple[type[Any], str]] = {
     **{
         key: (VisionConfig, key) for key in ("strategy", "hidden_layer", "projector", "aspect", "merge", "video_frames")
     },
+    "core_kind": (CoreConfig, "kind"),
     "head_state": (ModelConfig, "head_state"),
     "grounding_layer": (ModelConfig, "grounding_layer"),
     "marker_gradient_only": (ModelConfig, "marker_gradient_only"),
@@ -80,7 +83,7 @@ def read_saved_config(folder: Path) -> UllavaConfig:
     table = read_table(file)
     if table.get("model_type") != UllavaConfig.model_type:
         raise UserError(f"{file}: model_type: '{table.get('model_type')}', not '{UllavaConfig.model_type}'")
-    own = _arguments(UllavaConfig)
+    own = _arguments(UllavaConfig) - foreign_keys(str(table.get("core_kind", "spliced")))
     problems = [f"{file}: {key}: is missing" for key in own - table.keys() - LATER_KEYS]
     for key, (cls, field) in CHOICES.items():
         if key in table:
@@ -96,7 +99,8 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         if key.endswith("_id") and not _is_id(table.get(key))
     ]
     if not problems:
-        problems += _settings_problems(table, str(file)) + _mask_problems(table, str(file))
+        problems += _settings_problems(table, str(file)) if "strategy" in own else []
+        problems += _mask_problems(table, str(file))
     if problems:
         raise UserError(sorted(problems))
     with reading(file):
@@ -115,9 +119,8 @@ def check_fit(config: UllavaConfig, folder: Path, shapes: Mapping[str, Stored] |
     shapes = read_shapes(folder) if shapes is None else shapes
     check_depth(config.to_dict(), len(shapes), folder)
     with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]):
-        for part in (config.text_config, config.vision_config, config.sam_config, config.sam2_config):
-            if part is not None:
-                try_network(part)
+        for part in config.networks():
+            try_network(part)
         with torch.device("meta"):
             model = UllavaForConditionalGeneration(config)
     check_volume(model, {name: stored.shape for name, stored in shapes.items()}, folder)
@@ -146,6 +149,8 @@ def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:
         raise UserError(sorted(problems))
     _check_tokenizer(read_tokenizer(folder), config, folder)
     processor: UllavaProcessor = read_processor(folder, UllavaProcessor)
+    if (found := processor.token_ids["image_patch_id"]) != config.image_patch_id:
+        raise UserError(f"{folder}: image_patch_id: {found} in the processor, {config.image_patch_id} in {CONFIG_FILE}")
     return processor
 
 
@@ -263,7 +268,7 @@ def _check_tokenizer(tokenizer: Any, config: UllavaConfig, folder: Path) -> None
     """Refuse a tokenizer whose words are not numbered as the model's are."""
     words = folder / VOCABULARY_FILES[0]
     try:
-        ids = special_token_ids(tokenizer)
+        ids = special_token_ids(tokenizer, media=config.core_kind == "spliced")
     except UserError as error:
         raise UserError([f"{words}: {problem}" for problem in error.problems]) from error
     problems = [

@@ -14,6 +14,7 @@ import yaml
 from ullava.config.load import parse_text
 from ullava.config.vision import SETTINGS
 from ullava.errors import ConfigError, UserError
+from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.ullava import UllavaForConditionalGeneration
@@ -29,24 +30,25 @@ def change_vision(
     Raises ConfigError, which names ``where``, for keys and values that the strategy's table does not take, and for
     changes after which the weights do not fit any more.
     """
+    if model.core.strategy is None:
+        raise ConfigError(f"{where}: core {model.core.kind} has no vision strategy whose settings could change")
     config = model.config
     parsed = parse_text(SETTINGS[config.strategy], yaml.safe_dump(dict(changes)), where)
     settings = {**config.vision_settings, **{name: getattr(parsed, name) for name in changes}}
     before, config.vision_settings = config.vision_settings, settings
     try:
-        new = _rebuilt(model)
+        new = _rebuilt(model.config, model.core.strategy)
         processor.set_vision(settings)
     except UserError as error:
         config.vision_settings = before
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
-    model.vision = new
+    model.set_strategy(new)
 
 
-def _rebuilt(model: UllavaForConditionalGeneration) -> VisionStrategy:
+def _rebuilt(config: UllavaConfig, old: VisionStrategy) -> VisionStrategy:
     """The model's front-end under its config as it is now, with the same weights; UserError where they do not fit."""
-    old = model.vision
     with torch.device("meta"):
-        new = build_strategy(model.config, model.config.text_config.hidden_size)
+        new = build_strategy(config, config.text_config.hidden_size)
     try:
         new.load_state_dict(old.state_dict(), strict=True, assign=True)
     except RuntimeError as error:
@@ -62,8 +64,10 @@ def _rebuilt(model: UllavaForConditionalGeneration) -> VisionStrategy:
 def change_conversation(model: UllavaForConditionalGeneration, processor: UllavaProcessor, template: str) -> None:
     """Write dialogues in the format ``template`` from now on (ullava.text.conversation).
 
-    Raises UserError for a format whose end the tokenizer lacks.
+    Raises UserError for a format whose end the tokenizer lacks, and for a core that brings a format of its own.
     """
+    if processor.native is not None:
+        raise UserError(f"conversation: core {processor.core} writes dialogues in its own format, not in {template}")
     ends = turn_end_ids(processor.tokenizer, CHAT_TEMPLATES[template])  # before anything is changed: it may refuse
     processor.chat_template = CHAT_TEMPLATES[template]
     model.generation_config.eos_token_id = ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -13,7 +14,7 @@ from ullava.errors import ConfigError, DataError
 from ullava.given_files import read_plain_text
 from ullava.modeling.weight_files import short_reason
 from ullava.structures import Turn
-from ullava.text.conversation import CHAT_TEMPLATES, to_messages, with_parts
+from ullava.text.conversation import CHAT_TEMPLATES, in_parts, marks_answers, to_messages, with_parts
 from ullava.text.tokens import IMAGE_MARKER, IMAGE_PATCH
 
 PROBE = "what-is-asked"
@@ -47,14 +48,11 @@ def template_problems(file: Path, template: str, own: bool = False) -> list[str]
     if template in CHAT_TEMPLATES.values():
         return []
     question = f"{IMAGE_MARKER}{PROBE}" if own else PROBE
+    messages = to_messages([Turn(question, REPLY)])
     try:
-        texts, spans = render_jinja_template(
-            [to_messages([Turn(question, REPLY)])],
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            bos_token="<s>",
-            eos_token="</s>",
-        )
+        texts, spans = _rendered(messages, template)
+        if REPLY not in texts[0] and not own:
+            texts, spans = _rendered(in_parts(messages), template)
     except jinja2.TemplateSyntaxError as error:
         return [f"{file}:{error.lineno}: {short_reason(error)}"]
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
@@ -63,10 +61,21 @@ def template_problems(file: Path, template: str, own: bool = False) -> list[str]
         return [f"{file}: it leaves out what is asked or answered"]
     if not own:
         return []
-    marked = "".join(texts[0][begin:end] for begin, end in spans[0])
+    marked = "".join(texts[0][begin:end] for begin, end in (spans[0] if spans else ()))
     problems = []
     if texts[0].count(IMAGE_PATCH) != 1:
         problems.append(f"{file}: it writes {texts[0].count(IMAGE_PATCH)} {IMAGE_PATCH} for an image; it has to be one")
     if REPLY not in marked or PROBE in marked:
         problems.append(f"{file}: answers, and nothing of questions, have to stand in {{% generation %}}")
     return problems
+
+
+def _rendered(messages: list[dict[str, Any]], template: str) -> Any:
+    """What a template writes, and the characters of it that it marks as the assistant's."""
+    return render_jinja_template(
+        [messages],
+        chat_template=template,
+        return_assistant_tokens_mask=marks_answers(template),
+        bos_token="<s>",
+        eos_token="</s>",
+    )

@@ -14,8 +14,9 @@ import transformers
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from ullava.errors import UserError
 from ullava.structures import Turn
-from ullava.text.conversation import pictures_first, released_style, to_messages
+from ullava.text.conversation import in_parts, marks_answers, pictures_first, released_style, to_messages
 from ullava.text.released import open_text, released_row, with_picture, with_video
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -36,6 +37,7 @@ def words_key(processor: Any) -> str:
         "system": processor.system,
         "answer": processor.answer,
         "as_released": processor.as_released,
+        "core": processor.core,
         "instruction": processor.vision.reads_text,
         "transformers": transformers.__version__,
     }
@@ -97,14 +99,20 @@ def _render(tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], sy
 def _render_messages(
     tokenizer: Any, chat_template: str | None, messages: Sequence[Mapping[str, Any]], prompt_only: bool
 ) -> Row:
-    rendered, spans = render_jinja_template(
-        conversations=[messages],
-        chat_template=chat_template,
-        return_assistant_tokens_mask=True,
-        add_generation_prompt=prompt_only,
-        **tokenizer.special_tokens_map,
-    )
-    coded = tokenizer(rendered[0], add_special_tokens=adds_start_token(chat_template), return_offsets_mapping=True)
+    if marks_answers(chat_template):
+        rendered, spans = render_jinja_template(
+            conversations=[messages],
+            chat_template=chat_template,
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=prompt_only,
+            **tokenizer.special_tokens_map,
+        )
+        adds = adds_start_token(chat_template)
+    else:
+        text, answers = _render_unmarked(tokenizer, chat_template, messages, prompt_only)
+        rendered, spans = [text], [answers]
+        adds = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    coded = tokenizer(rendered[0], add_special_tokens=adds, return_offsets_mapping=True)
     ids = np.asarray(coded["input_ids"], dtype=np.int64)
     labels = np.full_like(ids, IGNORE_LABEL)
     starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
@@ -112,6 +120,40 @@ def _render_messages(
         inside = (ends > begin) & (starts < stop)
         labels[inside] = ids[inside]
     return ids, labels
+
+
+def _render_unmarked(
+    tokenizer: Any, chat_template: str | None, messages: Sequence[Mapping[str, Any]], prompt_only: bool
+) -> tuple[str, list[tuple[int, int]]]:
+    """A dialogue as text, and where the answers stand in it, each with its end token.
+
+    Words are handed over as text, and as parts of a message to a format that reads only those. An answer begins where
+    the dialogue before it ends, the sign for an answer included. Raises UserError for a format in which that does not
+    hold, or that closes an answer without the tokenizer's end token.
+    """
+
+    def written(shown: Sequence[Mapping[str, Any]], open_end: bool) -> str:
+        texts, _ = render_jinja_template(
+            conversations=[list(shown)],
+            chat_template=chat_template,
+            add_generation_prompt=open_end,
+            **tokenizer.special_tokens_map,
+        )
+        return str(texts[0])
+
+    answers = {number: message["content"] for number, message in enumerate(messages) if message["role"] == "assistant"}
+    whole = written(messages, prompt_only)
+    if not all(said.strip() in whole for said in answers.values()) or not answers:
+        messages = in_parts(messages)
+        whole = written(messages, prompt_only)
+    spans = []
+    for number, said in answers.items():
+        before = written(messages[:number], True)
+        end = whole.find(tokenizer.eos_token, len(before) + len(said))
+        if not whole.startswith(before) or said.strip() not in whole[len(before) : end] or end < 0:
+            raise UserError("the chat template does not write an answer behind the sign for one, up to the end token")
+        spans.append((len(before), end + len(tokenizer.eos_token)))
+    return whole, spans
 
 
 def tokenise_as_released(tokenizer: Any, style: str, turns: Sequence[Turn], *, prompt_only: bool) -> Row:

@@ -13,10 +13,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     Sam2MaskDecoderConfig,
     SamConfig,
     SamModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
@@ -28,6 +33,10 @@ from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.towers.table import TOWERS
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 
+LANGUAGES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+"""``model_type`` of what can go on with words."""
+NATIVES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - {UllavaConfig.model_type}
+"""``model_type`` of what reads images and goes on with words by itself."""
 MAX_PARAMETERS = 10**12
 MAX_RUN_PARAMETERS = 30_000_000
 """A detector reads numbers as it goes and cannot run without memory; a small one runs with it."""
@@ -85,7 +94,7 @@ def try_network(config: PreTrainedConfig) -> None:
         _refuse_narrow_decoder(config)
     if type(config) in _DETECTORS:
         _refuse_many_queries(config)
-    build, run = _NETWORKS.get(type(config), (AutoModelForCausalLM.from_config, _run_words))
+    build, run = _NETWORKS.get(type(config), _WORDS if config.model_type in LANGUAGES else _IMAGES_AND_WORDS)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with torch.device("meta"):
             network = build(config).eval()
@@ -216,6 +225,12 @@ def _run_detector(network: Any, config: PreTrainedConfig) -> None:
     network(pixel_values=torch.zeros(1, 3, side, side), input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
+def _run_nothing(network: Any, config: PreTrainedConfig) -> None:
+    """Image-text-to-text models look into what they are given, which has no values here."""
+
+
+_WORDS = (AutoModelForCausalLM.from_config, _run_words)
+_IMAGES_AND_WORDS = (AutoModelForImageTextToText.from_config, _run_nothing)
 _DETECTORS = {kind: (network, _run_detector) for kind, network in DETECTORS.values()}
 _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     **{row.config_class: (row.network_class, _run_picture) for row in TOWERS.values()},
@@ -223,4 +238,4 @@ _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[
     Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
     **_DETECTORS,
 }
-"""Config -> how its network is built and run; any other is a language model's."""
+"""Config -> how its network is built and run; any other is a language model's, or an image-text-to-text model's."""

@@ -1,18 +1,20 @@
-"""``UllavaForConditionalGeneration``: encode pictures, splice, language model, read the heads."""
+"""``UllavaForConditionalGeneration``: a core reads text and images, the heads read its states."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from ullava.errors import UserError
-from ullava.examples import HeadImages, ModelInputs, PatchNames, VisualInputs, is_model_input
+from ullava.examples import HeadImages, ModelInputs, PatchNames, is_model_input
 from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.cores.core_contract import CoreInputs
+from ullava.modeling.cores.core_table import build_core
 from ullava.modeling.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
@@ -20,22 +22,10 @@ from ullava.modeling.heads.mask_contract import Pyramid
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
-from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
-from ullava.modeling.released_gradient import embed_as_configured
-from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
-from ullava.modeling.strategies import build_strategy
-from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, zero_of
-from ullava.modeling.vision_batch import chosen_by, context_of, summed_aux, told_by, views_of
+from ullava.modeling.read_heads import TokenStates, align_states, read_heads
+from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_of
+from ullava.modeling.vision_batch import chosen_by, summed_aux, told_by
 from ullava.text.tokens import IGNORE_LABEL
-
-
-class Spliced(NamedTuple):
-    """Expanded text, its embeddings [B, L', D], and what pictures and videos gave (None where there are none)."""
-
-    text: ExpandedText
-    embeddings: torch.Tensor
-    images: VisionOutput | None
-    videos: VisionOutput | None
 
 
 class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -59,8 +49,9 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         check_grounding_layer(config.grounding_layer, config.text_config)
         width = int(config.text_config.hidden_size)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.vision = build_strategy(config, width)
+        self.core = build_core(config)
+        for name, network in self.core.modules().items():
+            self.add_module(name, network)
         self.mask_head = build_mask_head(config, width)
         self.box_head = build_box_head(config, width)
         self.post_init()
@@ -76,12 +67,18 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     # ------------------------------------------------------------ parts
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's."""
-        return self.language_model.get_input_embeddings()
+        """The core's."""
+        return self.core.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's input embedding."""
-        self.language_model.set_input_embeddings(value)
+        """Replace the core's input embedding."""
+        self.core.set_input_embeddings(value)
+
+    def set_strategy(self, strategy: VisionStrategy) -> None:
+        """Take another vision strategy. Raises UserError where the core has none."""
+        self.core.set_strategy(strategy)
+        for name, network in self.core.modules().items():
+            setattr(self, name, network)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """PreTrainedModel's, under the names that the weights have here.
@@ -102,59 +99,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The language head."""
-        return self.language_model.get_output_embeddings()
-
-    def encode_images(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
-        """Run the vision strategy once on the distinct images of a batch.
-
-        ``words`` [B, T, D]: the embeddings of the instructions, where they are at hand already.
-        """
-        return self.vision.encode(views_of(inputs.images, "images"), self._context(inputs, inputs.images, words))
-
-    def encode_videos(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
-        """Run the vision strategy once on the distinct videos, as ``encode_images``."""
-        return self.vision.encode_video(views_of(inputs.videos, "videos"), self._context(inputs, inputs.videos, words))
-
-    def embed_instruction(self, inputs: ModelInputs) -> torch.Tensor | None:
-        """Word embeddings [B, T, D] of what the rows ask; None where no strategy reads it."""
-        return None if inputs.instructions is None else self.get_input_embeddings()(inputs.instructions.ids)
-
-    def _context(self, inputs: ModelInputs, visual: VisualInputs | None, words: torch.Tensor | None) -> EncodeContext:
-        return context_of(inputs, visual, self.embed_instruction(inputs) if words is None else words)
-
-    def _splice(self, inputs: ModelInputs, left_pad: bool) -> Spliced:
-        if inputs.input_ids is None:
-            raise UserError("the batch holds neither input_ids nor inputs_embeds")
-        text = ExpandedText(inputs.input_ids, inputs.attention_mask, inputs.labels)
-        kinds, outputs = [], {}
-        words = self.embed_instruction(inputs)
-        for name, visual, encode, patch_id in (
-            ("images", inputs.images, self.encode_images, self.config.image_patch_id),
-            ("videos", inputs.videos, self.encode_videos, self.config.video_patch_id),
-        ):
-            if visual is not None and len(visual.index):
-                output = outputs[name] = encode(inputs, words)
-                places = list(range(len(visual.index))) if output.per_place else visual.index.tolist()
-                bounds = None if visual.counts is None else visual.counts.tolist()
-                kinds.append(VisualItems(patch_id, output.tokens, output.counts, places, bounds, output.literal_ids))
-            elif patch_id is not None and bool((text.input_ids == patch_id).any()):
-                raise UserError(f"the text holds visual placeholders, the batch no {name}")
-        embed = embed_as_configured(self.get_input_embeddings(), self.config)
-        pad_id = self.config.pad_token_id or 0
-        text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
-        return Spliced(text, embeddings, outputs.get("images"), outputs.get("videos"))
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Language head with the scaling that some causal LMs apply after it."""
-        config = self.config.text_config
-        logits = self.get_output_embeddings()(hidden)
-        if (scale := getattr(config, "logit_scale", None)) is not None:
-            logits = logits * scale
-        if (divisor := getattr(config, "logits_scaling", None)) is not None:
-            logits = logits / divisor
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-            logits = cap * torch.tanh(logits / cap)
-        return logits
+        return self.core.get_output_embeddings()
 
     # ------------------------------------------------------------ one pass
     def forward(
@@ -181,16 +126,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         text_inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         inputs = self._unsaid(ModelInputs.from_kwargs(text_inputs | batch))
         labels = inputs.labels
-        images = videos = None
         if inputs_embeds is None:
-            text, inputs_embeds, images, videos = self._splice(inputs, left_pad=False)
-            input_ids, attention_mask, labels = text.input_ids, text.attention_mask, text.labels
-        decoder = self.language_model.get_decoder()
+            prepared = self.core.prepare(inputs, left_pad=False)
+            input_ids, labels = prepared.input_ids, prepared.labels
+        else:
+            given = {"inputs_embeds": inputs_embeds}
+            prepared = CoreInputs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, arguments=given)
         words_judged = not inputs.heads_only
-        with tapped_layer(decoder, self.config.grounding_layer, last_needed=words_judged) as tap:
-            result = decoder(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
+        with tapped_layer(self.core.decoder, self.config.grounding_layer, last_needed=words_judged) as tap:
+            result = self.core.decode(
+                prepared,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache if labels is None else False,
@@ -201,12 +146,12 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=result.past_key_values,
             hidden_states=None if not output_hidden_states else (hidden,) if tap is None else tuple(states),
             input_ids=input_ids,
-            aux=summed_aux(output for output in (images, videos) if output is not None),
-            diagnostics=told_by(images, videos),
+            aux=summed_aux(prepared.visual()),
+            diagnostics=told_by(prepared.images, prepared.videos),
         )
         if not inputs.supervised_only:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            output.logits = self._logits(hidden[:, kept])
+            output.logits = self.core.logits(hidden[:, kept])
         if labels is None:
             return output
         if input_ids is None:
@@ -214,15 +159,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         supervised = (
             labels[:, 1:] != IGNORE_LABEL if words_judged else torch.zeros_like(labels[:, 1:], dtype=torch.bool)
         )
-        output.supervised_logits = self._logits(hidden[:, :-1][supervised])
+        output.supervised_logits = self.core.logits(hidden[:, :-1][supervised])
         output.targets = labels[:, 1:][supervised]
         with torch.autocast(hidden.device.type, enabled=False):
             output.loss = token_cross_entropy(output.supervised_logits, output.targets)
-        self._read_into(output, align_states(states, self.config.head_state), labels, input_ids, inputs, images)
-        if images is not None and inputs.patches is not None:
-            output.patch_nll = self._patch_nll(images, inputs.patches)
-        output.idle = self._idle(images, videos, output) if self.training else hidden.new_zeros(())
-        output.chosen = chosen_by(self.vision.choices, images, videos, inputs, len(input_ids))
+        aligned = align_states(states, self.config.head_state)
+        self._read_into(output, aligned, labels, input_ids, inputs, prepared.images)
+        if prepared.images is not None and inputs.patches is not None:
+            output.patch_nll = self._patch_nll(prepared.images, inputs.patches)
+        output.idle = self._idle(prepared, output) if self.training else hidden.new_zeros(())
+        output.chosen = chosen_by(self.core.choices, prepared.images, prepared.videos, inputs, len(input_ids))
         return output
 
     def _unsaid(self, inputs: ModelInputs) -> ModelInputs:
@@ -230,9 +176,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs.labels is None or inputs.input_ids is None:
             return inputs
         labels = inputs.labels
-        for patch_id in (self.config.image_patch_id, self.config.video_patch_id):
-            if patch_id is not None:
-                labels = labels.masked_fill(inputs.input_ids == patch_id, IGNORE_LABEL)
+        for patch_id in self.core.placeholder_ids:
+            labels = labels.masked_fill(inputs.input_ids == patch_id, IGNORE_LABEL)
         return replace(inputs, labels=labels)
 
     def _patch_nll(self, visual: VisionOutput, named: PatchNames) -> torch.Tensor:
@@ -252,7 +197,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         images: VisionOutput | None,
     ) -> None:
         """Fill ``output.seg`` and ``output.loc`` from states aligned with ``tokens`` [B, L]."""
-        items = item_of_position(input_ids, self.config.image_start_id)
+        items = self.core.items(input_ids, inputs)
         if items.shape != tokens.shape:  # generation: every new token speaks of the row's last picture
             items = items[:, -1:].expand(-1, tokens.shape[1])
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
@@ -275,7 +220,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _probability(self, states: torch.Tensor, token_id: int) -> torch.Tensor:
         """Probability [K] that the language head gave the token; a score, so no gradient runs through it."""
         with torch.no_grad():
-            return self._logits(states.detach()).float().softmax(dim=-1)[:, token_id]
+            return self.core.logits(states.detach()).float().softmax(dim=-1)[:, token_id]
 
     def _decode_masks(self, seg: TokenStates, inputs: ModelInputs, images: VisionOutput | None) -> SegOutput:
         """Decode the masks of tokens whose image the mask head sees; its encoder runs once for each image."""
@@ -306,15 +251,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             token_probability=self._probability(seg.last, self.config.seg_id),
         )
 
-    def _idle(self, images: VisionOutput | None, videos: VisionOutput | None, output: Any) -> torch.Tensor:
-        zero = output.supervised_logits.new_zeros(())
-        if images is None and videos is None:
-            zero = zero + self.vision.encode_dummy()
-        for seen in (images, videos):
-            if seen is not None and seen.idle is not None:
-                zero = zero + seen.idle
-        if len(output.seg.row) == 0 and images is not None:
-            zero = zero + sum(plane.sum() * 0.0 for plane in images.pyramid)
+    def _idle(self, prepared: CoreInputs, output: Any) -> torch.Tensor:
+        zero = self.core.idle(prepared, output.supervised_logits.new_zeros(()))
+        if len(output.seg.row) == 0 and prepared.images is not None:
+            zero = zero + sum(plane.sum() * 0.0 for plane in prepared.images.pyramid)
         unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
         return zero + zero_of(*unused) if unused else zero
@@ -328,20 +268,19 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         made the prompt longer. A model cannot say an image, so the placeholders of images and videos are never
         generated.
         """
-        placeholders = {self.config.image_patch_id, self.config.video_patch_id} - {None}
-        kwargs["suppress_tokens"] = sorted(placeholders.union(kwargs.get("suppress_tokens") or ()))
         if kwargs.get("inputs_embeds") is not None:
-            return super().generate(input_ids=input_ids, **kwargs)
+            given = {"inputs_embeds": kwargs.pop("inputs_embeds")}
+            mask = kwargs.pop("attention_mask", None)
+            return self._continue(CoreInputs(input_ids=input_ids, attention_mask=mask, arguments=given), **kwargs)
         batch = {key: kwargs.pop(key) for key in list(kwargs) if is_model_input(key)}
         inputs = ModelInputs.from_kwargs({"input_ids": input_ids} | batch)
-        text, embeddings, *_ = self._splice_prompts(inputs)
-        made = super().generate(
-            input_ids=text.input_ids, attention_mask=text.attention_mask, inputs_embeds=embeddings, **kwargs
-        )
-        if input_ids is None or text.input_ids.shape == input_ids.shape:
+        prepared = self._prepare_prompts(inputs)
+        made = self._continue(prepared, **kwargs)
+        asked = cast(torch.Tensor, prepared.input_ids)
+        if input_ids is None or asked.shape == input_ids.shape:
             return made
         sequences = made if isinstance(made, torch.Tensor) else made.sequences
-        new_ids = sequences[:, text.input_ids.shape[1] :]
+        new_ids = sequences[:, asked.shape[1] :]
         prompts = input_ids.repeat_interleave(len(new_ids) // len(input_ids), dim=0)
         sequences = torch.cat([prompts, new_ids], dim=1)
         if isinstance(made, torch.Tensor):
@@ -349,11 +288,20 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         made.sequences = sequences
         return made
 
-    def _splice_prompts(self, inputs: ModelInputs) -> Spliced:
+    def _prepare_prompts(self, inputs: ModelInputs) -> CoreInputs:
         inputs = replace(inputs, labels=None)
         if inputs.attention_mask is None and inputs.input_ids is not None:
             inputs = replace(inputs, attention_mask=torch.ones_like(inputs.input_ids))
-        return self._splice(inputs, left_pad=True)
+        return self.core.prepare(inputs, left_pad=True)
+
+    def _continue(self, prepared: CoreInputs, **generation: Any) -> Any:
+        """Let the core's own network generate, or GenerationMixin with this one; the settings are ours."""
+        asked = {"input_ids": prepared.input_ids, "attention_mask": prepared.attention_mask, **prepared.arguments}
+        generation["suppress_tokens"] = sorted({*self.core.placeholder_ids, *(generation.get("suppress_tokens") or ())})
+        if self.core.generator is None:
+            return super().generate(**asked, **generation)
+        generation.setdefault("generation_config", self.generation_config)
+        return self.core.generator.generate(**asked, **generation)
 
     @torch.no_grad()
     def generate_grounded(
@@ -366,11 +314,9 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
-        spliced = self._splice_prompts(inputs)
-        result = self.generate(
-            spliced.text.input_ids,
-            attention_mask=spliced.text.attention_mask,
-            inputs_embeds=spliced.embeddings,
+        prepared = self._prepare_prompts(inputs)
+        result = self._continue(
+            prepared,
             return_dict_in_generate=True,
             output_hidden_states=True,
             use_cache=True,
@@ -388,8 +334,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.config.head_state == "token":  # the state at a token is the next step's; the last token has none
             new = [torch.cat([steps[:, 1:], steps[:, -1:]], dim=1) for steps in new]
             tokens = torch.cat([tokens[:, :-1], torch.full_like(tokens[:, -1:], IGNORE_LABEL)], dim=1)
-        seen = (spliced.images, spliced.videos)
-        chosen = chosen_by(self.vision.choices, *seen, inputs, len(new_ids))
+        chosen = chosen_by(self.core.choices, prepared.images, prepared.videos, inputs, len(new_ids))
         grounded = GroundedGeneration(new_ids=new_ids, chosen=chosen)
-        self._read_into(grounded, PassStates(new[0], new[-1]), tokens, prompt_ids, inputs, spliced.images)
+        self._read_into(grounded, PassStates(new[0], new[-1]), tokens, prompt_ids, inputs, prepared.images)
         return grounded

@@ -105,6 +105,20 @@ def released_style(chat_template: str | None) -> str | None:
     return next((style for style in STYLES if CHAT_TEMPLATES[style] == chat_template), None)
 
 
+def marks_answers(chat_template: str | None) -> bool:
+    """Whether a template says which of its characters are the assistant's; those of other models' makers seldom do."""
+    return bool(re.search(r"{%-?\s*generation", chat_template or ""))
+
+
+def in_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same messages, their words as parts of type text, which every image-text-to-text template reads."""
+    return [
+        {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
+        for message in messages
+        for content in (message["content"],)
+    ]
+
+
 def pictures_first(question: str) -> str:
     """Move every ``<image>`` of a question to its front, where u-LLaVA has them, and strip its words.
 

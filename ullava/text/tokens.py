@@ -72,25 +72,34 @@ def mark_places(question: str, images: int, videos: int) -> str:
     return marked if IMAGE_MARKER in question else IMAGE_MARKER * images + marked
 
 
-def add_special_tokens(tokenizer: Any) -> int:
-    """Add the tokens that ``tokenizer`` lacks (a pad token too, if it has none); return how many were new."""
+MEDIA_KEYS = tuple(key for key in _CONFIG_KEYS if key.startswith(("image_", "video_")))
+"""Those of images and videos, which a core with a processor of its own has no use for."""
+
+
+def add_special_tokens(tokenizer: Any, *, media: bool = True) -> int:
+    """Add the tokens that ``tokenizer`` lacks (a pad token too, if it has none); return how many were new.
+
+    Without ``media`` those of images and videos are left out.
+    """
     added = 0
     if tokenizer.pad_token is None:
         added += tokenizer.add_special_tokens({"pad_token": PAD})
-    missing = [token for token in GROUNDING_TOKENS if token not in tokenizer.get_vocab()]
+    left_out = () if media else {_CONFIG_KEYS[key] for key in MEDIA_KEYS}
+    missing = [token for token in GROUNDING_TOKENS if token not in tokenizer.get_vocab() and token not in left_out]
     return added + tokenizer.add_tokens(missing, special_tokens=True)
 
 
-def special_token_ids(tokenizer: Any) -> dict[str, int]:
-    """Return the config's id fields (``seg_id`` …) as this tokenizer numbers them.
+def special_token_ids(tokenizer: Any, *, media: bool = True) -> dict[str, int]:
+    """Return the config's id fields (``seg_id`` …) as this tokenizer numbers them; ``media``: also those of images.
 
     Raises UserError when a token is missing or is not one single id.
     """
     vocabulary = tokenizer.get_vocab()
-    absent = [token for token in _CONFIG_KEYS.values() if token not in vocabulary]
+    named = {key: token for key, token in _CONFIG_KEYS.items() if media or key not in MEDIA_KEYS}
+    absent = [token for token in named.values() if token not in vocabulary]
     if absent:
         raise UserError(f"the tokenizer lacks the special tokens {', '.join(absent)}")
-    return {key: int(vocabulary[token]) for key, token in _CONFIG_KEYS.items()}
+    return {key: int(vocabulary[token]) for key, token in named.items()}
 
 
 def strip_grounding(text: str) -> str:

@@ -105,7 +105,8 @@ def save_adapter(
     Without a ``base`` everything is saved, so that the folder stands for itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    inner = {name.removeprefix("language_model."): value for name, value in state.items() if LORA_MARK in name}
+    start = f"{model.core.adapted()[0]}."
+    inner = {name.removeprefix(start): value for name, value in state.items() if LORA_MARK in name}
     prefixed = {f"base_model.model.{name}": value for name, value in inner.items()}
     adapters.save_pretrained(str(folder), state_dict=prefixed, save_embedding_layers=False)
     tables = set(row_tables) if base is not None else set()
@@ -143,7 +144,7 @@ def load_adapter(
     processor = read_saved_processor(system, config)
     model = _assembled(folder, config, found, run, attention)
     settle_generation(model, processor.tokenizer, processor.chat_template)
-    return model.eval(), processor, read_adapters(model.language_model, folder, trainable)
+    return model.eval(), processor, read_adapters(model.core.adapted()[1], folder, trainable)
 
 
 def merge_adapter(folder: Path, base: Path | None = None) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:

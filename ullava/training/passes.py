@@ -38,7 +38,9 @@ class Passes:
 
     def __init__(self, kind: PassKind = "one", strategy: Any = None) -> None:
         self.kind = kind
-        self.candidates: tuple[Mapping[str, Any], ...] = () if kind == "one" else tuple(strategy.candidates())
+        self.candidates: tuple[Mapping[str, Any], ...] = (
+            () if kind == "one" or strategy is None else tuple(strategy.candidates())
+        )
         if kind != "one" and len(self.candidates) < 2:
             raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
         if kind == "rank" and not hasattr(strategy, "router_logits"):
@@ -52,7 +54,10 @@ class Passes:
 
     def seen_once(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
         """A batch with what all of its passes share computed beforehand (VisionStrategy.seen_once)."""
-        seen = _network(model).vision.seen_once
+        strategy = _network(model).core.strategy
+        if strategy is None:
+            return inputs
+        seen = strategy.seen_once
 
         def with_seen(visual: VisualInputs | None) -> VisualInputs | None:
             return None if visual is None else replace(visual, views={**visual.views, **seen(visual.views)})
@@ -96,13 +101,13 @@ class Passes:
         if shown is None or shown.row is None:
             return None
         network = _network(model)
-        context = context_of(inputs, shown, network.embed_instruction(inputs))
-        return network.vision.router_logits(shown.views, context), shown.row
+        context = context_of(inputs, shown, network.core.embed_instruction(inputs))
+        return network.core.strategy.router_logits(shown.views, context), shown.row
 
 
 def _network(model: nn.Module) -> Any:
     """The model below what wraps it for several processes."""
     network = cast(Any, model)
-    while not hasattr(network, "vision"):
+    while not hasattr(network, "core"):
         network = network.module
     return network

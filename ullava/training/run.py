@@ -99,7 +99,7 @@ def _train(
         parts=recipe.parts,
     )
     args = _arguments(recipe, recipe_path, folder)
-    passes = Passes(recipe.passes, model.vision)
+    passes = Passes(recipe.passes, model.core.strategy)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)

@@ -118,7 +118,7 @@ def shard_model(model: Any, plan: TrainablePlan) -> None:
     mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),))
     model.to(kind if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))))
     whole = {model.get_parameter(name) for name in plan.row_tables}
-    for layer in model.language_model.get_decoder().layers:
+    for layer in model.core.decoder_layers():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=whole)
     # The Trainer's own mark for a model that came to it sharded: it wraps no DDP around it and averages what is whole.

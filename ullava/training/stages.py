@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ullava.errors import ConfigError, did_you_mean
-from ullava.modeling.vision.strategy import VisionStrategy
+from ullava.modeling.cores.core_contract import Core
 
 Stage = Literal["scratch", "align", "ground"]
 
@@ -39,8 +39,6 @@ BOX_HEAD = "box head"
 UNREAD = "never read"
 
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (LANGUAGE_HEAD, ("language_model.lm_head.",)),
-    (LANGUAGE, ("language_model.",)),
     (SAM_ENCODER, ("mask_head.sam.vision_encoder.",)),
     (PROMPT_ENCODER, ("mask_head.sam.prompt_encoder.", "mask_head.sam.shared_image_embedding.")),
     (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.", "mask_head.decoder.iou_prediction_head.")),
@@ -202,24 +200,22 @@ def assign_parts(model: nn.Module) -> dict[str, str]:
 
 
 def part_prefixes(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return every part of ``model`` with the starts of its parameters' names, the vision strategy's own among them."""
-    own = _strategy(model).parts()
-    vision = ((part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes)) for part in own)
-    return (*PARTS[:2], *vision, *PARTS[2:])
+    """Return every part of ``model`` with the starts of its parameters' names, those of its core first."""
+    return (*((part.name, part.prefixes) for part in _core(model).parts()), *PARTS)
 
 
-def _strategy(model: nn.Module) -> VisionStrategy:
-    return cast(VisionStrategy, model.get_submodule("vision"))
+def _core(model: nn.Module) -> Core:
+    return cast(Core, cast(Any, model).core)
 
 
 def _by_name(wanted: set[str], model: nn.Module, present: set[str]) -> set[str]:
-    """Replace "vision tower" and "vision projector" of a stage by the strategy's parts of those kinds.
+    """Replace "vision tower" and "vision projector" of a stage by the core's parts of those kinds.
 
     Of several those alone that some pass reads (``present``): a strategy's settings may leave one out.
     """
     for kind, general in (("tower", TOWER), ("projector", PROJECTOR)):
         if general in wanted:
-            own = {part.name for part in _strategy(model).parts() if part.kind == kind}
+            own = {part.name for part in _core(model).parts() if part.kind == kind}
             wanted = (wanted - {general}) | (own & present or own)
     return wanted
 
@@ -227,14 +223,13 @@ def _by_name(wanted: set[str], model: nn.Module, present: set[str]) -> set[str]:
 def unread_names(model: nn.Module) -> frozenset[str]:
     """Return the parameters that no forward pass reads, so that no optimiser and no process group waits for them.
 
-    They are what the vision strategy names, SAM's embeddings of points, boxes and mask prompts, and a box head that
+    They are what the core names, SAM's embeddings of points, boxes and mask prompts, and a box head that
     looks for words, which are known only after the pass.
     """
     names = [name for name, _ in model.named_parameters()]
     prompts = "mask_head.sam.prompt_encoder."
     unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
-    vision = tuple(f"vision.{prefix}" for prefix in _strategy(model).unread())
-    unread |= {name for name in names if vision and name.startswith(vision)}
+    unread |= {name for name in names if name.startswith(_core(model).unread())}
     skipped = getattr(getattr(model, "box_head", None), "unread", ()) if _head_trains(model) else ("",)
     unread |= {name for name in names if name.startswith(tuple(f"box_head.{start}" for start in skipped))}
     return frozenset(unread)

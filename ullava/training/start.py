@@ -52,7 +52,7 @@ def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
     model, processor = _plain_model(recipe, recipe_path, base)
     _as_the_stage_sees(model, processor, recipe, recipe_path)
     loss = _loss(recipe, model.config)
-    adapters = attach_adapters(model.language_model, recipe.lora, str(recipe_path)) if recipe.lora else None
+    adapters = attach_adapters(model.core.adapted()[1], recipe.lora, str(recipe_path)) if recipe.lora else None
     return Start(model, processor, adapters, loss, base, recipe.heads != "kept")
 
 
@@ -158,7 +158,7 @@ def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) ->
 
 def _shape(config: Any, heads: str) -> dict[str, Any]:
     """Return the choices in which weights and a model.yaml have to agree; ``heads`` as in the recipe."""
-    names = ["strategy", "hidden_layer", "projector", "merge"]
+    names = ["core_kind", "strategy", "hidden_layer", "projector", "merge"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "fresh":
         names += ["aspect", "head_state", "mask_kind", "sam_side"]

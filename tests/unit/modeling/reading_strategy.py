@@ -141,5 +141,5 @@ def make_reading(model: Any, processor: Any, noise: float = 0.0) -> None:
     """Give ``model`` and ``processor`` this front-end in the place of clip_mlp."""
     word = processor.tokenizer(",", add_special_tokens=False)["input_ids"][-1]
     torch.manual_seed(1)
-    model.vision = ReadingStrategy(model.vision, word, noise)
+    model.set_strategy(ReadingStrategy(model.vision, word, noise))
     processor.vision = ReadingPreprocessor(processor.vision)

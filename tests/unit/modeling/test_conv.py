@@ -128,7 +128,7 @@ def test_pictures_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, An
     batch = collate([*examples, processor.encode(words, [])])
     assert len({tuple(pixels.shape) for pixels in batch.inputs.as_kwargs()["pixel_values"]}) == 3
     together = model(**batch.inputs.as_kwargs())
-    assert [example.images[0].count.low for example in examples] == list(model.encode_images(batch.inputs).counts)
+    assert [example.images[0].count.low for example in examples] == list(model.core.encode_images(batch.inputs).counts)
     at = 0
     for number, example in enumerate(examples):
         alone = model(**collate([example]).inputs.as_kwargs())
@@ -214,5 +214,5 @@ def test_save_and_load_give_the_same_tokens(conv: tuple[Any, Any], tmp_path: Pat
     again, processor_again = load_folder(tmp_path, torch.float32)
     (row,) = rows(processor_again, SHAPES[:1])
     batch = Collator(processor.tokenizer.pad_token_id)([row]).inputs
-    assert torch.equal(again.encode_images(batch).tokens, model.encode_images(batch).tokens)
+    assert torch.equal(again.encode_images(batch).tokens, model.core.encode_images(batch).tokens)
     assert processor_again.vision.area == 1.0 and again.config.vision_settings == model.config.vision_settings

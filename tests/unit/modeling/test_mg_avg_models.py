@@ -97,9 +97,9 @@ def test_generation_of_a_batch_is_that_of_its_rows(built: tuple[str, Any, Any]) 
     examples = rows(processor, samples(), prompt_only=True)
     batch = collate(processor, examples, "left").inputs.as_kwargs()
     batch.pop("labels")
-    counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
+    counts = model.core.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    grown = model.core.prepare(ModelInputs.from_kwargs(batch), left_pad=True).input_ids
     placed = (grown == processor.token_ids["image_patch_id"]).sum(dim=1).tolist()
     assert torch.equal(sequences[:, :-4], batch["input_ids"])
     wanted = [counts[item] for item in batch["image_index"].tolist()] if name == "mg" else list(counts)

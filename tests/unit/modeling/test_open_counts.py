@@ -86,15 +86,15 @@ def test_the_same_picture_gives_other_tokens_to_another_question(reading: tuple[
 def test_words_among_visual_tokens_are_the_vocabulary_s_and_not_supervised(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     batch = collate(processor, rows(processor, seg_samples()[:1]))
-    text = model._splice(batch.inputs, False)
-    ids = text.text.input_ids[0].tolist()
+    text = model.core.prepare(batch.inputs, left_pad=False)
+    ids = text.input_ids[0].tolist()
     start = ids.index(processor.token_ids["image_start_id"])
     assert ids[start + 2] == model.vision.word_id and ids[start + 1] == processor.token_ids["image_patch_id"]
     expected = model.get_input_embeddings().weight[model.vision.word_id]
-    torch.testing.assert_close(text.embeddings[0, start + 2], expected)
+    torch.testing.assert_close(text.arguments["inputs_embeds"][0, start + 2], expected)
     span = slice(start, ids.index(processor.token_ids["image_end_id"]) + 1)
-    assert text.text.labels[0, span].eq(IGNORE_LABEL).all()
-    assert not text.embeddings[0].eq(99.0).any(), "the row in the literal's place is not read"
+    assert text.labels[0, span].eq(IGNORE_LABEL).all()
+    assert not text.arguments["inputs_embeds"][0].eq(99.0).any(), "the row in the literal's place is not read"
 
 
 def test_batch_equals_single(reading: tuple[Any, Any]) -> None:
@@ -166,8 +166,8 @@ def test_the_answer_and_padding_do_not_leak_into_the_choice(reading: tuple[Any, 
     longer = asks("A much longer question with many more words in it than the other one has: what is it?", "No.", "b")
     together = collate(processor, rows(processor, [spoken, longer], [0, 0]))
     alone = collate(processor, [asked])
-    output = model.encode_images(together.inputs)
-    single = model.encode_images(alone.inputs)
+    output = model.core.encode_images(together.inputs)
+    single = model.core.encode_images(alone.inputs)
     assert output.counts[0] == single.counts[0]
     torch.testing.assert_close(output.tokens[: output.counts[0]], single.tokens, rtol=1e-5, atol=1e-6)
 
@@ -200,9 +200,9 @@ def test_batched_generation_equals_single_and_gives_the_prompt_back_as_it_came(r
         )
     batch = collate(processor, examples, "left").inputs.as_kwargs()
     batch.pop("labels")
-    counts = model.encode_images(ModelInputs.from_kwargs(batch)).counts
+    counts = model.core.encode_images(ModelInputs.from_kwargs(batch)).counts
     sequences = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    grown = model._splice_prompts(ModelInputs.from_kwargs(batch)).text.input_ids
+    grown = model.core.prepare(ModelInputs.from_kwargs(batch), left_pad=True).input_ids
     assert (grown[[0, 2, 3, 4]] == ids["image_patch_id"]).sum(dim=1).tolist() == [count - 1 for count in counts]
     assert torch.equal(sequences[:, :-4], batch["input_ids"])
     for row in range(5):
@@ -263,7 +263,7 @@ def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:
     batch = collate(processor, rows(processor, [plain, boxed, boxed], [0, 0, 0])).inputs
     assert batch.images.index.tolist() == [0, 1, 1], "with other boxes it is another item"
     assert [len(boxes) for boxes in batch.images.views["boxes"]] == [0, 1]
-    output = model.encode_images(batch)
+    output = model.core.encode_images(batch)
     with_boxes = output.tokens[output.counts[0] :]
     assert not torch.equal(output.tokens[2 : output.counts[0]], with_boxes[2 : output.counts[0]])
 

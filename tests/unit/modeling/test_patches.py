@@ -98,7 +98,7 @@ def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any])
     batch = Collator(processor.tokenizer.pad_token_id)(rows)
     assert batch.inputs.patches.image.tolist() == [1]
     output = model(**batch.inputs.as_kwargs())
-    visual = model.encode_images(batch.inputs)
+    visual = model.core.encode_images(batch.inputs)
     start, count = visual.counts[0], visual.counts[1]
     expected = patch_cross_entropy(
         visual.tokens[start : start + count],

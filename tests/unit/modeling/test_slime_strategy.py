@@ -231,7 +231,7 @@ def test_frames_of_a_video_are_tiles_and_their_mean_is_the_whole(slime: tuple[An
     batch = collate(processor, [row])
     output = model(**batch)
     assert 1 <= len(output.diagnostics["video_kept"][0]) <= 32
-    seen = model.encode_videos(ModelInputs.from_kwargs(batch))
+    seen = model.core.encode_videos(ModelInputs.from_kwargs(batch))
     alone = model.vision.encode({"base": torch.from_numpy(still).permute(2, 0, 1)[None],
                                  "tiles": [torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
                                  "grid": [torch.tensor([1, 2])]}, _no_words(model))  # fmt: skip

@@ -17,6 +17,8 @@ from transformers import (
     ConvNextForImageClassification,
     Dinov2ForImageClassification,
     Dinov2WithRegistersForImageClassification,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipModel,
 )
@@ -232,3 +234,11 @@ def test_kinds_that_the_table_lacks_are_refused_by_name(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="config.model_type: 'clip_vision_model', but .* holds a 'siglip_vision_mod"):
         build_with(f"{{path: {tmp_path}, config: {{model_type: clip_vision_model}}}}")
+
+
+def test_siglip_2_naflex_is_refused_by_name(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Siglip2VisionModel(Siglip2VisionConfig(**sizes, patch_size=8, num_patches=16)).save_pretrained(str(tmp_path))
+    for tower in ("{config: {model_type: siglip2_vision_model}}", f"{{path: {tmp_path}}}"):
+        with pytest.raises(ConfigError, match="siglip2_vision_model: SigLIP 2 NaFlex is not supported.*fixed"):
+            build_small((f"vision.tower={tower}",))

@@ -94,7 +94,7 @@ def test_joined_patches_give_fewer_tokens() -> None:
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 + 4
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    assert model.encode_videos(batch.inputs).counts == (7,)
+    assert model.core.encode_videos(batch.inputs).counts == (7,)
 
 
 def test_a_frame_can_give_a_grid_of_temporal_tokens() -> None:
@@ -109,7 +109,7 @@ def test_a_frame_can_give_a_grid_of_temporal_tokens() -> None:
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 * 4 + patches
     batch = Collator(processor.tokenizer.pad_token_id)([example])
-    assert model.encode_videos(batch.inputs).counts == (3 * 4 + patches,)
+    assert model.core.encode_videos(batch.inputs).counts == (3 * 4 + patches,)
     with pytest.raises(UserError, match="frame_grid 3: a grid of 4 x 4 tokens cannot be cut so"):
         build_small(("vision.clip_mlp={frame_grid: 3}",))
     with pytest.raises(UserError, match="table clip_mlp belongs to strategy clip_mlp, not to conv"):

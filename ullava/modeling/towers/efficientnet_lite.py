@@ -65,6 +65,9 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 class NormedConvolution(nn.Module):
     """A convolution without a bias, then a normalization by stored statistics; padded as TensorFlow's ``same``."""
 
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, channels_in: int, channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.kernel, self.stride, self.groups = kernel, stride, groups

@@ -26,6 +26,13 @@ _ROWS: tuple[type[Tower], ...] = (
 TOWERS: Mapping[str, type[Tower]] = {row.config_class.model_type: row for row in _ROWS}
 """``model_type`` of the config -> what is known of such towers."""
 
+REFUSED: Mapping[str, str] = {
+    kind: "SigLIP 2 NaFlex is not supported, since its patches are of no fixed grid: name SigLIP 2 at a fixed "
+    "resolution (a siglip_vision_model, such as google/siglip2-base-patch16-384)"
+    for kind in ("siglip2_vision_model", "siglip2")
+}
+"""``model_type`` -> why there is no row for a network that one might expect here."""
+
 
 def tower_class(model_type: str) -> type[Tower]:
     """The row of ``model_type``. Raises UserError where there is none."""

@@ -49,6 +49,7 @@ class VisionInputs:
     [k, 4], a grid int64 [2]); one of them is ``base``. ``grid_hw``: rows and columns, where the tokens are patches
     that share out the view ``base``, row by row. ``variant`` tells what one picture became under different notes;
     equal pictures of equal variant share a place in the batch. ``shrunk``: the budget of the notes changed something.
+    ``text_ids``: the ids that stand in the text for the item, where those are not ``count`` placeholders.
     """
 
     views: Mapping[str, NDArray[Any]]
@@ -57,6 +58,7 @@ class VisionInputs:
     grid_hw: tuple[int, int] | None = None
     variant: str = ""
     shrunk: bool = False
+    text_ids: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def convert_front_end(source: Path, config: ModelConfig, model_folder: Path, out
     def write(folder: Path) -> dict[str, Any]:
         trained, its_processor = load_folder(source, torch.float32)
         torch.manual_seed(seed)
+        if config.core.kind != "spliced" or trained.core.kind != "spliced":
+            raise UserError(f"{source}: only a core of kind spliced has a front-end to exchange")
         model, processor = build_model(config, model_folder)
         if processor.tokenizer.get_vocab() != its_processor.tokenizer.get_vocab():
             raise UserError(f"{model_folder / config.tokenizer}: another tokenizer than that of {source}")

@@ -176,11 +176,11 @@ def _settle_generation(model: UllavaForConditionalGeneration, config: UllavaConf
 
 def _words_only(text: TextConfig) -> ModelConfig:
     """A model.yaml of which only ``text`` counts: all else of a released model comes from its files."""
-    none = PartConfig()
+    none = PartConfig(path="none")
     return ModelConfig(
         name="released",
-        language=LanguageConfig(),
-        tokenizer="",
+        language=LanguageConfig(path="none"),
+        tokenizer="none",
         vision=VisionConfig(tower=none),
         mask=MaskHeadConfig(sam=none),
         text=text,

@@ -1,0 +1,60 @@
+"""`ullava train` on a native core: from model.yaml through training and evaluation to answers and a further run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.unit.modeling.native_models import HEADS, NATIVES, needed_packages, write_processor
+from tests.unit.training.conftest import RECIPE
+
+import ullava
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(params=["idefics3", "qwen2_5_vl"])
+def native_recipe(
+    request: pytest.FixtureRequest, tmp_path: Path, world: Path, write: Callable[[str, str], Path]
+) -> Path:
+    """A recipe of a few steps for a native core at random weights."""
+    family = request.param
+    needed_packages(family)
+    processor = write_processor(family, tmp_path / "processor")
+    core = {"kind": "native", "config": NATIVES[family].config, "processor": str(processor)}
+    model = write("model.yaml", yaml.safe_dump({"name": family, "core": core}) + HEADS)
+    return write("recipe.yaml", RECIPE.replace("WORLD", str(world)).replace("MODEL", str(model)))
+
+
+def test_a_native_core_is_trained_evaluated_asked_and_goes_on(
+    native_recipe: Path, command: Command, tmp_path: Path, world: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = command(
+        "train", str(native_recipe), "eval_dataset={shapes_vqa: {limit: 2}}", "max_new_tokens=8",
+        "training.max_steps=2", "--out", str(run),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "language model" in out and "vision tower" in out
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["training"]["steps"] == 2 and metrics["results"][0]["skipped"] == 0
+    predictor = ullava.load(str(run / "model"), device="cpu")
+    image = next(path for path in sorted((world / "images").iterdir()))
+    assert predictor.answer(image, "Where is it?", max_new_tokens=3).new_tokens <= 3
+    code, _, err = command(
+        "train", str(native_recipe), f"init={run / 'model'}", "stage=ground", "training.max_steps=1",
+        "--out", str(tmp_path / "further"),
+    )  # fmt: skip
+    assert code == 0, err
+
+
+def test_lora_on_a_native_core_is_refused_before_any_step(
+    native_recipe: Path, command: Command, tmp_path: Path
+) -> None:
+    code, _, err = command("train", str(native_recipe), "lora={r: 2}", "stage=ground", "--out", str(tmp_path / "run"))
+    assert code == 2 and "core native: LoRA is not supported" in err
+    code, _, err = command("train", str(native_recipe), "vision={gamma: 1}", "--out", str(tmp_path / "run"))
+    assert code == 2 and "core native has no vision strategy" in err

@@ -1,0 +1,1 @@
+"""How language and vision meet: the cores, behind one contract."""

@@ -1,0 +1,177 @@
+"""The core ``spliced``: a vision strategy's tokens are put into the text of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from ullava.errors import UserError
+from ullava.examples import ModelInputs, VisualInputs
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
+from ullava.modeling.language_layers import read_language
+from ullava.modeling.read_heads import item_of_position
+from ullava.modeling.released_gradient import embed_as_configured
+from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.strategies import build_strategy
+from ullava.modeling.strict_loading import load_part
+from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, VisionStrategy
+from ullava.modeling.vision_batch import context_of, views_of
+
+LANGUAGE = "language"
+VISION = "vision."
+"""Keys of model.yaml, and the start of those, that describe this core."""
+
+
+class SplicedCore(Core):
+    """Any causal LM of transformers and any vision strategy."""
+
+    kind = "spliced"
+
+    def __init__(self, config: UllavaConfig) -> None:
+        self.config = config
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.vision = build_strategy(config, int(config.text_config.hidden_size))
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """See Core."""
+        return self.config.text_config
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """See Core."""
+        return {"language_model": self.language_model, "vision": self.vision}
+
+    def language(self) -> tuple[str, nn.Module]:
+        """See Core."""
+        return "language_model", self.language_model
+
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """See Core."""
+        layers: Sequence[nn.Module] = self.decoder.layers
+        return layers
+
+    def parts(self) -> tuple[CorePart, ...]:
+        """See Core; the vision strategy's own parts among them."""
+        vision = (
+            CorePart(part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes), part.kind)
+            for part in self.vision.parts()
+        )
+        return (
+            CorePart("language head", ("language_model.lm_head.",), "head"),
+            CorePart("language model", ("language_model.",), "language"),
+            *vision,
+        )
+
+    @property
+    def strategy(self) -> VisionStrategy | None:
+        """See Core."""
+        return self.vision
+
+    def set_strategy(self, strategy: VisionStrategy) -> None:
+        """See Core."""
+        self.vision = strategy
+
+    def start_afresh(self, pretrained: Collection[str]) -> None:
+        """See Core.
+
+        A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it:
+        words then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
+        """
+        self.vision.start_afresh(frozenset(_below(VISION, pretrained)))
+        if LANGUAGE not in pretrained and not self.text_config.tie_word_embeddings:
+            table: Any = self.get_input_embeddings()
+            torch.nn.init.normal_(table.weight)
+
+    def load_pretrained(self, folders: Mapping[str, Path], *, num_layers: int | None = None) -> None:
+        """See Core."""
+        if LANGUAGE in folders:
+            language = folders[LANGUAGE]
+            load_part(self.language_model, read_language(language, num_layers), language)
+        self.vision.load_pretrained({name: folders[f"{VISION}{name}"] for name in _below(VISION, folders)})
+
+    def unread(self) -> tuple[str, ...]:
+        """See Core."""
+        return tuple(f"vision.{prefix}" for prefix in self.vision.unread())
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """See Core."""
+        ids = (self.config.image_patch_id, self.config.video_patch_id)
+        return tuple(number for number in ids if number is not None)
+
+    # ------------------------------------------------------------ one pass
+    def encode_images(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision strategy once on the distinct images of a batch.
+
+        ``words`` [B, T, D]: the embeddings of the instructions, where they are at hand already.
+        """
+        return self.vision.encode(views_of(inputs.images, "images"), self._context(inputs, inputs.images, words))
+
+    def encode_videos(self, inputs: ModelInputs, words: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision strategy once on the distinct videos, as ``encode_images``."""
+        return self.vision.encode_video(views_of(inputs.videos, "videos"), self._context(inputs, inputs.videos, words))
+
+    def embed_instruction(self, inputs: ModelInputs) -> torch.Tensor | None:
+        """Word embeddings [B, T, D] of what the rows ask; None where no strategy reads it."""
+        return None if inputs.instructions is None else self.get_input_embeddings()(inputs.instructions.ids)
+
+    def _context(self, inputs: ModelInputs, visual: VisualInputs | None, words: torch.Tensor | None) -> EncodeContext:
+        return context_of(inputs, visual, self.embed_instruction(inputs) if words is None else words)
+
+    def prepare(self, inputs: ModelInputs, *, left_pad: bool) -> CoreInputs:
+        """See Core."""
+        if inputs.input_ids is None:
+            raise UserError("the batch holds neither input_ids nor inputs_embeds")
+        text = ExpandedText(inputs.input_ids, inputs.attention_mask, inputs.labels)
+        kinds, outputs = [], {}
+        words = self.embed_instruction(inputs)
+        for name, visual, encode, patch_id in (
+            ("images", inputs.images, self.encode_images, self.config.image_patch_id),
+            ("videos", inputs.videos, self.encode_videos, self.config.video_patch_id),
+        ):
+            if visual is not None and len(visual.index):
+                output = outputs[name] = encode(inputs, words)
+                places = list(range(len(visual.index))) if output.per_place else visual.index.tolist()
+                bounds = None if visual.counts is None else visual.counts.tolist()
+                placed = cast(int, patch_id)  # the tokenizer's (ullava.text.tokens)
+                kinds.append(VisualItems(placed, output.tokens, output.counts, places, bounds, output.literal_ids))
+            elif patch_id is not None and bool((text.input_ids == patch_id).any()):
+                raise UserError(f"the text holds visual placeholders, the batch no {name}")
+        embed = embed_as_configured(self.get_input_embeddings(), self.config)
+        pad_id = self.config.pad_token_id or 0
+        text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
+        return CoreInputs(
+            input_ids=text.input_ids,
+            attention_mask=text.attention_mask,
+            labels=text.labels,
+            arguments={"inputs_embeds": embeddings},
+            images=outputs.get("images"),
+            videos=outputs.get("videos"),
+        )
+
+    def items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
+        """See Core; an image is begun by a token of ours."""
+        return item_of_position(input_ids, cast(int, self.config.image_start_id))
+
+    def decode(self, prepared: CoreInputs, **options: Any) -> Any:
+        """See Core."""
+        return self.decoder(attention_mask=prepared.attention_mask, **prepared.arguments, **options)
+
+    def idle(self, prepared: CoreInputs, zero: torch.Tensor) -> torch.Tensor:
+        """See Core; the parts of the vision strategy alone."""
+        if prepared.images is None and prepared.videos is None:
+            zero = zero + self.vision.encode_dummy()
+        for seen in prepared.visual():
+            if seen.idle is not None:
+                zero = zero + seen.idle
+        return zero
+
+
+def _below(prefix: str, names: Collection[str]) -> Iterator[str]:
+    return (name.removeprefix(prefix) for name in names if name.startswith(prefix))

@@ -88,7 +88,7 @@ def has_mask(part: Record) -> bool:
 def is_flat(part: Record) -> bool:
     """Whether an annotation's box has no height or no width, as rounding leaves it of a thing thinner than that."""
     values = part.value.get("bbox")
-    return are_numbers(values, 4) and 0 in (values[2], values[3])
+    return isinstance(values, list) and are_numbers(values, 4) and 0 in values[2:]
 
 
 def _union(parts: list[Record], size: tuple[int, int]) -> MaskArray | None:

@@ -60,6 +60,20 @@ def test_the_saved_model_can_be_loaded_and_asked(run_it: Any, tmp_path: Path, wo
     assert predictor.answer(picture, "Where is it?", max_new_tokens=3).new_tokens <= 3
 
 
+def test_a_resumed_run_with_loader_workers_augments_as_an_undisturbed_one(run_it: Any, tmp_path: Path) -> None:
+    settings = ("dataset.shapes_res.augment={flip: 0.5, crop: 0.7, color: 0.5}", "training.logging_steps=2")
+    assert run_it("plain", "training.logging_steps=2")[0] == 0
+    assert run_it("whole", *settings)[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    shutil.rmtree(tmp_path / "torn" / "checkpoints" / "checkpoint-6")
+    shutil.rmtree(tmp_path / "torn" / "model")
+    code, _, err = run_it("torn", *settings, "training.dataloader_num_workers=2", "--resume")
+    assert code == 0, err
+    assert losses(tmp_path / "torn") == losses(tmp_path / "whole") != losses(tmp_path / "plain")
+    torn, whole = weights(tmp_path / "torn"), weights(tmp_path / "whole")
+    assert all(torch.equal(torn[name], whole[name]) for name in whole)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resuming_gives_the_losses_and_weights_of_an_undisturbed_run(
     run_it: Any, tmp_path: Path, optimizer: str

@@ -144,7 +144,7 @@ def _fit(trainer: UllavaTrainer, progress: Progress) -> float:
     """Take the steps that are left; return the seconds. Raises Interrupted at a signal, UserError for NaN weights."""
     begun = time.time()
     try:
-        with trainer.stop.between_steps():
+        with trainer.stop.between_steps(), trainer.seal.whole_or_gone():
             trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress.checkpoint else None)
     except RuntimeError as error:
         if trainer.stop.number is None:

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
 
-def build_loader(dataset: Dataset[Any], sampler: Sampler[int], trainer: Trainer) -> DataLoader[Any]:
+def build_loader(dataset: Dataset[Any], sampler: Any, trainer: Trainer) -> DataLoader[Any]:
     """Return a loader over ``sampler``'s positions with the recipe's ``training.dataloader_*`` and batch size."""
     args = trainer.args
     return DataLoader(

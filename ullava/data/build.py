@@ -35,6 +35,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     templates = None
     if located.template is not None:
         templates = find_templates(located.template, with_phrase=kind.has_phrase)
+    foreground = entry.foreground or located.config.foreground
     origin = Origin(
         id=located.id,
         split=located.split,
@@ -49,7 +50,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         classes=frozenset(name.lower() for name in located.config.classes if not located.config.classes_open),
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,
-        foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
+        foreground_above=WHITE_ALONE if foreground == "white" else FOREGROUND_ABOVE,
     )
     reader = kind(origin)
     if entry.boxes is None:

@@ -13,13 +13,13 @@ from ullava.errors import UserError
 from ullava.examples import ModelInputs, PatchNames, VisualInputs, is_model_input
 from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.gradient_ullava_v1 import embed_as_configured
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.patches import patch_cross_entropy
 from ullava.modeling.read_heads import TokenStates, align_states, item_of_position, read_heads
-from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, zero_of

@@ -114,10 +114,8 @@ class AvgPreprocessor:
             shrunk=len(allowed) < len(wanted),
         )
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Every frame stretched to the square, whatever ``as_released`` says; see VisionPreprocessor."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Every frame stretched to the square; see VisionPreprocessor."""
         forced = forced_level(notes.force, self.levels, self.granularity)
         pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         allowed = self.video_levels if forced is None else (forced,)

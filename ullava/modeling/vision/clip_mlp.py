@@ -14,7 +14,7 @@ from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import ViewKind, plan_square
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import render_view, stretch_plain_u8
+from ullava.modeling.pixels import render_view
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -61,15 +61,10 @@ class ClipMlpPreprocessor:
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Each frame as a picture (``as_released``: stretched to the square); see VisionPreprocessor."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Each frame as a picture; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
-        if as_released:
-            pixels = stretch_plain_u8(frames_rgb_u8, self.side)
-        else:
-            pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
+        pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
         total = len(pixels) * self.frame_grid**2 + self.num_tokens
         return VideoInputs({VIEW: pixels}, TokenCount(total, total))
 

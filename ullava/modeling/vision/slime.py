@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig
 from ullava.config.vision import SlimeConfig
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
-from ullava.modeling.pixels import stretch_plain_u8
 from ullava.modeling.vision.slime_mixture import GatedMixture
 from ullava.modeling.vision.slime_resampler import Resampler
 from ullava.modeling.vision.slime_selection import merge_tiles, reduce_cosines, select_top_p, word_cosines
@@ -78,15 +77,10 @@ class SlimePreprocessor:
             shrunk=plan.grid_cr != wanted.grid_cr,
         )
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         """Each frame stretched to the square; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, "slime")
-        if as_released:
-            pixels = stretch_plain_u8(frames_rgb_u8, self.side)
-        else:
-            pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
+        pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         return VideoInputs({"base": pixels}, self._count(len(pixels), gamma_of(notes.force, self.settings)))
 
     def _count(self, tiles: int, gamma: float) -> TokenCount:

@@ -133,10 +133,8 @@ class VisionPreprocessor(Protocol):
         """Make the views of one picture, uint8 [H, W, 3]. Raises UserError for an override it does not know."""
         ...
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Make the views of the frames of one video, uint8 [T, H, W, 3]; ``as_released``: resized as u-LLaVA does."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Make the views of the frames of one video, uint8 [T, H, W, 3]."""
         ...
 
 

@@ -310,8 +310,8 @@ class TrainRecipe:
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
     at the picture rather than at habits of speech (ullava.data.word_dropout).
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
-    ``passes``: how often a batch is run, for front-ends that choose how to see a picture (ullava.training.passes):
-    once, for ``every`` granularity, or to ``rank`` them for the router.
+    ``passes``: how often a batch is run, for vision strategies that choose how to see an image
+    (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``grouping: modality_length`` makes batches of alike rows (ullava.data.grouping). ``tokenised``: words are tokenised
     once and kept beside the annotations (ullava.data.tokenised).
     ``budget``: the run ends with its seconds, whatever it got done in them.

@@ -83,7 +83,7 @@ class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
     ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``: what the vision strategy
-    and the passes judge themselves (``Passes.aux_terms``): names, and what each is a mean over. Raises ConfigError
+    and the passes judge themselves (``VisionStrategy.passes``): names, and what each is a mean over. Raises ConfigError
     where ``weights.aux`` has others.
     """
 

@@ -35,7 +35,6 @@ from ullava.training.folder import RunFolder
 from ullava.training.interruption import StopSignals
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.resume import Progress, find_progress, take_up
 from ullava.training.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
@@ -93,7 +92,7 @@ def _train(
         model, recipe.stage, lora=recipe.lora is not None, quality_trains=loss.iou_score > 0, parts=recipe.parts
     )
     args = _arguments(recipe, recipe_path, folder)
-    passes = Passes(recipe.passes, model.vision)
+    passes = model.vision.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)

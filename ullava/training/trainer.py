@@ -18,6 +18,7 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import Interrupted, UserError
+from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
 from ullava.training.batches import KEY, batch_of, counts_of, forced, loading
@@ -31,7 +32,6 @@ from ullava.training.loading import build_loader, forget_tied
 from ullava.training.loss_window import LossWindow
 from ullava.training.muon import build_muon
 from ullava.training.objective import Counts, GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.rates import decaying, give_rates
 from ullava.training.sharding import check_step, is_sharded, unshared_gradients, whole_state, whole_weights
 from ullava.training.shares import load_optimizer_shares, save_optimizer_shares, save_whole
@@ -153,7 +153,7 @@ class UllavaTrainer(Trainer):
         *early, last = self.passes.variants()
         batch = batch_of(inputs)
         shares_weights = is_sharded(self.model) or self.is_deepspeed_enabled  # layers then run within a pass alone
-        if self.passes.kind != "one" and batch.inputs is not None and not shares_weights:
+        if self.passes.repeats and batch.inputs is not None and not shares_weights:
             self.plan.hold_frozen()
             batch = batch.to(self.args.device)
             with self.accelerator.autocast():

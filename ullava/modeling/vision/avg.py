@@ -30,8 +30,10 @@ from ullava.modeling.vision.avg_layout import (
     plan_layout,
     scale_tokens,
 )
+from ullava.modeling.vision.avg_passes import RankedCandidates
 from ullava.modeling.vision.avg_router import GranularityRouter, choose_words
 from ullava.modeling.vision.clip_mlp import build_projector
+from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -334,6 +336,10 @@ class Avg(TowerFrontEnd):
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
         """Every granularity, coarsest first."""
         return tuple({"granularity": level} for level in self.levels)
+
+    def passes(self, kind: str = "one") -> Passes:
+        """Also to ``rank`` the granularities for the router; see VisionStrategy."""
+        return RankedCandidates(self.candidates()) if kind == "rank" and len(self.levels) > 1 else super().passes(kind)
 
 
 def _output(

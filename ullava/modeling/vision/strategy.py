@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ullava.errors import UserError, did_you_mean
+from ullava.config.fields import CountKind
+from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.examples import TokenCount, Views
 from ullava.geometry import View
+from ullava.modeling.vision.passes import EveryCandidate, Passes
 from ullava.structures import DetectedBoxes
 
 
@@ -199,6 +201,20 @@ class VisionStrategy(nn.Module, ABC):
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
         """Overrides, one for each way in which the strategy may choose to see a picture."""
         return ({},)
+
+    def passes(self, kind: str = "one") -> Passes:
+        """How a batch is run in training: ``one`` pass, ``every`` candidate, or what else a strategy offers.
+
+        Raises ConfigError for a kind that this one has not.
+        """
+        terms: dict[str, CountKind] = dict.fromkeys(self.aux_terms, "tokens")
+        if kind == "one":
+            return Passes(terms)
+        if len(self.candidates()) < 2:
+            raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
+        if kind == "every":
+            return EveryCandidate(self.candidates(), terms)
+        raise ConfigError(f"passes: {kind} teaches a router; the model's front-end has none")
 
 
 def zero_of(*modules: nn.Module) -> torch.Tensor:

@@ -19,7 +19,7 @@ KEY, VALUE = "compat", "ullava_v1"
 WORDS: Mapping[str, Scalar] = {"text.as_released": True, "text.answer": "name_last"}
 REGRESSED: Mapping[str, Scalar] = {"box.frame": "padsq", "box.sigmoid": False}
 """Of a box head that regresses, the only kind that u-LLaVA has."""
-MODEL: Mapping[str, Scalar] = {"marker_gradient_only": True, **WORDS}
+MODEL: Mapping[str, Scalar] = {"marker_gradient_only": True}
 LOSS: Mapping[str, Scalar] = {"loss.box_divide_twice": True}
 EVALUATION: Mapping[str, Scalar] = {"counting": "as_released"}
 FOREGROUND = "white"
@@ -72,7 +72,7 @@ def single_keys(cls: type[Any], root: Node) -> list[str]:
 
 
 def _model(root: Node, switch: Node) -> Node:
-    return _heads(_with(root, switch, {"marker_gradient_only": True}), switch)
+    return _heads(_with(root, switch, MODEL), switch)
 
 
 def _heads(root: Node, switch: Node) -> Node:

@@ -25,6 +25,7 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
+    stacked,
 )
 from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
@@ -127,12 +128,12 @@ class ClipMlp(TowerFrontEnd):
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        return self._project(self._states(_stacked(views)))
+        return self._project(self._states(stacked(views[VIEW])))
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        clips = _stacked(views)
+        clips = stacked(views[VIEW])
         states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         return self._project(pool_frames(states, self.frame_grid))
 
@@ -147,9 +148,3 @@ class ClipMlp(TowerFrontEnd):
     def parts(self) -> tuple[VisionPart, ...]:
         """Tower and projector."""
         return (VisionPart("vision tower", ("tower.",), "tower"), VisionPart("vision projector", ("",), "projector"))
-
-
-def _stacked(views: Views) -> torch.Tensor:
-    """The one view of this strategy; all items have one shape, so it is one tensor."""
-    pixels = views[VIEW]
-    return pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))

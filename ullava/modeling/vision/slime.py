@@ -31,6 +31,7 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
+    stacked,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
 from ullava.modeling.vision.tower_front_end import TowerFrontEnd
@@ -130,7 +131,7 @@ class Slime(TowerFrontEnd):
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [I, 3, R, R], ``tiles`` [m, 3, R, R] and ``grid`` (columns, rows) of each item -> its tokens."""
         refuse_unknown(context.force, OVERRIDES, "slime")
-        whole = _stacked(views["base"])
+        whole = stacked(views["base"])
         if self.settings.view == "global":
             return self.tokens_of(self._states(whole), [], [], context)
         tiles = list(views["tiles"])
@@ -145,7 +146,7 @@ class Slime(TowerFrontEnd):
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [V, T, 3, R, R]: the mean of the frames' states is the whole, each frame is a tile."""
         refuse_unknown(context.force, OVERRIDES, "slime")
-        clips = _stacked(views["base"])
+        clips = stacked(views["base"])
         states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         whole = states.mean(dim=1) if self.settings.view != "local" else states[:0, 0]
         frames = list(states) if self.settings.view != "global" else []
@@ -254,10 +255,6 @@ class Slime(TowerFrontEnd):
         elif settings.noise == "gate":
             names.append("mixture.w_noise")
         return tuple(names)
-
-
-def _stacked(pixels: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    return pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
 
 
 def _normal(shape: Sequence[int], like: torch.Tensor, context: EncodeContext) -> torch.Tensor:

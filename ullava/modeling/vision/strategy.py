@@ -217,6 +217,11 @@ class VisionStrategy(nn.Module, ABC):
         raise ConfigError(f"passes: {kind} teaches a router; the model's front-end has none")
 
 
+def stacked(entries: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """The entries of a view whose items have one shape, as one tensor."""
+    return entries if isinstance(entries, torch.Tensor) else torch.stack(list(entries))
+
+
 def zero_of(*modules: nn.Module) -> torch.Tensor:
     """A zero that depends on every trainable weight of ``modules``.
 

@@ -93,8 +93,7 @@ class UllavaTrainer(Trainer):
         self.first_step = 0
         self.stop = stop or StopSignals()
         self.seal = CheckpointSeal(self)
-        if is_sharded(model):  # the model is where it belongs, and training_step keeps gradients apart
-            args.place_model_on_device = False
+        if is_sharded(model):  # training_step keeps the gradients of a step's micro-batches apart
             args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
         super().__init__(
             model=model,

@@ -52,6 +52,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal has ended the work; what was done so far is kept. The command line leaves with ``exit_code``."""
 
     def __init__(self, number: int, message: str = "interrupted") -> None:
+        self.number = number
         self.exit_code = 128 + number
         super().__init__(message)
 

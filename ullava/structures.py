@@ -28,7 +28,6 @@ Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
 GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
 """Tasks whose answers point at things."""
-TASKS: tuple[Task, ...] = ("text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance")
 
 
 @dataclass(frozen=True, slots=True)

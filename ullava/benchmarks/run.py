@@ -19,7 +19,6 @@ from ullava.inference.predictor import pick_device
 PICTURES = 200
 DATA_SAMPLES = 200
 EVAL_PICTURES = 16
-BENCHMARKS = ("data", "train", "eval", "generate")
 
 
 def run_benchmark(

@@ -15,7 +15,6 @@ from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
 from ullava.data.encode import EncodedMixture
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 BATCH = 4
@@ -34,7 +33,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         collate([dataset[i] for i in range(k, k + BATCH)]).to(model.device).usable()
         for k in range(0, STEPS * BATCH, BATCH)
     ]
-    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.core.strategy).aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.core.passes().aux_terms)
 
     def steps() -> float:
         for inputs, targets in batches:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ullava import resources
 from ullava.cli.recipes import entry_problems, name_problems, sections
 from ullava.config.comparison import CompareRecipe
-from ullava.config.load import load_config, place
+from ullava.config.load import hints, load_config, place
 from ullava.config.recipes import config_class
 from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelConfig, TrainRecipe
 from ullava.config.site import Site
@@ -100,7 +100,8 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
         UserError: with every problem.
     """
     config = check_file(path, overrides)
-    lines = [f"{path}: valid"]
+    cls = config_class(path)
+    lines = [f"{path}: valid", *(f"hint: {line}" for line in (hints(cls, path) if cls is not None else ()))]
     problems: list[str] = []
     if isinstance(config, DatasetConfig) and config.root is not None:
         for split in config.splits:

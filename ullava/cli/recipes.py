@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ullava import resources
 from ullava.config import old_form
-from ullava.config.load import COMMAND_LINE, dump_config, load_config, place
+from ullava.config.load import COMMAND_LINE, dump_config, hints, load_config, place
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, UserError
 from ullava.hub import is_hub_id
@@ -34,10 +34,10 @@ def read_recipe(cls: type[R], name: str, overrides: Sequence[str] = ()) -> tuple
 
 
 def translation(recipe: TrainRecipe | EvalRecipe, path: Path) -> str:
-    """Return what a recipe in u-LLaVA's own form became, to be printed; nothing for one of our form."""
+    """Return what a recipe in u-LLaVA's own form became, to be printed; of one of our form the hints."""
     notes = old_form.explain(path)
     if notes is None:
-        return ""
+        return "\n".join(f"hint: {line}" for line in hints(type(recipe), path))
     head = [f"{path} is written in u-LLaVA's form; as a recipe of ours it reads:", ""]
     body = [f"  {line}" for line in dump_config(recipe).splitlines()]
     return "\n".join([*head, *body, "", *(f"note: {note}" for note in notes)])

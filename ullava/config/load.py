@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ullava.config import nodes, old_form
+from ullava.config import compat_ullava_v1, nodes, old_form
 from ullava.config.nodes import Node
 from ullava.config.schema import EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, did_you_mean
@@ -71,6 +71,15 @@ def place(path: Path, dotted: str) -> str:
     return node.where
 
 
+def hints(cls: type[Any], path: Path) -> list[str]:
+    """Return a line for each key of the YAML file ``path`` (for ``cls``) that a newer one stands for; none refuses."""
+    try:
+        root = _extended(nodes.parse(nodes.read_file(path), str(path), []), path.parent, [])
+    except ConfigError:
+        return []
+    return compat_ullava_v1.single_keys(cls, root)
+
+
 def dump_config(config: Any) -> str:
     """Return the YAML text of a config dataclass, defaults included; ``parse_text`` reads it back equal."""
     return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -107,7 +116,7 @@ def _parse(cls: type[T], text: str, name: str, overrides: Sequence[str], folder:
         if problems:
             raise ConfigError(sorted(set(problems), key=problems.index))
     root = _extended(root, folder, problems)
-    root = _overridden(root, overrides, problems)
+    root = compat_ullava_v1.expand(cls, _overridden(root, overrides, problems))
     config = _Builder(problems).build(cls, root, "")
     if problems:
         raise ConfigError(sorted(set(problems), key=problems.index))

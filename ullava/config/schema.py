@@ -123,10 +123,12 @@ class ModelConfig:
     and ``vision``, which the other kind needs, and writes conversations in its own format (not ``text.template``).
     ``head_state``: masks and boxes are read at ``[SEG]`` and ``[LOC]`` themselves or, ``predicting``, one place before;
     ``grounding_layer``: of this layer of the language model, counted from 1, not of the last
-    (ullava.modeling.grounding_layer). ``marker_gradient_only`` reproduces a defect of u-LLaVA: words next to a picture
-    get no gradient.
+    (ullava.modeling.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
+    (ullava.config.compat_ullava_v1), one way of which is ``marker_gradient_only``: words next to a picture get no
+    gradient.
     """
 
+    compat: Literal["none", "ullava_v1"] = "none"
     name: str
     core: CoreConfig = field(default_factory=CoreConfig)
     language: LanguageConfig = NO_LANGUAGE
@@ -252,7 +254,8 @@ class DatasetEntry:
     different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
-    ``frames``: which frames of a video training sees (ullava.media.frames).
+    ``frames``: which frames of a video training sees (ullava.media.frames). ``foreground``: see DatasetConfig; without
+    it that of the dataset.
     """
 
     dataset: str | None = None
@@ -267,6 +270,7 @@ class DatasetEntry:
     group: Literal["item", "image"] = "item"
     limit: int | None = field(default=None, metadata=at_least(1))
     frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
+    foreground: Literal["half", "white"] | None = None
     annotations: str | None = None
     """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
     images: str | None = None
@@ -359,9 +363,10 @@ class BudgetConfig:
 class HeadsConfig:
     """What a run makes afresh around the language model and the tower that it starts from: heads, view, conversation.
 
-    ``aspect``: how a picture becomes square, see ``VisionConfig``.
+    ``aspect``: how a picture becomes square, see ``VisionConfig``; ``compat``: see ``ModelConfig``.
     """
 
+    compat: Literal["none", "ullava_v1"] = "none"
     mask: MaskHeadConfig
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
@@ -385,13 +390,15 @@ class TrainRecipe:
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
     at the picture rather than at habits of speech (ullava.data.word_dropout).
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
-    ``passes``: how often a batch is run, for front-ends that choose how to see a picture (ullava.training.passes):
-    once, for ``every`` granularity, or to ``rank`` them for the router.
+    ``passes``: how often a batch is run, for vision strategies that choose how to see an image
+    (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``grouping: modality_length`` makes batches of alike rows (ullava.data.grouping). ``tokenised``: words are tokenised
     once and kept beside the annotations (ullava.data.tokenised).
     ``budget``: the run ends with its seconds, whatever it got done in them.
+    ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
     """
 
+    compat: Literal["none", "ullava_v1"] = "none"
     model: str
     system: ModelConfig | None = None
     init: str = "scratch"
@@ -431,13 +438,15 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecipe:
-    """What ``ullava eval`` reads. ``counting: as_released`` lets what is missing drop out, as u-LLaVA does.
+    """What ``ullava eval`` reads. ``compat: ullava_v1``: data and figures as in u-LLaVA's first release
+    (ullava.config.compat_ullava_v1), which counts ``as_released``: what is missing drops out.
 
     ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the centre-padded
     square (ConvLLaVA) or the picture (``norm``). ``force``: overrides of the front-end for every question, such as
     {granularity: 36} (docs/front_ends.md).
     """
 
+    compat: Literal["none", "ullava_v1"] = "none"
     model: str = "tiny"
     data_root: str = "."
     dataset: dict[str, DatasetEntry]

@@ -33,7 +33,7 @@ class TextConfig:
     ``answer``: whether an answer names a thing before it points at it, or after, as u-LLaVA's do (ullava.text.answers).
 
     ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
-    (ullava.text.released).
+    (ullava.text.rows_ullava_v1).
     """
 
     template: str = "vicuna_v1"

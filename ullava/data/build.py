@@ -35,6 +35,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     templates = None
     if located.template is not None:
         templates = find_templates(located.template, with_phrase=kind.has_phrase)
+    foreground = entry.foreground or located.config.foreground
     origin = Origin(
         id=located.id,
         split=located.split,
@@ -52,7 +53,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         absent=entry.absent or 0.0,
         label_offset=located.config.label_offset,
         ignore_label=located.config.ignore_label,
-        foreground_above=WHITE_ALONE if located.config.foreground == "white" else FOREGROUND_ABOVE,
+        foreground_above=WHITE_ALONE if foreground == "white" else FOREGROUND_ABOVE,
     )
     reader = kind(origin)
     if entry.boxes is None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ullava.data.json_stream import iter_records
+from ullava.data.coco_rows import coco_rows
+from ullava.data.json_stream import Row, iter_records
 from ullava.errors import DataError
 from ullava.given_files import check_plain
 from ullava.whole_files import whole, write_whole
@@ -39,14 +40,6 @@ SIZES_SUFFIX = ".sizes.npy"
 """Of what ullava.data.word_sizes keeps beside a converted file."""
 CLASSES_SUFFIX = ".classes.npz"
 """Of what ullava.data.class_table keeps there."""
-
-
-class Row(NamedTuple):
-    """What one Arrow row holds: the record's JSON text, its picture ('' without one) and its line in the source."""
-
-    record: bytes
-    image: str
-    line: int
 
 
 class AnnotationStore:
@@ -201,8 +194,6 @@ def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:
 
 def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[dict[str, Any], Iterable[Row]]:
     if kind == "coco":
-        from ullava.data.coco_rows import coco_rows
-
         return coco_rows(source, on_read)
     return {}, _plain_rows(source, on_read)
 

@@ -27,7 +27,8 @@ from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError, SampleError
 from ullava.evaluation.ledger import RunFolder
 from ullava.evaluation.plan import Query, pack, picture_groups
-from ullava.evaluation.scoring import Scorer, family_of, scorer_for
+from ullava.evaluation.scorers import scorer_for
+from ullava.evaluation.scoring import Scorer, family_of
 from ullava.inference.export import chosen_to_json, object_to_json
 from ullava.structures import Answer, Sample
 

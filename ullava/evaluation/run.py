@@ -23,7 +23,8 @@ from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.ledger import RunFolder, Shard, read_lines
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
-from ullava.evaluation.scoring import family_of, scorer_for
+from ullava.evaluation.scorers import scorer_for
+from ullava.evaluation.scoring import family_of
 from ullava.whole_files import check_folder, write_json
 
 T = TypeVar("T")

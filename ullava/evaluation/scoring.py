@@ -19,7 +19,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from ullava.config.schema import EvalRecipe
 from ullava.data.boxes import reader_of
 from ullava.data.readers.base import Reader, TaskDataset
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
@@ -29,7 +28,6 @@ from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.facts import check_facts
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralisedReferringMasks, ReferringMasks
-from ullava.evaluation.metrics.released import ReleasedBoxes, ReleasedMasks
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
@@ -56,10 +54,13 @@ class Scorer(ABC):
         """Score one query. Raises SampleError if the sample lacks what the metric compares with."""
 
 
-class _Res(Scorer):
+class ResScorer(Scorer):
+    """Referring segmentation: the union of the answer's masks."""
+
     kind = ReferringMasks
 
     def score(self, sample: Sample, answer: Answer) -> Row:
+        """See Scorer."""
         metric = cast(ReferringMasks, self.metric)
         return metric.update(united_mask(answer), true_mask(sample), ignored_pixels(sample))
 
@@ -76,10 +77,13 @@ class _Gres(Scorer):
         return metric.update(united_mask(answer), true_mask(sample), no_target=False, ignore=ignored_pixels(sample))
 
 
-class _Rec(Scorer):
+class RecScorer(Scorer):
+    """Referring comprehension: the box of the best object."""
+
     kind = ReferringBoxes
 
     def score(self, sample: Sample, answer: Answer) -> Row:
+        """See Scorer."""
         return cast(ReferringBoxes, self.metric).update(best_box(answer), true_box(sample))
 
 
@@ -169,9 +173,9 @@ class _Text(_Words):
 
 
 SCORERS: dict[str, type[Scorer]] = {
-    "res": _Res,
+    "res": ResScorer,
     "gres": _Gres,
-    "rec": _Rec,
+    "rec": RecScorer,
     "grec": _Grec,
     "salient": _Salient,
     "semantic": _Semantic,
@@ -180,17 +184,6 @@ SCORERS: dict[str, type[Scorer]] = {
     "vqa": _Words,
     "text": _Text,
 }
-
-
-class _ResAsReleased(_Res):
-    kind = ReleasedMasks
-
-
-class _RecAsReleased(_Rec):
-    kind = ReleasedBoxes
-
-
-AS_RELEASED: dict[str, type[Scorer]] = {"res": _ResAsReleased, "rec": _RecAsReleased}
 
 
 class _WrittenRec(Scorer):
@@ -212,25 +205,6 @@ class _WrittenRecOfPicture(_WrittenRec):
 
 WRITTEN: dict[str, type[Scorer]] = {"padsq": _WrittenRec, "norm": _WrittenRecOfPicture}
 """``text_box_frame`` -> scorer of the task rec under the protocol ``text_box``."""
-
-
-def scorer_of(
-    family: str, counting: str, protocol: str = "generate", text_box_frame: TextBoxFrame = "padsq"
-) -> type[Scorer]:
-    """Return the scorer of a task family; the settings as in EvalRecipe.
-
-    Raises ConfigError for a family that the protocol ``text_box`` cannot measure: words hold the box of one thing.
-    """
-    if protocol == "text_box":
-        if family != "rec":
-            raise ConfigError(f"protocol text_box reads a box from words: it measures the task rec, not {family}")
-        return WRITTEN[text_box_frame]
-    return AS_RELEASED.get(family, SCORERS[family]) if counting == "as_released" else SCORERS[family]
-
-
-def scorer_for(family: str, recipe: EvalRecipe) -> type[Scorer]:
-    """Return the scorer of a task family as a recipe's settings want it. Raises ConfigError as ``scorer_of``."""
-    return scorer_of(family, recipe.counting, recipe.protocol, recipe.text_box_frame)
 
 
 def family_of(dataset: TaskDataset) -> str:

@@ -44,15 +44,6 @@ def mask_to_box_xyxy_px(mask: MaskArray) -> BoxXYXY | None:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def released_box_of_mask(mask: MaskArray) -> BoxXYXY:
-    """Return the box of a mask [H, W] as u-LLaVA counts it: the far side one less, (0, 0, -1, -1) for an empty mask.
-
-    For comparing with its numbers only (spec/ullava.md 2.4).
-    """
-    x0, y0, x1, y1 = mask_to_box_xyxy_px(mask) or (0.0, 0.0, 0.0, 0.0)
-    return x0, y0, x1 - 1.0, y1 - 1.0
-
-
 def rle_encode(mask: MaskArray) -> Rle:
     """Encode a mask [H, W] as COCO's compressed RLE with an ASCII string, ready for JSON."""
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

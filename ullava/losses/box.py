@@ -1,14 +1,11 @@
-"""The box terms of u-LLaVA (spec/ullava.md 2.5): L1 and GIoU, summed over the boxes of a batch and divided once.
+"""The box terms of u-LLaVA: L1 and GIoU, summed over the boxes of a batch and divided once.
 
-u-LLaVA divides twice: the boxes of each picture by their number, and the sum over pictures by the total again, so
-that the same error counts the less the more boxes a picture has. It also gives a prediction with swapped corners no
-GIoU loss at all. Both are defects; ``divide_twice=True`` reproduces the pair for comparing with its numbers.
+(What u-LLaVA's first release does instead: ``ullava.losses.box_ullava_v1``.)
 Boxes are xyxy in any one frame that is common to prediction and target.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ullava.geometry.box_tensors import paired_iou_giou, sorted_corners
@@ -16,50 +13,47 @@ from ullava.geometry.box_tensors import paired_iou_giou, sorted_corners
 COUNT_EPSILON = 1e-8
 
 
-def l1_loss(
-    predicted: Tensor,
-    target: Tensor,
-    image_of_box: Tensor | None = None,
-    *,
-    divide_twice: bool = False,
-) -> Tensor:
+def l1_loss(predicted: Tensor, target: Tensor, image_of_box: Tensor | None = None) -> Tensor:
     """Return the absolute error, summed over the four coordinates and averaged over the boxes: a float32 scalar.
 
     Args:
         predicted: [n, 4] xyxy.
         target: [n, 4] xyxy of the same frame.
-        image_of_box: [n] number of the picture each box belongs to; needed for ``divide_twice`` only.
-        divide_twice: divide as u-LLaVA does (see above).
+        image_of_box: [n] number of the picture each box belongs to, which makes no difference.
 
     No box gives 0, which still carries a (zero) gradient.
     """
-    _check_boxes(predicted, target)
-    each = (predicted.float() - target.float()).abs().sum(1)
-    return _reduce(each, image_of_box, divide_twice)
+    return mean_over_boxes(l1_of_boxes(predicted, target))
 
 
-def giou_loss(
-    predicted: Tensor,
-    target: Tensor,
-    image_of_box: Tensor | None = None,
-    *,
-    divide_twice: bool = False,
-) -> Tensor:
+def giou_loss(predicted: Tensor, target: Tensor, image_of_box: Tensor | None = None) -> Tensor:
     """Return 1 - GIoU averaged over the boxes: a float32 scalar. Arguments as in ``l1_loss``.
 
-    A prediction with swapped corners is judged with its corners in order, so that it learns; with ``divide_twice`` it
-    gets no loss, as in u-LLaVA.
+    A prediction with swapped corners is judged with its corners in order, so that it learns.
 
     Raises:
         ValueError: a target whose corners are not in order.
     """
+    return mean_over_boxes(giou_of_boxes(predicted, target))
+
+
+def l1_of_boxes(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return the absolute error of each box, summed over its coordinates: float32 [n]."""
+    _check_boxes(predicted, target)
+    return (predicted.float() - target.float()).abs().sum(1)
+
+
+def giou_of_boxes(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - GIoU of each box, the corners of the prediction in order: [n]."""
     _check_boxes(predicted, target)
     if bool((target[:, 2:] < target[:, :2]).any()):
         raise ValueError("a target box has its corners swapped")
-    each = 1 - paired_iou_giou(sorted_corners(predicted), target)[1]
-    if divide_twice:
-        each = each * (predicted[:, 2:] >= predicted[:, :2]).all(1)
-    return _reduce(each, image_of_box, divide_twice)
+    return 1 - paired_iou_giou(sorted_corners(predicted), target)[1]
+
+
+def mean_over_boxes(each: Tensor) -> Tensor:
+    """Return the sum of losses [n] over their number, which is 0 without any."""
+    return each.sum() / (each.shape[0] + COUNT_EPSILON)
 
 
 def expected_box_terms(boxes: Tensor, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,16 +76,6 @@ def expected_box_terms(boxes: Tensor, logits: Tensor, target: Tensor) -> tuple[T
     giou = paired_iou_giou(sorted_corners(boxes), wanted)[1]
     count = boxes.shape[0] + COUNT_EPSILON
     return (shares * distance).sum() / count, (shares * (1 - giou)).sum() / count
-
-
-def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool) -> Tensor:
-    """Sum the losses [n] of the boxes, or u-LLaVA's means of each picture, and divide by the number of boxes."""
-    if divide_twice:
-        if image_of_box is None:
-            raise ValueError("divide_twice needs image_of_box")
-        _, picture, boxes_of_picture = torch.unique(image_of_box, return_inverse=True, return_counts=True)
-        each = each / (boxes_of_picture[picture] + COUNT_EPSILON)
-    return each.sum() / (each.shape[0] + COUNT_EPSILON)
 
 
 def _check_boxes(predicted: Tensor, target: Tensor) -> None:

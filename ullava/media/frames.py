@@ -3,8 +3,8 @@
 ``uniform``    frame ``floor(i * length / count)`` for i = 0 … count - 1
 ``head_tail``  half of the frames from each half of the clip, drawn without repetition where there are enough
 
-A clip with fewer frames than asked for repeats some. The two ``original_`` ways are u-LLaVA's, defects included
-(spec/ullava.md 3.4): short clips give fewer frames, and rounding may give one too many, past the end.
+A clip with fewer frames than asked for repeats some. The two ``original_`` ways are u-LLaVA's
+(``ullava.media.frames_ullava_v1``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-import numpy as np
-
 from ullava.errors import DataError, did_you_mean
+from ullava.media.frames_ullava_v1 import original_head_tail_frames, original_uniform_frames
 from ullava.structures import FrameSampling
 
 
@@ -33,18 +32,6 @@ def _of_half(start: int, stop: int, count: int, rng: Random) -> list[int]:
     if stop - start >= count:
         return sorted(rng.sample(range(start, stop), count))
     return [start + place for place in uniform_frames(stop - start, count)]
-
-
-def original_uniform_frames(length: int, count: int, rng: Random | None = None) -> list[int]:
-    """Return what u-LLaVA takes: floating-point steps, and no repetition where the clip is short."""
-    count = min(count, length)
-    return [int(number) for number in np.arange(0, length, length / count).astype(int)]
-
-
-def original_head_tail_frames(length: int, count: int, rng: Random) -> list[int]:
-    """Return what u-LLaVA takes: half of ``min(count, length)``, rounded down, from each half."""
-    each, middle = min(count, length) // 2, length // 2
-    return sorted(rng.sample(range(middle), each)) + sorted(rng.sample(range(middle, length), each))
 
 
 SAMPLERS: Mapping[FrameSampling, Callable[[int, int, Random], list[int]]] = {

@@ -44,24 +44,24 @@ ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_image_rgb_u8(image: ImageLike, *, opaque: bool = False) -> ImageArray:
+def read_image_rgb_u8(image: ImageLike) -> ImageArray:
     """Return an image as uint8 [H, W, 3], turned upright by its EXIF orientation; transparency is laid on white.
 
     ``image``: a path, a Pillow image (of an animation the frame it stands at), or an array: uint8 [H, W, 3] (RGB),
     [H, W, 4] (RGBA) or [H, W] (gray), or bool [H, W]; a tensor, or what else NumPy takes for one, counts too.
-    ``opaque`` shows what lies under transparency instead, as u-LLaVA does. Of an animated file the first frame is read.
+    Of an animated file the first frame is read.
 
     Raises DataError naming the file if it is missing, no plain file, empty, cut off, of another format (by content, not
     by name), above ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, or of more than 8 bits per channel; and for an array
     of any other form: whether 0.5 is dark or gray is for the caller to say.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _pixels(_decode(image if isinstance(image, Path) else Path(image)), image, opaque)
+        return _pixels(_decode(image if isinstance(image, Path) else Path(image)), image)
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "")) or "the Pillow image"
         _check_size(name, image.width, image.height)
-        return _pixels(image, name, opaque)
-    return _array_rgb_u8(image, opaque)
+        return _pixels(image, name)
+    return _array_rgb_u8(image)
 
 
 def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
@@ -94,17 +94,27 @@ def upright_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
     return stored_hw[::-1] if orientation in SIDEWAYS else stored_hw
 
 
-def _pixels(image: Image.Image, name: object, opaque: bool) -> ImageArray:
-    """Return what ``read_image_rgb_u8`` promises of a Pillow image."""
+def decode_upright(path: Path) -> Image.Image:
+    """Return the decoded image of a file, turned upright, with its transparency; raises as ``read_image_rgb_u8``."""
+    return _upright(_decode(path), path)
+
+
+def _upright(image: Image.Image, name: object) -> Image.Image:
     _check_depth(name, image)
     with _Decoding(name):
         image.load()
         _check_palette(name, image)
-        turned = upright(image)
-        return np.array(turned.convert("RGB")) if opaque else on_white(turned)
+        return upright(image)
 
 
-def _array_rgb_u8(given: Any, opaque: bool) -> ImageArray:
+def _pixels(image: Image.Image, name: object) -> ImageArray:
+    """Return what ``read_image_rgb_u8`` promises of a Pillow image."""
+    turned = _upright(image, name)
+    with _Decoding(name):
+        return on_white(turned)
+
+
+def _array_rgb_u8(given: Any) -> ImageArray:
     """Return what ``read_image_rgb_u8`` promises of an array."""
     if not hasattr(given, "__array__"):
         raise DataError(f"an image is a path, a Pillow image or an array, not {type(given).__name__}")
@@ -123,7 +133,7 @@ def _array_rgb_u8(given: Any, opaque: bool) -> ImageArray:
     _check_size(f"the array {shown}", array.shape[1], array.shape[0])
     if array.shape[2:] == (3,):
         return np.ascontiguousarray(array)
-    return _pixels(Image.fromarray(np.ascontiguousarray(array)), f"the array {shown}", opaque)
+    return _pixels(Image.fromarray(np.ascontiguousarray(array)), f"the array {shown}")
 
 
 def on_white(image: Image.Image) -> ImageArray:

@@ -61,7 +61,7 @@ class UllavaConfig(PreTrainedConfig):
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
-    a defect of u-LLaVA (``ullava.modeling.released_gradient``). ``pretrained`` notes which parts came from the Hugging
+    a defect of u-LLaVA (``ullava.modeling.gradient_ullava_v1``). ``pretrained`` notes which parts came from the Hugging
     Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
     """
 

@@ -58,16 +58,6 @@ def resize_pillow_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int) -
     return np.asarray(Image.fromarray(image_rgb_u8).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def stretch_plain_u8(frames_rgb_u8: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Bicubic resize of frames uint8 [T, H, W, 3] to planes [T, 3, side, side] as u-LLaVA resizes clips.
-
-    Without antialiasing, cut to whole numbers; overshoot is clamped, where the original lets it wrap around.
-    """
-    planes = torch.from_numpy(np.ascontiguousarray(frames_rgb_u8)).permute(0, 3, 1, 2).float()
-    resized = functional.interpolate(planes, (side, side), mode="bicubic", align_corners=False)
-    return np.ascontiguousarray(resized.clamp(0, 255).to(torch.uint8).numpy())
-
-
 def render_view(
     image_rgb_u8: NDArray[np.uint8], view: View, *, mode: str, fill: int | tuple[int, int, int]
 ) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ullava.errors import SampleError, UserError
+from ullava.errors import SampleError
 from ullava.examples import Example, ImageExample, VideoExample
 from ullava.modeling.cores.native_processor import NativePreprocessor, native_token_ids
 from ullava.modeling.expanding import expand_places
@@ -22,14 +22,15 @@ from ullava.modeling.heads.box_table import build_box_rules
 from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.patches import patch_words
 from ullava.modeling.processor_call import PLACEHOLDERS, CallableProcessor
+from ullava.modeling.rows import TemplateRows
+from ullava.modeling.rows_ullava_v1 import UllavaV1Rows
 from ullava.modeling.sample_rules import asks_for_things, check_frame, check_phrases, check_words, targets_of
 from ullava.modeling.strategies import build_preprocessor
-from ullava.modeling.tokenising import Words, instruction_of, tokenise, tokenise_as_released
+from ullava.modeling.tokenising import Words
 from ullava.modeling.vision.strategy import ItemNotes
 from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample
 from ullava.text.answers import name_last, split_objects
-from ullava.text.conversation import released_style, turn_end_ids, with_videos
-from ullava.text.released_tokenizer import decode_released
+from ullava.text.conversation import turn_end_ids, with_videos
 from ullava.text.tokens import (
     IGNORE_LABEL,
     IMAGE_MARKER,
@@ -40,6 +41,8 @@ from ullava.text.tokens import (
 )
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+ROWS: Mapping[bool, type[TemplateRows]] = {False: TemplateRows, True: UllavaV1Rows}
+"""``as_released`` -> how dialogues are written down and answers read back."""
 
 
 class UllavaProcessor(CallableProcessor):
@@ -96,6 +99,7 @@ class UllavaProcessor(CallableProcessor):
         self.system = system
         self.max_length = max_length
         self.as_released = as_released
+        self.rows = ROWS[as_released]()
         self.answer = answer
         self.video_frames = video_frames
         super().__init__(tokenizer, chat_template=with_videos(chat_template), **kwargs)
@@ -119,10 +123,7 @@ class UllavaProcessor(CallableProcessor):
             merge=self.merge,
             settings=self.settings,
         )
-        if self.as_released and self.vision.reads_text:
-            raise UserError(
-                f"text.as_released: u-LLaVA's own rows do not tell what vision strategy {self.strategy} reads"
-            )
+        self.rows.check_vision(self)
 
     def set_native(self, processor: Any) -> None:
         """Take the model's own processor, which a native core brings; its tokenizer is ours."""
@@ -160,8 +161,8 @@ class UllavaProcessor(CallableProcessor):
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What is saved: the arguments, without the parts made of them."""
-        table = super().to_dict(*args, **kwargs)
-        return {key: value for key, value in table.items() if key not in ("vision", "token_ids", "boxes", "masks")}
+        made = ("vision", "token_ids", "boxes", "masks", "rows")
+        return {key: value for key, value in super().to_dict(*args, **kwargs).items() if key not in made}
 
     # ------------------------------------------------------------ samples -> examples
     def encode(
@@ -235,7 +236,7 @@ class UllavaProcessor(CallableProcessor):
         if len(frames_rgb_u8) != self.video_frames:
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
         notes = ItemNotes(frame_boxes=boxes, force=force)
-        inputs = self.vision.preprocess_video(frames_rgb_u8, notes, as_released=self.as_released)
+        inputs = self.vision.preprocess_video(self.rows.frames(self, frames_rgb_u8), notes)
         return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}{inputs.variant}", inputs.views, inputs.count)
 
     def _pictures(
@@ -297,24 +298,12 @@ class UllavaProcessor(CallableProcessor):
 
     def tokenise(self, sample: Sample, prompt_only: bool = False) -> Words:
         """The words alone: every picture and video is one placeholder. Raises SampleError, see ``encode``."""
-        style = released_style(self.chat_template)
         turns = sample.turns
         if self.answer == "name_last":
             turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
-        if self.as_released and style is not None:
-            try:
-                return *tokenise_as_released(self.tokenizer, style, turns, prompt_only=prompt_only), None
-            except UserError as error:
-                raise SampleError(sample.name, str(error)) from error
-        try:
-            row = tokenise(self.tokenizer, self.chat_template, turns, system=self.system, prompt_only=prompt_only)
-        except UserError as error:
-            raise SampleError(sample.name, str(error)) from error
-        if not self.vision.reads_text:
-            return *row, None
+
         slots = [self.token_ids[name] for name in PLACEHOLDERS]
-        asked = instruction_of(self.tokenizer, self.chat_template, turns, system=self.system, left_out=slots)
-        return *row, asked
+        return self.rows.tokenise(self, replace(sample, turns=turns), left_out=slots, prompt_only=prompt_only)
 
     def _check_counts(
         self, sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, prompt_only: bool
@@ -336,10 +325,7 @@ class UllavaProcessor(CallableProcessor):
         stop = next((place for place, token in enumerate(ids) if token in ends), None)
         finished = stop is not None
         ids = ids[:stop] if finished else [token for token in ids if token != self.tokenizer.pad_token_id]
-        if self.as_released:
-            return decode_released(self.tokenizer, ids).strip(), finished, len(ids) + int(finished)
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text.strip(), finished, len(ids) + int(finished)
+        return self.rows.text_of(self.tokenizer, ids).strip(), finished, len(ids) + int(finished)
 
     def to_answer(
         self,

@@ -23,6 +23,7 @@ from ullava.examples import Example, flat_keys
 from ullava.media.images import first_line, read_image_rgb_u8
 from ullava.media.video import read_clip
 from ullava.modeling.chat_messages import checked_messages, conversations_of, media_of
+from ullava.modeling.rows import TemplateRows
 from ullava.modeling.tokenising import Words, adds_start_token, instruction_of_messages
 from ullava.structures import Clip, DetectedBoxes, ImageArray, Sample, Task, Turn
 from ullava.text.answers import name_last
@@ -77,7 +78,7 @@ class CallableProcessor(ProcessorMixin):
     vision: Any
     system: str
     answer: str
-    as_released: bool
+    rows: TemplateRows
     video_frames: int
     core: str
     encode: Any
@@ -141,11 +142,7 @@ class CallableProcessor(ProcessorMixin):
             raise UserError(f"padding={padding!r}: rows are padded to the longest of the batch")
         if padding_side not in (None, "left", "right"):
             raise UserError(f"padding_side='{padding_side}': left or right")
-        if self.as_released and released_style(self.chat_template) is not None:
-            raise UserError(
-                "text.as_released: this model reads rows made u-LLaVA's own way, which a text does not tell; "
-                "ask it through ullava.load(...).answer or processor.encode"
-            )
+        self.rows.check_plain_texts(self)
         texts = _texts(text)
         written = [self._image_places(entry) for entry in texts]
         written_videos = [_VIDEOS.subn(_VIDEO_PLACE, entry) for entry, _ in written]

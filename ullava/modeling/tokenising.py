@@ -1,10 +1,9 @@
-"""A dialogue as token ids and labels: through the chat template, or as u-LLaVA counted them (``as_released``)."""
+"""A dialogue as token ids and labels, through the chat template."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ullava.errors import UserError
 from ullava.structures import Turn
 from ullava.text.conversation import in_parts, marks_answers, pictures_first, released_style, to_messages
-from ullava.text.released import open_text, released_row, with_picture, with_video
 from ullava.text.tokens import IGNORE_LABEL
 
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -154,17 +152,3 @@ def _render_unmarked(
             raise UserError("the chat template does not write an answer behind the sign for one, up to the end token")
         spans.append((len(before), end + len(tokenizer.eos_token)))
     return whole, spans
-
-
-def tokenise_as_released(tokenizer: Any, style: str, turns: Sequence[Turn], *, prompt_only: bool) -> Row:
-    """Ids [L] and labels [L] with the original's defects (ullava.text.released): stray blanks, lost samples.
-
-    Raises UserError for a dialogue on which the original stops.
-    """
-    said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer))]
-    said = with_video(with_picture(said, 1), 1)
-    if prompt_only:
-        ids = np.asarray(tokenizer(open_text(said[:-1], style))["input_ids"], dtype=np.int64)
-        return ids, np.full_like(ids, IGNORE_LABEL)
-    row = released_row(tokenizer, said, style, sys.maxsize)
-    return np.asarray(row.input_ids, dtype=np.int64), np.asarray(row.labels, dtype=np.int64)

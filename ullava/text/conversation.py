@@ -13,7 +13,7 @@ from typing import Any
 
 from ullava.errors import UserError
 from ullava.structures import Turn
-from ullava.text.released import STYLES
+from ullava.text.rows_ullava_v1 import STYLES
 from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, VIDEO_START
 
 _MARKER = re.compile(f"({re.escape(IMAGE_MARKER)}|{re.escape(VIDEO_MARKER)})")

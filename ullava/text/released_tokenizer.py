@@ -83,44 +83,5 @@ def released_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def decode_released(tokenizer: Any, ids: Sequence[int], *, keep_special: bool = True) -> str:
-    """Ids -> text with the blanks that the original's library put in: around every added token, none after ``</s>``.
-
-    ``keep_special=False`` leaves out ``<s>``, ``</s>`` and ``<unk>``; added tokens stay.
-    """
-    always = {BOS, END, UNKNOWN}
-    tokens = [token for token in tokenizer.convert_ids_to_tokens(list(ids)) if keep_special or token not in always]
-    added = set(tokenizer.get_added_vocab()) - always
-    stretches: list[str] = []
-    current: list[str] = []
-    for token in tokens:
-        if token not in added:
-            current.append(token)
-            continue
-        if current:
-            stretches.append(_join(tokenizer, current, always))
-            current = []
-        stretches.append(token)
-    if current:
-        stretches.append(_join(tokenizer, current, always))
-    return " ".join(stretches)
-
-
-def _join(tokenizer: Any, tokens: Sequence[str], special: set[str]) -> str:
-    text, pending, before_special = "", [], False
-    for place, token in enumerate(tokens):
-        if token not in special:
-            pending.append(token)
-            before_special = False
-            continue
-        text += (" " if place and not before_special else "") + _words(tokenizer, pending) + token
-        pending, before_special = [], True
-    return text + _words(tokenizer, pending)
-
-
-def _words(tokenizer: Any, tokens: Sequence[str]) -> str:
-    return str(tokenizer.backend_tokenizer.decoder.decode(list(tokens))) if tokens else ""
-
-
 def _is_no_text(pieces: Any, number: int) -> bool:
     return bool(pieces.is_control(number) or pieces.is_unknown(number) or pieces.is_byte(number))

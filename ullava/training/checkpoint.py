@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from ullava.modeling.weight_files import weight_files
 from ullava.training.finite import is_finite, tensors_in
 from ullava.training.folder import RunFolder
 from ullava.training.shares import OPTIMIZER_FOLDER
-from ullava.whole_files import write_json, writing
+from ullava.whole_files import write_json
 
 FILES = "files.json"
 STATE = "trainer_state.json"
@@ -55,17 +53,6 @@ def seal(checkpoint: Path) -> None:
     """Note the files of a checkpoint that all processes have written."""
     sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
     write_json(checkpoint / FILES, {"files": sizes})
-
-
-@contextmanager
-def whole_or_gone(checkpoint: Path) -> Iterator[None]:
-    """Remove a checkpoint that the disk refuses to take whole; the OSError names it. Older ones stay."""
-    try:
-        with writing(checkpoint):
-            yield
-    except OSError:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        raise
 
 
 def newest_usable(folder: RunFolder) -> Found:

@@ -23,7 +23,7 @@ def check_empty(trainer: Any, batches: Sequence[Batch]) -> None:
     """
     if trainer.args.world_size == 1 or all(batch.inputs is not None for batch in batches):
         return
-    if is_sharded(trainer.model) or trainer.is_deepspeed_enabled or trainer.passes.kind != "one":
+    if is_sharded(trainer.model) or trainer.is_deepspeed_enabled or trainer.passes.repeats:
         raise UserError(
             f"step {trainer.state.global_step + 1}: no sample of a process's batch is usable (all are in "
             f"{trainer.bad_samples.path}); with several processes only plain DDP with passes: one can go on without: "

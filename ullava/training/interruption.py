@@ -72,6 +72,10 @@ class StopSignals(TrainerCallback):
         with self._mode(patient=False):
             yield
 
+    def after_this_step(self, number: int) -> None:
+        """Take a signal that has ended an evaluation between two steps as one that ends the run there."""
+        self.number = number
+
     @contextmanager
     def _mode(self, *, patient: bool) -> Iterator[None]:
         before, self._patient = self._patient, patient

@@ -20,10 +20,10 @@ from ullava.examples import Targets
 from ullava.geometry.mask_resize import shrink_targets
 from ullava.losses import (
     bce_per_mask,
+    box,
+    box_ullava_v1,
     dice_per_mask,
     expected_box_terms,
-    giou_loss,
-    l1_loss,
     mask_iou_per_mask,
 )
 from ullava.modeling.heads.mask_contract import MaskRules
@@ -88,7 +88,7 @@ class GroundingObjective:
     """Callable criterion: ``objective(output, targets)`` -> LossTerms.
 
     ``masks``: the mask head's rules, which map logits to the original image. ``aux_terms``: what the vision strategy
-    and the passes judge themselves (``Passes.aux_terms``): names, and what each is a mean over. Raises ConfigError
+    and the passes judge themselves (``VisionStrategy.passes``): names, and what each is a mean over. Raises ConfigError
     where ``weights.aux`` has others.
     """
 
@@ -100,6 +100,7 @@ class GroundingObjective:
                 [f"loss.aux: the vision strategy has no term '{n}'{did_you_mean(n, aux_terms)}" for n in unknown]
             )
         self.weights = weights
+        self.boxes = box_ullava_v1 if weights.box_divide_twice else box
         self.masks = masks
         self.terms = {name: kind for name, kind in TERMS.items() if masks.tells_presence or name != PRESENCE}
         self.aux_terms = dict(aux_terms)
@@ -184,15 +185,14 @@ class GroundingObjective:
             nothing = boxes.float().sum() * 0.0
             return {"l1": nothing, "giou": nothing}
         if loc.candidates is not None:
-            if self.weights.box_divide_twice:
+            if self.boxes is box_ullava_v1:
                 raise ConfigError("loss.box_divide_twice belongs to boxes that are regressed; this head offers several")
             stages = [expected_box_terms(stage.boxes_xyxy_head, stage.logits, wanted) for stage in loc.candidates]
             l1, giou = torch.stack([torch.stack(terms) for terms in stages]).mean(dim=0).unbind()
             return {"l1": l1, "giou": giou}
-        twice = self.weights.box_divide_twice
         return {
-            "l1": l1_loss(boxes.float(), wanted, loc.image, divide_twice=twice),
-            "giou": giou_loss(boxes.float(), wanted, loc.image, divide_twice=twice),
+            "l1": self.boxes.l1_loss(boxes.float(), wanted, loc.image),
+            "giou": self.boxes.giou_loss(boxes.float(), wanted, loc.image),
         }
 
 

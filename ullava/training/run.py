@@ -36,7 +36,6 @@ from ullava.training.folder import RunFolder
 from ullava.training.interruption import StopSignals
 from ullava.training.monitor import Monitor
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.resume import Progress, find_progress, take_up
 from ullava.training.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
 from ullava.training.stages import apply_stage
@@ -99,7 +98,7 @@ def _train(
         parts=recipe.parts,
     )
     args = _arguments(recipe, recipe_path, folder)
-    passes = Passes(recipe.passes, model.core.strategy)
+    passes = model.core.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
         shard_model(model, plan)
@@ -150,7 +149,7 @@ def _fit(trainer: UllavaTrainer, progress: Progress) -> float:
     """Take the steps that are left; return the seconds. Raises Interrupted at a signal, UserError for NaN weights."""
     begun = time.time()
     try:
-        with trainer.stop.between_steps():
+        with trainer.stop.between_steps(), trainer.seal.whole_or_gone():
             trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress.checkpoint else None)
     except RuntimeError as error:
         if trainer.stop.number is None:

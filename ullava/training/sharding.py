@@ -22,6 +22,7 @@ from torch import nn
 from ullava.config.schema import TrainRecipe
 from ullava.errors import ConfigError, UserError
 from ullava.examples import Batch
+from ullava.training.shares import share_out
 from ullava.training.stages import TrainablePlan
 
 SHARDED_CLASS = "FSDP2"
@@ -121,8 +122,7 @@ def shard_model(model: Any, plan: TrainablePlan) -> None:
     for layer in model.core.decoder_layers():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=whole)
-    # The Trainer's own mark for a model that came to it sharded: it wraps no DDP around it and averages what is whole.
-    model._is_distributed_loading_by_transformers = True
+    model.register_load_state_dict_pre_hook(share_out)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -130,6 +130,16 @@ def is_sharded(model: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def unshared_gradients(model: Any) -> Iterator[None]:
+    """Sum the gradients of a model under FSDP2 in this process for now; the next pass outside of this shares them."""
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
 
 
 def wrapper_of(trainer: Any) -> str:

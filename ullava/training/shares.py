@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ullava.errors import UserError
-from ullava.modeling.weight_files import read_state_dict
 
 OPTIMIZER_FOLDER = "optimizer_shares"
 SCHEDULER_FILE = "scheduler.pt"
@@ -47,13 +48,26 @@ def load_optimizer_shares(trainer: Any, checkpoint: Path) -> None:
     trainer.lr_scheduler.load_state_dict(torch.load(checkpoint / SCHEDULER_FILE, weights_only=True))
 
 
-def load_whole_weights(model: Any, checkpoint: Path) -> None:
-    """Give every process its share of the weights that ``checkpoint`` holds whole (safetensors)."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+def save_whole(trainer: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write the ``weights`` that were gathered, the processor and the arguments, as HF's ``save_model`` does."""
+    trainer.model.save_pretrained(str(folder), state_dict=weights)
+    trainer.processing_class.save_pretrained(str(folder))
+    torch.save(trainer.args, folder / TRAINING_ARGS_NAME)
 
-    weights: dict[str, Any] = dict(read_state_dict(checkpoint))
-    # Tied copies are not in the file, and names and shapes were compared before (ullava.training.run.check_weights).
-    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+
+def share_out(model: nn.Module, weights: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Put this process's share in the place of each weight that comes whole.
+
+    A hook for ``register_load_state_dict_pre_hook`` of a model under FSDP2; every process has read all weights.
+    """
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    for name, parameter in model.named_parameters():
+        whole = weights.get(prefix + name)
+        if isinstance(parameter, DTensor) and whole is not None and not isinstance(whole, DTensor):
+            moved = whole.to(parameter.device)
+            mesh, placements = parameter.device_mesh, parameter.placements
+            weights[prefix + name] = distribute_tensor(moved, mesh, placements, src_data_rank=None)
 
 
 def _plain_optimizer(trainer: Any) -> torch.optim.Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def _loss(recipe: TrainRecipe, config: Any) -> LossConfig:
     if recipe.loss is not None:
         return recipe.loss
     inherited = getattr(config, LOSS_KEY, None)
-    return LossConfig(**inherited) if isinstance(inherited, dict) else LossConfig()
+    loss = LossConfig(**inherited) if isinstance(inherited, dict) else LossConfig()
+    return replace(loss, box_divide_twice=True) if recipe.compat == "ullava_v1" else loss
 
 
 def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ class StepBook(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let a resumed run that has all its steps take no other; make up for the evaluation that one has missed."""
+        self.trainer.first_step = state.global_step
         if state.global_step >= state.max_steps:
             control.should_training_stop = True
         elif self.trainer.missed_evaluation:
@@ -31,6 +32,13 @@ class StepBook(TrainerCallback):
         """Set the sampler's epoch (a resumed run begins inside one), of which no batch has come yet."""
         self.trainer.mixture_sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
         self.trainer.epoch_is_new = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Bring nothing at the end of an epoch of which no step was taken: it was there before."""
+        if state.global_step == self.trainer.first_step:
+            control.should_log = control.should_save = control.should_evaluate = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step, unless all of its batches were skipped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,23 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import Interrupted, UserError
-from ullava.examples import Batch
+from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import zero_of
 from ullava.training.bad_samples import BadSamples
 from ullava.training.batches import KEY, batch_of, counts_of, forced, loading
-from ullava.training.checkpoint import FILES, seal, whole_or_gone
+from ullava.training.checkpoint_seal import CheckpointSeal
 from ullava.training.empty_batches import check_empty, take_part
-from ullava.training.finite import check_finite, plain
+from ullava.training.finite import plain
 from ullava.training.folder import RunFolder
+from ullava.training.gradient_guard import GradientGuard
 from ullava.training.interruption import StopSignals
+from ullava.training.loading import build_loader, forget_tied
 from ullava.training.loss_window import LossWindow
 from ullava.training.muon import build_muon
 from ullava.training.objective import Counts, GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.rates import decaying, give_rates
-from ullava.training.sharding import check_step, is_sharded, whole_state, whole_weights
-from ullava.training.shares import load_optimizer_shares, load_whole_weights, save_optimizer_shares
+from ullava.training.sharding import check_step, is_sharded, unshared_gradients, whole_state, whole_weights
+from ullava.training.shares import load_optimizer_shares, save_optimizer_shares, save_whole
 from ullava.training.stages import TrainablePlan
 from ullava.training.step_book import StepBook
 from ullava.whole_files import write_json
@@ -85,14 +86,15 @@ class UllavaTrainer(Trainer):
         self.examiner = examiner
         self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
         self.epoch_is_new = True
         self.step_was_judged = False
         self.missed_evaluation = False
+        self.first_step = 0
         self.stop = stop or StopSignals()
-        weights_alone = args.save_only_model
-        # HF refuses to save the optimiser of a model that came to it sharded; here each process saves its share.
-        args.save_only_model = weights_alone or is_sharded(model)
+        self.seal = CheckpointSeal(self)
+        if is_sharded(model):  # training_step keeps the gradients of a step's micro-batches apart
+            args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
         super().__init__(
             model=model,
             args=args,
@@ -100,26 +102,32 @@ class UllavaTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset={} if examiner is None else {"all": dataset},
             processing_class=processor,
-            callbacks=[StepBook(self), self.stop],
+            callbacks=[StepBook(self), GradientGuard(self), self.seal, self.stop],
         )
-        self.args.save_only_model = weights_alone
+        self.is_distributed_loading_by_transformers = is_sharded(model)  # no DDP around it; what is whole is averaged
+        model.register_load_state_dict_post_hook(forget_tied)
         self.model_accepts_loss_kwargs = False  # compute_loss has counted over the whole step itself
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
 
     # ------------------------------------------------------------ data
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.mixture_sampler
-
     def get_train_dataloader(self) -> Any:
-        """HF's, with random numbers of its own: what it draws from dropout's depends on which workers are alive."""
-        loader = super().get_train_dataloader()
+        """The mixture in the sampler's order, with settings and workers as HF's loader has them.
+
+        The loader has random numbers of its own: what it draws from dropout's depends on which workers are alive.
+        """
+        loader = self.accelerator.prepare(build_loader(self.train_dataset, self.mixture_sampler, self))
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
         return loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
-        """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes."""
+        """Fetch the micro-batches of one optimiser step and count what the step supervises, over all processes.
+
+        None where the run is at its end: HF would take a step before it looked.
+        """
+        if self.control.should_training_stop:
+            return [], None
         if self.epoch_is_new and not (self.args.dataloader_persistent_workers and self.state.global_step):
             torch.empty((), dtype=torch.int64).random_()  # as the loader of an undisturbed run: seeds keep their losses
         self.epoch_is_new = False
@@ -139,47 +147,33 @@ class UllavaTrainer(Trainer):
         return batches, Counts(*totals.tolist())
 
     # ------------------------------------------------------------ one step
-    def _prepare_input(self, data: Any) -> Any:
-        """Move to the device without a cast: with DeepSpeed, HF would round true boxes to bfloat16."""
-        if isinstance(data, Batch):
-            return data.to(self.args.device)
-        return super()._prepare_input(data)
-
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """Sum the gradients of a step's micro-batches before they are shared (HF reads a config that we have not)."""
-        model: Any = self.model
-        model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
-
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """HF's, for each variant of the batch that has a backward pass of its own; the last one shares gradients."""
         *early, last = self.passes.variants()
         batch = batch_of(inputs)
         shares_weights = is_sharded(self.model) or self.is_deepspeed_enabled  # layers then run within a pass alone
-        if self.passes.kind != "one" and batch.inputs is not None and not shares_weights:
+        if self.passes.repeats and batch.inputs is not None and not shares_weights:
             self.plan.hold_frozen()
             batch = batch.to(self.args.device)
             with self.accelerator.autocast():
                 batch = replace(batch, inputs=self.passes.seen_once(model, batch.usable()[0]))
-        state = self.accelerator.gradient_state
-        shares_at_the_end = state.sync_gradients
+        shares_at_the_end = self.accelerator.sync_gradients
         loss = torch.zeros((), device=self.args.device)
         if early and batch.inputs is not None:
-            state._set_sync_gradients(False)
-            with self._unshared(model) if shares_at_the_end else nullcontext():
+            self.accelerator.sync_gradients = False
+            with self._unshared(model):
                 for force in early:
                     loss = loss + super().training_step(model, {KEY: forced(batch, force)}, num_items_in_batch)
-            state._set_sync_gradients(shares_at_the_end)
-        return loss + super().training_step(model, {KEY: forced(batch, last)}, num_items_in_batch)
+            self.accelerator.sync_gradients = shares_at_the_end
+        # HF keeps the gradients of all micro-batches but a step's last one apart, yet only of models that it wrapped.
+        waits = is_sharded(self.model) and not shares_at_the_end
+        with unshared_gradients(self.model) if waits else nullcontext():
+            return loss + super().training_step(model, {KEY: forced(batch, last)}, num_items_in_batch)
 
     def _unshared(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Keep gradients to this process for now, whatever wraps the model."""
         if is_sharded(self.model):
-            return self._defer_fsdp_gradient_reduction()
+            return unshared_gradients(self.model)
         if self.is_deepspeed_enabled:
             return nullcontext()
         return self.accelerator.no_sync(model)
@@ -188,7 +182,7 @@ class UllavaTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Run the model and judge it. ``num_items_in_batch`` carries the Counts of the optimiser step."""
-        batch = batch_of(inputs)
+        batch = batch_of(inputs).to(self.args.device)  # as it is: with DeepSpeed, HF rounds what it moves to bfloat16
         check_step(self, batch)
         if batch.inputs is None:
             return take_part(self, model, num_items_in_batch)
@@ -223,28 +217,12 @@ class UllavaTrainer(Trainer):
     def skip(self, what: str) -> None:
         """Count a step that is left out; raise UserError after five in a row."""
         self.skipped_batches += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise UserError(
-                f"the {what} was not finite {self._skipped_in_a_row} times in a row at step {self.state.global_step}; "
+                f"the {what} was not finite {self.skipped_in_a_row} times in a row at step {self.state.global_step}; "
                 "lower training.learning_rate, raise training.warmup_steps or train without fp16"
             )
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """HF's, with clipping or without. A step whose gradient is not finite leaves the weights as they are."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not math.isfinite(float(norm)):
-            model.zero_grad()
-            if not self._scale_can_fall():
-                self.skip("gradient")
-        elif self.step_was_judged:
-            self._skipped_in_a_row = 0
-        return norm
-
-    def _scale_can_fall(self) -> bool:
-        """Whether fp16's scaler answers a gradient that overflowed with a smaller scale, as in its first steps."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return scaler is not None and float(scaler.get_scale()) > 1.0
 
     # ------------------------------------------------------------ logging
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
@@ -252,7 +230,7 @@ class UllavaTrainer(Trainer):
 
         HF's summary of a training that was stopped, or that took no step, is left out.
         """
-        if "train_runtime" in logs and (self.stop.number or self.state.global_step == self._initial_global_step):
+        if "train_runtime" in logs and (self.stop.number or self.state.global_step == self.first_step):
             return
         if "loss" in logs:
             logs.update(self._window_means())
@@ -294,40 +272,36 @@ class UllavaTrainer(Trainer):
             with torch.random.fork_rng(devices), whole_weights(self.model):
                 with self.stop.at_once() if alone else nullcontext():
                     figures = self.examiner(self.model, self.state.global_step)
-        except Interrupted:
-            if self.is_in_train and not (self._checkpoint() / FILES).is_file():
-                self._save_checkpoint(self.model_wrapped, None)
-            raise
+        except Interrupted as stopped:
+            if not self.is_in_train or not self.state.global_step or self.seal.is_there():
+                raise
+            self.stop.after_this_step(stopped.number)
+            self.control.should_training_stop = self.control.should_save = True
+            self.control.should_evaluate = False
+            return self._best_so_far()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         if not (self.is_world_process_zero() and self.folder.is_evaluated(self.state.global_step)):
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _best_so_far(self) -> dict[str, float]:
+        """What HF is told after an evaluation that was left: the figure that it would look for, of no new best one."""
+        name = self.args.metric_for_best_model
+        return {} if name is None else {f"eval_{name.removeprefix('eval_')}": math.nan}
+
     # ------------------------------------------------------------ checkpoints
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """HF's, unless there is no step left: it would take one before it looked."""
-        if not self.control.should_training_stop:
-            super()._run_epoch(*args, **kwargs)
-
-    def _checkpoint(self) -> Path:
-        return self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save as HF does, but no number that is not finite, and note at the end which files there are."""
-        check_finite(self, str(self._checkpoint()))
-        with whole_or_gone(self._checkpoint()):
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                seal(self._checkpoint())
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as HF does, and beside it what the next log line has gathered so far."""
+        """Save as HF does (whole weights of a sharded model); what is not finite gets into no checkpoint.
+
+        Beside a checkpoint's weights lies what the next log line has gathered so far.
+        """
+        if _internal_call:
+            self.seal.begin()
         if is_sharded(self.model):
             weights = whole_state(self)
             if self.args.should_save:
-                self._save(output_dir, state_dict=weights)
+                save_whole(self, Path(output_dir or self.args.output_dir), weights)
         else:
             super().save_model(output_dir, _internal_call=_internal_call)
         window, bad_samples = self._reduced_window(), self.bad_samples.by_process()
@@ -342,13 +316,6 @@ class UllavaTrainer(Trainer):
             save_optimizer_shares(self, Path(output_dir))
         else:
             super()._save_optimizer_and_scheduler(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load as HF does, or each process its share."""
-        if is_sharded(self.model):
-            load_whole_weights(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load as HF does, or each process its share."""
@@ -372,12 +339,6 @@ class UllavaTrainer(Trainer):
         self.bad_samples.take_up(state.get("bad_samples"), self.args.process_index, self.args.world_size)
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
         self.window.take_up(state, with_sums=self.args.process_index == 0)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Keep still about tied weights, which a checkpoint holds once; the rest was compared by name and shape."""
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
-        if load_result.unexpected_keys or set(load_result.missing_keys) - tied:
-            super()._issue_warnings_after_load(load_result)
 
     # ------------------------------------------------------------ optimiser
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sibling_cases import agree, folders, read, same_pixels, tensors
+from tests.released_words import released_words
 from torch.nn import functional
 
 from ullava.losses import answer_nll, ranking_loss
 from ullava.modeling.vision.avg_layout import lay_out, plan_canvas, plan_layout, scale_tokens
-from ullava.modeling.vision.avg_router import GranularityRouter, choose_words, released_words
+from ullava.modeling.vision.avg_router import GranularityRouter, choose_words
 from ullava.modeling.vision.strategy import EncodeContext
 from ullava.modeling.vision.tiles import render_tiles, render_whole
 

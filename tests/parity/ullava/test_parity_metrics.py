@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from ullava.evaluation.metrics.boxes import ReferringBoxes
 from ullava.evaluation.metrics.masks import ReferringMasks
-from ullava.evaluation.metrics.released import ReleasedBoxes, ReleasedMasks
+from ullava.evaluation.metrics.referring_ullava_v1 import ReleasedBoxes, ReleasedMasks
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -17,7 +17,9 @@ from safetensors.numpy import load_file
 
 from ullava import geometry
 from ullava.geometry import plan_view, resized_hw
+from ullava.geometry.boxes_ullava_v1 import released_box_of_mask
 from ullava.media.images import read_image_rgb_u8
+from ullava.media.images_ullava_v1 import read_opaque_rgb_u8
 from ullava.modeling.heads.box import from_head_frame, to_head_frame
 from ullava.modeling.pixels import (
     CLIP_MEAN,
@@ -42,7 +44,7 @@ def stride(case: dict[str, Any], key: str) -> int:
 
 def pictures(folder: Path) -> list[tuple[int, dict[str, Any], NDArray[np.uint8]]]:
     images = read(folder)["images"]
-    return [(n, facts, read_image_rgb_u8(folder / facts["file"], opaque=True)) for n, facts in enumerate(images)]
+    return [(n, facts, read_opaque_rgb_u8(folder / facts["file"])) for n, facts in enumerate(images)]
 
 
 def clip_tensor(picture: NDArray[np.uint8], side: int, aspect: str) -> NDArray[np.float32]:
@@ -153,7 +155,7 @@ def test_boxes_of_masks(folder: Path) -> None:
         mask = masks[entry["mask"]].astype(np.bool_)
         box = geometry.mask_to_box_xyxy_px(mask)
         assert (box if box is None else list(box)) == entry["xyxy_half_open"], entry["mask"]
-        original = geometry.released_box_of_mask(mask)
+        original = released_box_of_mask(mask)
         np.testing.assert_allclose(original, entry["xyxy_original"], atol=atol)
         size = entry["width"], entry["height"]
         np.testing.assert_allclose(geometry.px_to_padsq(original, size), entry["normalised_original"], atol=atol)

@@ -12,10 +12,13 @@ from golden_cases import folders, read
 from tests.released_tokens import stage_tokens
 
 from ullava.errors import UserError
-from ullava.modeling.tokenising import tokenise, tokenise_as_released
+from ullava.modeling.rows_ullava_v1 import tokenise_as_released
+from ullava.modeling.tokenising import tokenise
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES
-from ullava.text.released import (
+from ullava.text.decoding_ullava_v1 import decode_released
+from ullava.text.released_tokenizer import llama_tokenizer
+from ullava.text.rows_ullava_v1 import (
     IGNORE_LABEL,
     STYLES,
     SYSTEM,
@@ -25,7 +28,6 @@ from ullava.text.released import (
     with_picture,
     with_video,
 )
-from ullava.text.released_tokenizer import decode_released, llama_tokenizer
 
 TEXT = folders("text")
 

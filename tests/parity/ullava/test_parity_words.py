@@ -14,8 +14,8 @@ from tests.released_tokens import stage_tokens
 
 from ullava.structures import Region
 from ullava.text.answers import grounded_answer, name_last, split_objects
-from ullava.text.released import released_row, with_picture
 from ullava.text.released_tokenizer import llama_tokenizer
+from ullava.text.rows_ullava_v1 import released_row, with_picture
 
 CASE = pytest.mark.parametrize("folder", folders("datasets"))
 VIDEO = "tgif"

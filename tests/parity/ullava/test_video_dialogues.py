@@ -14,7 +14,8 @@ from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
 from ullava.data.build import build_dataset
 from ullava.data.readers.base import TaskDataset
-from ullava.modeling.tokenising import tokenise, tokenise_as_released
+from ullava.modeling.rows_ullava_v1 import tokenise_as_released
+from ullava.modeling.tokenising import tokenise
 from ullava.text.conversation import CHAT_TEMPLATES
 from ullava.text.released_tokenizer import llama_tokenizer
 from ullava.text.tokens import VIDEO_PATCH

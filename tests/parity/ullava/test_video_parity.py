@@ -15,9 +15,11 @@ import torch
 from golden_cases import folders, read
 from safetensors.numpy import load_file
 
-from ullava.media.frames import head_tail_frames, original_head_tail_frames, original_uniform_frames, uniform_frames
+from ullava.media.frames import head_tail_frames, uniform_frames
+from ullava.media.frames_ullava_v1 import original_head_tail_frames, original_uniform_frames
 from ullava.media.video import read_clip
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
+from ullava.modeling.rows_ullava_v1 import stretch_plain_u8
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
 from ullava.structures import Clip
 
@@ -75,7 +77,11 @@ def test_the_pixels_of_a_clip(folder: Path) -> None:
     expected = load_file(folder / "expected" / "tensors.safetensors")["tgif.0.video_clamped"]
     frames = read_clip(Clip(folder / "gifs" / records[0]["gif"]), case["video"]["n_frm"])
     side = case["video"]["image_size"]
-    views = ClipMlpPreprocessor(side, side // 4, "pad").preprocess_video(frames, as_released=True).views["base"]
+    views = (
+        ClipMlpPreprocessor(side, side // 4, "pad")
+        .preprocess_video(stretch_plain_u8(frames, side).transpose(0, 2, 3, 1))
+        .views["base"]
+    )
     found = normalise_u8(torch.from_numpy(views), CLIP_MEAN, CLIP_STD, torch.float32).permute(1, 0, 2, 3).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= case["tolerances"]["video_atol"]

@@ -61,9 +61,7 @@ class ReadingPreprocessor:
         variant = f"|{number}|{boxes.tobytes().hex()}"
         return VisionInputs(views, inputs.geometry, TokenCount(low, most), None, variant, shrunk)
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         refuse_unknown(notes.force, FORCE, "reading")
         views = self.plain.preprocess_video(frames_rgb_u8).views
         most = 2 + len(frames_rgb_u8) * self.plain.num_tokens

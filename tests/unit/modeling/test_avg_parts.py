@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.released_words import released_words
 from torch.nn import functional
 
 from ullava.errors import UserError
@@ -16,7 +17,7 @@ from ullava.modeling.vision.avg_layout import (
     plan_layout,
     scale_tokens,
 )
-from ullava.modeling.vision.avg_router import ChosenWords, GranularityRouter, choose_words, released_words
+from ullava.modeling.vision.avg_router import ChosenWords, GranularityRouter, choose_words
 
 TOKENS = {
     (336, 336): ((1176, 444, 300, 114, 78), (1176, 600, 300, 156, 78)),

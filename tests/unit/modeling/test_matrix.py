@@ -25,7 +25,6 @@ from ullava.modeling.heads.box_table import BOX_HEADS
 from ullava.modeling.strategies import STRATEGIES
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 FRONT_ENDS: dict[str, tuple[str, ...]] = {
@@ -121,7 +120,7 @@ def test_they_train_and_answer_together(front: str, box: str, language: str, wor
     plan = apply_stage(model, "scratch", quality_trains=False)
     model.train()
     output = model(**batch.inputs.as_kwargs())
-    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.vision).aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.passes().aux_terms)
     objective(output, batch.targets).total.backward()
     reached = {name for name, value in model.named_parameters() if value.grad is not None}
     missed = {name for name in plan.trainable - reached if not name.startswith("mask_head.sam.")}

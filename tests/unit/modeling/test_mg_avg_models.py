@@ -20,7 +20,6 @@ from ullava.modeling.processing import UllavaProcessor
 from ullava.modeling.ullava import UllavaForConditionalGeneration
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 PYRAMID = "{model_type: convnext, hidden_sizes: [8, 16, 32, 64], depths: [1, 1, 1, 1], layer_scale_init_value: 1.0}"
@@ -119,7 +118,7 @@ def test_training_step_reaches_every_weight_and_keeps_its_counts(built: tuple[st
     plan = apply_stage(model, "scratch")
     model.train()
     output = model(**batch.inputs.as_kwargs())
-    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.vision).aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.vision.passes().aux_terms)
     objective(output, batch.targets).total.backward()
     missing = [n for n, value in model.named_parameters() if n in plan.trainable and value.grad is None]
     missing = [n for n in missing if n.startswith("vision.")]

@@ -21,7 +21,6 @@ from ullava.inference.predictor import Predictor
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
@@ -224,9 +223,7 @@ def test_videos_and_pictures_and_words_train_together() -> None:
     plan = apply_stage(model, "scratch")
     assert {"box projector", "vision projector", "vision tower"} <= {row.part for row in plan.rows}
     model.train()
-    objective = GroundingObjective(
-        LossConfig(aux={"size": 0.5}), processor.masks, Passes(strategy=model.vision).aux_terms
-    )
+    objective = GroundingObjective(LossConfig(aux={"size": 0.5}), processor.masks, model.vision.passes().aux_terms)
     output = model(**batch.inputs.as_kwargs(), generator=torch.Generator().manual_seed(3))
     terms = objective(output, batch.targets)
     assert float(terms.aux["size"].detach()) > 0

@@ -22,7 +22,7 @@ def trainer(world_size: int = 2, deepspeed: bool = False, passes: str = "one") -
         state=SimpleNamespace(global_step=4),
         model=nn.Linear(2, 1),
         is_deepspeed_enabled=deepspeed,
-        passes=SimpleNamespace(kind=passes),
+        passes=SimpleNamespace(repeats=passes != "one"),
         bad_samples=SimpleNamespace(path=Path("run/bad_samples.jsonl")),
     )
 

@@ -110,14 +110,14 @@ def test_one_bad_part_of_the_gradient_is_enough(train: Any, tmp_path: Path, monk
 
 
 def harm_after(monkeypatch: pytest.MonkeyPatch, step: int, harm: Callable[[UllavaTrainer], None]) -> None:
-    inner = UllavaTrainer._save_checkpoint
+    inner = UllavaTrainer.save_model
 
-    def save(self: UllavaTrainer, *args: Any) -> None:
+    def save(self: UllavaTrainer, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step == step:
             harm(self)
-        inner(self, *args)
+        inner(self, *args, **kwargs)
 
-    monkeypatch.setattr(UllavaTrainer, "_save_checkpoint", save)
+    monkeypatch.setattr(UllavaTrainer, "save_model", save)
 
 
 def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(

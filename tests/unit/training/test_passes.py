@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from ullava.data.build import build_mixture
 from ullava.data.encode import EncodedMixture
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import ConfigError
+from ullava.modeling.vision.avg_passes import router_scores
 from ullava.training.arguments import build_training_arguments
 from ullava.training.batches import KEY, TrainingCollator
 from ullava.training.folder import RunFolder
 from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
 from ullava.training.stages import apply_stage
 from ullava.training.trainer import UllavaTrainer
 
@@ -39,7 +41,7 @@ def make_trainer(make_model: Any, world: Path, tmp_path: Path) -> Callable[..., 
         settings = {"use_cpu": True, "per_device_train_batch_size": 2, "max_steps": 2, "logging_steps": 1, "seed": 1}
         settings |= {"save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-3}
         args = build_training_arguments(settings, recipe=Path("r.yaml"), folder=folder.checkpoints, evaluates=False)
-        passes = Passes(kind, model.vision)  # type: ignore[arg-type]
+        passes = model.vision.passes(kind)
         return UllavaTrainer(
             model=model,
             args=args,
@@ -139,7 +141,7 @@ def test_the_router_learns_from_what_answers_cost(make_trainer: Any, make_batch:
             counts = (batch.inputs.labels[:, 1:] != -100).sum(dim=1)
             costs.append(torch.stack([part.mean() for part in each.split(counts.tolist())]))
     wanted = torch.stack(costs, dim=1)
-    scores = Passes._scores(model, batch.inputs)[0].float().log_softmax(dim=1)
+    scores = router_scores(model, batch.inputs)[0].float().log_softmax(dim=1)
     best = -scores.gather(1, wanted.argmin(dim=1, keepdim=True)).mean()
     torch.testing.assert_close(output.aux["rglf_ce"], best, rtol=1e-4, atol=1e-5)
     terms = trainer.objective(output, batch.targets)
@@ -165,5 +167,12 @@ def test_a_front_end_that_does_not_choose_is_refused(make_model: Any) -> None:
     model, _ = make_model()
     for kind in ("every", "rank"):
         with pytest.raises(ConfigError, match=f"passes: {kind} is for a front-end that chooses"):
-            Passes(kind, model.vision)  # type: ignore[arg-type]
-    assert Passes("one", model.vision).variants() == ({},)
+            model.vision.passes(kind)
+    assert model.vision.passes("one").variants() == ({},)
+
+
+def test_the_trainer_knows_no_kind_of_passes() -> None:
+    """What a batch is run for is the strategy's affair: neither the loop nor the criterion names a kind or a term."""
+    for name in ("trainer", "objective", "batches", "loss_window"):
+        text = Path(importlib.import_module(f"ullava.training.{name}").__file__ or "").read_text(encoding="utf-8")
+        assert not re.search(r"rglf|router|granularity|[\"'](every|rank)[\"']", text), name

@@ -20,6 +20,7 @@ from ullava.data.grouping import GroupedSampler
 from ullava.data.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.examples import BadSample, Batch, Targets
+from ullava.training import trainer as trainer_module
 from ullava.training.arguments import build_training_arguments
 from ullava.training.batches import KEY, TrainingCollator, batch_of
 from ullava.training.folder import RunFolder
@@ -221,12 +222,18 @@ def test_the_trainer_counts_tokens(make_trainer: Any) -> None:
     assert trainer.state.total_flos > 0 and trainer.state.num_input_tokens_seen > 0
 
 
-def test_true_boxes_are_never_rounded_on_their_way(make_trainer: Any) -> None:
+def test_true_boxes_are_never_rounded_on_their_way(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer()
-    trainer.is_deepspeed_enabled = True  # Hugging Face would now cast floating inputs to the run's half precision
     boxes = torch.tensor([0.1234567890123], dtype=torch.float64)
     targets = Targets(masks=[torch.ones(2, dtype=torch.uint8)], boxes_xyxy_head=boxes)
-    moved = batch_of(trainer._prepare_input({KEY: Batch(inputs=None, targets=targets)})).targets
+    seen: list[Batch] = []
+    monkeypatch.setattr(trainer_module, "check_step", lambda _, batch: seen.append(batch))
+    monkeypatch.setattr(trainer_module, "take_part", lambda *_: torch.zeros((), requires_grad=True))
+    trainer.is_deepspeed_enabled = True  # Hugging Face casts floating tensors to the run's half precision then
+    trainer.optimizer, trainer.current_gradient_accumulation_steps = object(), 1
+    trainer.training_step(trainer.model, {KEY: Batch(inputs=None, targets=targets)}, None)
+    (moved,) = (batch.targets for batch in seen)
+    assert moved is not None
     assert moved.boxes_xyxy_head.dtype == torch.float64 and torch.equal(moved.boxes_xyxy_head, boxes)
     assert moved.masks[0].dtype == torch.uint8
 

@@ -13,17 +13,14 @@ from ullava.data.imports.classes import ClassList
 from ullava.data.imports.coco_file import CocoFile, ListedAnnotation, ListedImage, read_coco_file
 from ullava.data.imports.items import (
     CROWD,
-    FORM,
     JOINED,
     Faults,
     Import,
     Item,
-    annotated_size_hw,
     one_file,
-    picture_below,
 )
-from ullava.data.imports.sizes import check_stated_size
-from ullava.data.imports.things import BoxFormat, Thing, ThingReader, has_mask
+from ullava.data.imports.listed import ListedReading, has_boxes_alone
+from ullava.data.imports.things import BoxFormat, Thing, ThingReader
 from ullava.errors import DataError
 from ullava.geometry import segmentation_to_mask
 
@@ -61,12 +58,12 @@ def read_coco(
             f"{annotations}: all {len(crowds)} annotations are crowd regions (iscrowd: 1), which nothing asks for; "
             "CVAT, for one, marks every brush mask so: --crowd-as-instances takes them as instances"
         )
-    if not boxes and _boxes_alone(file.annotations):
-        boxes = True
-        faults.note(FORM, str(annotations), "there are boxes and no masks: read for the task rec")
+    boxes = boxes or has_boxes_alone(file, faults)
     listed = ClassList(_names(file) if classes is None else classes, closed=classes is not None)
     things = ThingReader(annotations, faults, boxes_only=boxes, box_format=box_format)
-    reading = _Reading(images, file, faults, listed, things, crowd_as_instances, stored_pixels)
+    reading = _Instances(
+        images, file, faults, things, stored_pixels, classes=listed, crowd_as_instances=crowd_as_instances
+    )
     items = [item for group in reading.pictures() if (item := reading.item(group)) is not None]
     things.check_form()
     _note_joined_categories(file, listed, faults)
@@ -97,24 +94,21 @@ class _Found:
     thing: Thing
 
 
-class _Reading:
+class _Instances(ListedReading):
     def __init__(
         self,
         images: Path,
         file: CocoFile,
         faults: Faults,
-        classes: ClassList,
         things: ThingReader,
-        crowd_as_instances: bool,
         stored_pixels: bool,
+        *,
+        classes: ClassList,
+        crowd_as_instances: bool,
     ) -> None:
-        self.images = images
-        self.file = file
-        self.faults = faults
+        super().__init__(images, file, faults, things, stored_pixels)
         self.classes = classes
-        self.things = things
         self.crowd_as_instances = crowd_as_instances
-        self.stored_pixels = stored_pixels
 
     def pictures(self) -> Iterable[_Picture]:
         """Gather the annotations by image file, however often and under whatever names the file lists it."""
@@ -132,7 +126,7 @@ class _Reading:
             lost = f"{len(told)} annotations go with it"
             for entry in entries:
                 try:
-                    names.setdefault(one_file(picture_below(self.images, entry.name)), entry)
+                    names.setdefault(one_file(self.path_of(entry)), entry)
                 except DataError as error:
                     self.faults.add(f"{entry.where}: {entry.name}", f"{error}; {lost}")
             if len(names) > 1:
@@ -140,7 +134,7 @@ class _Reading:
                 self.faults.add(entries[1].where, f"the id {number} is that of {twice}; {lost}")
                 continue
             for path, entry in names.items():
-                picture = found.setdefault(path, _Picture(picture_below(self.images, entry.name)))
+                picture = found.setdefault(path, _Picture(self.path_of(entry)))
                 picture.entries.append((entry, told))
                 if len(picture.entries) > 1 or len(entries) > 1:
                     reason = f"'{entries[-1].name}' is '{picture.entries[0][0].name}' once more"
@@ -156,20 +150,20 @@ class _Reading:
             reason = f"no instance but crowd regions ({crowds}; see --crowd-as-instances)" if told else "no annotation"
             self.faults.leave(where, reason)
             return None
-        path, name = picture.path, picture.path.relative_to(self.images).as_posix()
+        path = picture.path
         with self.faults.noting(where):
-            size = annotated_size_hw(path, self.stored_pixels)
+            size = self.size_of(path)
             found: list[_Found] = []
             for image, entries in picture.entries:
                 with self.faults.noting(f"{image.where}: {image.name}"):
                     lost = f"{len(entries)} annotations go with it"
-                    check_stated_size(path, size, (image.height, image.width), lost, self.stored_pixels)
+                    self.check_size(path, size, image, lost)
                     found += [one for entry in entries if (one := self._read(entry, image, size)) is not None]
             found = self._distinct(found, where, size)
             if all(one.crowd for one in found):
                 raise DataError("no usable instance is left on this picture")
             records = self._boxed(found, where) if self.things.boxes_only else (_masked(found),)
-            return Item(picture=path, name=name, size_hw=size, records=records) if records else None
+            return self.made(path, size, records) if records else None
         return None
 
     def _read(self, entry: ListedAnnotation, image: ListedImage, size_hw: tuple[int, int]) -> _Found | None:
@@ -229,12 +223,6 @@ def _same_mask(one: Thing, other: Thing, size_hw: tuple[int, int]) -> bool:
         return False
     masks = [segmentation_to_mask(thing.segmentation, *size_hw) for thing in (one, other)]
     return bool((masks[0] == masks[1]).all())
-
-
-def _boxes_alone(annotations: Sequence[ListedAnnotation]) -> bool:
-    return any(entry.value.get("bbox") for entry in annotations) and not any(
-        has_mask(entry.value) for entry in annotations
-    )
 
 
 def _names(file: CocoFile) -> list[str]:

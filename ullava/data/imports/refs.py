@@ -9,17 +9,14 @@ from ullava.data.encodings import UTF_8
 from ullava.data.imports.coco_file import CocoFile, ListedAnnotation, ListedImage, id_of, read_coco_file
 from ullava.data.imports.items import (
     AMBIGUOUS,
-    FORM,
     JOINED,
     Faults,
     Import,
     Item,
-    annotated_size_hw,
     one_file,
-    picture_below,
 )
-from ullava.data.imports.sizes import check_stated_size
-from ullava.data.imports.things import BoxFormat, ThingReader, has_mask
+from ullava.data.imports.listed import ListedReading, has_boxes_alone
+from ullava.data.imports.things import BoxFormat, ThingReader
 from ullava.data.originals.refs import Ref, entries_of, read_entries, spoken
 from ullava.data.originals.source import OriginalSource
 from ullava.errors import DataError
@@ -62,12 +59,10 @@ def read_refs(
         faults.add(f"{refs}: {skipped.name}", skipped.reason)
     wanted = {number for ref in said for number in ref.annotation_ids}
     file = read_coco_file(instances, faults, wanted.__contains__, encoding)
-    if not boxes and file.annotations and not any(has_mask(entry.value) for entry in file.annotations):
-        boxes = any(entry.value.get("bbox") for entry in file.annotations)
-        if boxes:
-            faults.note(FORM, str(instances), "there are boxes and no masks: read for the task rec")
+    boxes = boxes or has_boxes_alone(file, faults)
     things = ThingReader(instances, faults, boxes_only=boxes, box_format=box_format)
-    items = _Reading(images, refs, file, faults, things, several, stored_pixels).items(said)
+    reading = _Expressions(images, file, faults, things, stored_pixels, refs=refs, several=several)
+    items = reading.items(said)
     things.check_form()
     return Import(
         layout="grefer" if several else "refer",
@@ -78,24 +73,21 @@ def read_refs(
     )
 
 
-class _Reading:
+class _Expressions(ListedReading):
     def __init__(
         self,
         images: Path,
-        refs: Path,
         file: CocoFile,
         faults: Faults,
         things: ThingReader,
-        several: bool,
         stored_pixels: bool,
+        *,
+        refs: Path,
+        several: bool,
     ) -> None:
-        self.images = images
+        super().__init__(images, file, faults, things, stored_pixels)
         self.refs = refs
-        self.file = file
-        self.faults = faults
-        self.things = things
         self.several = several
-        self.stored_pixels = stored_pixels
         self.annotations: dict[str | None, list[ListedAnnotation]] = {}
         for entry in file.annotations:
             self.annotations.setdefault(entry.id, []).append(entry)
@@ -106,7 +98,7 @@ class _Reading:
         for ref in said:
             with self.faults.noting(f"{self.refs}: entry {ref.place}"):
                 image = self._image(ref)
-                group = groups.setdefault(one_file(picture_below(self.images, image.name)), [])
+                group = groups.setdefault(one_file(self.path_of(image)), [])
                 if group and image.id not in {other.id for _, other in group}:
                     self.faults.note(JOINED, image.where, f"'{image.name}' is '{group[0][1].name}' once more")
                 group.append((ref, image))
@@ -126,7 +118,7 @@ class _Reading:
                 raise DataError(f"{self.file.path.name} has several annotations with the id {number}")
         if absent:
             raise DataError(f"{self.file.path.name} has no {', '.join(absent)}")
-        names = {one_file(picture_below(self.images, image.name)) for image in listed}
+        names = {one_file(self.path_of(image)) for image in listed}
         if len(names) > 1:
             raise DataError(f"{self.file.path.name} has several images with the id {ref.image_id}")
         return listed[0]
@@ -134,20 +126,20 @@ class _Reading:
     def _item(self, group: list[tuple[Ref, ListedImage]]) -> Item | None:
         name = group[0][1].name
         with self.faults.noting(f"{self.refs}: {name}"):
-            path = picture_below(self.images, name)
-            size = annotated_size_hw(path, self.stored_pixels)
+            path = self.path_of(group[0][1])
+            size = self.size_of(path)
             found = [(ref, record) for ref, image in group if (record := self._record(ref, image, path, size))]
             if not found:
                 raise DataError("no usable expression is left on this picture")
             self._note_ambiguous([ref for ref, _ in found], name)
             records = tuple(record for _, record in found)
-            return Item(picture=path, name=path.relative_to(self.images).as_posix(), size_hw=size, records=records)
+            return self.made(path, size, records)
         return None
 
     def _record(self, ref: Ref, image: ListedImage, path: Path, size_hw: tuple[int, int]) -> dict[str, Any] | None:
         where = f"{self.refs}: ref_id {ref.ref_id}"
         with self.faults.noting(where):
-            check_stated_size(path, size_hw, (image.height, image.width), stored_pixels=self.stored_pixels)
+            self.check_size(path, size_hw, image)
             parts = [self._part(self.annotations[str(number)][0], size_hw, where) for number in ref.annotation_ids]
             head = {"sentences": ref.sentences, "ref_id": ref.ref_id}
             if self.several:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
+from ullava.data.json_stream import Row
 from ullava.data.originals.boxed_refs import boxed_refs_rows
 from ullava.data.originals.captions import coco_captions_rows
 from ullava.data.originals.dialogues import alpaca_rows, scienceqa_rows, sharegpt_rows, tgif_rows
@@ -23,7 +24,7 @@ from ullava.data.originals.labelme import reasonseg_rows
 from ullava.data.originals.parts import paco_rows, pascal_part_rows
 from ullava.data.originals.refs import grefs_rows, refs_rows
 from ullava.data.originals.source import Converted, OriginalSource, Skipped
-from ullava.data.store import PROGRESS_BYTES, AnnotationStore, Row, cache_path, convert_rows
+from ullava.data.store import PROGRESS_BYTES, AnnotationStore, cache_path, convert_rows
 from ullava.errors import DataError
 
 CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int], object]], Converted]] = {

@@ -17,7 +17,7 @@ from ullava.data.shapes.forms import (
     Select,
     denote,
 )
-from ullava.data.shapes.language import Expression, describe, phrase, refer, targets_wanted, unique_description
+from ullava.data.shapes.language import Expression, phrase, refer, targets_wanted, unique_description
 from ullava.data.shapes.scene import Scene
 from ullava.data.shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, NUMBER_WORDS, SHAPES, SIZES, TEXTURES
 
@@ -146,9 +146,3 @@ def generalised(scene: Scene, rng: Random) -> Expression | None:
     if kind == "none":
         return none(scene, rng)
     return refer(scene, rng.choice(targets_wanted(scene)), rng)
-
-
-def unique_words(scene: Scene, place: int, rng: Random) -> str | None:
-    """Words for one object by its attributes alone, without article, or None where it has a twin."""
-    what = unique_description(scene, place, rng)
-    return None if what is None else describe(what, rng)

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ullava.errors import UserError
+from ullava.errors import ConfigError, UserError
 from ullava.examples import ModelInputs
+from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy
 
 
@@ -114,6 +115,14 @@ class Core(ABC):
     def choices(self) -> tuple[str, ...]:
         """See VisionStrategy.choices."""
         return self.strategy.choices if self.strategy is not None else ()
+
+    def passes(self, kind: str = "one") -> Passes:
+        """How a batch is run in training; see VisionStrategy.passes. Raises ConfigError for what is not offered."""
+        if self.strategy is not None:
+            return self.strategy.passes(kind)
+        if kind != "one":
+            raise ConfigError(f"passes: {kind} is for a vision strategy that chooses its view; there is none")
+        return Passes()
 
     def get_input_embeddings(self) -> nn.Module:
         """The word table."""

@@ -14,9 +14,9 @@ from ullava.errors import UserError
 from ullava.examples import ModelInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
+from ullava.modeling.gradient_ullava_v1 import embed_as_configured
 from ullava.modeling.language_layers import read_language
 from ullava.modeling.read_heads import item_of_position
-from ullava.modeling.released_gradient import embed_as_configured
 from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.strategies import build_strategy
 from ullava.modeling.strict_loading import load_part

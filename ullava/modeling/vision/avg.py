@@ -30,8 +30,10 @@ from ullava.modeling.vision.avg_layout import (
     plan_layout,
     scale_tokens,
 )
+from ullava.modeling.vision.avg_passes import RankedCandidates
 from ullava.modeling.vision.avg_router import GranularityRouter, choose_words
 from ullava.modeling.vision.clip_mlp import build_projector
+from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -114,10 +116,8 @@ class AvgPreprocessor:
             shrunk=len(allowed) < len(wanted),
         )
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Every frame stretched to the square, whatever ``as_released`` says; see VisionPreprocessor."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Every frame stretched to the square; see VisionPreprocessor."""
         forced = forced_level(notes.force, self.levels, self.granularity)
         pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         allowed = self.video_levels if forced is None else (forced,)
@@ -336,6 +336,10 @@ class Avg(TowerFrontEnd):
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
         """Every granularity, coarsest first."""
         return tuple({"granularity": level} for level in self.levels)
+
+    def passes(self, kind: str = "one") -> Passes:
+        """Also to ``rank`` the granularities for the router; see VisionStrategy."""
+        return RankedCandidates(self.candidates()) if kind == "rank" and len(self.levels) > 1 else super().passes(kind)
 
 
 def _output(

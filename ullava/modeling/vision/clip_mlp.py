@@ -15,7 +15,7 @@ from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
 from ullava.geometry import ViewKind, plan_square
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import render_view, stretch_plain_u8
+from ullava.modeling.pixels import render_view
 from ullava.modeling.vision.strategy import (
     NO_CONTEXT,
     PLAIN,
@@ -26,6 +26,7 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
+    stacked,
 )
 from ullava.modeling.vision.tower_front_end import TowerFrontEnd
 
@@ -62,15 +63,10 @@ class ClipMlpPreprocessor:
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Each frame as a picture (``as_released``: stretched to the square); see VisionPreprocessor."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Each frame as a picture; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
-        if as_released:
-            pixels = stretch_plain_u8(frames_rgb_u8, self.side)
-        else:
-            pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
+        pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
         total = len(pixels) * self.frame_grid**2 + self.num_tokens
         return VideoInputs({VIEW: pixels}, TokenCount(total, total))
 
@@ -134,13 +130,13 @@ class ClipMlp(TowerFrontEnd):
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        states, pyramid = self.states_and_pyramid(self.normalize(_stacked(views)))
+        states, pyramid = self.states_and_pyramid(self.normalize(stacked(views[VIEW])))
         return replace(self._project(merge_patches(states, self.merge)), pyramid=pyramid)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
         refuse_unknown(context.force, OVERRIDES, "clip_mlp")
-        clips = _stacked(views)
+        clips = stacked(views[VIEW])
         states = merge_patches(self.patch_states(self.normalize(clips.flatten(0, 1))), self.merge)
         return self._project(pool_frames(states.unflatten(0, clips.shape[:2]), self.frame_grid))
 
@@ -157,9 +153,3 @@ class ClipMlp(TowerFrontEnd):
             ]
             return (*tower, VisionPart("vision projector", ("",), "projector"))
         return (VisionPart("vision tower", ("tower.",), "tower"), VisionPart("vision projector", ("",), "projector"))
-
-
-def _stacked(views: Views) -> torch.Tensor:
-    """The one view of this strategy; all items have one shape, so it is one tensor."""
-    pixels = views[VIEW]
-    return pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))

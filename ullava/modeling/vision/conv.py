@@ -96,9 +96,7 @@ class ConvPreprocessor:
         variant = f"|{view.size_wh[0]}x{view.size_wh[1]}" if view.size_wh != (self.side, self.side) else ""
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, grid, variant, shrunk)
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         """Each frame as a square, all its tokens or means of them; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, NAME)
         side = self._side(notes.force) if notes.force else self.video_side

@@ -91,10 +91,8 @@ class MgPreprocessor:
             shrunk=len(kept) < len(boxes),
         )
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Each frame as a picture, whatever ``as_released`` says (u-LLaVA has no such view); see VisionPreprocessor."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Each frame as a picture; see VisionPreprocessor."""
         limit = self._limit(notes.force)
         found = notes.frame_boxes or (None,) * len(frames_rgb_u8)
         if len(found) != len(frames_rgb_u8):

@@ -20,8 +20,6 @@ NMS_IOU = 0.2
 
 SOFT_CAP = ((50, 20), (0, 5))
 """Published cap by class: above this limit, so many boxes a class. (A limit of 50 was forgotten; it counts as more.)"""
-LONG_TEXT_MARGIN = 50
-"""Published: a row whose text comes this near to the longest one keeps one box a class."""
 
 
 def suppress(boxes: ArrayLike, scores: ArrayLike, labels: Sequence[str]) -> NDArray[np.int64]:

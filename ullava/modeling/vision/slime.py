@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig
 from ullava.config.vision import SlimeConfig
 from ullava.errors import UserError
 from ullava.examples import TokenCount, Views
-from ullava.modeling.pixels import stretch_plain_u8
 from ullava.modeling.vision.slime_mixture import GatedMixture
 from ullava.modeling.vision.slime_resampler import Resampler
 from ullava.modeling.vision.slime_selection import merge_tiles, reduce_cosines, select_top_p, word_cosines
@@ -32,6 +31,7 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
+    stacked,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
 from ullava.modeling.vision.tower_front_end import TowerFrontEnd
@@ -78,15 +78,10 @@ class SlimePreprocessor:
             shrunk=plan.grid_cr != wanted.grid_cr,
         )
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         """Each frame stretched to the square; see VisionPreprocessor."""
         refuse_unknown(notes.force, OVERRIDES, "slime")
-        if as_released:
-            pixels = stretch_plain_u8(frames_rgb_u8, self.side)
-        else:
-            pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
+        pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         return VideoInputs({"base": pixels}, self._count(len(pixels), gamma_of(notes.force, self.settings)))
 
     def _count(self, tiles: int, gamma: float) -> TokenCount:
@@ -136,7 +131,7 @@ class Slime(TowerFrontEnd):
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [I, 3, R, R], ``tiles`` [m, 3, R, R] and ``grid`` (columns, rows) of each item -> its tokens."""
         refuse_unknown(context.force, OVERRIDES, "slime")
-        whole = _stacked(views["base"])
+        whole = stacked(views["base"])
         if self.settings.view == "global":
             return self.tokens_of(self._states(whole), [], [], context)
         tiles = list(views["tiles"])
@@ -151,7 +146,7 @@ class Slime(TowerFrontEnd):
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [V, T, 3, R, R]: the mean of the frames' states is the whole, each frame is a tile."""
         refuse_unknown(context.force, OVERRIDES, "slime")
-        clips = _stacked(views["base"])
+        clips = stacked(views["base"])
         states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         whole = states.mean(dim=1) if self.settings.view != "local" else states[:0, 0]
         frames = list(states) if self.settings.view != "global" else []
@@ -260,10 +255,6 @@ class Slime(TowerFrontEnd):
         elif settings.noise == "gate":
             names.append("mixture.w_noise")
         return tuple(names)
-
-
-def _stacked(pixels: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    return pixels if isinstance(pixels, torch.Tensor) else torch.stack(list(pixels))
 
 
 def _normal(shape: Sequence[int], like: torch.Tensor, context: EncodeContext) -> torch.Tensor:

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ullava.errors import UserError, did_you_mean
+from ullava.config.fields import CountKind
+from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.examples import TokenCount, Views
 from ullava.geometry import View
+from ullava.modeling.vision.passes import EveryCandidate, Passes
 from ullava.structures import DetectedBoxes
 
 
@@ -137,10 +139,8 @@ class VisionPreprocessor(Protocol):
         """Make the views of one picture, uint8 [H, W, 3]. Raises UserError for an override it does not know."""
         ...
 
-    def preprocess_video(
-        self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN, *, as_released: bool = False
-    ) -> VideoInputs:
-        """Make the views of the frames of one video, uint8 [T, H, W, 3]; ``as_released``: resized as u-LLaVA does."""
+    def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
+        """Make the views of the frames of one video, uint8 [T, H, W, 3]."""
         ...
 
 
@@ -205,6 +205,25 @@ class VisionStrategy(nn.Module, ABC):
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
         """Overrides, one for each way in which the strategy may choose to see a picture."""
         return ({},)
+
+    def passes(self, kind: str = "one") -> Passes:
+        """How a batch is run in training: ``one`` pass, ``every`` candidate, or what else a strategy offers.
+
+        Raises ConfigError for a kind that this one has not.
+        """
+        terms: dict[str, CountKind] = dict.fromkeys(self.aux_terms, "tokens")
+        if kind == "one":
+            return Passes(terms)
+        if len(self.candidates()) < 2:
+            raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
+        if kind == "every":
+            return EveryCandidate(self.candidates(), terms)
+        raise ConfigError(f"passes: {kind} teaches a router; the model's front-end has none")
+
+
+def stacked(entries: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """The entries of a view whose items have one shape, as one tensor."""
+    return entries if isinstance(entries, torch.Tensor) else torch.stack(list(entries))
 
 
 def zero_of(*modules: nn.Module) -> torch.Tensor:

@@ -31,8 +31,8 @@ from ullava.modeling.weights.released import (
     start_missing_parts,
 )
 from ullava.modeling.weights.sam import DECODER_HEADS
-from ullava.text.released import SYSTEM
 from ullava.text.released_tokenizer import released_tokenizer
+from ullava.text.rows_ullava_v1 import SYSTEM
 from ullava.text.tokens import add_special_tokens, special_token_ids
 
 Style = Literal["conv_simple", "conv_sep2", "conv_llama2"]

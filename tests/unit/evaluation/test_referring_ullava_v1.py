@@ -5,8 +5,8 @@ import pytest
 
 from ullava.evaluation.metrics.boxes import ReferringBoxes
 from ullava.evaluation.metrics.masks import ReferringMasks
-from ullava.evaluation.metrics.released import ReleasedBoxes, ReleasedMasks
-from ullava.evaluation.scoring import scorer_of
+from ullava.evaluation.metrics.referring_ullava_v1 import ReleasedBoxes, ReleasedMasks
+from ullava.evaluation.scorers import scorer_of
 
 HALF = np.zeros((10, 10), np.bool_)
 HALF[:, :5] = True

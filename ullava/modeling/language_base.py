@@ -67,7 +67,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
             continue
         seen.add(value.data_ptr())
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy())
+        digest.update(value.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

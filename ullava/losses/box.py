@@ -1,7 +1,8 @@
-"""The box terms of u-LLaVA (spec/ullava.md 2.5): L1 and GIoU, summed over the boxes of a batch and divided once.
+"""The box terms of u-LLaVA (arXiv 2311.05348, loss of stage II): L1 and GIoU, summed over the boxes of a batch and
+divided once.
 
-u-LLaVA divides twice: the boxes of each picture by their number, and the sum over pictures by the total again, so
-that the same error counts the less the more boxes a picture has. It also gives a prediction with swapped corners no
+u-LLaVA divides twice: the boxes of each image by their number, and the sum over images by the total again, so
+that the same error counts the less the more boxes an image has. It also gives a prediction with swapped corners no
 GIoU loss at all. Both are defects; ``divide_twice=True`` reproduces the pair for comparing with its numbers.
 Boxes are xyxy in any one frame that is common to prediction and target.
 """
@@ -28,7 +29,7 @@ def l1_loss(
     Args:
         predicted: [n, 4] xyxy.
         target: [n, 4] xyxy of the same frame.
-        image_of_box: [n] number of the picture each box belongs to; needed for ``divide_twice`` only.
+        image_of_box: [n] number of the image each box belongs to; needed for ``divide_twice`` only.
         divide_twice: divide as u-LLaVA does (see above).
 
     No box gives 0, which still carries a (zero) gradient.
@@ -85,12 +86,12 @@ def expected_box_terms(boxes: Tensor, logits: Tensor, target: Tensor) -> tuple[T
 
 
 def _reduce(each: Tensor, image_of_box: Tensor | None, divide_twice: bool) -> Tensor:
-    """Sum the losses [n] of the boxes, or u-LLaVA's means of each picture, and divide by the number of boxes."""
+    """Sum the losses [n] of the boxes, or u-LLaVA's means of each image, and divide by the number of boxes."""
     if divide_twice:
         if image_of_box is None:
             raise ValueError("divide_twice needs image_of_box")
-        _, picture, boxes_of_picture = torch.unique(image_of_box, return_inverse=True, return_counts=True)
-        each = each / (boxes_of_picture[picture] + COUNT_EPSILON)
+        _, image, boxes_of_image = torch.unique(image_of_box, return_inverse=True, return_counts=True)
+        each = each / (boxes_of_image[image] + COUNT_EPSILON)
     return each.sum() / (each.shape[0] + COUNT_EPSILON)
 
 

@@ -4,7 +4,7 @@
 ``head_tail``  half of the frames from each half of the clip, drawn without repetition where there are enough
 
 A clip with fewer frames than asked for repeats some. The two ``original_`` ways are u-LLaVA's, defects included
-(spec/ullava.md 3.4): short clips give fewer frames, and rounding may give one too many, past the end.
+(u-LLaVA's released video processors): short clips give fewer frames, and rounding may give one too many, past the end.
 """
 
 from __future__ import annotations

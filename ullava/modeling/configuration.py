@@ -35,10 +35,10 @@ class UllavaConfig(PreTrainedConfig):
     ``token`` the one at it. ``video_frames``: frames of a video that are seen.
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``box_kind`` the box head,
     ``detector_config`` its GroundingDINO, if it has one.
-    ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
+    ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
-    a defect of u-LLaVA (``ullava.modeling.released_gradient``). ``pretrained`` notes which parts came from the Hugging
-    Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
+    a defect of u-LLaVA (``ullava.modeling.model.released_gradient``). ``pretrained`` notes which parts came from the
+    Hugging Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
     """
 
     model_type = "ullava"
@@ -51,10 +51,10 @@ class UllavaConfig(PreTrainedConfig):
         vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         sam_config: dict[str, Any] | SamConfig | None = None,
         strategy: str = "clip_mlp",
-        hidden_layer: int = -2,
+        vision_feature_layer: int = -2,
         projector: str = "mlp2x",
-        aspect: str = "pad",
-        merge: int = 1,
+        image_aspect_ratio: str = "pad",
+        spatial_merge_size: int = 1,
         vision_settings: dict[str, Any] | None = None,
         head_state: str = "predicting",
         mask_score: str = "iou_head",
@@ -84,10 +84,10 @@ class UllavaConfig(PreTrainedConfig):
         self.vision_config = _tower_config(vision_config)
         self.sam_config = sam_config if isinstance(sam_config, SamConfig) else SamConfig(**(sam_config or {}))
         self.strategy = strategy
-        self.hidden_layer = hidden_layer
+        self.vision_feature_layer = vision_feature_layer
         self.projector = projector
-        self.aspect = aspect
-        self.merge = merge
+        self.image_aspect_ratio = image_aspect_ratio
+        self.spatial_merge_size = spatial_merge_size
         self.vision_settings = dict(vision_settings or {})
         self.head_state = head_state
         self.mask_score = mask_score

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from ullava.media.frames import head_tail_frames, original_head_tail_frames, original_uniform_frames, uniform_frames
 from ullava.media.video import read_clip
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
 from ullava.structures import Clip
 
@@ -76,6 +76,6 @@ def test_the_pixels_of_a_clip(folder: Path) -> None:
     frames = read_clip(Clip(folder / "gifs" / records[0]["gif"]), case["video"]["n_frm"])
     side = case["video"]["image_size"]
     views = ClipMlpPreprocessor(side, side // 4, "pad").preprocess_video(frames, as_released=True).views["base"]
-    found = normalise_u8(torch.from_numpy(views), CLIP_MEAN, CLIP_STD, torch.float32).permute(1, 0, 2, 3).numpy()
+    found = normalize_u8(torch.from_numpy(views), CLIP_MEAN, CLIP_STD, torch.float32).permute(1, 0, 2, 3).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= case["tolerances"]["video_atol"]

@@ -18,7 +18,7 @@ import ullava
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe
 from ullava.errors import UserError
-from ullava.training.start import start_model
+from ullava.training.loop.init import start_model
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,7 +126,7 @@ def test_a_tokenizer(refused: Callable[..., str], tmp_path: Path, file: str) -> 
 
 def test_a_detector_of_boxes(refused: Callable[..., str], tmp_path: Path, asked: tuple[str, ...]) -> None:
     part = part_of(tmp_path / "detector", GroundingDinoConfig())
-    refused("predict", "--model", "tiny", *asked, "--detector", str(part), "--words", "cup")
+    refused("predict", "--model", "tiny", *asked, "--detector", str(part), "--classes", "cup")
 
 
 def test_there_is_one_door() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
+from ullava.data.readers.base import QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px
@@ -23,15 +23,15 @@ class LabelPngReader(Reader):
     tasks = ("semantic",)
     default_template = "CLS.json"
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the classes' names."""
         return list({part["class"].lower(): part["class"] for part in value["classes"]}.values())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with up to ``turns`` of its classes."""
+        """Return one image with up to ``turns`` of its classes."""
         record = self.record(index, self.name(index))
         classes, labels = self._classes(record), self._labels(record)
-        asks = [self._ask(record, classes[place], labels) for place in draw(rng, len(classes), self.origin.turns)]
+        asks = [self._qa_pair(record, classes[place], labels) for place in draw(rng, len(classes), self.origin.turns)]
         height, width = labels.shape
         truth = {"height": height, "width": width}
         turns = training_turns(asks, self.templates(), rng)
@@ -41,7 +41,7 @@ class LabelPngReader(Reader):
         """Return one query a class; ``truth`` has ``class``, ``class_id``, and ``ignore_mask`` with an ignore label."""
         record = self.record(index, self.name(index))
         image, labels = self.image(record), self._labels(record)
-        asks = [self._ask(record, known, labels) for known in self._classes(record)]
+        asks = [self._qa_pair(record, known, labels) for known in self._classes(record)]
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
     def _classes(self, record: Record) -> list[tuple[str, int]]:
@@ -63,10 +63,10 @@ class LabelPngReader(Reader):
             labels = read_label_png(self.image(record, "label_path"))
         except DataError as error:
             record.fail(str(error))
-        record.check_size(labels.shape, "the label picture")
+        record.check_size(labels.shape, "the label image")
         return labels
 
-    def _ask(self, record: Record, known: tuple[str, int], labels: NDArray[np.int32]) -> Ask:
+    def _qa_pair(self, record: Record, known: tuple[str, int], labels: NDArray[np.int32]) -> QAPair:
         name, number = known
         stored = number - self.origin.label_offset
         if stored == self.origin.ignore_label:
@@ -79,4 +79,4 @@ class LabelPngReader(Reader):
         truth = {"class": name, "class_id": number, "height": height, "width": width}
         if self.origin.ignore_label is not None:
             truth["ignore_mask"] = labels == self.origin.ignore_label
-        return Ask(name, (Region(name.lower(), mask, box),), truth)
+        return QAPair(name, (Region(name.lower(), mask, box),), truth)

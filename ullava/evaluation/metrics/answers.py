@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
-from ullava.evaluation.metrics.wording import normal_answer
+from ullava.text.normalization import normal_answer
 
 CHOICE = "choice"
 """The kind of question that offers lettered choices; the answer may go on to explain itself."""

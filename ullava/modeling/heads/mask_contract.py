@@ -68,7 +68,7 @@ class MaskRules(ABC):
 
     @abstractmethod
     def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8]:
-        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalisation: uint8 [3, h, w]."""
+        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalization: uint8 [3, h, w]."""
 
     @abstractmethod
     def to_original(self, mask_logits_lowres: torch.Tensor, original_hw: Sequence[int]) -> torch.Tensor:

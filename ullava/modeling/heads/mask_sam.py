@@ -16,7 +16,7 @@ from ullava.geometry.mask_resize import covered_lowres, to_original
 from ullava.modeling.cpu import sam as fast_sam
 from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules
 from ullava.modeling.heads.projector import two_layer_projector
-from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8, resize_planes_u8
+from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalize_u8, resize_planes_u8
 from ullava.structures import ImageArray
 
 MaskScore = Literal["iou_head", "mean_probability"]
@@ -36,7 +36,7 @@ class SamMaskHead(MaskHead):
     def embed(self, images: HeadImages, rows: torch.Tensor) -> torch.Tensor:
         """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p].
 
-        They are padded to the square here; padding becomes zero *after* normalisation, as in SAM.
+        They are padded to the square here; padding becomes zero *after* normalization, as in SAM.
         """
         sizes = [(int(height), int(width)) for height, width in images.sizes[rows].tolist()]
         trainable = any(parameter.requires_grad for parameter in self.sam.vision_encoder.parameters())
@@ -44,11 +44,11 @@ class SamMaskHead(MaskHead):
             return fast_sam.encode(self.sam, self._squares(images.pixels[rows], sizes))
 
     def _squares(self, views: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Views uint8 [n, 3, h, w] -> normalised [n, 3, S, S], zero outside each one's content (h, w)."""
+        """Views uint8 [n, 3, h, w] -> normalized [n, 3, S, S], zero outside each one's content (h, w)."""
         dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
         squares = torch.zeros(len(views), 3, self.side, self.side, dtype=dtype, device=views.device)
         for square, view, (height, width) in zip(squares, views, sizes, strict=True):
-            square[:, :height, :width] = normalise_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
+            square[:, :height, :width] = normalize_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
         return squares
 
     def decode(

@@ -1,4 +1,4 @@
-"""Ask a model about pictures: ``python evaluation/inference.py --model tiny --image F --prompt P --out DIR``.
+"""Ask a model about images: ``python evaluation/inference.py --model tiny --image F --prompt P --out DIR``.
 
 The same as ``ullava predict``; see ``ullava predict --help`` for every option.
 """

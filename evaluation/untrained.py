@@ -16,8 +16,8 @@ from ullava import resources
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError
-from ullava.modeling.build import build_model
-from ullava.training.finish import save_model
+from ullava.modeling.construction.build import build_model
+from ullava.training.loop.save import save_model
 
 
 def save_untrained(model: str, out: Path) -> None:

@@ -90,7 +90,8 @@ class Example:
     for a strategy that reads them; ``grounded``: the row asks for masks or boxes; ``masks`` bool [H, W] for each
     ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
     for each ``[LOC]``.
-    ``patch_words``: [N, w] ids of the words of each visual token of the first image (see ullava.modeling.patches).
+    ``patch_words``: [N, w] ids of the words of each visual token of the first image (see
+    ullava.modeling.vision.patches).
     """
 
     name: str
@@ -174,7 +175,7 @@ class ModelInputs:
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
-    not run; ``force``: overrides of the vision strategy by name; ``generator``: where noise
+    not run; ``overrides``: overrides of the vision strategy by name; ``generator``: where noise
     in training comes from, None = torch's own.
     """
 
@@ -190,7 +191,7 @@ class ModelInputs:
     content_only: bool = False
     supervised_only: bool = False
     heads_only: bool = False
-    force: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ModelInputs:
@@ -201,7 +202,7 @@ class ModelInputs:
         """The flat form: keyword arguments of ``forward`` and ``generate``, without those that are not given."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain |= {"content_only": self.content_only or None, "supervised_only": self.supervised_only or None}
-        plain |= {"heads_only": self.heads_only or None, "force": self.force or None}
+        plain |= {"heads_only": self.heads_only or None, "overrides": self.overrides or None}
         given = {name: value for name, value in plain.items() if value is not None}
         for part, keys in _NESTED.items():
             if (record := getattr(self, part)) is not None:
@@ -244,7 +245,7 @@ VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "vide
 """The key of the base view of each kind; other views are called ``<key>_<view>``."""
 
 _PLAIN = (
-    "input_ids", "attention_mask", "labels", "content_only", "supervised_only", "heads_only", "force", "generator",
+    "input_ids", "attention_mask", "labels", "content_only", "supervised_only", "heads_only", "overrides", "generator",
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "images": VisualInputs,

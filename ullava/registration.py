@@ -3,7 +3,7 @@
 ``import ullava`` imports neither torch nor transformers. So where transformers' modules of Auto classes are not there
 yet, a finder waits for them. What is registered then are stand-ins, which import nothing either (half of transformers
 is still being imported at that moment): they bring in the real classes when a saved folder is first opened, and those
-register themselves (ullava.modeling.auto).
+register themselves (ullava.modeling.construction.auto).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _register(module: ModuleType) -> None:
 
 
 def _real(name: str) -> Any:
-    return getattr(importlib.import_module("ullava.modeling.auto"), name)
+    return getattr(importlib.import_module("ullava.modeling.construction.auto"), name)
 
 
 class _Config:

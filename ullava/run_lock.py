@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
+from ullava.atomic_write import make_folder, writing
 from ullava.errors import UserError
-from ullava.whole_files import make_folder, writing
 
 try:
     import fcntl as _fcntl

@@ -1,11 +1,11 @@
 """The records that travel between the layers, and the legend of letters, frames and units.
 
-Letters in shape comments: B rows of text, L tokens, D model width, V vocabulary, I distinct pictures of a batch,
+Letters in shape comments: B rows of text, L tokens, D model width, V vocabulary, I distinct images of a batch,
 K grounded tokens (``[SEG]`` or ``[LOC]``) of a batch in reading order, N visual tokens, H x W original pixels,
 h x w pixels of a resized view, R side of the square CLIP view, S side of the square SAM view.
 
 Frames in names: ``_px`` original pixels (x right, y down, corner 0,0; boxes are half-open, so a full-image box is
-0, 0, W, H); ``_norm`` the same divided by W and H; ``_padsq`` the centre-padded square, normalised by max(W, H);
+0, 0, W, H); ``_norm`` the same divided by W and H; ``_padsq`` the center-padded square, normalized by max(W, H);
 ``_lowres`` SAM's low-resolution mask plane; ``_orig`` a mask plane of the original H x W.
 """
 
@@ -44,7 +44,7 @@ class Turn:
     """One question and its answer.
 
     The k-th ``[SEG]`` of ``answer`` belongs to the k-th region that has a mask, the k-th ``[LOC]`` to the k-th region
-    that has a box. ``question`` may hold one ``<image>`` marker for each picture, in order.
+    that has a box. ``question`` may hold one ``<image>`` marker for each image, in order.
     """
 
     question: str
@@ -54,7 +54,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedBoxes:
-    """Things that somebody found in one picture: boxes [k, 4] in original pixels, scores [k] and what they are called.
+    """Things that somebody found in one image: boxes [k, 4] in original pixels, scores [k] and what they are called.
 
     No rows = looked, and nothing there. Two of them are equal only if they are the same object.
     """
@@ -75,11 +75,11 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a reader makes of one annotation: pictures and videos by path, turns in words, regions in original pixels.
+    """What a reader makes of one annotation: images and videos by path, turns in words, regions in original pixels.
 
     Questions hold one ``<image>`` for each of ``images`` and one ``<video>`` for each of ``videos``, in order.
     ``name`` finds it again (``dataset/split/index``). ``truth`` holds what the metric of the task needs beyond the
-    regions (reference captions, accepted answers, a class id). ``things`` are all things in the picture, for teaching
+    regions (reference captions, accepted answers, a class id). ``things`` are all things in the image, for teaching
     its visual tokens their names, whatever the turns ask; empty = the annotation does not tell. ``boxes``: what was
     found in each of ``images``, None = nobody looked (empty: in none of them); ``frame_boxes``: the same for the frames
     of each of ``videos``.
@@ -101,7 +101,7 @@ class Sample:
 class GroundedObject:
     """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it.
 
-    ``mask`` is bool [H, W] of the original picture ``image`` (its place among the question's pictures). ``score`` is
+    ``mask`` is bool [H, W] of the original image ``image`` (its place among the question's images). ``score`` is
     the mask's score where there is a mask, else the box's; all scores lie in [0, 1].
     """
 
@@ -122,7 +122,8 @@ class Answer:
     ``text`` holds the special tokens too; ``ullava.text.tokens.strip_grounding(text)`` gives the words alone.
     ``surprise``: how unlikely a given answer was to the model, (sum of -ln p of its tokens, number of them), where that
     was asked for (``Predictor.surprise``).
-    ``chosen``: what a front-end that chooses took for each picture of the question, by name ({"granularity": (64,)}).
+    ``chosen``: what a vision encoder that chooses took for each image of the question, by name ({"granularity":
+    (64,)}).
     """
 
     text: str

@@ -31,7 +31,7 @@ MODEL: dict[str, Any] = {
                 "image_size": 32, "patch_size": 8,
             }
         },
-        "hidden_layer": -1,
+        "vision_feature_layer": -1,
         "clip_mlp": {"frame_grid": 2},
     },
     "mask": {
@@ -65,8 +65,8 @@ def shared(base: Path, name: str) -> Path:
 
 def prepare_shared(base: Path) -> None:
     """Draw a small world and two clips, and save the small random model."""
-    from ullava.data.shapes.write import draw_world
-    from ullava.data.shapes.write_clips import draw_video_world
+    from ullava.synthetic.write import draw_world
+    from ullava.synthetic.write_clips import draw_video_world
 
     draw_world(base / "world", images=4, seed=3, split="seen", progress=False)
     draw_video_world(base / "clips", 2, 3, progress=False)
@@ -84,7 +84,7 @@ def build(model_yaml: Path) -> tuple[Any, Any]:
 
     from ullava.config.load import load_config
     from ullava.config.schema import ModelConfig
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     torch.manual_seed(0)
     return build_model(load_config(ModelConfig, model_yaml), model_yaml.parent)
@@ -146,8 +146,8 @@ def lenient_json(path: Path) -> Any:
 def every_sample(dataset_yaml: Path) -> tuple[int, list[str]]:
     """Read every sample of every split of a dataset folder, images too: how many queries, and what cannot be read."""
     from ullava.config.schema import DatasetEntry
-    from ullava.data.build import build_dataset
-    from ullava.data.descriptor import load_descriptor
+    from ullava.data.loading.build import build_dataset
+    from ullava.data.loading.descriptor import load_descriptor
     from ullava.errors import UserError
     from ullava.media.images import read_image_rgb_u8
 

@@ -22,12 +22,12 @@ def circle(imports: Mapping[str, set[str]]) -> list[str]:
 def test_no_import_circle() -> None:
     graph = grimp.build_graph("ullava", exclude_type_checking_imports=True)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    assert len(imports) > 300 and "ullava.data.coco_rows" in imports["ullava.data.store"]
+    assert len(imports) > 300 and "ullava.data.annotations.coco_rows" in imports["ullava.data.annotations.store"]
     assert circle(imports) == []
 
 
 def test_a_circle_would_be_found() -> None:
     graph = grimp.build_graph("ullava", exclude_type_checking_imports=True)
-    graph.add_import(importer="ullava.data.coco_rows", imported="ullava.data.store")
+    graph.add_import(importer="ullava.data.annotations.coco_rows", imported="ullava.data.annotations.store")
     found = circle({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
-    assert set(found) == {"ullava.data.coco_rows", "ullava.data.store"}
+    assert set(found) == {"ullava.data.annotations.coco_rows", "ullava.data.annotations.store"}

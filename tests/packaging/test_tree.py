@@ -145,7 +145,7 @@ def test_functions_of_the_package_are_annotated() -> None:
     assert bare == []
 
 
-def test_large_files_are_only_weights_and_pictures() -> None:
+def test_large_files_are_only_weights_and_images() -> None:
     allowed = {".safetensors", ".png", ".jpg", ".json"}
     tracked = files()
     large = [path for path in tracked if path.stat().st_size > 500_000]

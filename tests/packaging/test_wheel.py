@@ -78,8 +78,8 @@ def test_an_unpacked_wheel_finds_its_models_datasets_and_configs(wheel: Path, tm
     assert "all valid" in ullava("check")
 
 
-def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
+def test_the_license_travels_with_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
-        assert len(licences) == 1
-        assert archive.read(licences[0]) == (ROOT / "LICENSE").read_bytes()
+        licenses = [name for name in archive.namelist() if name.endswith("LICENSE")]
+        assert len(licenses) == 1
+        assert archive.read(licenses[0]) == (ROOT / "LICENSE").read_bytes()

@@ -1,4 +1,4 @@
-"""Small drawn worlds, and a model that a recipe made in a few steps."""
+"""Small synthetic worlds, and a model that a recipe made in a few steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ullava.cli.main import main
-from ullava.data.shapes.write import draw_world
-from ullava.data.shapes.write_clips import draw_video_world
+from ullava.synthetic.write import draw_world
+from ullava.synthetic.write_clips import draw_video_world
 
 Train = Callable[..., Path]
 

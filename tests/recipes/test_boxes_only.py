@@ -14,7 +14,7 @@ RECIPE = """
 model: tiny
 init: tiny
 stage: ground
-attention: eager
+attn_implementation: eager
 loss: {ce: 1.0, bce: 2.0, dice: 0.5, l1: 1.0, giou: 1.0}
 dataset:
   mine: {dataset: ./mine, turns: 1}
@@ -31,7 +31,7 @@ dataset:
 
 @pytest.fixture
 def export(lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The instances of a drawn world as a detector's data set: no segmentation."""
+    """The instances of a synthetic world as a detector's data set: no segmentation."""
     value = json.loads((lessons / "annotations" / "instances.json").read_text(encoding="utf-8"))
     for entry in value["annotations"]:
         entry["segmentation"] = []

@@ -1,4 +1,4 @@
-"""ConvLLaVA's three stages on the drawn world, one after the other, then a stage that grounds."""
+"""ConvLLaVA's three stages on the synthetic world, one after the other, then a stage that grounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five recipes of "Does it pay?" differ in nothing but the front-end, get the same seconds, and train."""
+"""The five recipes of "Does it pay?" differ in nothing but the vision encoder, get the same seconds, and train."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_have_the_same_seconds_mixture_and_schedule() -> None:
     assert all(entry.boxes for entry in recipe("mg").dataset.values())
 
 
-def test_the_models_differ_in_nothing_but_the_front_end() -> None:
+def test_the_models_differ_in_nothing_but_the_vision_encoder() -> None:
     configs = {name: load_config(ModelConfig, resources.find("models", f"detail_{name}")) for name in STRATEGIES}
     assert {name: config.vision.strategy for name, config in configs.items()} == STRATEGIES
     others = [{**asdict(config), "name": "", "vision": None, "notes": ""} for config in configs.values()]
@@ -55,7 +55,7 @@ def test_the_models_differ_in_nothing_but_the_front_end() -> None:
 
 
 def test_the_comparison_asks_what_was_trained() -> None:
-    contenders = load_config(CompareRecipe, resources.find("configs", "front_ends")).contenders
+    contenders = load_config(CompareRecipe, resources.find("configs", "vision_encoders")).contenders
     assert {Path(entry.model).parent.name for entry in contenders.values()} == {
         "detail_clip", "detail_mg", "detail_avg_router", "detail_conv", "detail_slime",
     }  # fmt: skip
@@ -65,7 +65,7 @@ def test_the_comparison_asks_what_was_trained() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of the world of detail and their boxes."""
+    """Four images of the world of detail and their boxes."""
     out = tmp_path_factory.mktemp("detail") / "world"
     assert main(["data", "draw", "--out", str(out), "--images", "4", "--seed", "1", "--world", "detail"]) == 0
     instances = out / "annotations" / "instances.json"
@@ -75,10 +75,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_front_end_goes_on_tiny_and_trains(name: str, world: Path, tmp_path: Path) -> None:
+def test_a_vision_encoder_goes_on_tiny_and_trains(name: str, world: Path, tmp_path: Path) -> None:
     """From the model of the repository, with the published stages that the recipe has, a step of each."""
     start = tmp_path / "start"
-    assert main(["convert", "front_end", "--from", "tiny", "--model", f"detail_{name}", "--out", str(start)]) == 0
+    assert main(["convert", "vision_encoder", "--from", "tiny", "--model", f"detail_{name}", "--out", str(start)]) == 0
     stages = {"avg": ("avg", "avg_router"), "conv": ("conv_start", "conv")}.get(name, (name,))
     before = start
     for stage in stages:

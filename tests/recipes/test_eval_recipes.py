@@ -68,7 +68,7 @@ def test_the_drawn_worlds_recipe_has_an_entry_for_every_task(beginner: Path, exa
 
 
 def labels() -> list[str]:
-    """The labels of the drawn world's recipe."""
+    """The labels of the synthetic world's recipe."""
     from ullava.config.load import load_config
     from ullava.config.schema import EvalRecipe
 

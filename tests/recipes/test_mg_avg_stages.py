@@ -75,14 +75,14 @@ def test_the_log_of_the_router_names_its_terms(runs: dict[str, Path]) -> None:
 
 def test_a_trained_model_answers(runs: dict[str, Path], lessons: Path) -> None:
     """With its router and, in MG's case, without any boxes and with those of a file."""
-    picture = str(next(path for path in sorted((lessons / "images").iterdir()) if path.is_file()))
+    image = str(next(path for path in sorted((lessons / "images").iterdir()) if path.is_file()))
     for name in ("tiny_mg_sft", "tiny_avg_s4_rglf"):
         out = runs[name] / "answer"
-        line = ["predict", "--model", str(runs[name] / "model"), "--image", picture, "--prompt", "What is there?"]
+        line = ["predict", "--model", str(runs[name] / "model"), "--image", image, "--prompt", "What is there?"]
         assert main([*line, "--out", str(out), "--max-new-tokens", "3"]) == 0
         assert (out / "answer.json").is_file()
     boxed, boxes = runs["tiny_mg_sft"] / "boxed", lessons / "boxes.json"
-    line = ["predict", "--model", str(runs["tiny_mg_sft"] / "model"), "--image", picture, "--prompt", "What is there?"]
+    line = ["predict", "--model", str(runs["tiny_mg_sft"] / "model"), "--image", image, "--prompt", "What is there?"]
     assert main([*line, "--boxes", str(boxes), "--out", str(boxed), "--max-new-tokens", "3"]) == 0
     assert json.loads((boxed / "answer.json").read_text())["boxes"] == str(boxes)
 
@@ -93,4 +93,4 @@ def test_missing_boxes_are_counted(lessons: Path, runs: dict[str, Path], capsys:
     fewer.write_text(json.dumps(entries[1:]))
     dataset = "dataset={shapes_caption: {turns: 0, boxes: fewer_boxes.json}}"
     assert main(["data", "stats", "tiny_mg_pt", f"data_root={lessons}", dataset]) == 0
-    assert f"{len(entries) - 1} of {len(entries)} pictures have boxes" in capsys.readouterr().out
+    assert f"{len(entries) - 1} of {len(entries)} images have boxes" in capsys.readouterr().out

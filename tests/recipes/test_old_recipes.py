@@ -138,7 +138,7 @@ def test_both_stages_train(zoo: Path, shared_dir: Path, capsys: pytest.CaptureFi
         assert len(losses(run)) == 3 and all(math.isfinite(loss) for loss in losses(run))
     assert json.loads((runs / "core" / "model" / "config.json").read_text())["video_frames"] == 4
     config = json.loads((runs / "ground" / "model" / "config.json").read_text())
-    assert (config["aspect"], config["box_frame"], config["trained_stage"]) == ("pad", "padsq", "ground")
+    assert (config["image_aspect_ratio"], config["box_frame"], config["trained_stage"]) == ("pad", "padsq", "ground")
     assert (runs / "ground" / "adapter" / "trained.safetensors").is_file()
 
 

@@ -23,20 +23,20 @@ STEPS = {
 }
 """Each step and the one before it."""
 GATE = {"vision.mixture.w_gate", "vision.mixture.w_noise"}
-FRONT_END = GATE | {"vision.mixture.projection", "vision.mixture.attn", "vision.local"}
+VISION_ENCODER = GATE | {"vision.mixture.projection", "vision.mixture.attn", "vision.local"}
 ROWS = {"language_model.model", "language_model.lm_head"}
 """Where the rows of our own tokens lie, which train in every step."""
 MOVES = {
     "tiny_slime_i_b": ROWS | {"vision.mixture.attn"},
     "tiny_slime_ii": ROWS | {"vision.local"},
-    "tiny_slime_iii": ROWS | FRONT_END,
-    "tiny_slime_iii_lora": ROWS | FRONT_END,
+    "tiny_slime_iii": ROWS | VISION_ENCODER,
+    "tiny_slime_iii_lora": ROWS | VISION_ENCODER,
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, lessons: Path) -> dict[str, Path]:
-    """Every step for two steps of the optimiser, each from the one before."""
+    """Every step for two steps of the optimizer, each from the one before."""
     folder = tmp_path_factory.mktemp("slime")
     made: dict[str, Path] = {}
     for name, before in STEPS.items():
@@ -76,10 +76,10 @@ def test_a_step_keeps_its_switches_with_the_model(runs: dict[str, Path]) -> None
     }
 
 
-def test_the_trained_model_answers_about_pictures_and_films(runs: dict[str, Path], lessons: Path, films: Path) -> None:
-    picture = next(path for path in sorted((lessons / "images").iterdir()) if path.is_file())
+def test_the_trained_model_answers_about_images_and_films(runs: dict[str, Path], lessons: Path, films: Path) -> None:
+    image = next(path for path in sorted((lessons / "images").iterdir()) if path.is_file())
     film = next(path for path in sorted(films.rglob("*")) if path.suffix in (".gif", ".mp4"))
-    for kind, file in (("--image", picture), ("--video", film)):
+    for kind, file in (("--image", image), ("--video", film)):
         out = runs["tiny_slime_iii"] / f"answer{kind}"
         line = ["predict", "--model", str(runs["tiny_slime_iii"] / "model"), kind, str(file)]
         assert main([*line, "--prompt", "What is there?", "--out", str(out), "--max-new-tokens", "3"]) == 0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ullava.data.shapes.write import draw_world
+from ullava.synthetic.write import draw_world
 
 CIOU_MARGIN = {"shapes_res": 6.0, "shapes_salient": 30.0}
-"""Points of cIoU above the untrained model, teacher-forced, on pictures never trained on. Measured: 12 and 60."""
+"""Points of cIoU above the untrained model, teacher-forced, on images never trained on. Measured: 12 and 60."""
 
 LOSS_SHARE = 0.5
 """The last logged loss against the first. Measured: 0.32."""

@@ -48,7 +48,14 @@ def test_only_the_box_head_learns_and_its_boxes_are_scored(
 def test_heads_that_do_not_fit_are_told_apart(
     beginner: Path, query_yaml: Path, lessons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["train", "tiny_query", f"model={query_yaml}", f"init={beginner}", "heads=kept", f"data_root={lessons}"]
+    line = [
+        "train",
+        "tiny_query",
+        f"model={query_yaml}",
+        f"init={beginner}",
+        "reinit_heads=none",
+        f"data_root={lessons}",
+    ]
     assert main([*line, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "has box_kind 'regression'" in error and "asks for 'grounding_dino_query'" in error

@@ -14,7 +14,7 @@ from tests.recipes.conftest import losses
 from ullava.cli.main import main
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe
-from ullava.training import stages
+from ullava.training.optim import stages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,8 +63,8 @@ def test_exactly_the_published_parts_move(runs: dict[str, Path], name: str) -> N
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_trains_is_what_was_published(name: str) -> None:
     from ullava.config.schema import ModelConfig
-    from ullava.modeling.build import build_model
-    from ullava.training.lora import attach_adapters
+    from ullava.modeling.construction.build import build_model
+    from ullava.training.optim.lora import attach_adapters
 
     path = ROOT / "configs" / "train" / f"{name.replace('tiny', 'ullava')}.yaml"
     recipe = load_config(TrainRecipe, path)

@@ -12,7 +12,7 @@ from tests.recipes.conftest import Train, losses
 from ullava.cli.main import main
 
 
-def test_an_entry_trains_beside_pictures_and_words(train: Train, films: Path, tmp_path: Path) -> None:
+def test_an_entry_trains_beside_images_and_words(train: Train, films: Path, tmp_path: Path) -> None:
     entries = {
         "shapes_video_qa": f"{{weight: 2, turns: 1, frames: head_tail, data_root: {films}}}",
         "shapes_video_caption": f"{{weight: 2, data_root: {films}}}",

@@ -43,7 +43,7 @@ KILLED = -signal.SIGKILL
 def start() -> Iterator[Any]:
     """Processes that come with everything imported, so that one costs the run alone."""
     context = multiprocessing.get_context("forkserver")
-    needed = ["ullava.training.run", "ullava.inference.predictor", "matplotlib.backends.backend_agg"]
+    needed = ["ullava.training.loop.run", "ullava.inference.predictor", "matplotlib.backends.backend_agg"]
     context.set_forkserver_preload([*needed, "tests.reliability.killed_runs"])
     yield context.Process
 
@@ -115,8 +115,8 @@ def runs(start: Any, world: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn world of 12 pictures."""
-    from ullava.data.shapes.write import draw_world
+    """A synthetic world of 12 images."""
+    from ullava.synthetic.write import draw_world
 
     folder = tmp_path_factory.mktemp("world") / "shapes"
     draw_world(folder, 12, 5, "train")

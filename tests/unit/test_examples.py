@@ -45,7 +45,7 @@ def everything() -> ModelInputs:
         instructions=Instructions(ids=ids, mask=torch.ones_like(ids), grounded=torch.tensor([True, False])),
         patches=PatchNames(words=torch.zeros(1, 2, 1), image=torch.tensor([0])),
         content_only=True,
-        force={"keep": 1},
+        overrides={"keep": 1},
         generator=torch.Generator(),
     )
 
@@ -100,7 +100,11 @@ def test_moving_keeps_what_is_shared_and_what_is_no_tensor() -> None:
     moved = [value for value in made.inputs.as_kwargs().values() if isinstance(value, torch.Tensor)]
     assert len(moved) > 15 and all(value.device.type == "meta" for value in moved)
     assert made.inputs.images.views["tiles"][0].device.type == "meta"
-    assert (made.names, made.bad_samples, made.inputs.force) == (batch.names, batch.bad_samples, batch.inputs.force)
+    assert (made.names, made.bad_samples, made.inputs.overrides) == (
+        batch.names,
+        batch.bad_samples,
+        batch.inputs.overrides,
+    )
     here = batch.to("cpu")
     assert here.inputs.input_ids is batch.inputs.input_ids, "a tensor that lies there is not copied"
 

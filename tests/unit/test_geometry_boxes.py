@@ -34,10 +34,10 @@ def test_forms_by_hand():
 
 
 def test_padded_square_by_hand():
-    # 200 x 100: the square is 200 wide, the picture lies 50 below its upper edge.
+    # 200 x 100: the square is 200 wide, the image lies 50 below its upper edge.
     np.testing.assert_allclose(geometry.px_to_padsq([0, 0, 200, 100], (200, 100)), [0, 0.25, 1, 0.75])
     np.testing.assert_allclose(geometry.padsq_to_px([0.1, 0.2, 0.3, 0.4], (200, 100)), [20, -10, 60, 30])
-    # An odd difference leaves a margin of half a pixel more than the pasted picture has.
+    # An odd difference leaves a margin of half a pixel more than the pasted image has.
     np.testing.assert_allclose(geometry.px_to_padsq([0, 0, 5, 2], (5, 2)), [0, 0.3, 1, 0.7])
 
 

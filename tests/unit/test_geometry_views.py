@@ -27,9 +27,9 @@ def test_boxes_come_back_within_a_ten_thousandth_pixel(kind, width, height, side
     np.testing.assert_allclose(view.to_orig(boxes_view), boxes_xyxy_px, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["pad_centre", "pad_br", "stretch"])
+@pytest.mark.parametrize("kind", ["pad_center", "pad_br", "stretch"])
 @given(width=SIDES, height=SIDES, fractions=FRACTIONS)
-def test_what_is_in_the_picture_is_in_the_view(kind, width, height, fractions):
+def test_what_is_in_the_image_is_in_the_view(kind, width, height, fractions):
     view = plan(kind, (width, height), 224)
     inside = view.to_view(geometry.norm_to_px(fractions, (width, height)))
     assert inside.min() >= -1e-9
@@ -38,8 +38,8 @@ def test_what_is_in_the_picture_is_in_the_view(kind, width, height, fractions):
 
 def test_formulas_by_hand():
     box = [100, 60, 300, 140]
-    # 400 x 200 into 224: scale 0.56; the centred square begins 100 pixels above the picture.
-    np.testing.assert_allclose(plan("pad_centre", (400, 200), 224).to_view(box), [56, 89.6, 168, 134.4])
+    # 400 x 200 into 224: scale 0.56; the centerd square begins 100 pixels above the image.
+    np.testing.assert_allclose(plan("pad_center", (400, 200), 224).to_view(box), [56, 89.6, 168, 134.4])
     np.testing.assert_allclose(plan("pad_br", (400, 200), 224).to_view(box), [56, 33.6, 168, 78.4])
     np.testing.assert_allclose(plan("stretch", (400, 200), 224).to_view(box), [56, 67.2, 168, 156.8])
     np.testing.assert_allclose(plan("short_side", (400, 200), 224).to_view(box), [112, 67.2, 336, 156.8])
@@ -48,15 +48,15 @@ def test_formulas_by_hand():
 
 
 def test_sam_and_tower_frames_do_not_mix():
-    centre = [190, 90, 210, 110]
-    sam = plan("pad_br", (400, 200), 224).to_view(centre)
-    tower = plan("pad_centre", (400, 200), 224).to_view(centre)
+    center = [190, 90, 210, 110]
+    sam = plan("pad_br", (400, 200), 224).to_view(center)
+    tower = plan("pad_center", (400, 200), 224).to_view(center)
     assert abs(sam - tower).max() == pytest.approx(56)
 
 
 def test_odd_difference_is_pasted_at_a_whole_pixel():
-    # 5 x 2: three rows of padding, of which one lies above the picture.
-    assert plan("pad_centre", (5, 2), 5).offset_xy == (0, 1)
+    # 5 x 2: three rows of padding, of which one lies above the image.
+    assert plan("pad_center", (5, 2), 5).offset_xy == (0, 1)
 
 
 def test_canvas_tile_subtracts_its_origin():
@@ -66,7 +66,7 @@ def test_canvas_tile_subtracts_its_origin():
 
 
 def test_points_are_mapped_like_corners():
-    view = plan("pad_centre", (400, 200), 224)
+    view = plan("pad_center", (400, 200), 224)
     np.testing.assert_allclose(view.to_view([[100, 60]]), view.to_view([[100, 60, 300, 140]])[:, :2])
 
 
@@ -95,5 +95,5 @@ def test_misuse_is_refused():
         geometry.plan_view("canvas_tile", (5, 5), 224)
     with pytest.raises(ValueError, match="canvas_wh"):
         geometry.plan_view("stretch", (5, 5), 224, canvas_wh=(224, 224))
-    with pytest.raises(ValueError, match="known: pad_centre"):
+    with pytest.raises(ValueError, match="known: pad_center"):
         geometry.plan_view("crop", (5, 5), 224)

@@ -25,13 +25,13 @@ from ullava.config.schema import HeadsConfig, ModelConfig, TrainRecipe
 from ullava.config.site import Site
 from ullava.errors import ConfigError, HubUnreachableError, UserError, WeightsError
 from ullava.inference.load import names_saved_model, weights_folder
-from ullava.modeling.auto import load_folder
-from ullava.modeling.fresh_heads import build_fresh_heads
-from ullava.training.start import start_model
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.fresh_heads import build_fresh_heads
+from ullava.training.loop.init import start_model
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[2]
-HEADS = Site(Path("recipe.yaml"), "heads")
+HEADS = Site(Path("recipe.yaml"), "reinit_heads")
 TINY = ROOT / "models" / "tiny" / "weights"
 
 

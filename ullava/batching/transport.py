@@ -4,7 +4,7 @@ Left to itself, torch moves every tensor of a batch through shared memory of its
 processes and a mapping for each of a dozen tensors, most of them a few bytes long. One block for all of them costs one.
 A worker keeps its blocks: the first byte of each says whether the other side still holds a tensor of it. A block that
 is free again carries the next batch, under the number by which the other side knows it, so that neither file nor
-mapping nor fresh pages are needed for it. Pictures, the most of a batch, are put side by side there and nowhere before.
+mapping nor fresh pages are needed for it. Images, the most of a batch, are put side by side there and nowhere before.
 """
 
 from __future__ import annotations

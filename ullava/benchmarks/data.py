@@ -1,4 +1,4 @@
-"""How fast samples come: annotation -> picture -> views, SAM picture, tokens, masks -> batch."""
+"""How fast samples come: annotation -> image -> views, SAM image, tokens, masks -> batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
+from ullava.benchmarks.store import measure_store
 from ullava.benchmarks.timing import Figure, Reading, cpu_seconds, cpu_seconds_of, measure, surroundings
 from ullava.benchmarks.workload import Workload
-from ullava.data.encode import EncodedMixture
-from ullava.data.store_bench import measure_store
+from ullava.data.loading.encode import EncodedMixture
 from ullava.examples import Batch
-from ullava.training.batches import KEY, TrainingCollator, batch_of
+from ullava.training.loop.batches import KEY, TrainingCollator, batch_of
 
 BATCH = 4
 WORKERS = (1, 2)
@@ -61,7 +61,7 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
 
 
 def bench_annotations(records: int, threads: int) -> dict[str, Any]:
-    """Measure what ``records`` annotations cost in memory and time; see ``ullava.data.store_bench``."""
+    """Measure what ``records`` annotations cost in memory and time; see ``ullava.benchmarks.store``."""
     report: dict[str, Any] = {"benchmark": "annotations"} | surroundings(threads, repeats=1)
     figures = measure_store(records)
     report["results"] = {

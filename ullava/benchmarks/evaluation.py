@@ -13,10 +13,10 @@ from ullava.benchmarks.networks import Network
 from ullava.benchmarks.timing import Figure, measure
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import DatasetEntry, EvalRecipe
-from ullava.data.build import build_dataset
-from ullava.data.encode import read_images
-from ullava.evaluation.ledger import RunFolder, Shard
+from ullava.data.loading.build import build_dataset
+from ullava.data.loading.encode import read_images
 from ullava.evaluation.protocol import DatasetRun
+from ullava.evaluation.result_store import RunFolder, Shard
 from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
 
@@ -25,13 +25,13 @@ NEW_TOKENS = 24
 PROMPTS = (1, 8)
 
 
-def bench_evaluation(network: Network, workload: Workload, *, pictures: int, repeats: int) -> list[Figure]:
-    """Time ``ullava eval``'s own loop, teacher-forced: pictures read, masks at picture size, metrics, lines written.
+def bench_evaluation(network: Network, workload: Workload, *, images: int, repeats: int) -> list[Figure]:
+    """Time ``ullava eval``'s own loop, teacher-forced: images read, masks at image size, metrics, lines written.
 
-    Three expressions share a picture, one expression to a prompt.
+    Three expressions share an image, one expression to a prompt.
     """
     side = network.processor.sam_side
-    entry = DatasetEntry(limit=pictures)
+    entry = DatasetEntry(limit=images)
     dataset = build_dataset(workload.descriptor, entry, workload.folder)
     recipe = EvalRecipe(dataset={workload.descriptor: entry}, protocol="teacher_forced", batch_size=BATCH_EXPRESSIONS)
     predictor = Predictor(network.model, network.processor)
@@ -40,7 +40,7 @@ def bench_evaluation(network: Network, workload: Workload, *, pictures: int, rep
         with tempfile.TemporaryDirectory() as folder:
             run = DatasetRun(predictor, dataset, "bench", recipe, RunFolder(Path(folder), Shard()))
             run.run({}, {}, progress=False)
-        return pictures * EXPRESSIONS
+        return images * EXPRESSIONS
 
     return [
         measure(
@@ -49,15 +49,15 @@ def bench_evaluation(network: Network, workload: Workload, *, pictures: int, rep
             evaluate,
             repeats=repeats,
             protocol="teacher_forced",
-            pictures=pictures,
+            images=images,
             batch=BATCH_EXPRESSIONS,
-            includes="reading, encoding, forward, masks at picture size, metrics, predictions written",
+            includes="reading, encoding, forward, masks at image size, metrics, predictions written",
         )
     ]
 
 
 def bench_generation(network: Network, workload: Workload, *, repeats: int) -> list[Figure]:
-    """Time ``NEW_TOKENS`` greedy tokens for one prompt and for several, each with its own picture, masks included."""
+    """Time ``NEW_TOKENS`` greedy tokens for one prompt and for several, each with its own image, masks included."""
     dataset = build_dataset(workload.descriptor, DatasetEntry(limit=max(PROMPTS)), workload.folder)
     processor, model = network.processor, network.model
     collate = Collator(processor.tokenizer.pad_token_id, padding_side="left")
@@ -80,7 +80,7 @@ def bench_generation(network: Network, workload: Workload, *, repeats: int) -> l
                 prompts=prompts,
                 new_tokens_each=NEW_TOKENS,
                 prompt_tokens=cast(torch.Tensor, inputs.input_ids).shape[1],
-                includes="encoding the pictures, the prompt and the masks of [SEG] tokens, if any come",
+                includes="encoding the images, the prompt and the masks of [SEG] tokens, if any come",
             )
         )
     return figures

@@ -1,4 +1,6 @@
-"""The networks of the benchmark, built afresh: ``peer`` are the sizes of spec/ullava.md part 2, ``tiny`` our own."""
+"""The networks of the benchmark, built afresh: ``peer`` are the sizes of the CPU baseline of u-LLaVA's stage II,
+``tiny`` our own.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ import torch
 from ullava import resources
 from ullava.config.load import load_config
 from ullava.config.schema import LanguageConfig, MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
-from ullava.modeling.build import build_model
-from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.text.tokenizer_training import train_tokenizer
+from ullava.modeling.construction.build import build_model
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.processing.processor import UllavaProcessor
+from ullava.synthetic.tokenizer import train_tokenizer
 from ullava.text.tokens import GROUNDING_TOKENS
 
 PRESETS: dict[str, tuple[int, ...]] = {"peer": (256, 1024), "tiny": (64,)}

@@ -16,9 +16,9 @@ from ullava.benchmarks.workload import Workload, prepare
 from ullava.errors import UserError
 from ullava.inference.predictor import pick_device
 
-PICTURES = 200
+IMAGES = 200
 DATA_SAMPLES = 200
-EVAL_PICTURES = 16
+EVAL_IMAGES = 16
 
 
 def run_benchmark(
@@ -39,7 +39,7 @@ def run_benchmark(
         raise UserError(f"--sam-sides: {wrong[0]} is not a multiple of 16 from 32 on")
     torch.set_num_threads(threads)
     place = pick_device(device)
-    workload = prepare(PICTURES)
+    workload = prepare(IMAGES)
     report: dict[str, Any] = {"benchmark": name, "preset": preset, "device": place.type}
     report |= surroundings(threads, repeats)
     report["work"] = workload.stated()
@@ -60,5 +60,5 @@ def _figures(name: str, network: Network, workload: Workload, repeats: int) -> l
     if name == "train":
         return bench_training(network, workload, repeats=repeats)
     if name == "eval":
-        return bench_evaluation(network, workload, pictures=EVAL_PICTURES, repeats=repeats)
+        return bench_evaluation(network, workload, images=EVAL_IMAGES, repeats=repeats)
     return bench_generation(network, workload, repeats=repeats)

@@ -1,4 +1,4 @@
-"""How long a training step takes: forward, criterion and backward of stage ``ground``, without optimiser."""
+"""How long a training step takes: forward, criterion and backward of stage ``ground``, without optimizer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ullava.benchmarks.networks import Network
 from ullava.benchmarks.timing import Figure, measure
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
-from ullava.data.encode import EncodedMixture
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.data.loading.encode import EncodedMixture
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
 BATCH = 4
 STEPS = 2
 
 
 def bench_training(network: Network, workload: Workload, *, repeats: int) -> list[Figure]:
-    """Time steps of ``BATCH`` pictures with three questions each, masks judged at picture size."""
+    """Time steps of ``BATCH`` images with three questions each, masks judged at image size."""
     model, processor = network.model, network.processor
     plan = apply_stage(model, "ground", quality_trains=False)
     model.train()
-    plan.hold_frozen()
+    plan.set_frozen_to_eval()
     dataset = EncodedMixture(workload.mixture(), processor)
     collate = Collator(processor.tokenizer.pad_token_id)
     batches = [
@@ -52,7 +52,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         expressions=EXPRESSIONS,
         tokens=cast(torch.Tensor, batches[0][0].input_ids).shape[1],
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        optimiser="none",
+        optimizer="none",
         frozen="tower, SAM image and prompt encoder, SAM quality head",
     )
     peak_mib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -110,7 +110,7 @@ def check_recipe(path: Path, overrides: list[str]) -> list[str]:
             except UserError as error:
                 problems.extend(f"{place(path, f'splits.{split}')}: {problem}" for problem in error.problems)
     if isinstance(config, ModelConfig):
-        from ullava.modeling.outline import outline
+        from ullava.modeling.construction.outline import outline
 
         try:
             lines += outline(config, path.parent, site=Site(path)).lines()
@@ -149,11 +149,11 @@ def _problems_of(check: Callable[..., object], *arguments: object) -> list[str]:
 
 def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
     """Open a dataset, count it, read a few of its samples; return what was found in words."""
-    from ullava.data.boxes import reader_of
-    from ullava.data.build import build_dataset, open_store
-    from ullava.data.descriptor import locate
-    from ullava.data.originals.convert import skipped_lines
+    from ullava.data.converters.published.convert import skipped_lines
+    from ullava.data.loading.build import build_dataset, open_store
+    from ullava.data.loading.descriptor import locate
     from ullava.data.readers.base import Reader
+    from ullava.data.readers.boxes import reader_of
 
     located = locate(entry.dataset or name, entry, data_root)
     dataset = build_dataset(entry.dataset or name, entry, data_root)
@@ -177,7 +177,7 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
             problems.extend(error.problems)
             continue
         for image in sorted({image for sample in samples for image in sample.images}):
-            problems += _absent(image, "picture", dataset.sources(index))
+            problems += _absent(image, "image", dataset.sources(index))
         for video in sorted({clip.path for sample in samples for clip in sample.videos}):
             problems += _absent(video, "video", dataset.sources(index))
     if problems:
@@ -204,7 +204,7 @@ def _check_model(config: ModelConfig, path: Path) -> None:
 
 
 def _check_descriptor(config: DatasetConfig, path: Path) -> None:
-    from ullava.data.descriptor import load_descriptor
+    from ullava.data.loading.descriptor import load_descriptor
 
     load_descriptor(str(path))
     original = config.original.splits if config.original is not None else {}
@@ -236,7 +236,7 @@ def _check_launcher(path: Path) -> None:
 def _check_template(path: Path) -> None:
     import json
 
-    from ullava.data.templates import PHRASE_MARKER, Templates
+    from ullava.data.readers.templates import PHRASE_MARKER, Templates
 
     texts = json.loads(path.read_text(encoding="utf-8"))
     Templates.load(path, with_phrase=any(PHRASE_MARKER in text for text in texts if isinstance(text, str)))

@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_config(CompareRecipe, path, args.overrides)
     out: Path = args.out if args.out is not None else Path("runs") / path.stem
 
-    from ullava.benchmarks.comparison import compare
-    from ullava.benchmarks.comparison_report import FIGURE, REPORT, TABLE, table_of
+    from ullava.experiments.comparison import compare
+    from ullava.experiments.comparison_report import FIGURE, REPORT, TABLE, table_of
 
     rows = compare(recipe, out, only=args.only)
     print(table_of(rows))

@@ -12,7 +12,7 @@ KINDS = {
     "ullava": "a released folder of u-LLaVA (stage I, stage II, or stage II without box head)",
     "llava": "a LLaVA checkpoint, as a start for training",
     "box_head": "a trained model, onto which goes the box head of another model.yaml",
-    "front_end": "a trained model, onto which goes the front-end of another model.yaml, as a start for training",
+    "vision_encoder": "a trained model, onto which goes the vision encoder of another model.yaml, as a start for training",
     "sam": "a segment-anything checkpoint (sam_vit_b/l/h)",
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",
@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["checkpoint"].add_argument("--model", required=True, help="model of the weights: a name or a model.yaml")
     kinds["box_head"].add_argument("--model", required=True, help="whose box head: a name or a model.yaml")
     kinds["box_head"].add_argument("--seed", type=int, default=0, help="of weights that come from nowhere")
-    kinds["front_end"].add_argument("--model", required=True, help="whose front-end: a name or a model.yaml")
-    kinds["front_end"].add_argument("--seed", type=int, default=0, help="of weights that come from nowhere")
+    kinds["vision_encoder"].add_argument("--model", required=True, help="whose vision encoder: a name or a model.yaml")
+    kinds["vision_encoder"].add_argument("--seed", type=int, default=0, help="of weights that come from nowhere")
     for kind in ("ullava", "sam"):
         heads = "heads of SAM's mask decoder (8 in all released files)"
         kinds[kind].add_argument("--decoder-heads", type=int, default=8, help=heads)
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> Path:
     if args.convert_command == "checkpoint":
         return _checkpoint(args)
-    if args.convert_command in ("box_head", "front_end"):
+    if args.convert_command in ("box_head", "vision_encoder"):
         return _exchanged(args)
     if args.convert_command in ("ullava", "llava"):
         return _released(args)
     if args.convert_command == "merge":
-        from ullava.training.lora import merge_to_folder
+        from ullava.training.optim.lora import merge_to_folder
 
         return merge_to_folder(args.source, args.out, args.base)
     if args.convert_command == "without_language":
@@ -122,10 +122,10 @@ def _exchanged(args: argparse.Namespace) -> Path:
 
     path = resources.find("models", args.model)
     config, source = load_config(ModelConfig, path), weights_folder(args.source)
-    if args.convert_command == "front_end":
-        from ullava.modeling.weights.conversion_front_end import convert_front_end
+    if args.convert_command == "vision_encoder":
+        from ullava.modeling.weights.conversion_vision_encoder import convert_vision_encoder
 
-        return convert_front_end(source, config, path.parent, args.out, args.seed)
+        return convert_vision_encoder(source, config, path.parent, args.out, args.seed)
     from ullava.modeling.weights.conversion_box import convert_box_head
 
     return convert_box_head(source, config, path.parent, args.out, args.seed)
@@ -133,8 +133,8 @@ def _exchanged(args: argparse.Namespace) -> Path:
 
 def _exported(args: argparse.Namespace) -> Path:
     from ullava.inference.load import weights_folder
-    from ullava.training.export import export_without_language
-    from ullava.training.lora import is_adapter
+    from ullava.training.loop.export import export_without_language
+    from ullava.training.optim.lora import is_adapter
 
     source = args.source if is_adapter(args.source) else weights_folder(args.source)
     return export_without_language(source, args.out, args.language)

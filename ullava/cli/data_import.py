@@ -1,4 +1,4 @@
-"""``ullava data import``: COCO, LabelMe, mask pictures or referring expressions become a dataset folder."""
+"""``ullava data import``: COCO, LabelMe, mask images or referring expressions become a dataset folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ullava.data.imports.items import Import
+    from ullava.data.converters.imported.items import Import
 
 KINDS = {
     "coco": "a COCO instances file (polygons or RLE, or boxes alone)",
@@ -24,11 +24,11 @@ _JOINED_LABELS = re.compile(r"[,;]\s*(\d+\s*=|$)")
 
 def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``import`` with its kinds to the subcommands of ``ullava data``."""
-    parser = commands.add_parser("import", help="make a dataset of your own pictures and annotations")
+    parser = commands.add_parser("import", help="make a dataset of your own images and annotations")
     kinds = parser.add_subparsers(dest="import_kind", metavar="{" + ",".join(KINDS) + "}", required=True)
     for kind, text in KINDS.items():
         one = kinds.add_parser(kind, help=text)
-        one.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+        one.add_argument("--images", type=Path, required=True, help="folder of the images")
         _add_own(one, kind)
         if kind != "masks":
             one.add_argument(
@@ -36,9 +36,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
             )
         one.add_argument("--out", type=Path, required=True, help="dataset folder; its name is the dataset's")
         one.add_argument("--split", default="train", help="name of the split (default train)")
-        one.add_argument("--hold-out", type=int, default=0, metavar="N", help="N pictures become the split val")
+        one.add_argument("--hold-out", type=int, default=0, metavar="N", help="N images become the split val")
         one.add_argument("--seed", type=int, default=0, help="which ones are held out (default 0)")
-        one.add_argument("--link", action="store_true", help="link to the pictures instead of copying them")
+        one.add_argument("--link", action="store_true", help="link to the images instead of copying them")
         one.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and name it")
         if kind != "refs":
             one.add_argument(
@@ -51,15 +51,15 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
             action="store_true",
             help="annotations are of the pixels as stored, before the EXIF orientation turns them: turn them too",
         )
-        one.add_argument("--licence", help="what the descriptor says about the licence")
+        one.add_argument("--license", help="what the descriptor says about the license")
 
 
 def run(args: argparse.Namespace) -> int:
     """Import, print what was written and what was left out; 0 where it went well."""
-    from ullava.data.imports.folder import Target, write_dataset
-    from ullava.data.imports.items import FORM
-    from ullava.data.imports.turning import turned_upright
-    from ullava.data.originals.source import EVERY_PART
+    from ullava.data.converters.imported.folder import Target, write_dataset
+    from ullava.data.converters.imported.items import FORM
+    from ullava.data.converters.imported.turning import turned_upright
+    from ullava.data.converters.published.source import EVERY_PART
     from ullava.errors import DataError, one_line
     from ullava.run_lock import hold
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         link=args.link,
         skip_bad=args.skip_bad,
-        licence=args.licence,
+        license=args.license,
         given=str(
             next(
                 getattr(args, name) for name in ("annotations", "refs", "masks", "images") if getattr(args, name, None)
@@ -109,13 +109,13 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--annotations", type=Path, required=True, help="the instances file")
         parser.add_argument("--crowd-as-instances", action="store_true", help="take iscrowd: 1 as 0 (brush masks)")
     elif kind == "labelme":
-        parser.add_argument("--annotations", type=Path, help="folder of the JSON files (default: the pictures' folder)")
+        parser.add_argument("--annotations", type=Path, help="folder of the JSON files (default: the images' folder)")
     elif kind == "refs":
         parser.add_argument("--refs", type=Path, required=True, help="the expressions")
-        parser.add_argument("--instances", type=Path, required=True, help="instances.json: masks, sizes, picture names")
+        parser.add_argument("--instances", type=Path, required=True, help="instances.json: masks, sizes, image names")
         parser.add_argument("--part", help="which split of the file: train, val, testA, ..., or all")
     else:
-        parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the pictures")
+        parser.add_argument("--masks", type=Path, required=True, help="folder of the PNGs, named as the images")
         parser.add_argument(
             "--labels", nargs="+", default=[], metavar="VALUE=NAME", help="what stored values mean: 1=pet 2=leash"
         )
@@ -131,13 +131,13 @@ def _add_own(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def _read(args: argparse.Namespace) -> Import:
-    from ullava.data.encodings import UTF_8, check_encoding
-    from ullava.data.imports.classes import known_classes
-    from ullava.data.imports.folder import classes_of
+    from ullava.data.annotations.encodings import UTF_8, check_encoding
+    from ullava.data.converters.imported.classes import known_classes
+    from ullava.data.converters.imported.folder import classes_of
 
     encoding = UTF_8 if args.import_kind == "masks" else check_encoding(args.encoding)
     if args.import_kind == "refs":
-        from ullava.data.imports.refs import read_refs
+        from ullava.data.converters.imported.refs import read_refs
 
         return read_refs(
             args.images,
@@ -151,7 +151,7 @@ def _read(args: argparse.Namespace) -> Import:
         )
     classes = known_classes(classes_of(args.out), args.classes)
     if args.import_kind == "coco":
-        from ullava.data.imports.coco import read_coco
+        from ullava.data.converters.imported.coco import read_coco
 
         return read_coco(
             args.images,
@@ -164,7 +164,7 @@ def _read(args: argparse.Namespace) -> Import:
             stored_pixels=args.stored_pixels,
         )
     if args.import_kind == "labelme":
-        from ullava.data.imports.labelme import read_labelme_folder
+        from ullava.data.converters.imported.labelme import read_labelme_folder
 
         return read_labelme_folder(
             args.images,
@@ -173,11 +173,11 @@ def _read(args: argparse.Namespace) -> Import:
             encoding=encoding,
             stored_pixels=args.stored_pixels,
         )
-    from ullava.data.imports.masks import read_masks
+    from ullava.data.converters.imported.masks import read_masks
 
     labels = _labels(args.labels)
     if args.salient and set(labels) <= {255} and not args.ignore and args.background == [0]:
-        from ullava.data.imports.foregrounds import read_foregrounds
+        from ullava.data.converters.imported.foregrounds import read_foregrounds
 
         return read_foregrounds(args.images, args.masks, stored_pixels=args.stored_pixels)
     return read_masks(

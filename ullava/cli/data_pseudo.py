@@ -50,9 +50,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, say what became of the boxes; 0 where it went well."""
-    from ullava.data.boxes import check_new
     from ullava.data.pseudo.images import PseudoJob
     from ullava.data.pseudo.settings import GRAB_CUT, PseudoSettings
+    from ullava.data.readers.boxes import check_new
     from ullava.run_lock import hold
 
     settings = PseudoSettings(source=args.model or GRAB_CUT, **{name: getattr(args, name) for name in SETTINGS})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "draw unseen scenes, let the model answer, write a report with pictures and figures"
+HELP = "draw unseen scenes, let the model answer, write a report with images and figures"
 DEFAULT_OUT = Path("runs/demo")
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     weights_folder(args.model)
     with hold(args.out):
-        from ullava.serving.demo import demonstrate
+        from ullava.demo.command import demonstrate
 
         table = demonstrate(args.model, args.out, args.images, args.seed, args.device)
     rows = [table.header, *table.rows]

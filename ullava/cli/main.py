@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ullava import __version__
+from ullava.atomic_write import refusal
 from ullava.errors import Interrupted, UserError, did_you_mean, one_line
-from ullava.whole_files import refusal
 
 COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
@@ -35,7 +35,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
-UNRECOGNISED = "unrecognized arguments: "
+UNRECOGNIZED = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and exiting. An unknown flag is named before anything that is missing."""
-        unexpected = message.removeprefix(UNRECOGNISED).split() if message.startswith(UNRECOGNISED) else []
+        unexpected = message.removeprefix(UNRECOGNIZED).split() if message.startswith(UNRECOGNIZED) else []
         flags = [flag for action in self._all_actions() for flag in action.option_strings]
         candidates = [word.split("=")[0] for word in [*unexpected, *self._words] if word.startswith("--")]
         unknown = [word for word in dict.fromkeys(candidates) if len(word) > 2 and word not in flags]

@@ -1,4 +1,4 @@
-"""``ullava predict``: ask a model about pictures, videos, or a file of questions."""
+"""``ullava predict``: ask a model about images, videos, or a file of questions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ullava.cli.generation_flags import add_generation, generation_of, positive
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 
-HELP = "ask a model about pictures and videos: words, masks and boxes"
+HELP = "ask a model about images and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
 
 
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", metavar="NAME", help="a name, a folder or a Hub id (default: tiny)")
     parser.add_argument(
         "--image", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
-        help="a picture; several of them are asked the same prompt, each on its own",
+        help="an image; several of them are asked the same prompt, each on its own",
     )  # fmt: skip
     parser.add_argument(
         "--video", action="extend", nargs="+", default=[], type=Path, metavar="FILE",
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="the question")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE.jsonl",
+        "--input", type=Path, metavar="FILE.jsonl",
         help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line '
         '("video" in the place of "image", or beside it)',
     )  # fmt: skip
@@ -39,16 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--boxes", type=Path, metavar="FILE.json",
-        help="boxes found in the pictures (named from the file's folder), for a front-end that looks at objects",
+        help="boxes found in the images (named from the file's folder), for a vision encoder that looks at objects",
     )  # fmt: skip
     parser.add_argument(
         "--detector", type=Path, metavar="DIR",
-        help="a zero-shot detector (OWLv2; a folder or a Hub id) to find them with --words, instead of --boxes",
+        help="a zero-shot detector (OWLv2; a folder or a Hub id) to find them with --classes, instead of --boxes",
     )  # fmt: skip
-    parser.add_argument("--words", metavar="WORD,WORD", help="what the detector looks for")
+    parser.add_argument("--classes", metavar="CLASS,CLASS", help="what the detector looks for")
     parser.add_argument(
-        "--force", action="append", default=[], metavar="key=value",
-        help="an override of the front-end, such as granularity=36 or gamma=1.0; may be given several times",
+        "--override", action="append", default=[], metavar="key=value",
+        help="an override of the vision encoder, such as granularity=36 or top_p=1.0; may be given several times",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
@@ -70,24 +70,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
-    from ullava.inference.batch import answer_all, answer_one, check_pictures, check_rows, one_prompt, read_questions
+    from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, one_prompt, read_questions
     from ullava.inference.load import load, weights_folder
 
     weights_folder(args.model)
-    force, generation = _overrides(args.force), generation_of(args)
-    questions = read_questions(args.prompts) if args.prompts else one_prompt(args.image, args.prompt[0], args.video)
-    sizes = check_pictures(questions)
+    overrides, generation = _overrides(args.override), generation_of(args)
+    questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
+    sizes = check_images(questions)
     loaded = load(args.model, device=args.device)
     loaded.check_length(args.max_new_tokens)
-    loaded.force = force
-    check_rows(loaded.processor, questions, sizes, force)
+    loaded.overrides = overrides
+    check_rows(loaded.processor, questions, sizes, overrides)
     predictor, boxes = _with_boxes(loaded, args)
     settings = {"model": args.model, **generation, **boxes}
-    settings |= {"force": force} if force else {}
+    settings |= {"overrides": overrides} if overrides else {}
     show = _print_json if args.json else _print_words
     if args.stream:
         predictor, show = _Speaking(loaded), _print_objects
-    if args.prompts is None and len(questions) == 1:
+    if args.input is None and len(questions) == 1:
         show(answer_one(predictor, questions[0], folder, settings))
         written = "answer.json" + (" and overlay.png" if questions[0].images else "")
     else:
@@ -106,22 +106,22 @@ def _with_boxes(predictor: Any, args: argparse.Namespace) -> tuple[Any, dict[str
 
     if args.boxes is not None:
         return WithBoxes(predictor, FileBoxes(args.boxes)), {"boxes": str(args.boxes)}
-    detector = WordDetector(args.detector, args.words.split(","), device=str(predictor.device))
-    return WithBoxes(predictor, detector), {"boxes": f"{args.detector}: {args.words}"}
+    detector = WordDetector(args.detector, args.classes.split(","), device=str(predictor.device))
+    return WithBoxes(predictor, detector), {"boxes": f"{args.detector}: {args.classes}"}
 
 
 def _overrides(given: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` with YAML values -> overrides of the front-end, which checks their names itself."""
+    """``key=value`` with YAML values -> overrides of the vision encoder, which checks their names itself."""
     from ullava.config.nodes import parse_value
 
     made: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--force '{text}': expected key=value")
-        made[key.strip()] = parse_value(value, "--force").value
+            raise UserError(f"--override '{text}': expected key=value")
+        made[key.strip()] = parse_value(value, "--override").value
         if isinstance(made[key.strip()], dict | list):
-            raise UserError(f"--force '{text}': expected one number or word")
+            raise UserError(f"--override '{text}': expected one number or word")
     return made
 
 
@@ -129,20 +129,20 @@ def _check_choice(args: argparse.Namespace) -> None:
     """Refuse options that contradict each other or lead nowhere."""
     if args.boxes is not None and args.detector is not None:
         raise UserError("--boxes and --detector both say where boxes come from; give one of them")
-    if (args.detector is None) != (args.words is None):
-        raise UserError("--detector and --words go together: what looks, and what for")
-    if args.stream and (args.json or args.prompts is not None or len(args.image) + len(args.video) > 1):
-        raise UserError("--stream prints the words of one answer: leave --json, --prompts and further files out")
+    if (args.detector is None) != (args.classes is None):
+        raise UserError("--detector and --classes go together: what looks, and what for")
+    if args.stream and (args.json or args.input is not None or len(args.image) + len(args.video) > 1):
+        raise UserError("--stream prints the words of one answer: leave --json, --input and further files out")
     if args.stream and (args.boxes is not None or args.detector is not None):
         raise UserError("--stream goes without --boxes and --detector")
     if args.boxes is not None:
         check_plain(args.boxes)
-    if args.prompts is not None and (args.image or args.video or args.prompt is not None):
-        raise UserError("--prompts brings its own pictures and prompts; leave --image, --video and --prompt out")
-    if args.prompts is None and args.prompt is None:
-        raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --prompts FILE.jsonl")
+    if args.input is not None and (args.image or args.video or args.prompt is not None):
+        raise UserError("--input brings its own images and prompts; leave --image, --video and --prompt out")
+    if args.input is None and args.prompt is None:
+        raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --input FILE.jsonl")
     if args.prompt is not None and len(args.prompt) > 1:
-        raise UserError(f"--prompt is given {len(args.prompt)} times; several questions go into --prompts FILE.jsonl")
+        raise UserError(f"--prompt is given {len(args.prompt)} times; several questions go into --input FILE.jsonl")
 
 
 def _print_json(record: dict[str, Any]) -> None:
@@ -168,9 +168,9 @@ def object_lines(objects: Sequence[Mapping[str, Any]], several: bool) -> list[st
     for number, item in enumerate(objects, start=1):
         box = item["box_xyxy_px"]
         place = "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box)
-        picture = f", picture {item['image'] + 1}" if several else ""
+        image = f", image {item['image'] + 1}" if several else ""
         mask = "" if item["mask"] is None else ", mask"
-        lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{picture}")
+        lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{image}")
     return lines
 
 

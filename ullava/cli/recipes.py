@@ -78,9 +78,9 @@ def name_problems(recipe: TrainRecipe | EvalRecipe, path: Path, overrides: Seque
 
 def entry_problems(name: str, entry: DatasetEntry) -> list[str]:
     """Return what does not fit between an entry, its descriptor and its templates; opens no data."""
-    from ullava.data.descriptor import locate
-    from ullava.data.layouts import reader_of
-    from ullava.data.templates import find_templates
+    from ullava.data.loading.descriptor import locate
+    from ullava.data.readers.layouts import reader_of
+    from ullava.data.readers.templates import find_templates
 
     dataset = entry.dataset or name
     try:

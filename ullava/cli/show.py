@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         action="store_true",
-        help="of a model: parameters of its parts and visual tokens of pictures, with or without its weights",
+        help="of a model: parameters of its parts and visual tokens of images, with or without its weights",
     )
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_sizes(path: Path, overrides: list[str]) -> int:
     """Print what a model is made of."""
-    from ullava.modeling.outline import outline
+    from ullava.modeling.construction.outline import outline
 
     if config_class(path) is not ModelConfig:
         raise UserError(f"{path}: --sizes are those of a model")

@@ -23,24 +23,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the run folder is described in ullava.training.folder."""
+    """Train; the run folder is described in ullava.training.reporting.folder."""
     recipe, path = read_recipe(TrainRecipe, args.recipe, args.overrides)
     out = args.out or (Path(recipe.output) if recipe.output else Path("runs") / path.stem)
     if (became := translation(recipe, path)) and os.environ.get("RANK", "0") == "0":
         print(became)
-    from ullava.training.run import train
+    from ullava.training.loop.run import train
 
     try:
         train(recipe, recipe_path=path, out=out, resume=args.resume)
     except Interrupted as stop:
         if recipe.sharding != "none":
-            from ullava.training.sharding import end_process
+            from ullava.training.distributed.sharding import end_process
 
             print(stop, file=sys.stderr)
             end_process(stop.exit_code)
         raise
     if recipe.sharding != "none":
-        from ullava.training.sharding import end_process
+        from ullava.training.distributed.sharding import end_process
 
         end_process()
     return 0

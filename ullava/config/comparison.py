@@ -13,13 +13,13 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contender:
-    """One line of a comparison: a model with weights, and overrides of its front-end (docs/front_ends.md).
+    """One line of a comparison: a model with weights, and overrides of its vision encoder (docs/vision_encoders.md).
 
     ``runs``: the run folders that made it, whose steps and seconds are told beside its figures.
     """
 
     model: str
-    force: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
 
 
@@ -28,13 +28,13 @@ class CompareRecipe:
     """``recipe``: the evaluation that every contender goes through, by name or path; its own model does not count.
 
     ``contenders``: label -> model; a label is the name of a folder too. ``data_root``: in the place of the recipe's.
-    ``pictures``: costs are measured on the first so many items of each of its data sets.
+    ``images``: costs are measured on the first so many items of each of its data sets.
     """
 
     recipe: str
     contenders: dict[str, Contender]
     data_root: str | None = None
-    pictures: int = field(default=40, metadata=at_least(1, 1_000_000))
+    images: int = field(default=40, metadata=at_least(1, 1_000_000))
 
     def __post_init__(self) -> None:
         """Refuse labels that are no names of folders, and a comparison of nothing (ValueError)."""

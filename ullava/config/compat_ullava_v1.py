@@ -82,7 +82,7 @@ def _heads(root: Node, switch: Node) -> Node:
 
 
 def _training(root: Node, switch: Node) -> Node:
-    """A recipe without a table ``loss`` goes on with the weights of ``init`` (ullava.training.start)."""
+    """A recipe without a table ``loss`` goes on with the weights of ``init`` (ullava.training.loop.init)."""
     loss = _at(root, "loss")
     root = _with(root, switch, LOSS) if loss is not None and loss.value is not None else root
     return _entries(_entries(root, "dataset", switch), "eval_dataset", switch)

@@ -1,4 +1,4 @@
-"""Recipes in the form that u-LLaVA's own YAML has, read as ours (spec/ullava.md 5; its configs of 2024 and 2025).
+"""Recipes in the form that u-LLaVA's own YAML has, read as ours (docs/training.md; its configs of 2024 and 2025).
 
 Top-level keys ``model``, ``task``, ``processor``, ``dataset``, ``eval_dataset``, ``training``. The tree of one form is
 turned into the tree of the other, node by node, so that every message still names the file and line that a person

@@ -1,4 +1,4 @@
-"""The table ``model`` of u-LLaVA's own YAML: which weights, which heads, which stage (spec/ullava.md 5).
+"""The table ``model`` of u-LLaVA's own YAML: which weights, which heads, which stage (docs/training.md).
 
 No weights are opened; of a folder only ``config.json`` is read, to tell what it is and how many visual tokens it has.
 """
@@ -59,7 +59,7 @@ CLIP_SIDE, CLIP_PATCH = 224, 32
 
 @dataclass
 class OldModel:
-    """``keys`` are the keys of a recipe of ours; ``tokens`` a picture gives, and why; None where nobody can tell."""
+    """``keys`` are the keys of a recipe of ours; ``tokens`` an image gives, and why; None where nobody can tell."""
 
     keys: dict[str, Node] = field(default_factory=dict)
     tokens: int | None = None
@@ -172,9 +172,9 @@ class _Model:
         self._count(config.get("vision_config", config), 1, str(tower.value))
         vision = {
             "tower": _tree(tower, {"path": str(tower.value)}),
-            "hidden_layer": self.fields.get("vision_hidden_layer", _tree(self.node, -1)),
+            "vision_feature_layer": self.fields.get("vision_hidden_layer", _tree(self.node, -1)),
             "projector": self._one_of("projector_type", PROJECTORS, "mlp"),
-            "aspect": self._aspect(),
+            "image_aspect_ratio": self._aspect(),
         }
         frames = self._frames()
         if frames is not None:
@@ -197,7 +197,7 @@ class _Model:
     def _from_ours(self, source: Node, config: dict[str, Any]) -> None:
         self.made.keys |= {"model": source, "init": source}
         path = str(source.value)
-        self._count(config.get("vision_config", {}), int(config.get("merge", 1)), path)
+        self._count(config.get("vision_config", {}), int(config.get("spatial_merge_size", 1)), path)
         if self.arch == CORE:
             self.notes.append(f"model: goes on from {path}, whose tower, view and conversation stay")
             return
@@ -210,10 +210,10 @@ class _Model:
         heads = {
             "mask": _tree(sam, {"sam": {"path": str(sam.value)}}),
             "box": _tree(self.node, {"frame": "padsq", "sigmoid": False}),
-            "aspect": self._aspect(),
+            "image_aspect_ratio": self._aspect(),
             "text": self._text("conv_sep2"),
         }
-        self.made.keys["heads"] = Node(self.node.where, dict(heads))
+        self.made.keys["reinit_heads"] = Node(self.node.where, dict(heads))
 
     def _sam(self) -> Node | None:
         """Return the folder of the converted SAM: what is named, or what lies beside a ``.pth`` under its name."""
@@ -234,7 +234,7 @@ class _Model:
         return None
 
     def _stage(self) -> None:
-        """Set ``stage``, ``parts``, ``lora`` and ``loss`` (spec/ullava.md 1.7 and 2.6)."""
+        """Set ``stage``, ``parts``, ``lora`` and ``loss`` (the released training scripts)."""
         keys = self.made.keys
         if self.arch == CORE:
             scratch = self.fields.get("projector_from_scratch")
@@ -302,10 +302,10 @@ class _Model:
             value = default
         return _tree(node or self.node, known[value])
 
-    def _count(self, vision: Mapping[str, Any], merge: int, name: str) -> None:
+    def _count(self, vision: Mapping[str, Any], spatial_merge_size: int, name: str) -> None:
         side, patch = int(vision.get("image_size", CLIP_SIDE)), int(vision.get("patch_size", CLIP_PATCH))
-        self.made.tokens = patch_grid_side(side, patch, merge) ** 2
-        joined = f", {merge} x {merge} of them joined" if merge > 1 else ""
+        self.made.tokens = patch_grid_side(side, patch, spatial_merge_size) ** 2
+        joined = f", {spatial_merge_size} x {spatial_merge_size} of them joined" if spatial_merge_size > 1 else ""
         self.made.tokens_why = f"{name} sees {side} x {side} pixels in patches of {patch}{joined}"
         size = self.processors.get("clip_image", {}).get("image_size")
         if size is not None and size.value != side:

@@ -84,7 +84,7 @@ class BoxHeadConfig:
     them; ``width`` is that of its layers. ``grounding_dino_query``: ``[LOC]`` takes the place of a phrase in
     ``detector``, a GroundingDINO. ``grounding_dino_phrase``: the words between the tags prompt ``detector``; boxes need
     a score above ``box_threshold``, and one above ``text_threshold`` at a word of the phrase. The detector sees the
-    picture with a short side of ``short_side`` pixels, the long one ``long_side`` at most. ``phrase_tokenizer``: folder
+    image with a short side of ``short_side`` pixels, the long one ``long_side`` at most. ``phrase_tokenizer``: folder
     of its tokenizer, where that is not the folder ``detector.path``.
     """
 
@@ -123,8 +123,8 @@ class ModelConfig:
     and ``vision``, which the other kind needs, and writes conversations in its own format (not ``text.template``).
     ``head_state``: masks and boxes are read at ``[SEG]`` and ``[LOC]`` themselves or, ``predicting``, one place before;
     ``grounding_layer``: of this layer of the language model, counted from 1, not of the last
-    (ullava.modeling.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
-    (ullava.config.compat_ullava_v1), one way of which is ``marker_gradient_only``: words next to a picture get no
+    (ullava.modeling.model.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
+    (ullava.config.compat_ullava_v1), one way of which is ``marker_gradient_only``: words next to an image get no
     gradient.
     """
 
@@ -175,7 +175,7 @@ class SplitConfig:
 class OriginalSplit:
     """One split in the files that a data set's authors publish; every path is below the data root.
 
-    ``annotations``: a file, or a folder where each picture has its own. ``companion``: the other file that is needed
+    ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
     (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
     ``sentences``: expected expressions.
     """
@@ -217,7 +217,7 @@ class DatasetConfig:
     """One dataset: which reader, which files, which words.
 
     ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
-    A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which grey values of a mask are
+    A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which gray values of a mask are
     the object: above half of the range, or white alone (u-LLaVA's way, which thins masks with soft edges).
     ``boxes_only``: things have boxes and no masks, which serves the task rec alone. ``exhaustive: false``: an image may
     hold things of these classes that are not annotated, so nothing can be said to be absent from it.
@@ -226,7 +226,7 @@ class DatasetConfig:
 
     name: str
     layout: str
-    """One of the table in ullava.data.layouts."""
+    """One of the table in ullava.data.readers.layouts."""
     task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
@@ -239,7 +239,7 @@ class DatasetConfig:
     ignore_label: int | None = None
     boxes_only: bool = False
     exhaustive: bool = True
-    licence: str
+    license: str
     source: str
     notes: str = ""
 
@@ -251,7 +251,7 @@ class DatasetEntry:
 
     ``portion`` below 1 takes a seeded subset, above 1 repeats; ``weight`` is instead a sampling ratio (all entries of
     a recipe use the one or the other). ``turns`` caps questions per sample; ``group: image`` lets them come from
-    different annotations of one picture. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
+    different annotations of one image. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
     ``frames``: which frames of a video training sees (ullava.media.frames). ``foreground``: see DatasetConfig; without
@@ -274,9 +274,11 @@ class DatasetEntry:
     annotations: str | None = None
     """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
     images: str | None = None
-    """This folder of pictures in the place of the split's; relative to the working folder."""
+    """This folder of images in the place of the split's; relative to the working folder."""
     boxes: str | None = None
-    """Boxes found in the pictures beforehand (ullava.data.boxes), for front-ends with objects; below the data root."""
+    """Boxes found in the images beforehand (ullava.data.readers.boxes), for vision encoders with objects; below the
+    data root.
+    """
     augment: AugmentConfig | None = None
     """What training changes in the images; none without it."""
     min_area: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
@@ -303,8 +305,8 @@ class LossConfig:
     ``presence``: of mask heads that say whether a thing is there; others have no such row. With them a mask that is
     empty has no other mask term.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
-    that start from nothing (ullava.modeling.patches). ``aux``: weights of the vision strategy's own terms by name;
-    those that are not named weigh 1.
+    that start from nothing (ullava.modeling.vision.patches). ``aux``: weights of the vision strategy's own terms by
+    name; those that are not named weigh 1.
     """
 
     ce: float = field(default=1.0, metadata=weight_per("tokens"))
@@ -330,27 +332,27 @@ class LossConfig:
 class OptimizerConfig:
     """``adamw`` is Hugging Face's (``training.optim``); ``muon`` takes ``training.learning_rate`` for weight matrices.
 
-    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions. ``rates``:
-    learning rates of single parts by the names in the stage's table, with ``adamw``.
+    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions.
+    ``learning_rates``: learning rates of single parts by the names in the stage's table, with ``adamw``.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
     momentum: float = field(default=0.95, metadata={"at_least": 0, "below": 1})
     adam_share: float = field(default=0.25, metadata=above(0))
-    rates: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse rates below 0, and rates of parts with an optimiser that has two of its own (ValueError)."""
-        below = [name for name, rate in self.rates.items() if rate < 0]
+        """Refuse rates below 0, and rates of parts with an optimizer that has two of its own (ValueError)."""
+        below = [name for name, rate in self.learning_rates.items() if rate < 0]
         if below:
-            raise ValueError(f"rates.{below[0]} has to be 0 or more, not {self.rates[below[0]]}")
-        if self.rates and self.kind != "adamw":
-            raise ValueError(f"rates go with adamw, not with {self.kind}")
+            raise ValueError(f"learning_rates.{below[0]} has to be 0 or more, not {self.learning_rates[below[0]]}")
+        if self.learning_rates and self.kind != "adamw":
+            raise ValueError(f"learning_rates go with adamw, not with {self.kind}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetConfig:
-    """A run ends after ``seconds`` of training, its schedule fitted to them (ullava.training.budget).
+    """A run ends after ``seconds`` of training, its schedule fitted to them (ullava.training.loop.budget).
 
     ``clock``: ``wall``, or ``cpu``, the seconds of the process on its cores.
     """
@@ -363,13 +365,13 @@ class BudgetConfig:
 class HeadsConfig:
     """What a run makes afresh around the language model and the tower that it starts from: heads, view, conversation.
 
-    ``aspect``: how a picture becomes square, see ``VisionConfig``; ``compat``: see ``ModelConfig``.
+    ``image_aspect_ratio``: how an image becomes square, see ``VisionConfig``; ``compat``: see ``ModelConfig``.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
     mask: MaskHeadConfig
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
+    image_aspect_ratio: Literal["pad", "stretch", "crop", "any"] = "pad"
     text: TextConfig = field(default_factory=TextConfig)
 
 
@@ -379,21 +381,21 @@ class TrainRecipe:
 
     ``init``: ``scratch``, a model with weights, or the ``adapter/`` of a LoRA run, which goes on. ``model``: a name or
     model.yaml; the folder of ``init`` itself where its weights say everything. ``system``: the model spelt out in the
-    recipe, paths from the working folder. ``heads``: ``kept`` from ``init``, or ``fresh`` as the model (or this table)
-    says, for a second stage that follows one without masks and boxes; ``fresh_box``: the box head alone. ``parts``:
-    parts of the stage's table that train (true) or not (false) against what the stage says. ``loss``: where the recipe
-    has none, that of ``init``.
+    recipe, paths from the working folder. ``reinit_heads``: ``none``, they come from ``init``; ``all``, new ones as the
+    model (or this table) says, for a second stage that follows one without masks and boxes; ``box``: the box head
+    alone. ``parts``: parts of the stage's table that train (true) or not (false) against what the stage says. ``loss``:
+    where the recipe has none, that of ``init``.
     ``vision``: settings of the vision strategy that differ from the model's in this stage, ``conversation``: how it
-    writes dialogues, where that is not the model's way (ullava.modeling.stage_settings).
-    ``sharding: fsdp2`` shares weights, gradients and optimiser out over the processes (ullava.training.sharding).
-    ``output``: the run folder where --out names none.
+    writes dialogues, where that is not the model's way (ullava.modeling.construction.stage_settings).
+    ``sharding: fsdp2`` shares weights, gradients and optimizer out over the processes
+    (ullava.training.distributed.sharding). ``output``: the run folder where --out names none.
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
-    at the picture rather than at habits of speech (ullava.data.word_dropout).
+    at the image rather than at habits of speech (ullava.data.sampling.word_dropout).
     ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     ``passes``: how often a batch is run, for vision strategies that choose how to see an image
     (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
-    ``grouping: modality_length`` makes batches of alike rows (ullava.data.grouping). ``tokenised``: words are tokenised
-    once and kept beside the annotations (ullava.data.tokenised).
+    ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
+    are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized).
     ``budget``: the run ends with its seconds, whatever it got done in them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
     """
@@ -402,7 +404,7 @@ class TrainRecipe:
     model: str
     system: ModelConfig | None = None
     init: str = "scratch"
-    heads: Literal["kept", "fresh", "fresh_box"] | HeadsConfig = "kept"
+    reinit_heads: Literal["none", "all", "box"] | HeadsConfig = "none"
     stage: Literal["scratch", "align", "ground"]
     parts: dict[str, bool] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
@@ -419,10 +421,10 @@ class TrainRecipe:
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
     word_dropout: float = field(default=0.0, metadata={"at_least": 0, "below": 1})
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
-    grouping: Literal["none", "modality_length"] = "none"
-    tokenised: bool = False
+    group_by_modality_length: bool = False
+    pretokenized: bool = False
     budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -430,9 +432,9 @@ class TrainRecipe:
         """Refuse augmentations where they would change what is measured, or words that are fixed (ValueError)."""
         refuse_augment(self.eval_dataset, "eval_dataset")
         augmented = [name for name, entry in self.dataset.items() if entry.augment is not None]
-        if self.tokenised and augmented:
+        if self.tokenized and augmented:
             raise ValueError(
-                f"tokenised keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
+                f"tokenized keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
             )
 
 
@@ -441,9 +443,9 @@ class EvalRecipe:
     """What ``ullava eval`` reads. ``compat: ullava_v1``: data and figures as in u-LLaVA's first release
     (ullava.config.compat_ullava_v1), which counts ``as_released``: what is missing drops out.
 
-    ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the centre-padded
-    square (ConvLLaVA) or the picture (``norm``). ``force``: overrides of the front-end for every question, such as
-    {granularity: 36} (docs/front_ends.md).
+    ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the center-padded
+    square (ConvLLaVA) or the image (``norm``). ``overrides``: overrides of the vision encoder for every question, such
+    as {granularity: 36} (docs/vision_encoders.md).
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -460,7 +462,7 @@ class EvalRecipe:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
-    force: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse augmentations: an evaluation takes images as they are (ValueError)."""

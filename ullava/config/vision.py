@@ -1,4 +1,5 @@
-"""The front-end's part of ``model.yaml``: what every vision strategy has, and a table of settings for each of its own.
+"""The vision encoder's part of ``model.yaml``: what every vision strategy has, and a table of settings for each of its
+own.
 
 The table of a strategy is a frozen dataclass with a default for every field; it is ``None`` in the YAML unless the
 strategy is chosen and something differs from the defaults. A ``PartConfig`` in it is a network of transformers, whose
@@ -33,7 +34,7 @@ class PartConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipMlpConfig:
-    """Plain front-end (strategy ``clip_mlp``; u-LLaVA).
+    """Plain vision encoder (strategy ``clip_mlp``; u-LLaVA).
 
     ``frame_grid`` n: a video's frame gives n x n temporal tokens, the means of its fields. At 1, as published, a
     temporal token is the mean of the whole frame and tells what is in it, but hardly where (models/tiny/README.md).
@@ -44,10 +45,10 @@ class ClipMlpConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvConfig:
-    """ConvNeXt front-end (strategy ``conv``; ConvLLaVA).
+    """ConvNeXt vision encoder (strategy ``conv``; ConvLLaVA).
 
-    ``area``: with ``aspect: any`` a picture may have this many times the pixels of the square of side R. At 1 no
-    picture gives more tokens than the square; far above it the short side is R, as in the paper's any-ratio test.
+    ``area``: with ``image_aspect_ratio: any`` an image may have this many times the pixels of the square of side R. At
+    1 no image gives more tokens than the square; far above it the short side is R, as in the paper's any-ratio test.
     ``video_side``: side of the square of each frame. ``video``: ``frames`` gives all tokens of every frame,
     ``pooled`` the mean of each frame and the mean over time of each place.
     """
@@ -61,17 +62,17 @@ class ConvConfig:
 class SlimeConfig:
     """Tiles chosen by the question (strategy ``slime``; SliME).
 
-    ``gamma``: local tokens are kept while the sum of their shares is at most this; 1 keeps all. ``tau``, ``reduce``:
-    the shares are softmax(score / tau) of the sum or the mean of a token's cosines with the words asked; the mean does
-    not depend on how many words there are, and at 0.025 weighs as the released sum at 1 over forty. ``gate``: how the
-    global view's experts are mixed; ``view``: which views are seen (stages train one at a time). ``noise``: which
-    matrix scales the gate's noise in training (``gate``: what the released code does). ``local_side``: a tile gives
-    local_side^2 tokens. ``separator``: the word between global and local tokens. ``gamma_floor``: the least share for
-    rows that ask for masks or boxes.
+    ``top_p``: local tokens are kept while the sum of their shares is at most this; 1 keeps all. ``temperature``,
+    ``reduce``: the shares are softmax(score / temperature) of the sum or the mean of a token's cosines with the words
+    asked; the mean does not depend on how many words there are, and at 0.025 weighs as the released sum at 1 over
+    forty. ``gate``: how the global view's experts are mixed; ``view``: which views are seen (stages train one at a
+    time). ``noise``: which matrix scales the gate's noise in training (``gate``: what the released code does).
+    ``local_side``: a tile gives local_side^2 tokens. ``separator``: the word between global and local tokens.
+    ``min_top_p``: the least share for rows that ask for masks or boxes.
     """
 
-    gamma: float = field(default=0.95, metadata=at_least(0))
-    tau: float = field(default=0.025, metadata=above(0))
+    top_p: float = field(default=0.95, metadata=at_least(0))
+    temperature: float = field(default=0.025, metadata=above(0))
     reduce: Literal["mean", "sum"] = "mean"
     gate: Literal["learned", "mlp", "resampler"] = "learned"
     view: Literal["both", "global", "local"] = "both"
@@ -80,11 +81,11 @@ class SlimeConfig:
     local_side: int = field(default=12, metadata=at_least(1, 256))
     max_tiles: int = field(default=7, metadata=at_least(2, 1024))
     separator: str = ","
-    gamma_floor: float = field(default=0.0, metadata=at_least(0))
+    min_top_p: float = field(default=0.0, metadata=at_least(0))
 
     def __post_init__(self) -> None:
         """Refuse a share above 1 (ValueError)."""
-        for name in ("gamma", "gamma_floor"):
+        for name in ("top_p", "min_top_p"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} {getattr(self, name)}: a share is 1 at most")
 
@@ -99,9 +100,9 @@ def _convnext_large() -> PartConfig:
 class MgConfig:
     """Two resolutions and a token for each object (strategy ``mg``; MG-LLaVA).
 
-    ``pyramid``: a ConvNeXt, which sees the picture so large that its last map has the tower's grid. ``fusion``: how
+    ``pyramid``: a ConvNeXt, which sees the image so large that its last map has the tower's grid. ``fusion``: how
     that map meets the tower's states; ``pooling``: what an object token is the mean of; ``embed_boxes``: it also tells
-    where its box lies (not published). ``max_boxes``: how many objects a picture may have; ``box_rule``: ``top`` keeps
+    where its box lies (not published). ``max_boxes``: how many objects an image may have; ``box_rule``: ``top`` keeps
     the best by score, ``released`` does as published, with its cap by class and its filler box. ``frame_pool`` n joins
     n x n tokens of a video's frame.
     """
@@ -124,13 +125,13 @@ class AvgConfig:
     (none: the router chooses). ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
     the question that the router reads; ``heads``, ``dropout`` are those of its layer; ``min_level``: the coarsest level
     that it may choose for rows that ask for masks or boxes (none: any). ``attention_axis: crops`` and
-    ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/front_ends.md).
+    ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/vision_encoders.md).
     """
 
     levels: list[int] = field(default_factory=list)
     video_levels: int = field(default=3, metadata=at_least(1, 64))
     granularity: int | None = None
-    canvases: list[list[int]] = field(default_factory=lambda: [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]])
+    image_grid_pinpoints: list[list[int]] = field(default_factory=lambda: [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]])
     text_slots: int = field(default=32, metadata=at_least(1, 65_536))
     heads: int = field(default=8, metadata=at_least(1, 1024))
     dropout: float = field(default=0.1, metadata={"at_least": 0, "below": 1})
@@ -151,19 +152,19 @@ SETTINGS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionConfig:
-    """The front-end: strategy, tower, and how its tokens reach the language width (docs/front_ends.md).
+    """The vision encoder: strategy, tower, and how its tokens reach the language width (docs/vision_encoders.md).
 
-    ``merge`` n joins n x n neighbouring patches into one visual token (side by side, before the projector).
-    ``video_frames``: how many frames of a video are seen. ``aspect``: how a picture becomes the tower's square;
-    ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
+    ``spatial_merge_size`` n joins n x n neighboring patches into one visual token (side by side, before the projector).
+    ``video_frames``: how many frames of a video are seen. ``image_aspect_ratio``: how an image becomes the tower's
+    square; ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
     """
 
     strategy: Literal["clip_mlp", "conv", "slime", "mg", "avg"] = "clip_mlp"
     tower: PartConfig
-    hidden_layer: int = field(default=-2, metadata=at_least(-1024, 1024))
+    vision_feature_layer: int = field(default=-2, metadata=at_least(-1024, 1024))
     projector: Literal["linear", "mlp2x"] = "mlp2x"
-    aspect: Literal["pad", "stretch", "crop", "any"] = "pad"
-    merge: int = field(default=1, metadata=at_least(1, 256))
+    image_aspect_ratio: Literal["pad", "stretch", "crop", "any"] = "pad"
+    spatial_merge_size: int = field(default=1, metadata=at_least(1, 256))
     video_frames: int = field(default=8, metadata=at_least(1, 4096))
     clip_mlp: ClipMlpConfig | None = None
     conv: ConvConfig | None = None
@@ -177,9 +178,9 @@ class VisionConfig:
         for name in SETTINGS:
             if getattr(self, name) is not None and name != chosen:
                 raise ValueError(f"the table {name} belongs to strategy {name}, not to {chosen}")
-        if self.aspect == "any" and chosen != "conv":
-            raise ValueError(f"aspect any belongs to strategy conv, not to {chosen}")
-        if self.merge != 1 and chosen != "clip_mlp":
+        if self.image_aspect_ratio == "any" and chosen != "conv":
+            raise ValueError(f"image_aspect_ratio any belongs to strategy conv, not to {chosen}")
+        if self.spatial_merge_size != 1 and chosen != "clip_mlp":
             raise ValueError(f"merge belongs to strategy clip_mlp, not to {chosen}")
 
     def settings(self) -> Any:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: pictures drawn again with replacement, because the questions of one picture go together."""
+"""Bootstrap intervals: images drawn again with replacement, because the questions of one image go together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LEVEL = 95.0
 
 
 def bootstrap(records: Sequence[Mapping[str, Any]], kind: type[Metric], resamples: int) -> dict[str, list[float]]:
-    """Return for each figure the [low, high] of its central 95 % over ``resamples`` draws of pictures, in percent.
+    """Return for each figure the [low, high] of its central 95 % over ``resamples`` draws of images, in percent.
 
-    A video counts like a picture; records without either are drawn one by one. Empty for metrics that need the whole
+    A video counts like an image; records without either are drawn one by one. Empty for metrics that need the whole
     set (AP, CIDEr).
     """
     if not kind.resamples or resamples < 1 or not records:
         return {}
-    pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    images: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        pictures[record["image"] or record.get("video") or f"#{record['id']}"].append(record["scores"])
-    groups = [pictures[name] for name in sorted(pictures)]
+        images[record["image"] or record.get("video") or f"#{record['id']}"].append(record["scores"])
+    groups = [images[name] for name in sorted(images)]
     rng = np.random.default_rng(SEED)
     drawn: dict[str, list[float]] = defaultdict(list)
     for _ in range(resamples):

@@ -1,4 +1,4 @@
-"""One data set through a model: questions by picture, answers in batches, a line for each, figures at the end.
+"""One data set through a model: questions by image, answers in batches, a line for each, figures at the end.
 
 Protocols: ``generate`` (the model answers freely; what it does not say is missed) and ``teacher_forced`` (u-LLaVA's
 own: the true answer is given and masks and boxes are read at its grounding tokens, so nothing can be missed). What the
@@ -25,8 +25,8 @@ from tqdm import tqdm
 from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError, SampleError
-from ullava.evaluation.ledger import RunFolder
-from ullava.evaluation.plan import Query, pack, picture_groups
+from ullava.evaluation.batching import Query, image_groups, pack
+from ullava.evaluation.result_store import RunFolder
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import Scorer, family_of
 from ullava.inference.export import chosen_to_json, object_to_json
@@ -81,7 +81,7 @@ class DatasetRun:
         Raises DataError when more samples are bad than the recipe's budget allows.
         """
         shard = self.folder.shard
-        groups = picture_groups(self.dataset)[shard.rank :: shard.world]
+        groups = image_groups(self.dataset)[shard.rank :: shard.world]
         left = [group for group in groups if any(len(done.get(i, ())) != totals.get(i, -1) for i in group)]
         items = sum(map(len, groups))
         bar = tqdm(
@@ -138,7 +138,7 @@ class DatasetRun:
 
     def _answer_batch(self, batch: Sequence[Sequence[Query]]) -> None:
         queries = [query for group in batch for query in group]
-        answers = self._ask(queries)
+        answers = self._qa_pair(queries)
         records = []
         place = 0
         for group in batch:
@@ -152,7 +152,7 @@ class DatasetRun:
             records.extend(self._score(answered))
         self.folder.append(records)
 
-    def _ask(self, queries: Sequence[Query]) -> list[Answer | _Bad]:
+    def _qa_pair(self, queries: Sequence[Query]) -> list[Answer | _Bad]:
         """Answer a batch; if a sample of it cannot be used, or memory is short, its halves are asked one by one."""
         samples = [query.sample for query in queries]
         try:
@@ -171,14 +171,14 @@ class DatasetRun:
             if len(queries) == 1 or type(error).__name__ != OUT_OF_MEMORY:
                 raise
         half = len(queries) // 2
-        return self._ask(queries[:half]) + self._ask(queries[half:])
+        return self._qa_pair(queries[:half]) + self._qa_pair(queries[half:])
 
     def _score(self, answered: Sequence[tuple[Query, Answer]]) -> list[dict[str, Any]]:
-        """Score the answers of one picture, of which all may have been bad, and return their records."""
+        """Score the answers of one image, of which all may have been bad, and return their records."""
         if not answered:
             return []
         try:
-            rows = self.scorer.score_picture([query.sample for query, _ in answered], [a for _, a in answered])
+            rows = self.scorer.score_image([query.sample for query, _ in answered], [a for _, a in answered])
         except SampleError as error:
             named = [pair for pair in answered if pair[0].sample.name == error.sample]
             if not named:

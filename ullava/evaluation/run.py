@@ -2,7 +2,7 @@
 
 ``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
 A result may also have ``details`` (figures by class or by kind of question), ``by_choice`` (figures by what the
-front-end chose), ``intervals`` (``bootstrap``) and a ``note``.
+vision encoder chose), ``intervals`` (``bootstrap``) and a ``note``.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ullava.atomic_write import check_folder, write_json
 from ullava.config.schema import EvalRecipe
-from ullava.data.build import build_datasets
-from ullava.data.descriptor import load_descriptor
+from ullava.data.loading.build import build_datasets
+from ullava.data.loading.descriptor import load_descriptor
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError, UserError
-from ullava.evaluation.identity import dataset_identity, model_identity
+from ullava.evaluation.fingerprint import dataset_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
-from ullava.evaluation.ledger import RunFolder, Shard, read_lines
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
+from ullava.evaluation.result_store import RunFolder, Shard, read_lines
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import family_of
-from ullava.whole_files import check_folder, write_json
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True)
     from ullava.inference.load import load
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype)
-    predictor.force = recipe.force
+    predictor.overrides = recipe.overrides
     return evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
 
 
@@ -153,7 +153,7 @@ def _identity(
         **({"text_box_frame": recipe.text_box_frame} if recipe.protocol == "text_box" else {}),
         "max_new_tokens": recipe.max_new_tokens,
         "dtype": recipe.dtype,
-        **({"force": recipe.force} if recipe.force else {}),
+        **({"overrides": recipe.overrides} if recipe.overrides else {}),
         "data": data,
     }
 
@@ -202,7 +202,8 @@ def _summary(
 def _by_choice(
     records: Sequence[Mapping[str, Any]], kind: type[Metric], recipe: EvalRecipe
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures again for each thing that the front-end chose, as far as it took one for all pictures of a question.
+    """The figures again for each thing that the vision encoder chose, as far as it took one for all images of a
+    question.
 
     ``{"granularity": {"64": {"n": 12, "metrics": {...}}}}``: how much is lost where little was looked at.
     """

@@ -1,11 +1,11 @@
-"""From an answer to a row of figures: one scorer for each task family. A scorer sees whole picture groups.
+"""From an answer to a row of figures: one scorer for each task family. A scorer sees whole image groups.
 
 ``res``      union of the answer's masks against the union of the true ones
 ``gres``     the same with no-target expressions; an answer names nothing if no object of it has a mask
 ``rec``      the box of the highest-scoring object that has one; under the protocol ``text_box`` the one in the words
 ``grec``     the same with no-target expressions, and all boxes as a set
 ``salient``  union of the masks
-``semantic`` union of the masks, class by class; the classes of one picture are judged together
+``semantic`` union of the masks, class by class; the classes of one image are judged together
 ``instance`` each mask with its score
 ``caption``  the words, against references and, in drawn scenes, against the scene
 ``vqa``, ``text``  the words, against the accepted answers; of ``text`` also how likely the reference answer is
@@ -19,21 +19,21 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from ullava.data.boxes import reader_of
 from ullava.data.readers.base import Reader, TaskDataset
+from ullava.data.readers.boxes import reader_of
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
-from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes, ReferringBoxes, WrittenBoxes
+from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
-from ullava.evaluation.metrics.facts import check_facts
 from ullava.evaluation.metrics.instances import InstanceMasks
-from ullava.evaluation.metrics.masks import GeneralisedReferringMasks, ReferringMasks
+from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
 from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import Answer, BoxXYXY, MaskArray, Sample
+from ullava.synthetic.facts import check_facts
 from ullava.text.tokens import strip_grounding
 
 
@@ -45,8 +45,8 @@ class Scorer(ABC):
     def __init__(self) -> None:
         self.metric = self.kind()
 
-    def score_picture(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Score all answered queries of one picture, in order; one row for each."""
+    def score_image(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
+        """Score all answered queries of one image, in order; one row for each."""
         return [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
 
     @abstractmethod
@@ -66,10 +66,10 @@ class ResScorer(Scorer):
 
 
 class _Gres(Scorer):
-    kind = GeneralisedReferringMasks
+    kind = GeneralizedReferringMasks
 
     def score(self, sample: Sample, answer: Answer) -> Row:
-        metric = cast(GeneralisedReferringMasks, self.metric)
+        metric = cast(GeneralizedReferringMasks, self.metric)
         if not sample.turns[0].regions:
             return metric.update(united_mask(answer), None, no_target=True)
         if all(region.mask is None for region in sample.turns[0].regions):
@@ -88,7 +88,7 @@ class RecScorer(Scorer):
 
 
 class _Grec(Scorer):
-    kind = GeneralisedReferringBoxes
+    kind = GeneralizedReferringBoxes
 
     def score(self, sample: Sample, answer: Answer) -> Row:
         boxes = [thing.box_xyxy_px for thing in answer.objects if thing.box_xyxy_px is not None and thing.image == 0]
@@ -96,7 +96,7 @@ class _Grec(Scorer):
         if any(box is None for box in truth):
             raise SampleError(sample.name, "has a target without a box")
         targets = [box for box in truth if box is not None]
-        return cast(GeneralisedReferringBoxes, self.metric).update(boxes, best_box(answer), targets)
+        return cast(GeneralizedReferringBoxes, self.metric).update(boxes, best_box(answer), targets)
 
 
 class _Salient(Scorer):
@@ -110,9 +110,9 @@ class _Semantic(Scorer):
     kind = SemanticMasks
 
     def score(self, sample: Sample, answer: Answer) -> Row:
-        return self.score_picture([sample], [answer])[0]
+        return self.score_image([sample], [answer])[0]
 
-    def score_picture(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
+    def score_image(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
         classes = [
             ClassAnswer(
                 name=str(needed(sample, "class")),
@@ -134,7 +134,7 @@ class _Instance(Scorer):
         truth = [region.mask for region in sample.turns[0].regions if region.mask is not None]
         crowds = [_crowd_mask(sample, segmentation) for segmentation in sample.truth.get("crowd", ())]
         return cast(InstanceMasks, self.metric).update(
-            picture=str(needed(sample, "image_id")),
+            image=str(needed(sample, "image_id")),
             category=str(needed(sample, "category")),
             predicted=found,
             truth=[*truth, *crowds],
@@ -199,11 +199,11 @@ class _WrittenRec(Scorer):
         return row
 
 
-class _WrittenRecOfPicture(_WrittenRec):
+class _WrittenRecOfImage(_WrittenRec):
     frame = "norm"
 
 
-WRITTEN: dict[str, type[Scorer]] = {"padsq": _WrittenRec, "norm": _WrittenRecOfPicture}
+WRITTEN: dict[str, type[Scorer]] = {"padsq": _WrittenRec, "norm": _WrittenRecOfImage}
 """``text_box_frame`` -> scorer of the task rec under the protocol ``text_box``."""
 
 
@@ -221,7 +221,7 @@ def family_of(dataset: TaskDataset) -> str:
 
 
 def united_mask(answer: Answer, image: int = 0) -> MaskArray | None:
-    """Return the union [H, W] of an answer's masks on one picture; None if no object there has a mask."""
+    """Return the union [H, W] of an answer's masks on one image; None if no object there has a mask."""
     return _union(thing.mask for thing in answer.objects if thing.image == image)
 
 
@@ -250,7 +250,7 @@ def true_box(sample: Sample) -> BoxXYXY:
 
 
 def best_box(answer: Answer) -> BoxXYXY | None:
-    """Return the box of the highest-scoring object of the first picture that has a box, or None."""
+    """Return the box of the highest-scoring object of the first image that has a box, or None."""
     boxed = [thing for thing in answer.objects if thing.box_xyxy_px is not None and thing.image == 0]
     return max(boxed, key=lambda thing: thing.score).box_xyxy_px if boxed else None
 

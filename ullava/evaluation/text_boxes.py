@@ -1,8 +1,8 @@
 """Boxes that a model writes out as four numbers: the protocol ``text_box``, as ConvLLaVA measures RefCOCO.
 
-Spec/siblings.md 3.5. The answer holds ``[x1, y1, x2, y2]`` in fractions of the centre-padded square, or of a thousandth
-of them: four numbers that add up to 4 or more are per mille. The first bracket that reaches four commas' worth of text
-decides; what cannot be read is no box. Nothing is clipped and swapped corners are left as they are.
+arXiv 2405.15738, evaluation. The answer holds ``[x1, y1, x2, y2]`` in fractions of the center-padded square, or of a
+thousandth of them: four numbers that add up to 4 or more are per mille. The first bracket that reaches four commas'
+worth of text decides; what cannot be read is no box. Nothing is clipped and swapped corners are left as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ullava.geometry import norm_to_px, plan_view
 from ullava.structures import BoxXYXY
 
 TextBoxFrame = Literal["padsq", "norm"]
-"""What the numbers are fractions of: the centre-padded square (published ConvLLaVA), or the picture itself."""
+"""What the numbers are fractions of: the center-padded square (published ConvLLaVA), or the image itself."""
 
 PER_MILLE_FROM = 4.0
 _BRACKET = re.compile(r"\[(.*?),(.*?),(.*?),(.*?)\]")
@@ -37,13 +37,13 @@ def read_text_box(answer: str) -> BoxXYXY | None:
 
 
 def place_text_box(box: BoxXYXY, orig_wh: tuple[int, int], frame: TextBoxFrame = "padsq") -> BoxXYXY:
-    """Fractions of the frame -> original pixels of a picture of ``orig_wh``.
+    """Fractions of the frame -> original pixels of an image of ``orig_wh``.
 
-    The picture lies at a whole pixel of the padded square, as the view of the tower has it.
+    The image lies at a whole pixel of the padded square, as the view of the tower has it.
     """
     if frame == "norm":
         placed = norm_to_px(box, orig_wh)
     else:
         side = max(orig_wh)
-        placed = plan_view("pad_centre", orig_wh, side).to_orig([number * side for number in box])
+        placed = plan_view("pad_center", orig_wh, side).to_orig([number * side for number in box])
     return cast(BoxXYXY, tuple(float(number) for number in placed))

@@ -1,7 +1,7 @@
 """Boxes, masks and views: the only place where coordinates change frame. Pure functions on NumPy arrays.
 
 Frames (``ullava.structures`` has the legend): a pixel covers [x, x+1) x [y, y+1), so corner 0,0 is the outer corner of
-the first pixel, boxes are half-open (a full-picture box is 0, 0, W, H) and masks are bool [H, W]. Sizes of pictures
+the first pixel, boxes are half-open (a full-image box is 0, 0, W, H) and masks are bool [H, W]. Sizes of images
 are written (W, H); ``h, w`` order appears only where a mask's shape is meant.
 """
 

@@ -9,7 +9,7 @@ AREA_EPSILON = 1e-7
 
 
 def paired_iou_giou(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (IoU [...], generalised IoU [...]) of each box of ``boxes_a`` [..., 4] with its own of ``boxes_b``.
+    """Return (IoU [...], generalized IoU [...]) of each box of ``boxes_a`` [..., 4] with its own of ``boxes_b``.
 
     xyxy of one frame, both with their corners in order. GIoU lies in (-1, 1] and stays informative where boxes do not
     meet (Rezatofighi et al. 2019). float32.
@@ -29,7 +29,7 @@ def sorted_corners(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=-1)
 
 
-def corners_of_centres(boxes_cxcywh: Tensor) -> Tensor:
-    """Centre, width and height [..., 4] -> corners xyxy, float32."""
-    centre, half = boxes_cxcywh[..., :2].float(), boxes_cxcywh[..., 2:].float() / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+def corners_of_centers(boxes_cxcywh: Tensor) -> Tensor:
+    """Center, width and height [..., 4] -> corners xyxy, float32."""
+    center, half = boxes_cxcywh[..., :2].float(), boxes_cxcywh[..., 2:].float() / 2
+    return torch.cat([center - half, center + half], dim=-1)

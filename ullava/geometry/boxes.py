@@ -46,16 +46,16 @@ def norm_to_px(boxes_xyxy_norm: ArrayLike, orig_wh: tuple[int, int]) -> Boxes:
 
 
 def px_to_padsq(boxes_xyxy_px: ArrayLike, orig_wh: tuple[int, int]) -> Boxes:
-    """Original pixels -> fractions of the centre-padded square (u-LLaVA's box frame).
+    """Original pixels -> fractions of the center-padded square (u-LLaVA's box frame).
 
-    The margin is real-valued, (max - min) / 2, hence half a pixel off ``pad_centre`` where the difference is odd.
+    The margin is real-valued, (max - min) / 2, hence half a pixel off ``pad_center`` where the difference is odd.
     """
     longest, margin = _padded_square(orig_wh)
     return (as_coordinates(boxes_xyxy_px) + margin) / longest
 
 
 def padsq_to_px(boxes_xyxy_padsq: ArrayLike, orig_wh: tuple[int, int]) -> Boxes:
-    """Fractions of the centre-padded square -> original pixels."""
+    """Fractions of the center-padded square -> original pixels."""
     longest, margin = _padded_square(orig_wh)
     return as_coordinates(boxes_xyxy_padsq) * longest - margin
 
@@ -66,7 +66,7 @@ def _padded_square(orig_wh: tuple[int, int]) -> tuple[int, Boxes]:
 
 
 def clip_boxes_px(boxes_xyxy_px: ArrayLike, orig_wh: tuple[int, int]) -> Boxes:
-    """Cut boxes to the picture; a box wholly outside becomes an empty one on the border."""
+    """Cut boxes to the image; a box wholly outside becomes an empty one on the border."""
     boxes: Boxes = np.clip(as_coordinates(boxes_xyxy_px), 0.0, np.tile(orig_wh, 2))
     return boxes
 

@@ -13,7 +13,7 @@ from ullava.errors import DataError
 from ullava.structures import BoxXYXY, MaskArray
 
 MAX_MASK_PIXELS = 50_000_000
-"""The largest mask that is decoded; the same bound as for pictures."""
+"""The largest mask that is decoded; the same bound as for images."""
 
 
 class SegmentationError(DataError, ValueError):
@@ -118,7 +118,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
 
     Raises:
         SegmentationError: no polygon, fewer than three points, an odd number of coordinates, a number that is not
-            finite, or a point more than one picture size outside.
+            finite, or a point more than one image size outside.
     """
     if not polygons:
         raise SegmentationError("no polygon given")
@@ -139,7 +139,7 @@ def _checked_polygon(polygon: Sequence[float], number: int, height: int, width: 
         )
     limits = np.tile([width, height], points.size // 2)
     if not np.isfinite(points).all() or (points < -limits).any() or (points > 2 * limits).any():
-        raise SegmentationError(f"polygon {number} leaves the picture of {width}x{height} (WxH)")
+        raise SegmentationError(f"polygon {number} leaves the image of {width}x{height} (WxH)")
     flat: list[float] = points.tolist()
     return flat
 
@@ -148,7 +148,7 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int) -> MaskArra
     """Turn a COCO segmentation into bool [height, width]: polygons, one RLE, or a list of RLEs (all united).
 
     Raises:
-        SegmentationError: none of these forms, a malformed one, or an RLE of another size than the picture.
+        SegmentationError: none of these forms, a malformed one, or an RLE of another size than the image.
     """
     codes: Any = [segmentation] if isinstance(segmentation, Mapping) else segmentation
     if isinstance(codes, (str, bytes)) or not isinstance(codes, Sequence) or len(codes) == 0:
@@ -160,9 +160,7 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int) -> MaskArra
     masks = [rle_decode(code) for code in codes]
     for mask in masks:
         if mask.shape != (height, width):
-            raise SegmentationError(
-                f"mask is {mask.shape[1]}x{mask.shape[0]} (WxH), but the picture is {width}x{height}"
-            )
+            raise SegmentationError(f"mask is {mask.shape[1]}x{mask.shape[0]} (WxH), but the image is {width}x{height}")
     united = masks[0]
     for mask in masks[1:]:
         united = united | mask

@@ -1,4 +1,4 @@
-"""Views: where a picture lies in a network's input. The only carrier of coordinates between the two."""
+"""Views: where an image lies in a network's input. The only carrier of coordinates between the two."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike
 
 from ullava.geometry.boxes import Boxes, as_coordinates
 
-ViewKind = Literal["pad_centre", "pad_br", "stretch", "short_side", "canvas_tile"]
-VIEW_KINDS: tuple[ViewKind, ...] = ("pad_centre", "pad_br", "stretch", "short_side", "canvas_tile")
+ViewKind = Literal["pad_center", "pad_br", "stretch", "short_side", "canvas_tile"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("pad_center", "pad_br", "stretch", "short_side", "canvas_tile")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where the picture lies in one network input: ``x_view = sx * x + ox``, the same for y.
+    """Where the image lies in one network input: ``x_view = sx * x + ox``, the same for y.
 
-    ``orig_wh`` is the size in pixels after EXIF rotation, ``size_wh`` the size of the view's tensor. The picture's
+    ``orig_wh`` is the size in pixels after EXIF rotation, ``size_wh`` the size of the view's tensor. The image's
     content ends at ``scale * orig + offset``; what the view has beyond that is padding.
     """
 
@@ -55,9 +55,9 @@ def plan_view(
     canvas_wh: tuple[int, int] | None = None,
     tile_origin_xy: tuple[int, int] = (0, 0),
 ) -> View:
-    """Lay a picture of ``orig_wh`` into a network input of ``side`` (spec/siblings.md 5.1).
+    """Lay an image of ``orig_wh`` into a network input of ``side`` (docs/vision_encoders.md).
 
-    ``pad_centre``: scaled to the long side and pasted in the middle of a square, at a whole pixel of the padded
+    ``pad_center``: scaled to the long side and pasted in the middle of a square, at a whole pixel of the padded
     original. ``pad_br``: padded right and below (SAM). ``stretch``: squeezed to the square. ``short_side``: the short
     side becomes ``side``, the long one is rounded down (CLIP's rule), nothing is padded. ``canvas_tile``: fitted
     centrally into ``canvas_wh``, of which the tile of ``side`` at ``tile_origin_xy`` is cut.
@@ -67,11 +67,11 @@ def plan_view(
     """
     width, height = orig_wh
     if min(width, height, side) <= 0:
-        raise ValueError(f"sizes must be positive: picture {width}x{height}, side {side}")
+        raise ValueError(f"sizes must be positive: image {width}x{height}, side {side}")
     if (kind == "canvas_tile") != (canvas_wh is not None):
         raise ValueError(f"canvas_wh belongs to canvas_tile, and only to it; kind is {kind}")
     longest = max(width, height)
-    if kind == "pad_centre":
+    if kind == "pad_center":
         scale = side / longest
         offset = (scale * ((longest - width) // 2), scale * ((longest - height) // 2))
         return View(kind, orig_wh, (scale, scale), offset, (side, side))
@@ -105,17 +105,17 @@ def plan_square(kind: ViewKind, orig_wh: tuple[int, int], side: int) -> View:
 
 
 def plan_bounded_view(orig_wh: tuple[int, int], short_side: int, long_side: int) -> View:
-    """Lay a whole picture into an input whose short side is ``short_side``, unless the long one exceeds ``long_side``.
+    """Lay a whole image into an input whose short side is ``short_side``, unless the long one exceeds ``long_side``.
 
     The rule of the DETR family, its rounding included: the short side is rounded, the long one cut to whole pixels.
-    The two scales therefore differ a little, and fractions of the view are fractions of the picture.
+    The two scales therefore differ a little, and fractions of the view are fractions of the image.
 
     Raises:
         ValueError: a size that is not positive, or ``long_side`` below ``short_side``.
     """
     shortest, longest = min(orig_wh), max(orig_wh)
     if min(shortest, short_side) <= 0 or long_side < short_side:
-        raise ValueError(f"a picture of {orig_wh[0]}x{orig_wh[1]} cannot be laid into {short_side} to {long_side}")
+        raise ValueError(f"an image of {orig_wh[0]}x{orig_wh[1]} cannot be laid into {short_side} to {long_side}")
     wanted = min(float(short_side), long_side * shortest / longest)
     short, long = max(1, round(wanted)), max(1, int(wanted * longest / shortest))
     width, height = (short, long) if orig_wh[0] < orig_wh[1] else (long, short)
@@ -123,7 +123,7 @@ def plan_bounded_view(orig_wh: tuple[int, int], short_side: int, long_side: int)
 
 
 def resized_hw(view: View) -> tuple[int, int]:
-    """Return (h, w), the whole-pixel size to which the picture is resized before it is padded or cut."""
+    """Return (h, w), the whole-pixel size to which the image is resized before it is padded or cut."""
     return _round(view.orig_wh[1] * view.scale_xy[1]), _round(view.orig_wh[0] * view.scale_xy[0])
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ullava.data.encode import read_videos
+from ullava.data.loading.encode import read_videos
 from ullava.errors import UserError
 from ullava.media.images import ImageLike, read_image_rgb_u8
-from ullava.modeling.sample_rules import question_sample
+from ullava.modeling.processing.sample_rules import question_sample
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 
 VideoLike = str | Path | Clip
@@ -46,7 +46,7 @@ def read_shown(
     """Read one item of a kind, several, or none. Raises UserError for what cannot be read."""
     given: list[Any] = _listed(image)
     paths = tuple(
-        Path(item) if isinstance(item, str | os.PathLike) else Path(f"picture-{place}")
+        Path(item) if isinstance(item, str | os.PathLike) else Path(f"image-{place}")
         for place, item in enumerate(given)
     )
     images = tuple(read_image_rgb_u8(item) for item in given)

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ullava.data.encode import read_videos
-from ullava.data.file_names import find_from
+from ullava.atomic_write import append, make_folder, whole, write_whole
+from ullava.data.annotations.file_names import find_from
+from ullava.data.loading.encode import read_videos
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
 from ullava.inference.export import answer_to_json, png_bytes
@@ -24,7 +25,6 @@ from ullava.media.images import read_image_rgb_u8
 from ullava.media.video import check_video
 from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
-from ullava.whole_files import append, make_folder, whole, write_whole
 
 KEYS = ("image", "video", "prompt", "id")
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
@@ -53,7 +53,7 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt on its pictures and videos (none: words only). ``id`` is a plain file name.
+    """One prompt on its images and videos (none: words only). ``id`` is a plain file name.
 
     ``where``: the file and line that it was read from, for messages.
     """
@@ -65,14 +65,14 @@ class Question:
     where: str = ""
 
     def sample(self) -> Sample:
-        """Return it as a sample without an answer, a marker in front for every picture and every video."""
+        """Return it as a sample without an answer, a marker in front for every image and every video."""
         marked = mark_places(self.prompt, len(self.images), len(self.videos))
         clips = tuple(Clip(path) for path in self.videos)
         return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),), videos=clips)
 
 
 def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ()) -> list[Question]:
-    """Return ``prompt`` as one question for each picture and video (or one without any), named after the files.
+    """Return ``prompt`` as one question for each image and video (or one without any), named after the files.
 
     Raises:
         UserError: the prompt is empty or its markers do not fit; one line for each problem.
@@ -81,13 +81,13 @@ def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ())
     questions: list[Question] = []
     used: set[str] = set()
     for number, path in enumerate([*images, *videos], start=1):
-        pictures, films = ((path,), ()) if number <= len(images) else ((), (path,))
+        image_files, video_files = ((path,), ()) if number <= len(images) else ((), (path,))
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:80]
-        stem = stem or f"{'image' if pictures else 'video'}-{number}"
+        stem = stem or f"{'image' if image_files else 'video'}-{number}"
         name = stem if stem not in used else f"{stem}-{number}"
         used.add(name)
-        problems += _prompt_problems(prompt, len(pictures), len(films), "--prompt")
-        questions.append(Question(name, pictures, prompt, films))
+        problems += _prompt_problems(prompt, len(image_files), len(video_files), "--prompt")
+        questions.append(Question(name, image_files, prompt, video_files))
     if not questions:
         problems += _prompt_problems(prompt, 0, 0, "--prompt")
         questions.append(Question("question", (), prompt))
@@ -124,10 +124,10 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def check_pictures(questions: Sequence[Question], quiet: bool = False) -> dict[Path, tuple[int, int]]:
-    """Decode every distinct picture and look into every video, so that a broken one is found before the work begins.
+def check_images(questions: Sequence[Question], quiet: bool = False) -> dict[Path, tuple[int, int]]:
+    """Decode every distinct image and look into every video, so that a broken one is found before the work begins.
 
-    Returns the (height, width) of every picture.
+    Returns the (height, width) of every image.
 
     Raises:
         DataError: one line for each file that is missing, unreadable, too large or of a format not allowed.
@@ -135,7 +135,7 @@ def check_pictures(questions: Sequence[Question], quiet: bool = False) -> dict[P
     paths = {path: question.where for question in reversed(questions) for path in reversed(question.images)}
     problems: list[str] = []
     sizes: dict[Path, tuple[int, int]] = {}
-    progress = tqdm(desc="checking pictures", unit="picture", disable=quiet or len(paths) < 20, leave=False)
+    progress = tqdm(desc="checking images", unit="image", disable=quiet or len(paths) < 20, leave=False)
     with progress as bar:
         for path, where in reversed(paths.items()):
             try:
@@ -155,11 +155,14 @@ def check_pictures(questions: Sequence[Question], quiet: bool = False) -> dict[P
 
 
 def check_rows(
-    processor: RowMaker, questions: Sequence[Question], sizes: Mapping[Path, tuple[int, int]], force: Mapping[str, Any]
+    processor: RowMaker,
+    questions: Sequence[Question],
+    sizes: Mapping[Path, tuple[int, int]],
+    overrides: Mapping[str, Any],
 ) -> None:
-    """Make the row of every question, with blank pictures of the same sizes, before the model answers the first one.
+    """Make the row of every question, with blank images of the same sizes, before the model answers the first one.
 
-    ``sizes``: of ``check_pictures``.
+    ``sizes``: of ``check_images``.
 
     Raises:
         DataError: one line for each question that the model cannot be asked, because it is too long, say.
@@ -174,7 +177,9 @@ def check_rows(
         blank = [np.zeros((*size, 3), np.uint8) for size in shown]
         try:
             videos = read_videos(sample.videos, processor.video_frames, sample.name)
-            row = processor.encode(sample, blank, prompt_only=True, prepared=prepared, videos=videos, force=force)
+            row = processor.encode(
+                sample, blank, prompt_only=True, prepared=prepared, videos=videos, overrides=overrides
+            )
             prepared = row.images
         except SampleError as error:
             problems.append(_told_at(question.where, error.reason if question.where else str(error)))
@@ -274,12 +279,12 @@ def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Qu
         name = str(name)
     if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
         problems.append(f"{where}: id: expected a plain file name (letters, digits, '.', '_', '-')")
-    pictures, films = (_found(path.parent, items, where, problems) for items in (images, videos))
-    absent = [(key, file) for key, files in (("image", pictures), ("video", films)) for file in files]
+    image_files, video_files = (_found(path.parent, items, where, problems) for items in (images, videos))
+    absent = [(key, file) for key, files in (("image", image_files), ("video", video_files)) for file in files]
     problems += [f"{where}: {key}: no such file: {file}" for key, file in absent if not os.path.exists(file)]
     if len(problems) > before:
         return None
-    return Question(str(name), pictures, str(prompt), films, where)
+    return Question(str(name), image_files, str(prompt), video_files, where)
 
 
 def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> list[str]:
@@ -307,13 +312,13 @@ def _found(folder: Path, names: list[str], where: str, problems: list[str]) -> t
 
 
 def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[str]:
-    """Say what is wrong with a prompt for so many pictures and videos."""
+    """Say what is wrong with a prompt for so many images and videos."""
     if not prompt.replace(IMAGE_MARKER, "").replace(VIDEO_MARKER, "").strip():
         return [f"{where}: is empty"]
     if _NO_TEXT.search(prompt):
         return [f"{where}: holds a null character, or half of a character"]
     problems = [f"{where}: holds the special token {token}" for token in GROUNDING_TOKENS if token in prompt]
-    for marker, wanted, things in ((IMAGE_MARKER, images, "pictures"), (VIDEO_MARKER, videos, "videos")):
+    for marker, wanted, things in ((IMAGE_MARKER, images, "images"), (VIDEO_MARKER, videos, "videos")):
         found = prompt.count(marker)
         if found not in (0, wanted):
             problems.append(f"{where}: has {found} {marker} markers for {wanted} {things} (give none, or one for each)")
@@ -330,7 +335,7 @@ def _record(question: Question, answer: Answer, settings: dict[str, Any]) -> dic
 
 
 def _write_overlays(question: Question, answer: Answer, folder: Path, stem: str) -> None:
-    """Write ``<stem>.png`` for the first picture, ``<stem>-2.png`` for the second, and so on."""
+    """Write ``<stem>.png`` for the first image, ``<stem>-2.png`` for the second, and so on."""
     for number, path in enumerate(question.images):
         shown = [item for item in answer.objects if item.image == number]
         name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"

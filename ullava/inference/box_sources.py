@@ -1,7 +1,7 @@
-"""Where the boxes of a front-end with object tokens come from, when it answers (docs/front_ends.md).
+"""Where the boxes of a vision encoder with object tokens come from, when it answers (docs/vision_encoders.md).
 
 None at all, a person's own (``Predictor.answer(..., boxes=...)``), a file, a detector that looks for words, or the
-model's last answer. In training they come from files alone (ullava.data.boxes).
+model's last answer. In training they come from files alone (ullava.data.readers.boxes).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from ullava.config.defaults import MAX_NEW_TOKENS
-from ullava.data.boxes import BoxFile
+from ullava.data.readers.boxes import BoxFile
 from ullava.errors import UserError
 from ullava.hub import find_folder
 from ullava.media.images import read_image_rgb_u8
-from ullava.modeling.pretrained import read_config, read_network, read_processor
-from ullava.modeling.strict_loading import refuse_misfits
+from ullava.modeling.loading.pretrained import read_config, read_network, read_processor
+from ullava.modeling.loading.strict_loading import refuse_misfits
 from ullava.structures import Answer, DetectedBoxes, ImageArray, Sample
 
 PROMPT = "a photo of {}"
@@ -29,30 +29,30 @@ THRESHOLD = 0.2
 
 
 class BoxProvider(Protocol):
-    """Finds things in a picture."""
+    """Finds things in an image."""
 
     def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes | None:
-        """Return the boxes in the picture's own pixels; None = nobody looked."""
+        """Return the boxes in the image's own pixels; None = nobody looked."""
         ...
 
 
 class FileBoxes:
-    """Boxes from a file whose pictures are named from the file's own folder (ullava.data.boxes)."""
+    """Boxes from a file whose images are named from the file's own folder (ullava.data.readers.boxes)."""
 
     def __init__(self, path: Path) -> None:
         self.file = BoxFile(path)
         self.root = path.resolve().parent
 
     def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes | None:
-        """See BoxProvider; a picture outside the folder has none."""
+        """See BoxProvider; an image outside the folder has none."""
         whole = path.resolve()
         if not whole.is_relative_to(self.root):
             return None
-        return self.file.of_picture(whole.relative_to(self.root).as_posix(), str(path))
+        return self.file.of_image(whole.relative_to(self.root).as_posix(), str(path))
 
 
 class WordDetector:
-    """A zero-shot detector of transformers (OWL-ViT, OWLv2) that looks for the same words in every picture.
+    """A zero-shot detector of transformers (OWL-ViT, OWLv2) that looks for the same words in every image.
 
     ``folder`` may be an id of the Hub. Raises UserError for one that holds none, and without a word to look for.
     """
@@ -80,7 +80,7 @@ class WordDetector:
 
     @torch.inference_mode()
     def boxes_in(self, path: Path, image_rgb_u8: ImageArray) -> DetectedBoxes:
-        """See BoxProvider; boxes are cut at the picture's edges."""
+        """See BoxProvider; boxes are cut at the image's edges."""
         height, width = image_rgb_u8.shape[:2]
         prompts = [[PROMPT.format(word) for word in self.words]]
         inputs = self.processor(text=prompts, images=[np.ascontiguousarray(image_rgb_u8)], return_tensors="pt")
@@ -93,7 +93,7 @@ class WordDetector:
 
 
 def boxes_of_answer(answer: Answer, image: int = 0) -> DetectedBoxes:
-    """What an answer pointed at in picture ``image``, as boxes for the next question about it."""
+    """What an answer pointed at in image ``image``, as boxes for the next question about it."""
     things = [thing for thing in answer.objects if thing.image == image and thing.box_xyxy_px is not None]
     corners = np.asarray([thing.box_xyxy_px for thing in things], dtype=np.float64).reshape(-1, 4)
     scores = np.asarray([thing.score for thing in things], dtype=np.float64)
@@ -101,7 +101,7 @@ def boxes_of_answer(answer: Answer, image: int = 0) -> DetectedBoxes:
 
 
 class WithBoxes:
-    """A predictor whose pictures are looked at by ``provider`` first, once each. Samples that have boxes keep them."""
+    """A predictor whose images are looked at by ``provider`` first, once each. Samples that have boxes keep them."""
 
     def __init__(self, predictor: Any, provider: BoxProvider) -> None:
         self.predictor = predictor
@@ -113,12 +113,12 @@ class WithBoxes:
         samples: Sequence[Sample],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        force: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         **generation: Any,
     ) -> list[Answer]:
         """Answer single-turn samples, in order; see Predictor."""
         seen = [sample if sample.boxes else replace(sample, boxes=self._boxes(sample)) for sample in samples]
-        options = {**generation, "force": force} if force else generation
+        options = {**generation, "overrides": overrides} if overrides else generation
         answers: list[Answer] = self.predictor.answer_samples(seen, max_new_tokens=max_new_tokens, **options)
         return answers
 

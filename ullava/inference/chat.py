@@ -17,17 +17,17 @@ class Chat:
     """Questions one after the other; each is asked with all that was said before (``history``).
 
     Images and videos belong to the first question, unless questions mark their places with ``<image>`` and
-    ``<video>``; they are read and preprocessed once. ``force`` and ``generation``: see ``Predictor.answer``; those of a
-    question are laid over them. A row that grows past the model's ``max_length`` is refused: start another chat.
+    ``<video>``; they are read and preprocessed once. ``overrides`` and ``generation``: see ``Predictor.answer``; those
+    of a question are laid over them. A row that grows past the model's ``max_length`` is refused: start another chat.
     """
 
     def __init__(
-        self, predictor: Predictor, shown: Shown, force: Mapping[str, Any], generation: Mapping[str, Any]
+        self, predictor: Predictor, shown: Shown, overrides: Mapping[str, Any], generation: Mapping[str, Any]
     ) -> None:
         self.history: list[tuple[str, str]] = []
         self._predictor = predictor
         self._shown = shown
-        self._force = force
+        self._overrides = overrides
         self._generation = generation
         self._images: tuple[ImageExample, ...] = ()
         self._videos: tuple[VideoExample, ...] = ()
@@ -36,14 +36,14 @@ class Chat:
         """Answer the next question. Raises UserError as ``Predictor.answer``; the history then stays as it was."""
         row = self._row(prompt)
         options = {**self._generation, **generation}
-        (answer,) = self._predictor.answer_examples([row], force=self._force, **options)
+        (answer,) = self._predictor.answer_examples([row], overrides=self._overrides, **options)
         self.history.append((prompt, answer.text))
         return answer
 
     def stream(self, prompt: str, **generation: Any) -> Iterator[str | Answer]:
         """Answer the next question as ``Predictor.stream``; an answer that was left early is not remembered."""
         row = self._row(prompt)
-        pieces = self._predictor.stream_example(row, force=self._force, **{**self._generation, **generation})
+        pieces = self._predictor.stream_example(row, overrides=self._overrides, **{**self._generation, **generation})
         return self._remembering(prompt, pieces)
 
     def _remembering(self, prompt: str, pieces: Iterator[str | Answer]) -> Iterator[str | Answer]:
@@ -60,7 +60,7 @@ class Chat:
             prompt_only=True,
             prepared=self._images,
             videos=self._videos or shown.videos,
-            force={**self._predictor.force, **self._force},
+            overrides={**self._predictor.overrides, **self._overrides},
         )
         self._images, self._videos = row.images, row.videos
         return row

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ullava.data.pseudo.objects import ClassBoxes
-from ullava.data.templates import find_templates
+from ullava.data.readers.templates import find_templates
 from ullava.structures import Answer, ImageArray, MaskArray, Sample, Turn
 
 TEMPLATE = "UNION.json"

@@ -12,9 +12,9 @@ from ullava.text.tokens import strip_grounding
 def object_to_json(item: GroundedObject) -> dict[str, Any]:
     """Return one grounded object as JSON values.
 
-    ``span``: characters of the answer's ``text``; ``image``: which picture of the question, from 0; ``box_xyxy_px``:
+    ``span``: characters of the answer's ``text``; ``image``: which image of the question, from 0; ``box_xyxy_px``:
     [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size": [H, W],
-    "counts": str}`` of the original picture, or null; scores in [0, 1].
+    "counts": str}`` of the original image, or null; scores in [0, 1].
     """
     return {
         "phrase": item.phrase,
@@ -41,17 +41,17 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 
 def chosen_to_json(answer: Answer) -> dict[str, Any]:
-    """``{"chosen": {"granularity": [64]}}`` of an answer whose front-end chose something, else nothing."""
+    """``{"chosen": {"granularity": [64]}}`` of an answer whose vision encoder chose something, else nothing."""
     return {"chosen": {name: list(values) for name, values in answer.chosen.items()}} if answer.chosen else {}
 
 
 def png_bytes(image_rgb_u8: ImageArray) -> bytes:
-    """Return a picture [H, W, 3] as a PNG file."""
+    """Return an image [H, W, 3] as a PNG file."""
     import cv2
 
     done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 6])
     if not done:
-        raise ValueError(f"a picture of shape {list(image_rgb_u8.shape)} cannot be written as PNG")
+        raise ValueError(f"an image of shape {list(image_rgb_u8.shape)} cannot be written as PNG")
     return bytes(data)
 
 

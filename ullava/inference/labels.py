@@ -1,6 +1,6 @@
-"""Where the labels of a picture go: inside it, near their objects, off each other and off the masks where possible.
+"""Where the labels of an image go: inside it, near their objects, off each other and off the masks where possible.
 
-All coordinates here are pixels of the picture being drawn (x right, y down), which may be enlarged.
+All coordinates here are pixels of the image being drawn (x right, y down), which may be enlarged.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def place_labels(
     """Choose a place for every label, smallest object first (it has the fewest good places).
 
     ``anchors`` are the objects' boxes, ``masks`` their bitmaps [H, W] (None where there is none), ``canvas_wh`` the
-    picture; ``detail`` [H, W] marks what else had better stay visible. Returns half-open rectangles in the order given,
-    each inside the picture if the label fits in it at all.
+    image; ``detail`` [H, W] marks what else had better stay visible. Returns half-open rectangles in the order given,
+    each inside the image if the label fits in it at all.
     """
     width, height = canvas_wh
     covered = np.zeros((height, width), np.uint8)
@@ -139,7 +139,7 @@ def _inside(table: NDArray[np.int32], rects: NDArray[np.int64]) -> NDArray[np.fl
 
 
 def _candidates(size_wh: tuple[int, int], anchor: Rect, canvas_wh: tuple[int, int]) -> NDArray[np.int64]:
-    """Return places [n, 4] for a label: around and within its object first, then a grid over the whole picture."""
+    """Return places [n, 4] for a label: around and within its object first, then a grid over the whole image."""
     (wide, high), (width, height) = size_wh, canvas_wh
     x0, y0, x1, y1 = anchor
     gap = 3

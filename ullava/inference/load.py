@@ -67,7 +67,7 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pre
     import torch
 
     from ullava.inference.predictor import Predictor, pick_device, pick_dtype
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     place = pick_device(device)
     loaded, processor = load_folder(folder, pick_dtype(dtype, place))

@@ -1,4 +1,4 @@
-"""An answer drawn on its picture: mask tint and outline, box, and a label with phrase and score."""
+"""An answer drawn on its image: mask tint and outline, box, and a label with phrase and score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ullava.inference.labels import Label, Rect, label_font, make_label, overlap_of_labels, place_labels
 from ullava.structures import GroundedObject, ImageArray, MaskArray
 
-# Okabe and Ito, "Color universal design" (2008), without black: seven hues told apart with any colour vision.
+# Okabe and Ito, "Color universal design" (2008), without black: seven hues told apart with any color vision.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -40,18 +40,18 @@ def draw_overlay(
 ) -> ImageArray:
     """Draw ``objects`` on a copy of ``image_rgb_u8`` [H, W, 3].
 
-    The picture is enlarged ``scale`` times first; without ``scale`` a picture whose long side is below 480 pixels is
-    enlarged by the smallest whole number that reaches it, so that labels are readable. Object k gets colour k of
-    ``PALETTE`` (in turn). Boxes and masks are in pixels of the original picture. Labels lie inside the picture;
+    The image is enlarged ``scale`` times first; without ``scale`` an image whose long side is below 480 pixels is
+    enlarged by the smallest whole number that reaches it, so that labels are readable. Object k gets color k of
+    ``PALETTE`` (in turn). Boxes and masks are in pixels of the original image. Labels lie inside the image;
     ``show_scores=False`` leaves the scores out of them (a truth has none). ``text_px`` is the letters' size in the
-    result; without it, it follows the picture's size (of a strip, four times the short side). Crowded pictures get
+    result; without it, it follows the image's size (of a strip, four times the short side). Crowded images get
     smaller letters.
 
     Returns:
         uint8 [H * scale, W * scale, 3].
 
     Raises:
-        ValueError: the picture is not uint8 [H, W, 3], ``scale`` is below 1, or a mask has another size.
+        ValueError: the image is not uint8 [H, W, 3], ``scale`` is below 1, or a mask has another size.
     """
     _check(image_rgb_u8, objects, scale)
     height, width = image_rgb_u8.shape[:2]
@@ -59,22 +59,22 @@ def draw_overlay(
     size_wh = (width * factor, height * factor)
     canvas = np.asarray(cv2.resize(image_rgb_u8, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
     masks = [None if item.mask is None else enlarge_mask(item.mask, factor) for item in objects]
-    colours = [PALETTE[index % len(PALETTE)] for index in range(len(objects))]
+    colors = [PALETTE[index % len(PALETTE)] for index in range(len(objects))]
     extent = _extent(canvas)
     stroke = max(2, round(extent / 320))
-    for mask, colour in zip(masks, colours, strict=True):
+    for mask, color in zip(masks, colors, strict=True):
         if mask is not None:
-            _tint(canvas, mask, colour)
-    for item, mask, colour in zip(objects, masks, colours, strict=True):
+            _tint(canvas, mask, color)
+    for item, mask, color in zip(objects, masks, colors, strict=True):
         if item.box_xyxy_px is not None:
-            _draw_box(canvas, _scaled_box(item.box_xyxy_px, factor, canvas), colour, max(1, stroke - 1))
+            _draw_box(canvas, _scaled_box(item.box_xyxy_px, factor, canvas), color, max(1, stroke - 1))
         if mask is not None:
-            _outline(canvas, mask, colour, stroke)
+            _outline(canvas, mask, color, stroke)
     detail = _detail(image_rgb_u8, factor)
     words = [(item.phrase or "object", f"{item.score:.2f}" if show_scores else "") for item in objects]
     anchors = [_anchor(item, mask, factor, canvas) for item, mask in zip(objects, masks, strict=True)]
     letters = text_px if text_px is not None else max(13, round(extent / 34))
-    return _draw_labels(canvas, words, anchors, masks, colours, letters, detail)
+    return _draw_labels(canvas, words, anchors, masks, colors, letters, detail)
 
 
 def enlarge_mask(mask: MaskArray, factor: int) -> MaskArray:
@@ -91,12 +91,12 @@ def enlarge_mask(mask: MaskArray, factor: int) -> MaskArray:
 def _check(image: ImageArray, objects: Sequence[GroundedObject], scale: int | None) -> None:
     """Raise ValueError for what cannot be drawn."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"a picture must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        raise ValueError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     if scale is not None and scale < 1:
         raise ValueError(f"scale must be 1 or more, not {scale}")
     for item in objects:
         if item.mask is not None and item.mask.shape != image.shape[:2]:
-            raise ValueError(f"mask of '{item.phrase}' is {item.mask.shape}, the picture {image.shape[:2]}")
+            raise ValueError(f"mask of '{item.phrase}' is {item.mask.shape}, the image {image.shape[:2]}")
 
 
 def _extent(canvas: ImageArray) -> int:
@@ -107,30 +107,30 @@ def _extent(canvas: ImageArray) -> int:
 
 def _detail(image: ImageArray, factor: int) -> MaskArray:
     """Mark [H * factor, W * factor] the surroundings of strong edges: things that a label had better not hide."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 1.0).astype(np.float32)
-    slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    gray = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 1.0).astype(np.float32)
+    slope = np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1))
     reach = np.ones((7, 7), np.uint8)
     strong = cv2.morphologyEx((slope > _EDGE_SLOPE).astype(np.uint8), cv2.MORPH_CLOSE, reach)
     return np.repeat(np.repeat(strong.astype(bool), factor, axis=0), factor, axis=1)
 
 
-def _tint(canvas: ImageArray, mask: MaskArray, colour: tuple[int, int, int]) -> None:
-    """Blend ``colour`` into the pixels of ``mask``, in place."""
+def _tint(canvas: ImageArray, mask: MaskArray, color: tuple[int, int, int]) -> None:
+    """Blend ``color`` into the pixels of ``mask``, in place."""
     inside = canvas[mask].astype(np.float32)
-    canvas[mask] = ((1.0 - _TINT) * inside + _TINT * np.asarray(colour, np.float32)).astype(np.uint8)
+    canvas[mask] = ((1.0 - _TINT) * inside + _TINT * np.asarray(color, np.float32)).astype(np.uint8)
 
 
-def _outline(canvas: ImageArray, mask: MaskArray, colour: tuple[int, int, int], stroke: int) -> None:
-    """Draw the outline of ``mask`` (holes too) in ``colour`` with a shaded edge on both sides, in place."""
+def _outline(canvas: ImageArray, mask: MaskArray, color: tuple[int, int, int], stroke: int) -> None:
+    """Draw the outline of ``mask`` (holes too) in ``color`` with a shaded edge on both sides, in place."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     line = np.zeros(canvas.shape[:2], np.uint8)
     cv2.drawContours(line, contours, -1, 255, stroke + 2)
     _shade(canvas, line > 0)
-    cv2.drawContours(canvas, contours, -1, colour, stroke, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, color, stroke, cv2.LINE_AA)
 
 
 def _shade(canvas: ImageArray, where: MaskArray) -> None:
-    """Darken the pixels of ``where``, in place, so that a coloured line stands out on a ground of its colour."""
+    """Darken the pixels of ``where``, in place, so that a colored line stands out on a ground of its color."""
     canvas[where] = (canvas[where] * (1.0 - _EDGE_SHADE)).astype(np.uint8)
 
 
@@ -142,17 +142,17 @@ def _scaled_box(box_xyxy_px: tuple[float, float, float, float], factor: int, can
     return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
 
 
-def _draw_box(canvas: ImageArray, box: Rect, colour: tuple[int, int, int], stroke: int) -> None:
-    """Draw a box in ``colour`` with a shaded edge on both sides, in place."""
+def _draw_box(canvas: ImageArray, box: Rect, color: tuple[int, int, int], stroke: int) -> None:
+    """Draw a box in ``color`` with a shaded edge on both sides, in place."""
     start, end = (box[0], box[1]), (box[2] - 1, box[3] - 1)
     line = np.zeros(canvas.shape[:2], np.uint8)
     cv2.rectangle(line, start, end, 255, stroke + 2)
     _shade(canvas, line > 0)
-    cv2.rectangle(canvas, start, end, colour, stroke)
+    cv2.rectangle(canvas, start, end, color, stroke)
 
 
 def _anchor(item: GroundedObject, mask: MaskArray | None, factor: int, canvas: ImageArray) -> Rect:
-    """Return the rectangle that a label should stay near: the mask's, else the box, else the whole picture."""
+    """Return the rectangle that a label should stay near: the mask's, else the box, else the whole image."""
     if mask is not None and mask.any():
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -166,7 +166,7 @@ def _draw_labels(
     words: Sequence[tuple[str, str]],
     anchors: Sequence[Rect],
     masks: Sequence[MaskArray | None],
-    colours: Sequence[tuple[int, int, int]],
+    colors: Sequence[tuple[int, int, int]],
     text_px: int,
     detail: MaskArray,
 ) -> ImageArray:
@@ -183,22 +183,22 @@ def _draw_labels(
         places = place_labels([label.size_wh for label in labels], anchors, masks, (width, height), detail)
         if overlap_of_labels(places) == 0:
             break
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    for place, anchor, mask, colour in zip(places, anchors, masks, colours, strict=True):
-        _draw_leader(pen, place, anchor, mask, colour, max(1, text_px // 8))
-    for label, place, colour in zip(labels, places, colours, strict=True):
-        _draw_label(pen, label, place, colour, font_size)
-    return np.asarray(picture).copy()
+    image = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(image)
+    for place, anchor, mask, color in zip(places, anchors, masks, colors, strict=True):
+        _draw_leader(pen, place, anchor, mask, color, max(1, text_px // 8))
+    for label, place, color in zip(labels, places, colors, strict=True):
+        _draw_label(pen, label, place, color, font_size)
+    return np.asarray(image).copy()
 
 
 def _draw_label(
-    pen: ImageDraw.ImageDraw, label: Label, place: Rect, colour: tuple[int, int, int], font_size: int
+    pen: ImageDraw.ImageDraw, label: Label, place: Rect, color: tuple[int, int, int], font_size: int
 ) -> None:
-    """Draw a chip of ``colour`` with its lines in black or white, whichever stands out more."""
+    """Draw a chip of ``color`` with its lines in black or white, whichever stands out more."""
     x0, y0, x1, y1 = place
-    pen.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=label.padding, fill=colour, outline=_DARK)
-    ink = _DARK if _luminance(colour) > 0.179 else _LIGHT
+    pen.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=label.padding, fill=color, outline=_DARK)
+    ink = _DARK if _luminance(color) > 0.179 else _LIGHT
     for number, line in enumerate(label.lines):
         middle = y0 + label.padding // 2 + label.line_height * (number + 0.5)
         pen.text((x0 + label.padding, middle), line, fill=ink, font=label_font(font_size), anchor="lm")
@@ -209,7 +209,7 @@ def _draw_leader(
     place: Rect,
     anchor: Rect,
     mask: NDArray[np.bool_] | None,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     stroke: int,
 ) -> None:
     """Connect a label that had to move away with the middle of its object."""
@@ -224,11 +224,11 @@ def _draw_leader(
         target = (float(column), float(row))
     start = (min(max(target[0], place[0]), place[2]), min(max(target[1], place[1]), place[3]))
     pen.line((*start, *target), fill=_DARK, width=stroke + 2)
-    pen.line((*start, *target), fill=colour, width=stroke)
+    pen.line((*start, *target), fill=color, width=stroke)
 
 
-def _luminance(colour: tuple[int, int, int]) -> float:
+def _luminance(color: tuple[int, int, int]) -> float:
     """Return the relative luminance in [0, 1] (W3C, WCAG 2.1)."""
-    parts = [value / 255 for value in colour]
+    parts = [value / 255 for value in color]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

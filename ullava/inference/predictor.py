@@ -1,4 +1,4 @@
-"""Questions in, answers in the frame of the original picture out. Batched; one path with training up to the heads."""
+"""Questions in, answers in the frame of the original image out. Batched; one path with training up to the heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import StoppingCriteriaList
 
 from ullava.batching.collate import Collator
 from ullava.config.defaults import MAX_NEW_TOKENS
-from ullava.data.encode import read_images, read_videos
+from ullava.data.loading.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
 from ullava.inference.asking import History, VideoLike, read_shown
@@ -21,9 +21,9 @@ from ullava.inference.chat import Chat
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
-from ullava.modeling.heads.box_rules import FoundThing
-from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.heads.box_post_processing import DetectedPhrase
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -59,7 +59,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 class Predictor:
     """A loaded model that answers. ``name`` is how reports call it.
 
-    ``force``: overrides of the front-end for every question (docs/front_ends.md); those of a call are laid over them.
+    ``overrides``: overrides of the vision encoder for every question (docs/vision_encoders.md); those of a call are
+    laid over them.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Predictor:
         model: UllavaForConditionalGeneration,
         processor: UllavaProcessor,
         name: str = "model",
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name
-        self.force = force
+        self.overrides = overrides
         pad_id = processor.tokenizer.pad_token_id
         self._prompts = Collator(pad_id, padding_side="left")
         self._dialogues = Collator(pad_id, padding_side="right")
@@ -100,7 +101,7 @@ class Predictor:
         history: History = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> Answer:
         """Answer one question about one image or video, several, or none: ``answer(question, video="clip.mp4")``.
@@ -108,13 +109,14 @@ class Predictor:
         ``image``: path, Pillow image or array (see ``read_image_rgb_u8``); ``video``: path, or a Clip to choose the
         frames another way. They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A
         text alone is the question. ``history``: earlier questions with their answers; the images belong to the first
-        then. ``boxes``: what was found in each image beforehand, for a front-end that looks at objects; ``force``:
-        overrides of the front-end (docs/front_ends.md). ``generation``: greedy unless ``temperature``, ``top_p`` or
-        ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer (docs/transformers.md). Raises
-        UserError for a file that cannot be read, an empty question, an unknown override or option.
+        then. ``boxes``: what was found in each image beforehand, for a vision encoder that looks at objects;
+        ``overrides``: overrides of the vision encoder (docs/vision_encoders.md). ``generation``: greedy unless
+        ``temperature``, ``top_p`` or ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer
+        (docs/transformers.md). Raises UserError for a file that cannot be read, an empty question, an unknown override
+        or option.
         """
-        row = self._question(image, prompt, video, history, boxes, force)
-        return self.answer_examples([row], max_new_tokens=max_new_tokens, force=force, **generation)[0]
+        row = self._question(image, prompt, video, history, boxes, overrides)
+        return self.answer_examples([row], max_new_tokens=max_new_tokens, overrides=overrides, **generation)[0]
 
     def stream(
         self,
@@ -125,15 +127,15 @@ class Predictor:
         history: History = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> Iterator[str | Answer]:
         """Answer as ``answer`` does, word by word: texts as they come, and at last the Answer with masks and boxes.
 
         The texts joined are the Answer's text. Leaving early ends the generation.
         """
-        row = self._question(image, prompt, video, history, boxes, force)
-        return self.stream_example(row, max_new_tokens=max_new_tokens, force=force, **generation)
+        row = self._question(image, prompt, video, history, boxes, overrides)
+        return self.stream_example(row, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
 
     def chat(
         self,
@@ -141,12 +143,12 @@ class Predictor:
         *,
         video: VideoLike | Sequence[VideoLike] | None = None,
         boxes: Sequence[DetectedBoxes | None] = (),
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> Chat:
         """Begin a dialogue about images and videos (or none): ``chat(image).ask(question)``; see Chat."""
         decoding_of({key: value for key, value in generation.items() if key != "max_new_tokens"})
-        return Chat(self, read_shown(image, video, boxes, self.processor.video_frames), force, generation)
+        return Chat(self, read_shown(image, video, boxes, self.processor.video_frames), overrides, generation)
 
     def _question(
         self,
@@ -155,7 +157,7 @@ class Predictor:
         video: VideoLike | Sequence[VideoLike] | None,
         history: History,
         boxes: Sequence[DetectedBoxes | None],
-        force: Mapping[str, Any],
+        overrides: Mapping[str, Any],
     ) -> Example:
         if prompt is None and isinstance(image, str):
             image, prompt = None, image
@@ -163,31 +165,31 @@ class Predictor:
             raise UserError("the question is empty")
         shown = read_shown(image, video, boxes, self.processor.video_frames)
         sample = shown.sample(prompt, history)
-        forced = {**self.force, **force}
-        return self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, force=forced)
+        forced = {**self.overrides, **overrides}
+        return self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)
 
     def answer_samples(
         self,
         samples: Sequence[Sample],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> list[Answer]:
         """Answer the last question of each sample in one batch; equal images and videos are encoded once."""
-        rows = self.encode(samples, prompt_only=True, force=force)
-        return self.answer_examples(rows, max_new_tokens=max_new_tokens, force=force, **generation)
+        rows = self.encode(samples, prompt_only=True, overrides=overrides)
+        return self.answer_examples(rows, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
 
     def stream_sample(self, sample: Sample, **options: Any) -> Iterator[str | Answer]:
         """Answer the last question of a sample as ``stream`` does; ``options`` of ``answer_samples``."""
-        (row,) = self.encode([sample], prompt_only=True, force=options.get("force", NOTHING))
+        (row,) = self.encode([sample], prompt_only=True, overrides=options.get("overrides", NOTHING))
         return self.stream_example(row, **options)
 
     def encode(
-        self, samples: Sequence[Sample], *, prompt_only: bool, force: Mapping[str, Any] = NOTHING
+        self, samples: Sequence[Sample], *, prompt_only: bool, overrides: Mapping[str, Any] = NOTHING
     ) -> list[Example]:
-        """Read pictures and videos, each once, and make the rows: up to the last answer (``prompt_only``), or whole."""
-        force = {**self.force, **force}
+        """Read images and videos, each once, and make the rows: up to the last answer (``prompt_only``), or whole."""
+        overrides = {**self.overrides, **overrides}
         decoded: dict[tuple[Path, ...], list[ImageArray]] = {}
         prepared: dict[tuple[tuple[Path, ...], tuple[DetectedBoxes | None, ...]], tuple[ImageExample, ...]] = {}
         clips: dict[tuple[Clip, tuple[DetectedBoxes | None, ...]], VideoExample] = {}
@@ -197,7 +199,7 @@ class Predictor:
             for clip, found in shown:
                 if (clip, found) not in clips:
                     (frames,) = read_videos([clip], self.processor.video_frames, sample.name)
-                    clips[clip, found] = self.processor.prepare_video(clip, frames, sample.name, found, force)
+                    clips[clip, found] = self.processor.prepare_video(clip, frames, sample.name, found, overrides)
             if sample.images not in decoded:
                 decoded[sample.images] = read_images(sample.images, sample.name)
             row = self.processor.encode(
@@ -206,7 +208,7 @@ class Predictor:
                 prompt_only=prompt_only,
                 prepared=prepared.get((sample.images, sample.boxes)),
                 videos=[clips[key] for key in shown],
-                force=force,
+                overrides=overrides,
             )
             prepared[sample.images, sample.boxes] = row.images
             rows.append(row)
@@ -218,15 +220,15 @@ class Predictor:
         examples: Sequence[Example],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        force: Mapping[str, Any] = NOTHING,
+        overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> list[Answer]:
-        """Answer rows that were encoded with ``prompt_only`` (and ``force``); ``generation``: see ``answer``."""
+        """Answer rows that were encoded with ``prompt_only`` (and ``overrides``); ``generation``: see ``answer``."""
         decoding = decoding_of(generation)
         if not examples:
             return []
         self.check_length(max_new_tokens)
-        inputs = self.prompt_inputs(examples, force=force)
+        inputs = self.prompt_inputs(examples, overrides=overrides)
         options = dict(decoding.options)
         if decoding.stop:
             own = StopAt(decoding, lambda ids: self.processor.decode_text(ids)[0])
@@ -241,24 +243,24 @@ class Predictor:
 
     def stream_example(self, example: Example, **options: Any) -> Iterator[str | Answer]:
         """Answer one row as ``stream`` does; ``options`` of ``answer_examples``."""
-        generation = {key: value for key, value in options.items() if key not in ("max_new_tokens", "force")}
+        generation = {key: value for key, value in options.items() if key not in ("max_new_tokens", "overrides")}
         return stream_words(
             lambda streamer: self.answer_examples([example], streamer=streamer, **options)[0],
             lambda ids: self.processor.decode_text(ids)[0],
             decoding_of(generation),
         )
 
-    def prompt_inputs(self, examples: Sequence[Example], *, force: Mapping[str, Any] = NOTHING) -> ModelInputs:
+    def prompt_inputs(self, examples: Sequence[Example], *, overrides: Mapping[str, Any] = NOTHING) -> ModelInputs:
         """Rows that were encoded with ``prompt_only`` as what the network reads, on its device."""
-        return self._on_device(self._prompts, examples, force)
+        return self._on_device(self._prompts, examples, overrides)
 
     @torch.inference_mode()
-    def teacher_forced(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[Answer]:
+    def teacher_forced(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
-        examples = self.encode(samples, prompt_only=False, force=force)
+        examples = self.encode(samples, prompt_only=False, overrides=overrides)
         if not examples:
             return []
-        inputs = self._on_device(self._dialogues, examples, force)
+        inputs = self._on_device(self._dialogues, examples, overrides)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
         labels = cast(torch.Tensor, inputs.labels)  # the collator writes them
@@ -270,26 +272,26 @@ class Predictor:
         return self._answers(examples, texts, output, inputs)
 
     @torch.inference_mode()
-    def surprise(self, samples: Sequence[Sample], *, force: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:
+    def surprise(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:
         """How unlikely the *given* answers are: of each sample the sum of -ln p of the tokens, and how many there are.
 
         Each token is judged after all that comes before it in the dialogue; the token that ends a turn counts.
         """
-        examples = self.encode(samples, prompt_only=False, force=force)
+        examples = self.encode(samples, prompt_only=False, overrides=overrides)
         if not examples:
             return []
-        inputs = replace(self._on_device(self._dialogues, examples, force), supervised_only=True)
+        inputs = replace(self._on_device(self._dialogues, examples, overrides), supervised_only=True)
         output = self.model(**inputs.as_kwargs())
         logits = cast(torch.Tensor, output.supervised_logits).float()
         nats = torch.nn.functional.cross_entropy(logits, output.targets, reduction="none").double()
         counts = (cast(torch.Tensor, inputs.labels)[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
         return [(float(part.sum()), len(part)) for part in nats.split(counts)]
 
-    # ------------------------------------------------------------ back to pictures
-    def _on_device(self, collate: Collator, examples: Sequence[Example], force: Mapping[str, Any]) -> ModelInputs:
+    # ------------------------------------------------------------ back to images
+    def _on_device(self, collate: Collator, examples: Sequence[Example], overrides: Mapping[str, Any]) -> ModelInputs:
         inputs, _ = collate(examples).usable()
         placed = inputs.to(self.device, non_blocking=True)
-        return replace(placed, content_only=True, force={**self.force, **force})
+        return replace(placed, content_only=True, overrides={**self.overrides, **overrides})
 
     def _answers(
         self,
@@ -327,9 +329,9 @@ class Predictor:
 
     def _find_phrases(
         self, examples: Sequence[Example], texts: Sequence[str], inputs: ModelInputs
-    ) -> list[dict[int, FoundThing]]:
+    ) -> list[dict[int, DetectedPhrase]]:
         """What the box head finds for the words of the answers: for each row, by the place of the thing in it."""
-        found: list[dict[int, FoundThing]] = [{} for _ in examples]
+        found: list[dict[int, DetectedPhrase]] = [{} for _ in examples]
         last = np.cumsum([len(example.images) for example in examples]) - 1
         index = [] if inputs.images is None else inputs.images.index.tolist()
         seen = [bool(example.images) and example.images[-1].box_u8 is not None for example in examples]
@@ -341,5 +343,5 @@ class Predictor:
         parts = (result.boxes_xyxy_head, result.scores, result.word_scores)
         arrays = zip(*(part.double().cpu().numpy() for part in parts), strict=True)
         for row, thing, (boxes, scores, word_scores) in zip(prompts.row, prompts.thing, arrays, strict=True):
-            found[row][thing] = FoundThing(boxes, scores, word_scores)
+            found[row][thing] = DetectedPhrase(boxes, scores, word_scores)
         return found

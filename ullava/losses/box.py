@@ -19,7 +19,7 @@ def l1_loss(predicted: Tensor, target: Tensor, image_of_box: Tensor | None = Non
     Args:
         predicted: [n, 4] xyxy.
         target: [n, 4] xyxy of the same frame.
-        image_of_box: [n] number of the picture each box belongs to, which makes no difference.
+        image_of_box: [n] number of the image each box belongs to, which makes no difference.
 
     No box gives 0, which still carries a (zero) gradient.
     """

@@ -1,7 +1,7 @@
 """The mask terms of u-LLaVA: BCE and Dice of each mask, and the IoU that its predicted quality is held against.
 
 All arithmetic is float32: a Dice sum
-over a picture's pixels overflows float16 and loses its last masks in bfloat16.
+over an image's pixels overflows float16 and loses its last masks in bfloat16.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Teaching a router by what each of its choices costs: RGLF of AVG-LLaVA (arXiv 2410.02745; spec/siblings.md 2.2)."""
+"""Teaching a router by what each of its choices costs: RGLF of AVG-LLaVA (arXiv 2410.02745; section on training)."""
 
 from __future__ import annotations
 

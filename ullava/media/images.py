@@ -75,8 +75,8 @@ def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
-    """Return the same of a file, label pictures of 16 bits too, from its head where that tells it."""
-    with open_plain(path, what="picture") as file:
+    """Return the same of a file, label images of 16 bits too, from its head where that tells it."""
+    with open_plain(path, what="image") as file:
         try:
             with _Decoding(path), Image.open(file, formats=FORMATS) as image:
                 _check_size(path, image.width, image.height)
@@ -146,54 +146,54 @@ def on_white(image: Image.Image) -> ImageArray:
 
 
 def read_label_png(path: Path) -> NDArray[np.int32]:
-    """Read a label picture as int32 [H, W]: palette numbers or grey values as they are stored, 8 or 16 bits.
+    """Read a label image as int32 [H, W]: palette numbers or gray values as they are stored, 8 or 16 bits.
 
-    Raises DataError naming the file if it is not one channel: colours are not class numbers.
+    Raises DataError naming the file if it is not one channel: colors are not class numbers.
     """
-    picture = _decode_mask(path)
-    if picture.format != "PNG":
-        raise DataError(f"{path}: label pictures have to be PNG, not {picture.format}: others change the numbers")
-    if picture.mode not in ("1", "P", "L", "I") and not picture.mode.startswith("I;16"):
-        raise DataError(f"{path}: a label picture has one channel of class numbers, this one is {picture.mode}")
-    return np.asarray(picture).astype(np.int32)
+    image = _decode_mask(path)
+    if image.format != "PNG":
+        raise DataError(f"{path}: label images have to be PNG, not {image.format}: others change the numbers")
+    if image.mode not in ("1", "P", "L", "I") and not image.mode.startswith("I;16"):
+        raise DataError(f"{path}: a label image has one channel of class numbers, this one is {image.mode}")
+    return np.asarray(image).astype(np.int32)
 
 
 def read_foreground(path: Path, above: int = FOREGROUND_ABOVE) -> MaskArray:
-    """Read a foreground picture as bool [H, W]: true above half of the range, so soft or JPEG-pressed edges do no harm.
+    """Read a foreground image as bool [H, W]: true above half of the range, so soft or JPEG-pressed edges do no harm.
 
     ``above``: another bound (u-LLaVA's is 254: white alone).
 
-    Grey, black-and-white and palette pictures, and RGB ones with equal channels. Raises DataError for anything else.
+    Gray, black-and-white and palette images, and RGB ones with equal channels. Raises DataError for anything else.
     """
-    picture = _decode_mask(path)
-    if picture.mode == "P":
+    image = _decode_mask(path)
+    if image.mode == "P":
         with _Decoding(path):
-            picture = picture.convert("RGB")
-    if picture.mode in ("1", "L"):
-        return np.asarray(picture.convert("L")) > above
-    if picture.mode != "RGB":
-        raise DataError(f"{path}: a foreground picture is grey or black-and-white, this one is {picture.mode}")
-    channels = np.asarray(picture)
+            image = image.convert("RGB")
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L")) > above
+    if image.mode != "RGB":
+        raise DataError(f"{path}: a foreground image is gray or black-and-white, this one is {image.mode}")
+    channels = np.asarray(image)
     if not (np.array_equal(channels[..., 0], channels[..., 1]) and np.array_equal(channels[..., 0], channels[..., 2])):
-        raise DataError(f"{path}: a foreground picture is grey, this one has colours")
+        raise DataError(f"{path}: a foreground image is gray, this one has colors")
     return channels[..., 0] > above
 
 
 def _decode_mask(path: Path) -> Image.Image:
     """Decode a mask. One that says itself how it is to be turned is refused: programs differ in whether they obey."""
-    picture = _decode(path)
-    orientation = orientation_of(picture)
+    image = _decode(path)
+    orientation = orientation_of(image)
     if orientation != UPRIGHT:
         raise DataError(
             f"{path}: the mask has an EXIF orientation of its own ({orientation}), which not every program obeys: "
             "save it without one, as it is to lie on the image"
         )
-    return picture
+    return image
 
 
 def _decode(path: Path) -> Image.Image:
     """Open and decode one file; every way to fail becomes a DataError with the file's name."""
-    with open_plain(path, what="picture") as file:
+    with open_plain(path, what="image") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise DataError(f"{path}: the file is empty")
@@ -249,7 +249,7 @@ def _unreadable(head: bytes) -> str:
     kind = next((name for start, name in _STARTS.items() if head.startswith(start)), kind)
     if kind:
         return f"cannot be decoded (begins as {kind}, but is cut off or damaged)"
-    return f"not a picture of a known format ({', '.join(FORMATS)})"
+    return f"not an image of a known format ({', '.join(FORMATS)})"
 
 
 def _check_size(name: object, width: int, height: int) -> None:
@@ -273,7 +273,7 @@ def _check_scans(path: Path, file: BinaryIO | io.BytesIO) -> None:
 
 def _check_depth(name: object, image: Image.Image) -> None:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise DataError(f"{name}: {image.mode} pictures (more than 8 bits per channel) are not supported")
+        raise DataError(f"{name}: {image.mode} images (more than 8 bits per channel) are not supported")
 
 
 def _check_palette(name: object, image: Image.Image) -> None:

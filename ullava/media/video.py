@@ -52,7 +52,7 @@ def read_frames(path: Path, choose: Choose) -> ImageArray:
     """Decode the frames that ``choose`` picks, given how many there are: uint8 [T, H, W, 3], repeats included.
 
     Raises DataError naming the file if it is missing, empty, cut off, of another format (by content, not by name),
-    above the caps, without a picture, or if PyAV is needed and not there.
+    above the caps, without an image, or if PyAV is needed and not there.
     """
     kind = video_format(path)
     return _read_gif(path, choose) if kind == "gif" else _read_container(path, kind, choose)
@@ -113,16 +113,16 @@ def _read_gif(path: Path, choose: Choose) -> ImageArray:
             raise DataError(f"{path}: holds no frame")
         frames: dict[int, ImageArray] = {}
         try:
-            with Image.open(file, formats=("GIF",)) as picture:
-                _check_size(path, *picture.size, length, MAX_GIF_PIXELS)
+            with Image.open(file, formats=("GIF",)) as image:
+                _check_size(path, *image.size, length, MAX_GIF_PIXELS)
                 wanted = list(choose(length))
                 if not wanted:
                     raise DataError(f"{path}: of {length} frames none is chosen")
                 for number in range(max(wanted) + 1):  # a frame may enlarge the canvas, and all are decoded on the way
-                    picture.seek(number)
-                    _check_size(path, *picture.size, length, MAX_GIF_PIXELS)
+                    image.seek(number)
+                    _check_size(path, *image.size, length, MAX_GIF_PIXELS)
                     if number in wanted:
-                        frames[number] = on_white(picture)
+                        frames[number] = on_white(image)
         except DataError:
             raise
         except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
@@ -131,15 +131,15 @@ def _read_gif(path: Path, choose: Choose) -> ImageArray:
 
 
 def _count_gif_frames(data: bytes | mmap.mmap) -> int:
-    """Count the pictures of a GIF by walking its blocks (GIF89a specification, 1990), without decoding any.
+    """Count the images of a GIF by walking its blocks (GIF89a specification, 1990), without decoding any.
 
     Raises IndexError where the data ends within a block or without the end mark, ValueError for an unknown block.
     """
-    place = 13 + _colour_table_bytes(data[10])
+    place = 13 + _color_table_bytes(data[10])
     length = 0
     while data[place] != 0x3B:
         if data[place] == 0x2C:
-            place += 10 + _colour_table_bytes(data[place + 9]) + 1
+            place += 10 + _color_table_bytes(data[place + 9]) + 1
             length += 1
             if length > MAX_FRAMES:
                 return length
@@ -153,7 +153,7 @@ def _count_gif_frames(data: bytes | mmap.mmap) -> int:
     return length
 
 
-def _colour_table_bytes(flags: int) -> int:
+def _color_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

@@ -12,7 +12,16 @@ from ullava.modeling.towers.table import tower_class
 
 CORE_KEYS: Mapping[str, frozenset[str]] = {
     "spliced": frozenset(
-        {"text_config", "vision_config", "strategy", "hidden_layer", "projector", "aspect", "merge", "vision_settings"}
+        {
+            "text_config",
+            "vision_config",
+            "strategy",
+            "vision_feature_layer",
+            "projector",
+            "image_aspect_ratio",
+            "spatial_merge_size",
+            "vision_settings",
+        }
     ),
     "native": frozenset({"native_config"}),
 }
@@ -59,10 +68,10 @@ class UllavaConfig(PreTrainedConfig):
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config`` or ``sam2_config`` holds its
     sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
-    ``box_frame``: ``norm`` = original picture, ``padsq`` = centre-padded square. All ``*_id``
+    ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
-    a defect of u-LLaVA (``ullava.modeling.gradient_ullava_v1``). ``pretrained`` notes which parts came from the Hugging
-    Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
+    a defect of u-LLaVA (``ullava.modeling.model.gradient_ullava_v1``). ``pretrained`` notes which parts came from the
+    Hugging Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
     """
 
     model_type = "ullava"
@@ -81,10 +90,10 @@ class UllavaConfig(PreTrainedConfig):
         sam_config: dict[str, Any] | SamConfig | None = None,
         sam2_config: dict[str, Any] | Sam2MaskDecoderConfig | None = None,
         strategy: str = "clip_mlp",
-        hidden_layer: int = -2,
+        vision_feature_layer: int = -2,
         projector: str = "mlp2x",
-        aspect: str = "pad",
-        merge: int = 1,
+        image_aspect_ratio: str = "pad",
+        spatial_merge_size: int = 1,
         vision_settings: dict[str, Any] | None = None,
         head_state: str = "predicting",
         grounding_layer: int | None = None,
@@ -125,10 +134,10 @@ class UllavaConfig(PreTrainedConfig):
         self.sam_config = _sam_config(sam_config, mask_kind)
         self.sam2_config = Sam2MaskDecoderConfig(**sam2_config) if isinstance(sam2_config, dict) else sam2_config
         self.strategy = strategy
-        self.hidden_layer = hidden_layer
+        self.vision_feature_layer = vision_feature_layer
         self.projector = projector
-        self.aspect = aspect
-        self.merge = merge
+        self.image_aspect_ratio = image_aspect_ratio
+        self.spatial_merge_size = spatial_merge_size
         self.vision_settings = dict(vision_settings or {})
         self.head_state = head_state
         self.grounding_layer = grounding_layer

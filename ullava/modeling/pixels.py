@@ -1,7 +1,7 @@
-"""From an original picture to a view's pixels, and from uint8 pixels to what a tower reads.
+"""From an original image to a view's pixels, and from uint8 pixels to what a tower reads.
 
-Pictures cross worker pipes as uint8 and are normalised on the model's device. Resizing uses torch's uint8 antialiased
-kernels: within one grey level of Pillow's bilinear and two of its bicubic, equal in 99 of 100 values
+Images cross worker pipes as uint8 and are normalized on the model's device. Resizing uses torch's uint8 antialiased
+kernels: within one gray level of Pillow's bilinear and two of its bicubic, equal in 99 of 100 values
 (tests/unit/modeling/test_processing.py).
 """
 
@@ -52,7 +52,7 @@ def resize_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: st
 
 
 def resize_pillow_u8(image_rgb_u8: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Pillow's bicubic resize, uint8 [H, W, 3] to [height, width, 3], for front-ends published with its pixels."""
+    """Pillow's bicubic resize, uint8 [H, W, 3] to [height, width, 3], for vision encoders published with its pixels."""
     if image_rgb_u8.shape[:2] == (height, width):
         return image_rgb_u8
     return np.asarray(Image.fromarray(image_rgb_u8).resize((width, height), Image.Resampling.BICUBIC))
@@ -63,13 +63,13 @@ def render_view(
 ) -> NDArray[np.uint8]:
     """Pixels of ``view`` as uint8 [3, h, w]; what the image does not cover is ``fill``.
 
-    ``mode``: ``bilinear`` or ``bicubic`` by torch's kernels, or ``pillow`` (its bicubic). ``pad_centre`` pads before
+    ``mode``: ``bilinear`` or ``bicubic`` by torch's kernels, or ``pillow`` (its bicubic). ``pad_center`` pads before
     resizing, as the published preprocessing does, so that the edge blends alike, and ``short_side`` crops after
     resizing. Where that would hold more than ``MAX_PLANE_PIXELS``, it is the other way round: the same place within a
     pixel of the view, in memory bounded by the image and the view.
     """
     width, height = view.size_wh
-    if view.kind == "pad_centre":
+    if view.kind == "pad_center":
         if max(view.orig_wh) ** 2 > MAX_PLANE_PIXELS:
             return _resized_then_padded(image_rgb_u8, view, mode, fill)
         return _resize(pad_to_square_u8(image_rgb_u8, fill), height, width, mode)
@@ -95,7 +95,7 @@ def _resize(image_rgb_u8: NDArray[np.uint8], height: int, width: int, mode: str)
 def _resized_then_padded(
     image_rgb_u8: NDArray[np.uint8], view: View, mode: str, fill: int | tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """``pad_centre`` of an image whose padded square would be too large to hold."""
+    """``pad_center`` of an image whose padded square would be too large to hold."""
     planes = _resize(image_rgb_u8, *resized_hw(view), mode)
     left, top = (
         min(round(offset), length - kept)
@@ -122,7 +122,7 @@ def _seen_part(image_rgb_u8: NDArray[np.uint8], view: View) -> NDArray[np.uint8]
 
 
 def pad_to_square_u8(image_rgb_u8: NDArray[np.uint8], fill: int | tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Paste uint8 [H, W, 3] into the middle of a square [M, M, 3] of colour ``fill``, M = max(H, W)."""
+    """Paste uint8 [H, W, 3] into the middle of a square [M, M, 3] of color ``fill``, M = max(H, W)."""
     height, width = image_rgb_u8.shape[:2]
     side = max(height, width)
     if height == width:
@@ -133,8 +133,8 @@ def pad_to_square_u8(image_rgb_u8: NDArray[np.uint8], fill: int | tuple[int, int
     return square
 
 
-def normalise_u8(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    """uint8 [I, 3, h, w] -> (x / 255 - mean) / std in ``dtype``; a float tensor is taken as normalised already."""
+def normalize_u8(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """uint8 [I, 3, h, w] -> (x / 255 - mean) / std in ``dtype``; a float tensor is taken as normalized already."""
     if pixels.dtype != torch.uint8:
         return pixels.to(dtype)
     spread = torch.tensor(std, device=pixels.device)

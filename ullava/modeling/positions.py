@@ -2,7 +2,7 @@
 
 Transformers starts CLIP's table at random near zero and SAM's at zero. Next to the patch embedding's size that hides
 where a patch lies, and a model trained from scratch spends thousands of steps before it can point at anything: on the
-drawn world's salient objects the box L1 after 250 steps is 0.46 so, and 0.15 with the table below (same seed, same
+synthetic world's salient objects the box L1 after 250 steps is 0.46 so, and 0.15 with the table below (same seed, same
 data; models/tiny/README.md). Pretrained towers bring their own tables and are left alone.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 SAM_SCALE = 0.3
-"""SAM adds its table straight to the patch embedding, as do SigLIP and DINOv2; CLIP normalises the sum, hence theirs
+"""SAM adds its table straight to the patch embedding, as do SigLIP and DINOv2; CLIP normalizes the sum, hence theirs
 starts smaller."""
 
 

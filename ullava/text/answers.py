@@ -1,9 +1,9 @@
 """How an answer speaks of grounded things, and how such an answer is read back.
 
 One clause for each thing, its name first: ``[tag]red circle[/tag]: Mask [SEG]; Location [LOC].`` The state that points
-then stands right behind the name, which had to be found in the question or in the picture: training from scratch,
-words of colour reach the mask decoder only so (models/tiny/README.md). u-LLaVA's later data name the thing last
-(spec/ullava.md 3.1); both orders are read.
+then stands right behind the name, which had to be found in the question or in the image: training from scratch,
+words of color reach the mask decoder only so (models/tiny/README.md). u-LLaVA's later data name the thing last
+(arXiv 2311.05348, released data code); both orders are read.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _name_behind(clause: re.Match[str]) -> str:
 
 
 def no_target_answer(phrase: str) -> str:
-    """The words for a thing that the picture does not show; there is no ``[SEG]`` in them."""
+    """The words for a thing that the image does not show; there is no ``[SEG]`` in them."""
     return f"{NO_TARGET}: {phrase.strip()}."
 
 

@@ -1,7 +1,7 @@
 """Conversation formats as chat templates, and the characters of them that are supervised.
 
 Each template marks the assistant's words with ``{% generation %}``, so the supervised characters come out of the
-rendering itself and are never found again by searching or re-tokenising.
+rendering itself and are never found again by searching or re-tokenizing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def turn_end_ids(tokenizer: Any, chat_template: str | None) -> list[int]:
 def with_videos(chat_template: str | None) -> str | None:
     """A template of ours that was saved before it had a place for videos, with that place; any other as it is.
 
-    What it writes for pictures and words stays the same.
+    What it writes for images and words stays the same.
     """
     if chat_template is None or VIDEO_START in chat_template:
         return chat_template
@@ -119,7 +119,7 @@ def in_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def pictures_first(question: str) -> str:
+def images_first(question: str) -> str:
     """Move every ``<image>`` of a question to its front, where u-LLaVA has them, and strip its words.
 
     A question without any keeps its blanks, as u-LLaVA's do.

@@ -1,8 +1,9 @@
 """The Llama tokenizer as u-LLaVA's released weights were trained with it, read from ``tokenizer.model``.
 
-Their library tokenised the old way: added tokens (and ``</s>``, ``<s>``, ``<unk>`` where they are written in a text)
+Their library tokenized the old way: added tokens (and ``</s>``, ``<s>``, ``<unk>`` where they are written in a text)
 are cut out first and swallow blanks and line ends on both sides; every stretch of text between them begins with a space
-piece of its own, so ``[SEG];`` becomes ``[SEG]``, ``▁;`` (spec/ullava.md 1.6). Today's loaders do neither by default.
+piece of its own, so ``[SEG];`` becomes ``[SEG]``, ``▁;`` (as in u-LLaVA's released code). Today's loaders do neither by
+default.
 """
 
 from __future__ import annotations

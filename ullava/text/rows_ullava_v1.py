@@ -1,4 +1,5 @@
-"""u-LLaVA's own texts, ids and labels for its three conversation styles, defects included (spec/ullava.md 4 and 8).
+"""u-LLaVA's own texts, ids and labels for its three conversation styles, defects included (its released code of 2023 to
+2025).
 
 For comparing with its numbers and for continuing training exactly as it did: ``text.as_released: true`` in model.yaml.
 By default our chat templates of the same names write the same well-formed dialogues, and supervise the answers where
@@ -52,7 +53,7 @@ class ReleasedRow:
     mismatch: tuple[int, int] | None = None
 
 
-def with_picture(said: Sequence[Said], patches: int) -> list[Said]:
+def with_image(said: Sequence[Said], patches: int) -> list[Said]:
     """Move ``<image>`` to the front of its turn, once, and write it as start token, ``patches`` patches, end token."""
     block = IMAGE_START + IMAGE_PATCH * patches + IMAGE_END
     return [
@@ -173,7 +174,7 @@ def _real_length(tokenizer: Any, ids: Sequence[int]) -> int:
 def _simple_labels(tokenizer: Any, said: Sequence[Said], ids: Sequence[int], max_length: int) -> list[int]:
     """Everything but the header and, of each question, all after its first two tokens (``###``).
 
-    Turns are tokenised alone: their start token stands for the second token that ``###`` has inside a text.
+    Turns are tokenized alone: their start token stands for the second token that ``###`` has inside a text.
     """
     labels = list(ids)
     place = _real_length(tokenizer, _ids(tokenizer, "\n\n", max_length))
@@ -189,7 +190,7 @@ def _simple_labels(tokenizer: Any, said: Sequence[Said], ids: Sequence[int], max
 def _answer_labels(
     tokenizer: Any, text: str, style: str, ids: Sequence[int], max_length: int
 ) -> tuple[list[int], tuple[int, int] | None]:
-    """Only answers and their ``</s>``; places are found by tokenising every round and every question again."""
+    """Only answers and their ``</s>``; places are found by tokenizing every round and every question again."""
     mark = " ASSISTANT: " if style == "conv_sep2" else " [/INST] "
     labels = list(ids)
     real = _real_length(tokenizer, ids)

@@ -21,7 +21,7 @@ TAG_START = "[tag]"
 TAG_END = "[/tag]"
 
 IMAGE_MARKER = "<image>"
-"""Stands for a picture in questions and templates; a word of ours, never a token."""
+"""Stands for an image in questions and templates; a word of ours, never a token."""
 VIDEO_MARKER = "<video>"
 """Stands for a video in the same way."""
 
@@ -58,7 +58,7 @@ IGNORE_LABEL = -100
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text can be tokenised: halves of characters (lone surrogates) cannot."""
+    """Whether a text can be pretokenized: halves of characters (lone surrogates) cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ def is_whole(text: str) -> bool:
 
 
 def mark_places(question: str, images: int, videos: int) -> str:
-    """Put markers of pictures, then of videos, in front of ``question`` unless it places those of a kind itself."""
+    """Put markers of images, then of videos, in front of ``question`` unless it places those of a kind itself."""
     marked = question if VIDEO_MARKER in question else VIDEO_MARKER * videos + question
     return marked if IMAGE_MARKER in question else IMAGE_MARKER * images + marked
 

@@ -60,14 +60,14 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
 
 def check(file: Path) -> list[str]:
     """The written file can be opened, and every image of it has sound boxes."""
-    from ullava.data.boxes import BoxFile
+    from ullava.data.readers.boxes import BoxFile
 
     written = Path("found.json")
     records = json.loads(written.read_text(), parse_constant=lambda word: f"not JSON: {word}")
     boxes = BoxFile(written)
     problems = [] if len(boxes) == len(records) else [f"{len(boxes)} of {len(records)} records are found"]
     for record in records:
-        found = boxes.of_picture(record["image"], "x")
+        found = boxes.of_image(record["image"], "x")
         if found is None:
             problems.append(f"no boxes of {record['image']} are found")
     return problems

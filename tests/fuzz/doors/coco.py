@@ -15,7 +15,7 @@ from tests.fuzz.cases import Case, Printed
 from tests.fuzz.material import copy_tree, every_sample, lenient_json, pixels, read_json, write_image
 from tests.fuzz.mutations import damage_bytes, damage_path, damage_text, json_text, mutate_tree
 
-from ullava.data.imports.coco_file import id_of
+from ullava.data.converters.imported.coco_file import id_of
 
 SHARE = 9
 SIZES = ((30, 40), (24, 24), (33, 21))

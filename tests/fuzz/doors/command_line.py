@@ -36,7 +36,7 @@ def _sound(rng: Random, base: Path) -> list[str]:
         ["convert", "sam", "--from", "given/one.png", "--out", "sam"],
         ["convert", "merge", "--from", "given", "--out", "merged"],
         ["eval", "shapes", "--model", model, "--out", "o", "dataset={shapes_res: {limit: 1}}", f"data_root={world}"],
-        ["compare", "front_ends", "--out", "o"],
+        ["compare", "vision_encoders", "--out", "o"],
         ["train", "ci", "--out", "o", "data_root=nowhere"],
         ["demo", "--out", "o", "--model", "nothing"],
         ["bench", "--out", "o", "--help"],

@@ -15,7 +15,7 @@ from tests.fuzz.mutations import damage_bytes, damage_path, damage_text, json_te
 
 SHARE = 7
 KINDS = ("checkpoint", "checkpoint", "clip", "convnext", "llama2c", "sam", "grounding_dino", "ullava", "llava", "merge",
-         "box_head", "front_end")  # fmt: skip
+         "box_head", "vision_encoder")  # fmt: skip
 
 
 def prepare(base: Path) -> None:
@@ -48,7 +48,7 @@ def prepare(base: Path) -> None:
 def make(rng: Random, folder: Path, base: Path) -> Case:
     """Damage tensors, their names, bytes, or the config beside them."""
     kind = rng.choice(KINDS)
-    own = shared(base, "weights") if kind in ("box_head", "front_end") else base / kind
+    own = shared(base, "weights") if kind in ("box_head", "vision_encoder") else base / kind
     if own.is_dir():
         source = copy_tree(own, folder / kind)
         file = rng.choice(sorted(path for path in source.iterdir() if path.is_file()))
@@ -70,7 +70,7 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
     elif way < 0.93:
         what = damage_path(rng, file)
     argv = ["convert", kind, "--from", source.name, "--out", "made"]
-    if kind in ("checkpoint", "box_head", "front_end"):
+    if kind in ("checkpoint", "box_head", "vision_encoder"):
         argv += ["--model", str(shared(base, "model") / "model.yaml")]
     if kind in ("ullava", "llava"):
         argv += ["--tokenizer", str(ROOT / "models" / "tiny" / "tokenizer")]
@@ -127,14 +127,14 @@ def _damaged_state(rng: Random, file: Path) -> str:
 
 def check(kind: str, base: Path) -> list[str]:
     """What was made can be loaded, with finite numbers."""
-    from ullava.modeling.weight_files import read_state_dict
+    from ullava.modeling.loading.weight_files import read_state_dict
 
     problems = ["the pickle called something"] if Path("sprung").exists() else []
     state = read_state_dict(Path("made"))
     if kind == "checkpoint":
         import torch
 
-        from ullava.modeling.auto import load_folder
+        from ullava.modeling.construction.auto import load_folder
 
         load_folder(Path("made"), torch.float32)
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]

@@ -19,7 +19,7 @@ QUESTIONS = 4
 def _lines(base: Path) -> dict[str, list[str]]:
     """The command lines; each finds what it wrote itself."""
     model = str(shared(base, "weights"))
-    predict = ["predict", "--model", model, "--prompts", "questions.jsonl", "--out", "answers", "--max-new-tokens", "2"]
+    predict = ["predict", "--model", model, "--input", "questions.jsonl", "--out", "answers", "--max-new-tokens", "2"]
     again = ["data", "import", "coco", "--images", "images", "--annotations", "instances.json", "--out", "made"]
     return {
         "answers": [*predict, "--batch-size", "2"],

@@ -1,4 +1,4 @@
-"""Files of questions, through ``ullava predict --prompts``."""
+"""Files of questions, through ``ullava predict --input``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
     if rng.random() < 0.05:
         how = damage_path(rng, file)
     what = f"{what}; {how}" if how else what
-    argv = ["predict", "--model", str(shared(base, "weights")), "--prompts", file.name, "--out", "out", "--json"]
+    argv = ["predict", "--model", str(shared(base, "weights")), "--input", file.name, "--out", "out", "--json"]
     argv += ["--max-new-tokens", "3", "--batch-size", rng.choice(["1", "2", "16"])]
     expected = "accepted" if what in ("sound", "sound; text: crlf", "sound; text: bom") else "either"
     names = (file.name, ".png", "no such ")

@@ -80,18 +80,18 @@ def make(rng: Random, folder: Path, base: Path) -> Case:
 
 def _form(rng: Random, values: np.ndarray) -> tuple[str, bytes, str]:
     """The same class numbers in another kind of file."""
-    grey = Image.fromarray(values)
-    palette = grey.copy()
+    gray = Image.fromarray(values)
+    palette = gray.copy()
     palette.putpalette([(7 * n) % 256 for n in range(768)])
     forms = {
         "palette": (palette, "PNG", "accepted"),
         "16 bits": (Image.fromarray(values.astype(np.uint16)), "PNG", "accepted"),
         "32 bits": (Image.fromarray(values.astype(np.int32)), "PNG", "accepted"),
-        "colors": (grey.convert("RGB"), "PNG", "refused"),
-        "grey and transparency": (grey.convert("LA"), "PNG", "refused"),
-        "JPEG by another name": (grey, "JPEG", "refused"),
-        "BMP by another name": (grey, "BMP", "refused"),
-        "interlaced": (grey, "PNG", "accepted"),
+        "colors": (gray.convert("RGB"), "PNG", "refused"),
+        "grey and transparency": (gray.convert("LA"), "PNG", "refused"),
+        "JPEG by another name": (gray, "JPEG", "refused"),
+        "BMP by another name": (gray, "BMP", "refused"),
+        "interlaced": (gray, "PNG", "accepted"),
     }
     name = rng.choice(list(forms))
     made, kind, expected = forms[name]

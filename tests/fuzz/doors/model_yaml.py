@@ -53,7 +53,7 @@ def check(file: Path, argv: list[str]) -> list[str]:
     """A model that passes the check can be built and counts what it has; one that is shown reads back equal."""
     from ullava.config.load import dump_config, load_config, parse_text
     from ullava.config.schema import ModelConfig
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     config = load_config(ModelConfig, file)
     problems = [] if parse_text(ModelConfig, dump_config(config)) == config else ["what is shown does not read back"]

@@ -25,8 +25,8 @@ def training_recipe(base: Path) -> dict[str, Any]:
         "model": str(shared(base, "model") / "model.yaml"),
         "init": "scratch",
         "stage": "scratch",
-        "attention": "eager",
-        "optimizer": {"kind": "adamw", "rates": {}},
+        "attn_implementation": "eager",
+        "optimizer": {"kind": "adamw", "learning_rates": {}},
         "data_root": str(shared(base, "world")),
         "loss": {"ce": 1.0, "bce": 5.0, "mask_plane": "original"},
         "lora": {"r": 2, "alpha": 4, "dropout": 0.1, "target": ["q_proj"]},
@@ -66,9 +66,9 @@ def evaluation_recipe(base: Path) -> dict[str, Any]:
 def _others(base: Path) -> list[dict[str, Any]]:
     comparison = {
         "recipe": "shapes",
-        "contenders": {"one": {"model": str(shared(base, "weights")), "force": {}, "runs": ["runs/x"]}},
+        "contenders": {"one": {"model": str(shared(base, "weights")), "overrides": {}, "runs": ["runs/x"]}},
         "data_root": str(shared(base, "world")),
-        "pictures": 2,
+        "images": 2,
     }
     old: dict[str, Any] = {
         "model": {"arch": "ullava_core", "llm_path": "llm", "vision_encoder": "zoo/clip", "vision_hidden_layer": -2},
@@ -147,7 +147,7 @@ def check(file: Path, argv: list[str], printed: Printed) -> list[str]:
     """The merged recipe reads back equal; what is shown is that."""
     from ullava.config.load import dump_config, load_config, parse_text
     from ullava.config.recipes import config_class
-    from ullava.evaluation.ledger import read_lines
+    from ullava.evaluation.result_store import read_lines
 
     problems = ["the file made something"] if Path("sprung").exists() else []
     cls = config_class(file)

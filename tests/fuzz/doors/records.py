@@ -81,7 +81,7 @@ def check(argv: list[str], recipe: dict[str, object], printed: Printed) -> list[
     if argv[0] == "data":
         return []
     from ullava.config.schema import DatasetEntry
-    from ullava.data.build import build_datasets
+    from ullava.data.loading.build import build_datasets
     from ullava.errors import UserError
 
     entries = recipe["dataset"]

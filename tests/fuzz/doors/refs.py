@@ -14,7 +14,7 @@ from tests.fuzz.doors import coco
 from tests.fuzz.material import copy_tree, every_sample, lenient_json, read_json
 from tests.fuzz.mutations import damage_bytes, damage_path, damage_text, json_text, mutate_tree
 
-from ullava.data.imports.coco_file import id_of
+from ullava.data.converters.imported.coco_file import id_of
 
 SHARE = 7
 

@@ -88,7 +88,7 @@ def check() -> list[str]:
     """There is a model that can be loaded, with finite weights, and the log holds finite losses."""
     import torch
 
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     run = Path("run")
     model, _ = load_folder(run / "model", torch.float32)

@@ -1,4 +1,4 @@
-"""The golden cases of the four other front-ends, and their tolerances."""
+"""The golden cases of the four other vision encoders, and their tolerances."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def agree(found: torch.Tensor, wanted: torch.Tensor, folder: Path, tolerance: st
     torch.testing.assert_close(found, wanted, atol=bounds["atol"], rtol=bounds["rtol"], check_dtype=False)
 
 
-GREY_LEVEL = 1 / 255 / 0.26
-"""One grey level after CLIP's normalisation (its least deviation is above 0.26): what Pillow releases may differ by."""
+GRAY_LEVEL = 1 / 255 / 0.26
+"""One gray level after CLIP's normalization (its least deviation is above 0.26): what Pillow releases may differ by."""
 
 
 def same_pixels(found: np.ndarray, wanted: np.ndarray) -> None:
-    """Assert that uint8 pixels agree but for one grey level, in which Pillow's releases differ, and mostly exactly."""
+    """Assert that uint8 pixels agree but for one gray level, in which Pillow's releases differ, and mostly exactly."""
     assert found.shape == wanted.shape
     difference = np.abs(found.astype(int) - wanted.astype(int))
     assert difference.max() <= 1 and difference.mean() < 0.1
 
 
-def same_normalised_pixels(found: torch.Tensor, wanted: torch.Tensor) -> None:
+def same_normalized_pixels(found: torch.Tensor, wanted: torch.Tensor) -> None:
     """``same_pixels`` for pixels as CLIP reads them."""
-    torch.testing.assert_close(found, wanted, atol=GREY_LEVEL, rtol=0, check_dtype=False)
-    assert float((found - wanted).abs().mean()) < 0.1 * GREY_LEVEL
+    torch.testing.assert_close(found, wanted, atol=GRAY_LEVEL, rtol=0, check_dtype=False)
+    assert float((found - wanted).abs().mean()) < 0.1 * GRAY_LEVEL

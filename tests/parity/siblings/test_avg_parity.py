@@ -36,9 +36,9 @@ def test_canvas(folder: Path) -> None:
 @pytest.mark.parametrize("folder", folders("avg_llava", "anyres_pixels"))
 def test_pixels_of_the_crops(folder: Path) -> None:
     side = read(folder)["sizes"]["tile"]
-    picture = tensors(folder, "inputs")["image"].numpy()
-    plan = plan_canvas((picture.shape[1], picture.shape[0]), side, canvases_of(folder, side))
-    crops = np.concatenate([render_whole(picture, side)[None], render_tiles(picture, plan)])
+    image = tensors(folder, "inputs")["image"].numpy()
+    plan = plan_canvas((image.shape[1], image.shape[0]), side, canvases_of(folder, side))
+    crops = np.concatenate([render_whole(image, side)[None], render_tiles(image, plan)])
     same_pixels(crops.transpose(0, 2, 3, 1), tensors(folder, "outputs")["crops"].numpy())
 
 
@@ -109,7 +109,7 @@ def test_router(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", folders("avg_llava", "visual_path"))
 def test_visual_path(folder: Path) -> None:
-    """Router, layout and insertion of a batch of different pictures; insertion is a row of pieces joined here."""
+    """Router, layout and insertion of a batch of different images; insertion is a row of pieces joined here."""
     case, inputs, wanted = read(folder), tensors(folder, "inputs"), tensors(folder, "outputs")
     router, sizes = released_router(folder), case["sizes"]
     table = inputs["embed_tokens.weight"]

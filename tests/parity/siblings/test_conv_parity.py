@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sibling_cases import agree, folders, read, same_normalised_pixels, tensors
+from sibling_cases import agree, folders, read, same_normalized_pixels, tensors
 from transformers import ConvNextConfig
 
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8
 from ullava.modeling.towers.convnext import load_stages
 from ullava.modeling.towers.table import tower_of
 from ullava.modeling.vision.conv import ConvPreprocessor, ConvStrategy
@@ -50,7 +50,7 @@ def test_maps_features_and_tokens(folder: Path) -> None:
             for number, state in enumerate(maps, start=1):
                 if f"stage{number}.{size}" in wanted:
                     agree(state, wanted[f"stage{number}.{size}"], folder)
-        every = [picture for pixels in given.values() for picture in pixels]
+        every = [image for pixels in given.values() for image in pixels]
         output = made.encode({"base": every})
     counts = [wanted[f"features.{size}"].shape[1] for size, pixels in given.items() for _ in pixels]
     assert list(output.counts) == counts
@@ -72,10 +72,10 @@ def test_token_counts_at_real_sizes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", folders("convllava", "pad_preprocess"))
-def test_padded_pictures_are_the_published_ones(folder: Path) -> None:
+def test_padded_images_are_the_published_ones(folder: Path) -> None:
     side = read(folder)["sizes"]["R"]
     made = ConvPreprocessor(side, side, "pad", area=1.0, video_side=side, video="frames")
-    picture = np.ascontiguousarray(tensors(folder, "inputs")["image"].numpy())
-    pixels = torch.from_numpy(made.preprocess(picture).views["base"])[None]
-    found = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, torch.float32)[0]
-    same_normalised_pixels(found, tensors(folder, "outputs")["pixel_values"])
+    image = np.ascontiguousarray(tensors(folder, "inputs")["image"].numpy())
+    pixels = torch.from_numpy(made.preprocess(image).views["base"])[None]
+    found = normalize_u8(pixels, CLIP_MEAN, CLIP_STD, torch.float32)[0]
+    same_normalized_pixels(found, tensors(folder, "outputs")["pixel_values"])

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sibling_cases import agree, folders, read, same_normalised_pixels, tensors
+from sibling_cases import agree, folders, read, same_normalized_pixels, tensors
 from torch.nn import functional
 
 from ullava.geometry import plan_view
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
-from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.model.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8
 from ullava.modeling.vision.mg import MgPreprocessor
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
@@ -103,10 +103,10 @@ def test_pixels_of_both_views(folder: Path) -> None:
     boxes = inputs["boxes"].double().numpy()
     found = DetectedBoxes(boxes, np.linspace(0.9, 0.5, len(boxes)), ("thing",) * len(boxes))
     made = preprocessor.preprocess(inputs["image"].numpy(), ItemNotes(boxes=found))
-    high = normalise_u8(torch.from_numpy(made.views["base"])[None], CLIP_MEAN, CLIP_STD, torch.float32)
-    same_normalised_pixels(high[0], wanted["hi"])
+    high = normalize_u8(torch.from_numpy(made.views["base"])[None], CLIP_MEAN, CLIP_STD, torch.float32)
+    same_normalized_pixels(high[0], wanted["hi"])
     low = functional.interpolate(high, (sizes["lo"],) * 2, mode="bilinear", align_corners=False)
-    same_normalised_pixels(low[0], wanted["lo"])
+    same_normalized_pixels(low[0], wanted["lo"])
     assert torch.equal(torch.from_numpy(made.views["boxes"]), wanted["boxes"])
 
 
@@ -137,7 +137,7 @@ def test_boxes(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", folders("mg_llava", "boxes"))
 def test_own_boxes_lie_where_the_original_rounds_them(folder: Path) -> None:
-    """Where no cap binds and no coordinate is moved, ours are the same boxes before rounding, cut at the picture."""
+    """Where no cap binds and no coordinate is moved, ours are the same boxes before rounding, cut at the image."""
     side = read(folder)["sizes"]["target_side"]
     compared = 0
     for row in read(folder, "data.json"):
@@ -148,7 +148,7 @@ def test_own_boxes_lie_where_the_original_rounds_them(folder: Path) -> None:
             continue
         if "raises" in wanted or wanted["labels"] != [given["labels"][k] for k in _by_score(given, wanted)]:
             continue
-        view = plan_view("pad_centre", orig_wh, side)
+        view = plan_view("pad_center", orig_wh, side)
         ours, dropped = boxes_on_view(given["boxes"], given["scores"], given["labels"], view, limit=1000)
         if len(ours) != len(wanted["boxes"]):
             continue

@@ -49,9 +49,9 @@ def test_grids(folder: Path) -> None:
 @pytest.mark.parametrize("folder", folders("slime", "tile_pixels"))
 def test_pixels_of_the_crops(folder: Path) -> None:
     side = read(folder)["sizes"]["tile"]
-    picture = tensors(folder, "inputs")["image"].numpy()
-    plan = plan_tiles((picture.shape[1], picture.shape[0]), side)
-    crops = np.concatenate([render_whole(picture, side)[None], render_tiles(picture, plan)])
+    image = tensors(folder, "inputs")["image"].numpy()
+    plan = plan_tiles((image.shape[1], image.shape[0]), side)
+    crops = np.concatenate([render_whole(image, side)[None], render_tiles(image, plan)])
     same_pixels(crops.transpose(0, 2, 3, 1), tensors(folder, "outputs")["crops"].numpy())
 
 
@@ -104,10 +104,10 @@ def test_selection(folder: Path) -> None:
         cosines = word_cosines(tokens, words[valid])
         atol = case["tolerance"]["scores_atol"]
         torch.testing.assert_close(cosines.sum(dim=1), wanted[f"scores.{name}"], atol=atol, rtol=0)
-        for gamma in case["gammas"]:
-            kept = select_top_p(cosines, gamma, case["temperature"], "sum")
-            right = wanted[f"kept.{name}.gamma{gamma}"] if gamma < 1 else torch.arange(len(tokens))
-            assert torch.equal(kept, right), (name, gamma)
+        for top_p in case["gammas"]:
+            kept = select_top_p(cosines, top_p, case["temperature"], "sum")
+            right = wanted[f"kept.{name}.gamma{top_p}"] if top_p < 1 else torch.arange(len(tokens))
+            assert torch.equal(kept, right), (name, top_p)
 
 
 @pytest.mark.parametrize("folder", folders("slime", "tile_order"))
@@ -122,33 +122,33 @@ def test_order_of_the_tiles(folder: Path) -> None:
 
 
 SWITCHES: dict[str, dict[str, Any]] = {
-    "gamma0.95": {"gamma": 0.95},
-    "gamma0.75": {"gamma": 0.75},
+    "gamma0.95": {"top_p": 0.95},
+    "gamma0.75": {"top_p": 0.75},
     "global_only": {"view": "global"},
-    "local_only": {"view": "local", "gamma": 0.95},
+    "local_only": {"view": "local", "top_p": 0.95},
 }
 
 
 @pytest.mark.parametrize("folder", folders("slime", "visual_path"))
-@pytest.mark.parametrize("pictures", [None, 1])
-def test_tokens_of_pictures_behind_the_tower(folder: Path, pictures: int | None) -> None:
-    """All pictures of the case in one batch, and the first one alone: a case may have any number of them."""
+@pytest.mark.parametrize("images", [None, 1])
+def test_tokens_of_images_behind_the_tower(folder: Path, images: int | None) -> None:
+    """All images of the case in one batch, and the first one alone: a case may have any number of them."""
     sizes, weights = read(folder)["sizes"], tensors(folder, "weights")
     inputs, wanted = tensors(folder, "inputs"), tensors(folder, "outputs")
     side, table = round(sizes["tokens"] ** 0.5), inputs["embed_tokens.weight"]
     tower = CLIPVisionConfig(hidden_size=sizes["width"], num_attention_heads=2, intermediate_size=8,
                              num_hidden_layers=1, image_size=side, patch_size=1)  # fmt: skip
-    image_wh = sizes["image_wh"][:pictures]
+    image_wh = sizes["image_wh"][:images]
     states = [inputs[f"clip{number}"] for number in range(len(image_wh))]
     grids = [plan_tiles((width, height), 336).grid_cr for width, height in image_wh]
-    asked = (inputs["attention_mask"] & (inputs["input_ids"] >= 0))[:pictures]
-    words = table[inputs["input_ids"].clamp(min=0)][:pictures]
+    asked = (inputs["attention_mask"] & (inputs["input_ids"] >= 0))[:images]
+    words = table[inputs["input_ids"].clamp(min=0)][:images]
     every = tuple(range(len(image_wh)))
     context = EncodeContext(places=every, rows=every, words=words, word_mask=asked)
     for name, switches in SWITCHES.items():
         local = round(sizes["local_queries"] ** 0.5)
-        chosen = SlimeConfig(heads=sizes["heads"], local_side=local, tau=1.0, reduce="sum", **switches)
-        module = Slime(tower, hidden_layer=-2, settings=chosen, separator_id=sizes["separator_id"],
+        chosen = SlimeConfig(heads=sizes["heads"], local_side=local, temperature=1.0, reduce="sum", **switches)
+        module = Slime(tower, vision_feature_layer=-2, settings=chosen, separator_id=sizes["separator_id"],
                        width_out=sizes["d"]).eval()  # fmt: skip
         module.mixture.load_state_dict(of("mm_projector.", weights))
         module.local.load_state_dict(of("sampler.post_qformer.", weights))

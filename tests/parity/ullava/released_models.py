@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from ullava.cli.main import main
-from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 
 
 def convert(checkpoint: Path, out: Path, *more: str) -> UllavaForConditionalGeneration:
@@ -31,8 +31,8 @@ def tensors(folder: Path, name: str) -> dict[str, Tensor]:
     return load_file(folder / name)
 
 
-def picture_batch(images: Tensor, images_sam: Tensor, resized: list[list[int]]) -> dict[str, Any]:
-    """Batch keys of normalised pictures, one for each row of text."""
+def image_batch(images: Tensor, images_sam: Tensor, resized: list[list[int]]) -> dict[str, Any]:
+    """Batch keys of normalized images, one for each row of text."""
     count = len(images)
     return {
         "pixel_values": images,

@@ -12,8 +12,8 @@ from tests.parity.ullava.golden_cases import folders, read
 
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
-from ullava.data.build import build_dataset
-from ullava.data.descriptor import load_descriptor
+from ullava.data.loading.build import build_dataset
+from ullava.data.loading.descriptor import load_descriptor
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import SampleError
 from ullava.geometry import px_to_padsq

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from golden_cases import folders, read
-from released_models import picture_batch, stage_two, tensors
+from released_models import image_batch, stage_two, tensors
 
 from ullava.examples import ModelInputs
 from ullava.modeling.heads.mask_sam import SamMaskRules
-from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 
 
 def checkpoint_case(folder: Path) -> Path:
@@ -48,7 +48,7 @@ def test_greedy_answer(folder: Path, number: int, models: dict[Path, UllavaForCo
     source = checkpoint_case(folder)
     given, expected = tensors(folder, "inputs.safetensors"), tensors(folder, "outputs.safetensors")
     name, inputs_of = prompt["name"], prompt["inputs_of"]
-    batch = picture_batch(given[f"{inputs_of}.images"], given[f"{inputs_of}.images_sam"], [prompt["resized_hw"]])
+    batch = image_batch(given[f"{inputs_of}.images"], given[f"{inputs_of}.images_sam"], [prompt["resized_hw"]])
     batch["input_ids"] = given[f"{inputs_of}.input_ids"]
     greedy = {"do_sample": False, "max_new_tokens": prompt["max_new_tokens"]}
     model = models[source]

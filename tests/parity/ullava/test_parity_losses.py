@@ -80,18 +80,18 @@ def test_box_terms(case):
             assert losses.giou_loss(predicted, target).item() == near(intended["giou_with_corners_sorted"]), entry[
                 "name"
             ]
-        # Each box its own picture: only the swapped predictions of the original remain, not its second division.
-        pictures = torch.arange(len(predicted))
-        original = box_ullava_v1.giou_loss(predicted, target, pictures)
+        # Each box its own image: only the swapped predictions of the original remain, not its second division.
+        images = torch.arange(len(predicted))
+        original = box_ullava_v1.giou_loss(predicted, target, images)
         assert share * original.item() == near(entry["giou"]), entry["name"]
 
 
 def test_whole_loss_with_double_division(case):
     expected, tensors = case
     for entry in expected["whole_loss"]:
-        name, pictures = entry["name"], range(len(entry["counts"]))
+        name, images = entry["name"], range(len(entry["counts"]))
         parts = {
-            key: [tensors[f"agg.{name}.{key}.{picture}"] for picture in pictures]
+            key: [tensors[f"agg.{name}.{key}.{image}"] for image in images]
             for key in ("pred_masks", "gt_masks", "pred_boxes", "gt_boxes")
         }
         bce, dice = mask_terms(parts["pred_masks"], parts["gt_masks"])

@@ -26,7 +26,7 @@ from ullava.modeling.pixels import (
     CLIP_STD,
     SAM_MEAN,
     SAM_STD,
-    normalise_u8,
+    normalize_u8,
     resize_planes_u8,
 )
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
@@ -42,67 +42,67 @@ def stride(case: dict[str, Any], key: str) -> int:
     return int(found[1])
 
 
-def pictures(folder: Path) -> list[tuple[int, dict[str, Any], NDArray[np.uint8]]]:
+def images(folder: Path) -> list[tuple[int, dict[str, Any], NDArray[np.uint8]]]:
     images = read(folder)["images"]
     return [(n, facts, read_opaque_rgb_u8(folder / facts["file"])) for n, facts in enumerate(images)]
 
 
-def clip_tensor(picture: NDArray[np.uint8], side: int, aspect: str) -> NDArray[np.float32]:
-    views = ClipMlpPreprocessor(side, 1, ASPECT[aspect]).preprocess(picture).views
-    return normalise_u8(torch.from_numpy(views["base"])[None], CLIP_MEAN, CLIP_STD, torch.float32)[0].numpy()
+def clip_tensor(image: NDArray[np.uint8], side: int, image_aspect_ratio: str) -> NDArray[np.float32]:
+    views = ClipMlpPreprocessor(side, 1, ASPECT[image_aspect_ratio]).preprocess(image).views
+    return normalize_u8(torch.from_numpy(views["base"])[None], CLIP_MEAN, CLIP_STD, torch.float32)[0].numpy()
 
 
-def sam_planes(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    height, width = resized_hw(plan_view("pad_br", (picture.shape[1], picture.shape[0]), side))
-    return resize_planes_u8(picture, height, width, "bilinear")
+def sam_planes(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    height, width = resized_hw(plan_view("pad_br", (image.shape[1], image.shape[0]), side))
+    return resize_planes_u8(image, height, width, "bilinear")
 
 
-def sam_tensor(picture: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    planes = sam_planes(picture, side)
-    pixels = normalise_u8(torch.from_numpy(planes)[None], SAM_MEAN, SAM_STD, torch.float32)[0].numpy()
+def sam_tensor(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    planes = sam_planes(image, side)
+    pixels = normalize_u8(torch.from_numpy(planes)[None], SAM_MEAN, SAM_STD, torch.float32)[0].numpy()
     square = np.zeros((3, side, side), np.float32)
     square[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return square
 
 
 @CASE
-def test_pictures_are_decoded_alike(folder: Path) -> None:
-    for _, facts, picture in pictures(folder):
-        assert picture.shape == (facts["height"], facts["width"], 3)
-        assert hashlib.sha256(picture.tobytes()).hexdigest() == facts["rgb_sha256"], facts["file"]
+def test_images_are_decoded_alike(folder: Path) -> None:
+    for _, facts, image in images(folder):
+        assert image.shape == (facts["height"], facts["width"], 3)
+        assert hashlib.sha256(image.tobytes()).hexdigest() == facts["rgb_sha256"], facts["file"]
 
 
 @CASE
 def test_by_default_what_is_transparent_is_white(folder: Path) -> None:
-    for _, facts, picture in pictures(folder):
+    for _, facts, image in images(folder):
         shown = read_image_rgb_u8(folder / facts["file"])
         if "A" not in facts["png_mode"]:
-            assert np.array_equal(shown, picture), facts["file"]
+            assert np.array_equal(shown, image), facts["file"]
             continue
         alpha = np.asarray(Image.open(folder / facts["file"]).getchannel("A"))
-        assert np.array_equal(shown[alpha == 255], picture[alpha == 255])
+        assert np.array_equal(shown[alpha == 255], image[alpha == 255])
         assert (shown[alpha == 0] == 255).all()
-        assert (alpha < 255).any() == (not np.array_equal(shown, picture))
+        assert (alpha < 255).any() == (not np.array_equal(shown, image))
 
 
 @CASE
-@pytest.mark.parametrize("aspect", sorted(ASPECT))
-def test_what_the_tower_sees(folder: Path, aspect: str) -> None:
+@pytest.mark.parametrize("image_aspect_ratio", sorted(ASPECT))
+def test_what_the_tower_sees(folder: Path, image_aspect_ratio: str) -> None:
     case = read(folder)
     limits = case["tolerances"]
     full = load_file(folder / "expected" / "full.safetensors")
     sampled = load_file(folder / "expected" / "sampled.safetensors")
     small, large = case["clip_small_size"], case["clip_large_size"]
     step = stride(case, f"clip_{large}")
-    for number, facts, picture in pictures(folder):
-        found = clip_tensor(picture, small, aspect)
-        difference = np.abs(found - full[f"clip_{small}_{aspect}_{number}"])
+    for number, facts, image in images(folder):
+        found = clip_tensor(image, small, image_aspect_ratio)
+        difference = np.abs(found - full[f"clip_{small}_{image_aspect_ratio}_{number}"])
         assert difference.max() <= limits["clip_atol_other_resampler"], facts["file"]
         assert difference.mean() <= limits["clip_mean_abs_other_resampler"], facts["file"]
-        found = clip_tensor(picture, large, aspect)
-        difference = np.abs(found[:, ::step, ::step] - sampled[f"clip_{large}_{aspect}_{number}"])
+        found = clip_tensor(image, large, image_aspect_ratio)
+        difference = np.abs(found[:, ::step, ::step] - sampled[f"clip_{large}_{image_aspect_ratio}_{number}"])
         assert difference.max() <= limits["clip_atol_other_resampler"], facts["file"]
-        expected = facts["clip"][f"{large}_{aspect}"]
+        expected = facts["clip"][f"{large}_{image_aspect_ratio}"]
         assert list(found.shape) == expected["shape"]
         assert np.abs(found).sum() == pytest.approx(expected["abs_sum"], rel=2e-3)
 
@@ -114,9 +114,9 @@ def test_what_sam_sees(folder: Path) -> None:
     full = load_file(folder / "expected" / "full.safetensors")
     sampled = load_file(folder / "expected" / "sampled.safetensors")
     small = case["sam_small_size"]
-    for number, facts, picture in pictures(folder):
+    for number, facts, image in images(folder):
         for side, expected in facts["sam"].items():
-            planes = sam_planes(picture, int(side))
+            planes = sam_planes(image, int(side))
             assert list(planes.shape[1:]) == expected["resized_hw"]
             pixels = planes.transpose(1, 2, 0).astype(int)
             if int(side) == small:
@@ -126,7 +126,7 @@ def test_what_sam_sees(folder: Path) -> None:
                 pixels, golden = pixels[::step, ::step], sampled[f"sam_{side}_uint8_{number}"]
             assert np.abs(pixels - golden).max() <= limits["sam_uint8_max_diff_other_resampler"], facts["file"]
             step = stride(case, f"sam_{side}_tensor")
-            tensor = sam_tensor(picture, int(side))
+            tensor = sam_tensor(image, int(side))
             assert list(tensor.shape) == expected["tensor_shape"]
             difference = np.abs(tensor[:, ::step, ::step] - sampled[f"sam_{side}_tensor_{number}"])
             assert difference.max() <= limits["sam_tensor_atol_other_resampler"], facts["file"]

@@ -1,4 +1,4 @@
-"""The stage I model: pictures, videos and plain text in one batch, both projectors, gradients."""
+"""The stage I model: images, videos and plain text in one batch, both projectors, gradients."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Core:
         return [row for row, kind in enumerate(self.case["rows"]) if part == "all_rows" or kind != "text"]
 
     def batch(self, rows: list[int]) -> dict[str, Tensor]:
-        """Model inputs of some rows; the n-th picture (video) belongs to the n-th row of that kind."""
+        """Model inputs of some rows; the n-th image (video) belongs to the n-th row of that kind."""
         kinds = self.case["rows"]
-        picture = [kinds[:row].count("image") for row in rows if kinds[row] == "image"]
+        image = [kinds[:row].count("image") for row in rows if kinds[row] == "image"]
         video = [kinds[:row].count("video") for row in rows if kinds[row] == "video"]
         return {
             "input_ids": self.inputs["input_ids"][rows],
             "attention_mask": self.inputs["attention_mask"][rows].long(),
             "pixel_values": self.inputs["images"],
-            "image_index": torch.tensor(picture, dtype=torch.long),
+            "image_index": torch.tensor(image, dtype=torch.long),
             "pixel_values_videos": self.inputs["videos"].permute(0, 2, 1, 3, 4),
             "video_index": torch.tensor(video, dtype=torch.long),
         }
@@ -63,7 +63,7 @@ def variants() -> list[Any]:
 
 
 def with_quirk() -> list[Any]:
-    """The variants for which a case gives the figure of a picture without a place."""
+    """The variants for which a case gives the figure of an image without a place."""
     found = []
     for entry in variants():
         folder, name = entry.values[0]
@@ -146,8 +146,8 @@ def test_loss_and_gradients(core: Core, part: str, from_scratch: bool) -> None:
 
 
 @pytest.mark.parametrize("core", with_quirk(), indirect=True)
-def test_a_picture_without_a_place(core: Core) -> None:
-    """The original gives it to the next row that has a place. Ours says which picture each place shows, or refuses."""
+def test_a_image_without_a_place(core: Core) -> None:
+    """The original gives it to the next row that has a place. Ours says which image each place shows, or refuses."""
     quirk = core.case["quirk_image_without_placeholder"]
     rows = [core.case["rows"].index("text"), len(core.case["rows"]) - 1]
     batch = core.batch(rows)

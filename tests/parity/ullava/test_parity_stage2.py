@@ -10,13 +10,13 @@ import pytest
 import torch
 from golden_cases import folders, read
 from gradient_check import check_gradients, rows_with_gradient
-from released_models import picture_batch, stage_two, tensors
+from released_models import image_batch, stage_two, tensors
 from torch import Tensor
 
 from ullava.config.schema import LossConfig
 from ullava.examples import HeadImages, ModelInputs, Targets
 from ullava.modeling.heads.mask_sam import SamMaskRules
-from ullava.training.objective import GroundingObjective, LossTerms
+from ullava.training.optim.objective import GroundingObjective, LossTerms
 
 WEIGHTS = {
     "ce_weight": "ce",
@@ -37,7 +37,7 @@ class Run:
         self.model = stage_two(folder, out)
         self.inputs = tensors(folder, "inputs.safetensors")
         self.expected = tensors(folder, "outputs.safetensors")
-        self.batch = self.text() | picture_batch(
+        self.batch = self.text() | image_batch(
             self.inputs["images"],
             self.inputs["images_sam"],
             [sample["resized_hw"] for sample in self.case["samples"]],
@@ -91,7 +91,7 @@ def test_logits(run: Run) -> None:
 
 
 @BOTH
-def test_mask_logits_of_every_picture(run: Run) -> None:
+def test_mask_logits_of_every_image(run: Run) -> None:
     for row, sample in enumerate(run.case["samples"]):
         mine = run.output.seg.mask_logits_lowres[run.output.seg.row == row]
         assert len(mine) == sample["n_seg"]
@@ -126,12 +126,12 @@ def test_what_lies_between(run: Run) -> None:
     with torch.no_grad():
         hidden = model(output_hidden_states=True, **run.batch).hidden_states[-1]
         features = model.vision.patch_states(run.inputs["images"])
-        pictures = model.mask_head.embed(*every_image(run.batch))
+        images = model.mask_head.embed(*every_image(run.batch))
         places = model.mask_head.sam.get_image_wide_positional_embeddings()
     real = run.inputs["attention_mask"].bool()
     run.close(hidden[real], expected["last_hidden_state"][real], "intermediates_atol")
     run.close(features, expected["clip_features"], "intermediates_atol")
-    run.close(pictures, expected["sam_image_embedding"], "intermediates_atol")
+    run.close(images, expected["sam_image_embedding"], "intermediates_atol")
     run.close(places, expected["sam_dense_pe"], "intermediates_atol")
     for row in range(len(run.case["samples"])):
         mine = run.output.seg.row == row
@@ -186,7 +186,7 @@ def test_the_report_of_the_conversion(run: Run) -> None:
     assert config.seg_id == run.case["token_ids"]["[SEG]"]
     assert config.loc_id == run.case["token_ids"].get("[LOC]", -1)
     assert config.image_patch_id == run.case["token_ids"]["<image_patch>"]
-    assert config.hidden_layer == run.case["vision_hidden_layer"]
+    assert config.vision_feature_layer == run.case["vision_hidden_layer"]
 
 
 @NEW

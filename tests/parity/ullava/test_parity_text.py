@@ -12,8 +12,8 @@ from golden_cases import folders, read
 from tests.released_tokens import stage_tokens
 
 from ullava.errors import UserError
-from ullava.modeling.rows_ullava_v1 import tokenise_as_released
-from ullava.modeling.tokenising import tokenise
+from ullava.modeling.processing.rows_ullava_v1 import tokenize_as_released
+from ullava.modeling.processing.tokenizing import tokenize
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES
 from ullava.text.decoding_ullava_v1 import decode_released
@@ -25,7 +25,7 @@ from ullava.text.rows_ullava_v1 import (
     open_text,
     released_row,
     training_text,
-    with_picture,
+    with_image,
     with_video,
 )
 
@@ -51,9 +51,9 @@ def tokenizer_of(folder: Path, model_file: Path, stage: int, base_has_pad: bool 
     return build(model_file, stage, base_has_pad, table["pad_token"], length)
 
 
-def said_in(turns: list[dict[str, str]], picture: bool, patches: int) -> list[tuple[str, str]]:
+def said_in(turns: list[dict[str, str]], image: bool, patches: int) -> list[tuple[str, str]]:
     said = [(turn["from"], turn["value"]) for turn in turns]
-    return with_picture(said, patches) if picture else said
+    return with_image(said, patches) if image else said
 
 
 def stage_of(folder: Path, style: str) -> int:
@@ -173,12 +173,12 @@ def test_our_templates_write_and_supervise_the_same(folder: Path, model_file: Pa
         turns = [Turn(question, answer) for (_, question), (_, answer) in zip(said[::2], said[1::2], strict=True)]
         tokenizer = tokenizer_of(folder, model_file, stage_of(folder, style))
         template = CHAT_TEMPLATES[style]
-        ids, labels = tokenise(tokenizer, template, turns, system=SYSTEM[style], prompt_only=False)
+        ids, labels = tokenize(tokenizer, template, turns, system=SYSTEM[style], prompt_only=False)
         patch = tokenizer.convert_tokens_to_ids("<image_patch>")
         repeats = [entry["patches"] if token == patch else 1 for token in ids.tolist()]
         assert ids.repeat(repeats).tolist() == expected["input_ids"], entry["id"]
         assert labels.repeat(repeats).tolist() == expected["labels"], entry["id"]
-        prompt, nothing = tokenise(tokenizer, template, turns, system=SYSTEM[style], prompt_only=True)
+        prompt, nothing = tokenize(tokenizer, template, turns, system=SYSTEM[style], prompt_only=True)
         assert ids[: len(prompt)].tolist() == prompt.tolist(), "a prompt is the beginning of the training text"
         assert set(nothing.tolist()) == {IGNORE_LABEL}
         compared += 1
@@ -195,10 +195,10 @@ def test_samples_that_the_original_loses_are_supervised_here(folder: Path, model
         said = [(turn["from"], turn["value"]) for turn in entry["turns"]]
         turns = [Turn(question, answer) for (_, question), (_, answer) in zip(said[::2], said[1::2], strict=True)]
         tokenizer = tokenizer_of(folder, model_file, 2)
-        ids, labels = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
+        ids, labels = tokenize(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
         supervised = ids[labels != IGNORE_LABEL].tolist()
         assert supervised[-1] == tokenizer.eos_token_id and len(supervised) > 2, entry["id"]
-        _, none = tokenise_as_released(tokenizer, style, turns, prompt_only=False)
+        _, none = tokenize_as_released(tokenizer, style, turns, prompt_only=False)
         assert set(none.tolist()) == {IGNORE_LABEL}, entry["id"]
         lost += 1
     assert lost
@@ -210,13 +210,13 @@ def test_samples_that_the_original_loses_are_supervised_here(folder: Path, model
     ["<image>", "<image> \n", "what? ", " what?", "what?\n", "what?  \n ", "  ", "<image>\nwhat? ", "what <image> is ",
      "<video>", "<video>what? ", "what <video> "],
 )  # fmt: skip
-def test_blanks_and_pictures_alone_are_written_as_in_the_original(model_file: Path, style: str, question: str) -> None:
+def test_blanks_and_images_alone_are_written_as_in_the_original(model_file: Path, style: str, question: str) -> None:
     """Rows and prompts; a prompt is the beginning of the original's training text (see ``open_text`` for its own)."""
     stage = 1 if style == "conv_simple" else 2
     tokenizer = build(model_file, stage, False, "[PAD]" if stage == 1 else "<unk>", 1024)
-    text = training_text(with_video(with_picture([("human", question), ("gpt", "It is.")], 1), 1), style)
+    text = training_text(with_video(with_image([("human", question), ("gpt", "It is.")], 1), 1), style)
     turns = [Turn(question, "It is.")]
-    ids, _ = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
+    ids, _ = tokenize(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=False)
     assert ids.tolist() == tokenizer(text)["input_ids"]
-    prompt, _ = tokenise(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=True)
+    prompt, _ = tokenize(tokenizer, CHAT_TEMPLATES[style], turns, system=SYSTEM[style], prompt_only=True)
     assert prompt.tolist() == tokenizer(text.split(" It is.")[0])["input_ids"]

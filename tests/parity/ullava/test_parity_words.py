@@ -15,7 +15,7 @@ from tests.released_tokens import stage_tokens
 from ullava.structures import Region
 from ullava.text.answers import grounded_answer, name_last, split_objects
 from ullava.text.released_tokenizer import llama_tokenizer
-from ullava.text.rows_ullava_v1 import released_row, with_picture
+from ullava.text.rows_ullava_v1 import released_row, with_image
 
 CASE = pytest.mark.parametrize("folder", folders("datasets"))
 VIDEO = "tgif"
@@ -46,7 +46,7 @@ def test_ids_and_labels_of_every_item(folder: Path, shared_dir: Path) -> None:
             turns = item.get("conversation") or records(folder, builder)[item["index"]]["conversations"]
             said = [(turn["from"], turn["value"]) for turn in turns]
             if item["has_image"]:
-                said = with_picture(said, case["image_token_len"])
+                said = with_image(said, case["image_token_len"])
             row = released_row(tokenizer, said, expected["conv_type"], tokenizer.model_max_length)
             place = f"{builder} {item['index']}"
             assert row.input_ids == item["input_ids"], place

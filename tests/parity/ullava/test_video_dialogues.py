@@ -12,10 +12,10 @@ from tests.released_tokens import stage_tokens
 
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.data.readers.base import TaskDataset
-from ullava.modeling.rows_ullava_v1 import tokenise_as_released
-from ullava.modeling.tokenising import tokenise
+from ullava.modeling.processing.rows_ullava_v1 import tokenize_as_released
+from ullava.modeling.processing.tokenizing import tokenize
 from ullava.text.conversation import CHAT_TEMPLATES
 from ullava.text.released_tokenizer import llama_tokenizer
 from ullava.text.tokens import VIDEO_PATCH
@@ -36,7 +36,7 @@ def dataset(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ta
         layout="llava_json",
         task="caption",
         splits={"train": SplitConfig(annotations=f"annotations/{tgif(folder)['annotation']}", images="gifs")},
-        licence="none",
+        license="none",
         source="this test",
     )
     file = tmp_path / "datasets" / "golden" / "dataset.yaml"
@@ -66,8 +66,8 @@ def test_rows_are_those_of_the_original(folder: Path, dataset: TaskDataset, toke
     for item in golden["items"]:
         sample = dataset.sample(item["index"], np.random.default_rng(0))
         assert len(sample.videos) == int(item["has_video"])
-        row = tokenise_as_released(tokenizer, golden["conv_type"], sample.turns, prompt_only=False)
+        row = tokenize_as_released(tokenizer, golden["conv_type"], sample.turns, prompt_only=False)
         ids, labels = expanded(row, patch, tokens)
         assert (ids, labels) == (item["input_ids"], item["labels"]), item["index"]
-        ours = tokenise(tokenizer, CHAT_TEMPLATES[golden["conv_type"]], sample.turns, system="", prompt_only=False)
+        ours = tokenize(tokenizer, CHAT_TEMPLATES[golden["conv_type"]], sample.turns, system="", prompt_only=False)
         assert expanded(ours, patch, tokens)[0] == item["input_ids"], item["index"]

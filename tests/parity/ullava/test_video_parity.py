@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from ullava.media.frames import head_tail_frames, uniform_frames
 from ullava.media.frames_ullava_v1 import original_head_tail_frames, original_uniform_frames
 from ullava.media.video import read_clip
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8
-from ullava.modeling.rows_ullava_v1 import stretch_plain_u8
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8
+from ullava.modeling.processing.rows_ullava_v1 import stretch_plain_u8
 from ullava.modeling.vision.clip_mlp import ClipMlpPreprocessor
 from ullava.structures import Clip
 
@@ -82,6 +82,6 @@ def test_the_pixels_of_a_clip(folder: Path) -> None:
         .preprocess_video(stretch_plain_u8(frames, side).transpose(0, 2, 3, 1))
         .views["base"]
     )
-    found = normalise_u8(torch.from_numpy(views), CLIP_MEAN, CLIP_STD, torch.float32).permute(1, 0, 2, 3).numpy()
+    found = normalize_u8(torch.from_numpy(views), CLIP_MEAN, CLIP_STD, torch.float32).permute(1, 0, 2, 3).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= case["tolerances"]["video_atol"]

@@ -15,9 +15,9 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("ULLAVA_CACHE", str(tmp_path / "cache"))
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(variable, os.environ.get(variable, "1"))
-    monkeypatch.setattr(run, "PICTURES", 8)
+    monkeypatch.setattr(run, "IMAGES", 8)
     monkeypatch.setattr(run, "DATA_SAMPLES", 4)
-    monkeypatch.setattr(run, "EVAL_PICTURES", 2)
+    monkeypatch.setattr(run, "EVAL_IMAGES", 2)
     monkeypatch.setattr(data, "WORKERS", (1,))
     monkeypatch.setattr(training, "BATCH", 2)
     monkeypatch.setattr(training, "STEPS", 1)
@@ -42,7 +42,7 @@ def test_every_benchmark_states_its_work(quick, command, what, units):
     assert code == 0
     report = json.loads(printed)
     assert (report["benchmark"], report["preset"], report["threads"]) == (what, "tiny", 1)
-    assert report["work"]["pictures"] == 8
+    assert report["work"]["images"] == 8
     assert report["networks"][0]["sam"].endswith("side 64")
     assert [result["unit"] for result in report["results"]] == units
     assert all(result["cpu"] > 0 and result["wall"] > 0 for result in report["results"])

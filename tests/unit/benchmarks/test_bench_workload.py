@@ -22,7 +22,7 @@ def test_drawn_once_and_read_through_the_public_layout(cache):
     again = workload.prepare(3)
     assert [path.stat().st_mtime_ns for path in sorted(again.folder.glob("images/*"))] == stamps
     mixture = made.mixture()
-    assert len(mixture) == made.pictures == 3
+    assert len(mixture) == made.images == 3
     sample = mixture.sample(0)
     assert len(sample.turns) == workload.EXPRESSIONS
     region = sample.turns[0].regions[0]
@@ -31,17 +31,17 @@ def test_drawn_once_and_read_through_the_public_layout(cache):
     assert not list(cache.glob("**/.drawing-*"))
 
 
-def test_pictures_pack_like_the_peers():
+def test_images_pack_like_the_peers():
     sizes = []
     for seed in range(8):
         packed = io.BytesIO()
-        picture = workload.picture_rgb_u8(np.random.default_rng(seed))
-        Image.fromarray(picture).save(packed, "JPEG", quality=workload.JPEG_QUALITY)
+        image = workload.image_rgb_u8(np.random.default_rng(seed))
+        Image.fromarray(image).save(packed, "JPEG", quality=workload.JPEG_QUALITY)
         sizes.append(len(packed.getvalue()))
     assert 85_000 < np.median(sizes) < 105_000
 
 
-def test_polygons_lie_inside_the_picture():
+def test_polygons_lie_inside_the_image():
     for seed in range(50):
         points = workload.polygon(np.random.default_rng(seed))
         assert workload.POINTS[0] <= len(points) <= workload.POINTS[1]

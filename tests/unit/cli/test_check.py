@@ -19,7 +19,7 @@ DATASET = """
 name: Things
 layout: refer
 task: res
-licence: none
+license: none
 source: this test
 splits:
   train: {annotations: things/train.json, images: things, count: 2}
@@ -100,10 +100,10 @@ eval_dataset:
 
 def test_data_that_is_not_as_described_is_reported(command: Command, data_root: Path, write: Write) -> None:
     text = f"data_root: {data_root}\ndataset:\n  things: {{split: SPLIT}}\n"
-    missing_picture = write("val.yaml", text.replace("SPLIT", "val"))
-    code, _, err = command("check", str(missing_picture))
+    missing_image = write("val.yaml", text.replace("SPLIT", "val"))
+    code, _, err = command("check", str(missing_image))
     assert code == 2
-    assert f"{missing_picture}:3: dataset.things: " in err
+    assert f"{missing_image}:3: dataset.things: " in err
     assert "missing.png" in err
 
     miscounted = write("train.yaml", text.replace("SPLIT", "train"))
@@ -160,7 +160,7 @@ def test_show_of_an_unknown_name_gives_the_nearest(command: Command) -> None:
 
 
 def test_original_files_are_counted_and_what_was_left_out_is_told(command: Command, tmp_path: Path) -> None:
-    """Pictures of COCO-Stuff: one holds only a class that nobody asks for; the counts are far from the published."""
+    """Images of COCO-Stuff: one holds only a class that nobody asks for; the counts are far from the published."""
     for name, number in (("a", 17), ("b", 95)):
         for folder, array in (
             ("coco2017", np.zeros((8, 8, 3), np.uint8)),

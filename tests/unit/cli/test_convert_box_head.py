@@ -15,7 +15,7 @@ from transformers import AutoModelForZeroShotObjectDetection
 
 import ullava
 from ullava.modeling.heads.detector import detector_class
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.loading.weight_files import read_state_dict
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from transformers import SamModel
 
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
-from ullava.modeling.build import build_model
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.construction.build import build_model
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.modeling.weights.conversion import sha256_of
 from ullava.run_lock import hold
 

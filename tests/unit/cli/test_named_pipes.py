@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.data.originals import as_json, instances, picture
+from tests.unit.data.originals import as_json, instances, make_image
 
 Command = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipe
 DOORS = {
     "image": "predict --model tiny --prompt Where? --image {pipe}",
     "video": "predict --model tiny --prompt Where? --video {pipe}",
-    "questions": "predict --model tiny --prompts {pipe}",
+    "questions": "predict --model tiny --input {pipe}",
     "boxes": "predict --model tiny --prompt Where? --image {image} --boxes {pipe}",
     "recipe": "check {pipe}",
     "training recipe": "train {pipe} --out {out}",
@@ -39,7 +39,7 @@ def test_a_named_pipe_is_refused_at_every_door(command: Command, tmp_path: Path,
     places = {
         "pipe": tmp_path / "pipe.yaml",
         "pipes": tmp_path / "pipes",
-        "image": picture(tmp_path / "images" / "a.jpg"),
+        "image": make_image(tmp_path / "images" / "a.jpg"),
         "images": tmp_path / "images",
         "annotations": as_json(tmp_path / "given.json", value),
         "out": tmp_path / "out",

@@ -58,8 +58,8 @@ def test_a_training_recipe_takes_all_old_ways() -> None:
         ("original_head_tail", "half"),
     ]
     assert recipe.eval_dataset["c"].frames == "original_uniform"
-    assert isinstance(recipe.heads, HeadsConfig) and recipe.heads.text.as_released
-    assert recipe.heads.box.frame == "padsq"
+    assert isinstance(recipe.reinit_heads, HeadsConfig) and recipe.reinit_heads.text.as_released
+    assert recipe.reinit_heads.box.frame == "padsq"
     inherited = parse_text(TrainRecipe, f"compat: ullava_v1{TRAIN}")
     assert inherited.loss is None, "the weights of init are kept"
 
@@ -110,7 +110,7 @@ SWITCHES = "as_released|marker_gradient_only|box_divide_twice"
 FACTS = {
     "cli/check.py", "config/schema.py", "config/text.py", "config/old_model.py", "evaluation/scorers.py",
     "modeling/build.py", "modeling/configuration.py", "modeling/processing.py", "modeling/saved_folder.py",
-    "modeling/tokenising.py", "training/objective.py", "training/start.py",
+    "modeling/tokenizing.py", "training/objective.py", "training/start.py",
 }  # fmt: skip
 """Files outside of ``*_ullava_v1.py`` that hand a switch on, or choose by it when something is made."""
 

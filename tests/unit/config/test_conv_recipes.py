@@ -1,4 +1,4 @@
-"""ConvLLaVA's recipes say what was published (spec/siblings.md 3.1-3.2): rates, batches, parts, at all sizes."""
+"""ConvLLaVA's recipes say what was published (arXiv 2405.15738): rates, batches, parts, at all sizes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_published_figures(stage: str, side: int) -> None:
         training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * DEVICES == wanted["batch"]
     )
     assert training["deepspeed"] == f"configs/deepspeed/zero{wanted['zero']}.json"
-    assert found.grouping == "modality_length"
+    assert found.group_by_modality_length
     assert found.stage == "align" and found.parts == dict.fromkeys(wanted["parts"], True)
     assert {entry.dataset or name for name, entry in found.dataset.items()} == DATA[stage]
     assert found.model == named("conv_llava_7b", side)
@@ -62,7 +62,11 @@ def test_published_figures(stage: str, side: int) -> None:
 def test_models(side: int) -> None:
     config = load_config(ModelConfig, MODELS / named("conv_llava_7b", side) / "model.yaml")
     tower = config.vision.tower.config
-    assert (config.vision.strategy, config.vision.projector, config.vision.aspect) == ("conv", "mlp2x", "pad")
+    assert (config.vision.strategy, config.vision.projector, config.vision.image_aspect_ratio) == (
+        "conv",
+        "mlp2x",
+        "pad",
+    )
     assert tower["image_size"] == side and (side // 64) ** 2 == TOKENS[side]
     assert (tower["num_stages"], tower["depths"]) == (5, [3, 3, 27, 3, 6])
     assert tower["hidden_sizes"] == [192, 384, 768, 1536, 3072]
@@ -71,8 +75,8 @@ def test_models(side: int) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_small_twin_differs_in_size_alone(stage: str) -> None:
-    full, twin = recipe(stage), recipe(f"twins/tiny_{stage}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "grouping"):
+    full, twin = recipe(stage), recipe(f"smoke/tiny_{stage}")
+    for key in ("stage", "reinit_heads", "lora", "parts", "loss", "optimizer", "group_by_modality_length"):
         assert getattr(full, key) == getattr(twin, key), key
     assert twin.model == "tiny_conv" and (twin.init == "scratch") == (full.init == "scratch")
     sizes = {

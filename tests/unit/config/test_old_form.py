@@ -86,7 +86,12 @@ def zoo(write: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.M
     write("zoo/vicuna/config.json", json.dumps({"model_type": "llama"}))
     write("zoo/clip/config.json", json.dumps(clip))
     write("zoo/sam_vit_h/config.json", json.dumps({"model_type": "sam", "prompt_encoder_config": {"hidden_size": 256}}))
-    stage1 = {"model_type": "ullava", "text_config": {}, "vision_config": clip["vision_config"], "merge": 1}
+    stage1 = {
+        "model_type": "ullava",
+        "text_config": {},
+        "vision_config": clip["vision_config"],
+        "spatial_merge_size": 1,
+    }
     write("exp/stage1/config.json", json.dumps({**stage1, "trained_stage": "align", "video_frames": 8}))
     write("exp/stage2/config.json", json.dumps({**stage1, "trained_stage": "ground"}))
     write("exp/released/config.json", json.dumps({"model_type": "ullava_core", "vision_hidden_layer": -2}))
@@ -108,8 +113,8 @@ def test_the_first_stage(zoo: Path, write: Callable[[str, str], Path]) -> None:
     assert recipe.system is not None
     assert recipe.system.language.path == "zoo/vicuna" and recipe.system.tokenizer == "zoo/vicuna"
     vision = recipe.system.vision
-    assert (vision.tower.path, vision.hidden_layer, vision.projector) == ("zoo/clip", -2, "linear")
-    assert (vision.aspect, vision.video_frames) == ("crop", 8)
+    assert (vision.tower.path, vision.vision_feature_layer, vision.projector) == ("zoo/clip", -2, "linear")
+    assert (vision.image_aspect_ratio, vision.video_frames) == ("crop", 8)
     assert (recipe.system.text.template, recipe.system.text.max_length) == ("simple", 1024)
     chat, clips = recipe.dataset["llava_cc3m"], recipe.dataset["tgif"]
     assert (chat.annotations, chat.images, chat.portion) == ("data/chat.json", "data/images", None)
@@ -131,11 +136,19 @@ def test_the_second_stage(zoo: Path, write: Callable[[str, str], Path]) -> None:
     path = write("stage2.yaml", STAGE2)
     recipe = load_config(TrainRecipe, path)
     assert (recipe.stage, recipe.init, recipe.model) == ("ground", "exp/stage1", "exp/stage1")
-    assert isinstance(recipe.heads, HeadsConfig)
-    assert recipe.heads.mask.sam.path == "zoo/sam_vit_h"
-    assert (recipe.heads.box.frame, recipe.heads.box.sigmoid, recipe.heads.box.width) == ("padsq", False, 256)
-    assert (recipe.heads.aspect, recipe.heads.text.template, recipe.heads.text.max_length) == ("pad", "vicuna_v1", 512)
-    assert recipe.heads.text.system.startswith("A chat between a curious human")
+    assert isinstance(recipe.reinit_heads, HeadsConfig)
+    assert recipe.reinit_heads.mask.sam.path == "zoo/sam_vit_h"
+    assert (recipe.reinit_heads.box.frame, recipe.reinit_heads.box.sigmoid, recipe.reinit_heads.box.width) == (
+        "padsq",
+        False,
+        256,
+    )
+    assert (
+        recipe.reinit_heads.image_aspect_ratio,
+        recipe.reinit_heads.text.template,
+        recipe.reinit_heads.text.max_length,
+    ) == ("pad", "vicuna_v1", 512)
+    assert recipe.reinit_heads.text.system.startswith("A chat between a curious human")
     assert recipe.lora is not None
     assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout) == (8, 16, 0.05)
     assert recipe.lora.target == ["q_proj", "v_proj"]
@@ -153,7 +166,7 @@ def test_the_second_stage(zoo: Path, write: Callable[[str, str], Path]) -> None:
 
 def test_a_second_stage_goes_on_with_its_own_heads(zoo: Path, write: Callable[[str, str], Path]) -> None:
     recipe = load_config(TrainRecipe, write("more.yaml", STAGE2.replace("exp/stage1", "exp/stage2")))
-    assert (recipe.init, recipe.heads) == ("exp/stage2", "kept")
+    assert (recipe.init, recipe.reinit_heads) == ("exp/stage2", "none")
 
 
 def test_an_evaluation(zoo: Path, write: Callable[[str, str], Path]) -> None:
@@ -212,7 +225,7 @@ def test_frames_have_to_be_those_of_the_model(zoo: Path, write: Callable[[str, s
 
 
 def test_every_builder_is_a_dataset_of_ours() -> None:
-    from ullava.data.descriptor import load_descriptor
+    from ullava.data.loading.descriptor import load_descriptor
 
     assert len(BUILDERS) == 26
     for name, (dataset, split) in BUILDERS.items():

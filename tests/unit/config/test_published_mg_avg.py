@@ -1,4 +1,4 @@
-"""The recipes of MG-LLaVA and AVG-LLaVA say what their authors published (spec/siblings.md 1.3 and 2.2)."""
+"""The recipes of MG-LLaVA and AVG-LLaVA say what their authors published (arXiv 2406.17770 and 2410.02745)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_trains_and_how(name: str) -> None:
     assert (found.stage, found.parts, found.passes, found.vision) == STAGES[name]
     assert found.init == (f"runs/{BEFORE[name]}/model" if name in BEFORE else "scratch")
     assert found.loss is not None and found.lora is None
-    assert found.grouping == "modality_length"
+    assert found.group_by_modality_length
     if name == "avg_s4_rglf":
         assert (found.loss.ce, found.loss.aux) == (0.0, {"rglf_ce": 0.1, "rglf_rank": 1.0})
     else:
@@ -95,20 +95,20 @@ def test_models() -> None:
         load_config(ModelConfig, ROOT / "models" / name / "model.yaml") for name in ("mg_llava_7b", "avg_llava_7b")
     )
     for config in (mg, avg):
-        assert (config.vision.hidden_layer, config.vision.projector) == (-2, "mlp2x")
+        assert (config.vision.vision_feature_layer, config.vision.projector) == (-2, "mlp2x")
     assert mg.vision.mg is not None
     assert (mg.vision.mg.fusion, mg.vision.mg.pooling, mg.vision.mg.max_boxes) == ("gate", "pyramid", 100)
     assert (mg.text.template, mg.text.system, mg.text.max_length) == ("vicuna_lines", "", 1472 + 576 + 100)
     settings = avg.vision.settings()
     assert (settings.levels, settings.text_slots, settings.heads, settings.dropout) == ([], 32, 8, 0.1)
-    assert settings.canvases == [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
+    assert settings.image_grid_pinpoints == [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
     assert (avg.text.template, avg.text.max_length) == ("vicuna_v1", 4096)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_small_twin_differs_in_size_alone(name: str) -> None:
-    full, twin = recipe(name), recipe(f"twins/tiny_{name}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "passes", "grouping"):
+    full, twin = recipe(name), recipe(f"smoke/tiny_{name}")
+    for key in ("stage", "reinit_heads", "lora", "parts", "loss", "optimizer", "passes", "group_by_modality_length"):
         assert getattr(full, key) == getattr(twin, key), key
     assert {key: value and 64 for key, value in full.vision.items()} == twin.vision
     assert twin.init == (f"runs/tiny_{BEFORE[name]}/model" if name in BEFORE else "scratch")

@@ -33,7 +33,7 @@ def recipe(name: str) -> TrainRecipe:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_schedule_and_optimiser(name: str) -> None:
+def test_schedule_and_optimizer(name: str) -> None:
     training = recipe(name).training
     expected = COMMON | PUBLISHED[name]
     assert {key: training[key] for key in expected} == expected
@@ -57,7 +57,7 @@ def test_data_and_losses() -> None:
 def test_stages_and_adapters() -> None:
     first, second, lora = (recipe(name) for name in PUBLISHED)
     assert (first.stage, first.init, first.lora) == ("align", "scratch", None)
-    assert (second.stage, second.heads, second.lora, second.parts) == ("ground", "fresh", None, {})
+    assert (second.stage, second.reinit_heads, second.lora, second.parts) == ("ground", "all", None, {})
     assert second.init == lora.init == "runs/ullava_core_stage1/model"
     assert lora.lora is not None
     assert (lora.lora.r, lora.lora.alpha, lora.lora.dropout) == (8, 16, 0.05)
@@ -69,10 +69,14 @@ def test_models() -> None:
     models = TRAIN.parents[1] / "models"
     core, ground = (load_config(ModelConfig, models / name / "model.yaml") for name in ("ullava_core_7b", "ullava_7b"))
     for config in (core, ground):
-        assert (config.vision.hidden_layer, config.vision.projector, config.vision.video_frames) == (-2, "linear", 8)
+        assert (config.vision.vision_feature_layer, config.vision.projector, config.vision.video_frames) == (
+            -2,
+            "linear",
+            8,
+        )
         assert config.head_state == "predicting"
-    assert (core.text.template, core.text.max_length, core.vision.aspect) == ("simple", 1024, "crop")
-    assert (ground.text.template, ground.text.max_length, ground.vision.aspect) == ("vicuna_v1", 512, "pad")
+    assert (core.text.template, core.text.max_length, core.vision.image_aspect_ratio) == ("simple", 1024, "crop")
+    assert (ground.text.template, ground.text.max_length, ground.vision.image_aspect_ratio) == ("vicuna_v1", 512, "pad")
     assert (ground.box.kind, ground.box.width, ground.box.frame, ground.box.sigmoid) == (
         "regression", 256, "padsq", False,
     )  # fmt: skip
@@ -80,8 +84,8 @@ def test_models() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_small_twin_differs_in_size_alone(name: str) -> None:
-    full, twin = recipe(name), recipe(f"twins/{name.replace('ullava', 'tiny')}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "eval_protocol"):
+    full, twin = recipe(name), recipe(f"smoke/{name.replace('ullava', 'tiny')}")
+    for key in ("stage", "reinit_heads", "lora", "parts", "loss", "optimizer", "eval_protocol"):
         assert getattr(full, key) == getattr(twin, key), key
     assert (twin.init == "scratch") == (full.init == "scratch")
     sizes = {

@@ -1,4 +1,4 @@
-"""The recipes of SliME say what its authors published (spec/siblings.md 4.4 and 5.8)."""
+"""The recipes of SliME say what its authors published (arXiv 2406.08487)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
 }
 NO_HEADS = {"SAM mask decoder": False, "mask projector": False, "box head": False}
 NO_MLP = {"vision projector": False}
-WHOLE = {"view": "both", "gate": "learned", "gamma": 0.95}
+WHOLE = {"view": "both", "gate": "learned", "top_p": 0.95}
 STAGES: dict[str, tuple[str, dict[str, bool], dict[str, Any], str]] = {
-    "slime_i_a": ("align", {}, {"view": "global", "gate": "mlp", "gamma": 1.0}, "plain"),
-    "slime_i_b": ("align", NO_MLP, {"view": "global", "gate": "resampler", "gamma": 1.0}, "plain"),
-    "slime_ii": ("align", NO_MLP, {"view": "local", "gamma": 1.0}, "plain"),
+    "slime_i_a": ("align", {}, {"view": "global", "gate": "mlp", "top_p": 1.0}, "plain"),
+    "slime_i_b": ("align", NO_MLP, {"view": "global", "gate": "resampler", "top_p": 1.0}, "plain"),
+    "slime_ii": ("align", NO_MLP, {"view": "local", "top_p": 1.0}, "plain"),
     "slime_iii": ("ground", NO_HEADS, WHOLE, "vicuna_v1"),
     "slime_iii_lora": ("ground", NO_HEADS, WHOLE, "vicuna_v1"),
 }
 BEFORE = {"slime_i_b": "slime_i_a", "slime_ii": "slime_i_b", "slime_iii": "slime_ii", "slime_iii_lora": "slime_ii"}
-FRONT_END = ("vision projector", "vision gate", "vision resampler a", "vision resampler b")
+VISION_ENCODER = ("vision projector", "vision gate", "vision resampler a", "vision resampler b")
 
 
 def recipe(name: str) -> TrainRecipe:
@@ -62,8 +62,8 @@ def test_what_trains_and_what_it_sees(name: str) -> None:
 def test_adapters_and_their_rates() -> None:
     lora = recipe("slime_iii_lora")
     assert lora.lora is not None and (lora.lora.r, lora.lora.alpha) == (128, 256)
-    assert lora.optimizer.rates == dict.fromkeys(FRONT_END, 2e-5)
-    assert all(recipe(name).lora is None and not recipe(name).optimizer.rates for name in list(PUBLISHED)[:4])
+    assert lora.optimizer.learning_rates == dict.fromkeys(VISION_ENCODER, 2e-5)
+    assert all(recipe(name).lora is None and not recipe(name).optimizer.learning_rates for name in list(PUBLISHED)[:4])
 
 
 def test_data() -> None:
@@ -81,17 +81,17 @@ def test_data() -> None:
 def test_models(name: str, template: str) -> None:
     config = load_config(ModelConfig, ROOT / "models" / name / "model.yaml")
     settings = config.vision.settings()
-    assert (settings.gamma, settings.tau, settings.reduce, settings.local_side, settings.heads) == (
+    assert (settings.top_p, settings.temperature, settings.reduce, settings.local_side, settings.heads) == (
         0.95, 1.0, "sum", 12, 8,
     )  # fmt: skip
-    assert (config.text.template, config.text.max_length, config.vision.hidden_layer) == (template, 2048, -2)
+    assert (config.text.template, config.text.max_length, config.vision.vision_feature_layer) == (template, 2048, -2)
     assert bool(config.text.system) == (name == "slime_7b")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_small_twin_differs_in_size_alone(name: str) -> None:
-    full, twin = recipe(name), recipe(f"twins/tiny_{name}")
-    for key in ("stage", "heads", "lora", "parts", "loss", "optimizer", "vision", "conversation"):
+    full, twin = recipe(name), recipe(f"smoke/tiny_{name}")
+    for key in ("stage", "reinit_heads", "lora", "parts", "loss", "optimizer", "vision", "conversation"):
         assert getattr(full, key) == getattr(twin, key), key
     assert twin.init == (f"runs/tiny_{BEFORE[name]}/model" if name in BEFORE else "scratch")
     sizes = {

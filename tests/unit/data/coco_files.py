@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, opened, picture
+from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, make_image, opened
 
 from ullava.evaluation.scoring import SCORERS, family_of
 from ullava.structures import Answer, GroundedObject, Sample
@@ -29,13 +29,13 @@ BASE: dict[str, Any] = {
 
 
 def given(root: Path, change: Change = lambda value: None, name: str = "given") -> list[str]:
-    """Write two pictures and the file that ``change`` made of the sound one; return the command that imports it."""
+    """Write two images and the file that ``change`` made of the sound one; return the command that imports it."""
     value = deepcopy(BASE)
     change(value)
     for file in ("a.jpg", "b.jpg"):
-        picture(root / "pictures" / file)
+        make_image(root / "images" / file)
     path = as_json(root / f"{name}.json", value)
-    return ["data", "import", "coco", "--images", str(root / "pictures"), "--annotations", str(path), "--out",
+    return ["data", "import", "coco", "--images", str(root / "images"), "--annotations", str(path), "--out",
             str(root / "mine")]  # fmt: skip
 
 

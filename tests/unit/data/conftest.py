@@ -14,20 +14,20 @@ from PIL import Image
 
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
-from ullava.data.build import build_dataset
-from ullava.data.layouts import reader_of
+from ullava.data.loading.build import build_dataset
 from ullava.data.readers.base import TaskDataset
+from ullava.data.readers.layouts import reader_of
 
 Build = Callable[..., TaskDataset]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A data root of one test: writes pictures and annotations below it."""
+    """A data root of one test: writes images and annotations below it."""
 
     root: Path
 
-    def picture(self, name: str, array: np.ndarray, mode: str | None = None) -> Path:
+    def image(self, name: str, array: np.ndarray, mode: str | None = None) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(array)
@@ -58,7 +58,7 @@ def build(data_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             layout=layout,
             task=descriptor.pop("task", reader_of(layout).tasks[-1 if layout == "llava_json" else 0]),
             splits={"train": SplitConfig(annotations="notes.json")},
-            licence="none",
+            license="none",
             source="this test",
             **descriptor,
         )

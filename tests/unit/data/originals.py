@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.data.readers.base import TaskDataset
 from ullava.media.images import read_image_rgb_u8
 
@@ -28,13 +28,13 @@ def masks() -> tuple[np.ndarray, np.ndarray]:
     return square, corner
 
 
-def picture(path: Path, size_hw: tuple[int, int] = (H, W)) -> Path:
-    """Write a grey picture."""
+def make_image(path: Path, size_hw: tuple[int, int] = (H, W)) -> Path:
+    """Write a gray image."""
     return png(path, np.full((*size_hw, 3), 90, np.uint8))
 
 
 def png(path: Path, array: np.ndarray) -> Path:
-    """Write an array as a picture."""
+    """Write an array as an image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
     return path
@@ -48,7 +48,7 @@ def as_json(path: Path, value: Any) -> Path:
 
 
 def instances(name: str = "COCO_train2014_000000000007.jpg") -> dict[str, Any]:
-    """COCO's form: one picture, three objects of two classes."""
+    """COCO's form: one image, three objects of two classes."""
     return {
         "images": [{"id": 7, "file_name": name, "height": H, "width": W}, {"id": 8, "file_name": "other.jpg"}],
         "annotations": [
@@ -80,7 +80,7 @@ def opened(folder: Path, split: str = "train") -> TaskDataset:
 
 
 def read_all(dataset: TaskDataset) -> int:
-    """Read every query and picture; return the number of regions."""
+    """Read every query and image; return the number of regions."""
     count = 0
     for index in range(len(dataset)):
         for query in dataset.queries(index):

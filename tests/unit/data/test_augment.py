@@ -15,9 +15,9 @@ from ullava.config.load import parse_text
 from ullava.config.schema import DatasetEntry, EvalRecipe, TrainRecipe
 from ullava.data.augment import Augmenter
 from ullava.data.augment.augmenter import Plan, jittered, planned
-from ullava.data.encode import EncodedMixture
-from ullava.data.mixture import Mixture
-from ullava.data.stats import format_report, measure_mixture
+from ullava.data.loading.encode import EncodedMixture
+from ullava.data.loading.stats import format_report, measure_mixture
+from ullava.data.sampling.mixture import Mixture
 from ullava.errors import ConfigError
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.structures import DetectedBoxes, Region, Sample, Turn
@@ -30,8 +30,8 @@ BOTH = AugmentConfig(flip=0.5, crop=0.7)
 ALWAYS_FLIP = AugmentConfig(flip=1.0)
 
 
-def picture() -> np.ndarray:
-    """A picture whose color says what each pixel belongs to."""
+def make_image() -> np.ndarray:
+    """An image whose color says what each pixel belongs to."""
     pixels = np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8)
     for name, (x0, y0, x1, y1) in BOXES.items():
         pixels[y0:y1, x0:x1] = COLORS[name]
@@ -88,12 +88,12 @@ def mixture(build, data_folder):
     """A mixture of one layout, its entry augmented as asked."""
 
     def make(layout: str, augment: AugmentConfig | None, portion: float = 40.0, seed: int = 3) -> Mixture:
-        data_folder.picture("a.png", picture())
+        data_folder.image("a.png", make_image())
         mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
         x0, y0, x1, y1 = BOXES["dog"]
         mask[y0:y1, x0:x1] = 255
-        data_folder.picture("m.png", mask)
-        data_folder.picture("l.png", (mask > 0).astype(np.uint8))
+        data_folder.image("m.png", mask)
+        data_folder.image("l.png", (mask > 0).astype(np.uint8))
         entry = DatasetEntry(portion=portion, augment=augment, turns=1)
         return Mixture([build(layout, RECORDS[layout], entry)], [entry], seed)
 
@@ -229,7 +229,7 @@ def test_an_annotation_of_another_size_is_left_for_the_encoder_to_refuse():
 
 
 def test_color_factors_do_what_pillow_does():
-    pixels = picture()
+    pixels = make_image()
     bright = jittered(pixels, [("brightness", 1.2)])
     assert np.allclose(bright, np.clip(pixels * 1.2, 0, 255), atol=1)
     gray = np.asarray(Image.fromarray(pixels).convert("L"))
@@ -264,13 +264,13 @@ def _class_sample(phrase: str, mask: np.ndarray | None) -> Sample:
 
 def _laid(sample: Sample, seed: int, **settings: float) -> Plan:
     """``sample`` with a dog of another one."""
-    dog = (picture() == COLORS["dog"]).all(-1)
+    dog = (make_image() == COLORS["dog"]).all(-1)
     config = AugmentConfig(copy_paste=1.0, **settings)
     return planned(sample, (HEIGHT, WIDTH), config, np.random.default_rng(seed), lambda: _class_sample("dog", dog))
 
 
 def test_all_of_a_class_as_one_mask_grows_by_what_is_pasted():
-    dog = (picture() == COLORS["dog"]).all(-1)
+    dog = (make_image() == COLORS["dog"]).all(-1)
     grown = 0
     for seed in range(20):
         plan = _laid(_class_sample("dog", dog), seed)
@@ -288,7 +288,7 @@ def test_a_class_that_an_answer_calls_absent_is_not_pasted():
 
 
 def test_an_object_is_not_hidden_by_what_is_pasted():
-    cat = (picture() == COLORS["cat"]).all(-1)
+    cat = (make_image() == COLORS["cat"]).all(-1)
     for seed in range(30):
         plan = _laid(_class_sample("cat", cat), seed, min_visible=0.9)
         (region,) = plan.sample.turns[0].regions
@@ -322,7 +322,7 @@ RECIPE = "model: tiny\nstage: ground\ndataset: {shapes_res: {%s}}\n%s"
             "dataset.shapes_res.augment: images are augmented",
         ),
         (TrainRecipe, RECIPE % ("", "eval_dataset: {shapes_res: {augment: {}}}"), "eval_dataset.shapes_res.augment"),
-        (TrainRecipe, RECIPE % ("augment: {flip: 1.0}", "tokenised: true"), "tokenised keeps the words once"),
+        (TrainRecipe, RECIPE % ("augment: {flip: 1.0}", "pretokenized: true"), "tokenized keeps the words once"),
         (TrainRecipe, RECIPE % ("augment: {flip: 1.5}", ""), "dataset.shapes_res.augment.flip"),
         (TrainRecipe, RECIPE % ("augment: {crop_scale: [0.5]}", ""), "crop_scale is a least and a most share"),
         (TrainRecipe, RECIPE % ("augment: {crop_ratio: [2, 1]}", ""), "crop_ratio is a least and a most change"),

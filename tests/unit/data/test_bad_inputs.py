@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, SQUARE, H, W, masks, picture, png
+from tests.unit.data.originals import CORNER, SQUARE, H, W, make_image, masks, png
 
-from ullava.data.encode import EncodedMixture
+from ullava.data.loading.encode import EncodedMixture
 from ullava.errors import DataError, SampleError
 from ullava.examples import BadSample
 from ullava.geometry import rle_encode
@@ -49,15 +49,15 @@ def changed(layout: str, **change: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def pictures(data_folder: Any) -> Path:
-    """The folder of pictures: one photo and its mask."""
-    picture(data_folder.root / "a.png")
+def images(data_folder: Any) -> Path:
+    """The folder of images: one photo and its mask."""
+    make_image(data_folder.root / "a.png")
     png(data_folder.root / "m.png", masks()[0].astype(np.uint8) * 255)
     return data_folder.root
 
 
 class Plain:
-    """Stands for the processor: a sample whose pictures could be read comes back as it is."""
+    """Stands for the processor: a sample whose images could be read comes back as it is."""
 
     def encode(self, sample: Sample, images: Any, **_: Any) -> Sample:
         assert [image.shape for image in images] == [(H, W, 3)] * len(sample.images)
@@ -78,7 +78,7 @@ class First:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_good_record_is_good(build: Any, pictures: Path, layout: str) -> None:
+def test_the_good_record_is_good(build: Any, images: Path, layout: str) -> None:
     dataset = build(layout, file_of(layout, changed(layout)))
     assert isinstance(EncodedMixture(First(dataset), Plain())[0], Sample)
     assert dataset.queries(0)
@@ -86,25 +86,23 @@ def test_the_good_record_is_good(build: Any, pictures: Path, layout: str) -> Non
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.98])
-def test_annotations_that_are_cut_off_are_refused(build: Any, pictures: Path, layout: str, share: float) -> None:
+def test_annotations_that_are_cut_off_are_refused(build: Any, images: Path, layout: str, share: float) -> None:
     build(layout, file_of(layout, changed(layout)))
-    path = pictures / "notes.json"
+    path = images / "notes.json"
     whole = path.read_text()
     path.write_text(whole[: int(len(whole) * share)])
     from ullava.config.schema import DatasetEntry
-    from ullava.data.build import build_dataset
+    from ullava.data.loading.build import build_dataset
 
     with pytest.raises(DataError, match=r"notes\.json:1: "):
-        build_dataset("tests", DatasetEntry(), pictures)
+        build_dataset("tests", DatasetEntry(), images)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("fault", ["missing", "empty", "cut off"])
-def test_a_picture_that_cannot_be_read_is_a_bad_sample_by_name(
-    build: Any, pictures: Path, layout: str, fault: str
-) -> None:
+def test_a_image_that_cannot_be_read_is_a_bad_sample_by_name(build: Any, images: Path, layout: str, fault: str) -> None:
     dataset = build(layout, file_of(layout, changed(layout)))
-    path = pictures / "a.png"
+    path = images / "a.png"
     whole = path.read_bytes()
     path.unlink()
     if fault != "missing":
@@ -119,7 +117,7 @@ def test_a_picture_that_cannot_be_read_is_a_bad_sample_by_name(
     ("outline", "message"),
     [
         ([[1, 1, 5, 5]], "polygon 0 needs three points or more"),
-        (rle_encode(np.ones((H, W - 1), dtype=bool)), f"mask is {W - 1}x{H} .* but the picture is {W}x{H}"),
+        (rle_encode(np.ones((H, W - 1), dtype=bool)), f"mask is {W - 1}x{H} .* but the image is {W}x{H}"),
         ({"size": [H, W], "counts": [H * W]}, "the mask has no pixel"),
         ({"size": [H, W], "counts": "0"}, "RLE"),
         (None, "segmentation must be"),
@@ -127,7 +125,7 @@ def test_a_picture_that_cannot_be_read_is_a_bad_sample_by_name(
     ],
 )
 def test_outlines_that_cannot_be_are_errors_of_their_sample(
-    build: Any, pictures: Path, layout: str, outline: Any, message: str
+    build: Any, images: Path, layout: str, outline: Any, message: str
 ) -> None:
     dataset = build(layout, file_of(layout, changed(layout, segmentation=outline)))
     for use in (lambda: dataset.sample(0, np.random.default_rng(0)), lambda: dataset.queries(0)):
@@ -136,24 +134,24 @@ def test_outlines_that_cannot_be_are_errors_of_their_sample(
 
 
 @pytest.mark.parametrize("layout", ["label_png", "salient_png"])
-def test_a_mask_picture_of_another_size_is_found_at_the_latest_beside_its_picture(
-    build: Any, pictures: Path, layout: str
+def test_a_mask_image_of_another_size_is_found_at_the_latest_beside_its_image(
+    build: Any, images: Path, layout: str
 ) -> None:
-    png(pictures / "m.png", np.full((H, W - 1), 255, np.uint8))
+    png(images / "m.png", np.full((H, W - 1), 255, np.uint8))
     dataset = build(layout, file_of(layout, changed(layout) | SIZE))
     with pytest.raises(SampleError, match=rf"record 0: .* has {W - 1} x {H} pixels"):
         dataset.queries(0)
 
 
 @pytest.mark.parametrize("layout", WITH_OUTLINES)
-def test_crowd_codes_are_masks_like_others(build: Any, pictures: Path, layout: str) -> None:
+def test_crowd_codes_are_masks_like_others(build: Any, images: Path, layout: str) -> None:
     """COCO writes crowd regions as runs, uncompressed; where no layout calls them a crowd they are read as they are."""
     runs = {"size": [H, W], "counts": [5 * H + 4, 6, H * W - 5 * H - 10]}
     (query,) = build(layout, file_of(layout, changed(layout, segmentation=runs, bbox=[5, 4, 1, 6]))).queries(0)
     assert int(query.turns[0].regions[0].mask.sum()) == 6
 
 
-def test_a_picture_with_crowds_alone_asks_nothing_and_is_counted(build: Any, pictures: Path) -> None:
+def test_a_image_with_crowds_alone_asks_nothing_and_is_counted(build: Any, images: Path) -> None:
     record = changed("coco_instances", iscrowd=1)
     with pytest.raises(DataError, match="holds no records"):
         build("coco_instances", file_of("coco_instances", record))

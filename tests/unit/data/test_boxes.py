@@ -1,4 +1,4 @@
-"""Files of found boxes: by picture, with missing ones counted; the published files under their pictures."""
+"""Files of found boxes: by image, with missing ones counted; the published files under their images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.boxes import BoxedDataset, BoxFile, boxes_of_instances, keyed_by_picture, reader_of
+from ullava.data.readers.boxes import BoxedDataset, BoxFile, boxes_of_instances, keyed_by_image, reader_of
 from ullava.errors import DataError, SampleError
 from ullava.structures import Clip, Sample, Turn
 
@@ -28,25 +28,25 @@ def file(write):
     return BoxFile(write("boxes.json", json.dumps(ENTRIES)))
 
 
-def test_boxes_of_pictures(file):
+def test_boxes_of_images(file):
     assert len(file) == 6
-    two = file.of_picture("b/2.jpg", "s")
+    two = file.of_image("b/2.jpg", "s")
     assert two.boxes_xyxy_px.tolist() == [[1, 2, 30, 40.5]] and two.scores.tolist() == [0.5] and two.labels == ("cat",)
-    one = file.of_picture("a/1.jpg", "s")
+    one = file.of_image("a/1.jpg", "s")
     assert one.scores.tolist() == [1, 1] and one.labels == ("", "")
-    assert file.of_picture("a/ü.jpg", "s").boxes_xyxy_px.shape == (0, 4)
-    assert file.of_picture("a/3.jpg", "s") is None and file.of_picture("zz", "s") is None
+    assert file.of_image("a/ü.jpg", "s").boxes_xyxy_px.shape == (0, 4)
+    assert file.of_image("a/3.jpg", "s") is None and file.of_image("zz", "s") is None
     assert [len(frame.labels) for frame in file.of_video("v/1.mp4", "s")] == [1, 0]
     assert file.of_video("v/2.mp4", "s") == ()
     again = pickle.loads(pickle.dumps(file))
-    assert again.of_picture("b/2.jpg", "s").labels == ("cat",)
+    assert again.of_image("b/2.jpg", "s").labels == ("cat",)
 
 
 def test_wrong_records_are_named(file):
     with pytest.raises(SampleError, match=r"boxes\.json:1: record 4: a box has to be four numbers.*\[1, 2, 3\]"):
-        file.of_picture("z.jpg", "s")
+        file.of_image("z.jpg", "s")
     with pytest.raises(SampleError, match="1 boxes, 0 scores and 1 labels"):
-        file.of_picture("y.jpg", "s")
+        file.of_image("y.jpg", "s")
 
 
 def test_files_keyed_by_annotation_are_refused(write):
@@ -77,11 +77,11 @@ class OneSample:
 
 def test_samples_get_their_boxes_and_missing_ones_are_counted(file):
     turns = (Turn("what?", "that"),)
-    root = Path("pictures")
-    pictures = Sample("s0", "some", "vqa", (root / "b/2.jpg", root / "c/9.jpg"), turns)
+    root = Path("images")
+    images = Sample("s0", "some", "vqa", (root / "b/2.jpg", root / "c/9.jpg"), turns)
     clips = tuple(Clip(root / "v/1.mp4", ways) for ways in ("uniform", "head_tail"))
     films = Sample("s1", "some", "vqa", (), turns, videos=clips)
-    plain = OneSample(pictures, films)
+    plain = OneSample(images, films)
     boxed = BoxedDataset(plain, file, root)
     found = boxed.sample(0, np.random.default_rng(0)).boxes
     assert found[0].labels == ("cat",) and found[1] is None and boxed.missing == {"c/9.jpg"}
@@ -91,7 +91,7 @@ def test_samples_get_their_boxes_and_missing_ones_are_counted(file):
     assert reader_of(boxed) is plain and reader_of(plain) is plain
 
 
-def test_published_boxes_under_their_pictures(write, tmp_path):
+def test_published_boxes_under_their_images(write, tmp_path):
     annotations = [
         {"id": "1", "image": "a.jpg"},
         {"id": 2, "image": "b.jpg"},
@@ -104,17 +104,17 @@ def test_published_boxes_under_their_pictures(write, tmp_path):
         {"id": "1", "boxes": [], "scores": [], "labels": []},
         {"id": "9", "boxes": [], "scores": [], "labels": []},
     ]
-    out = tmp_path / "by_picture.json"
-    found = keyed_by_picture(write("p.json", json.dumps(published)), write("a.json", json.dumps(annotations)), out)
+    out = tmp_path / "by_image.json"
+    found = keyed_by_image(write("p.json", json.dumps(published)), write("a.json", json.dumps(annotations)), out)
     assert found == (2, 0)
     file = BoxFile(out)
-    assert file.of_picture("b.jpg", "s").labels == ("cup",) and file.of_picture("a.jpg", "s").labels == ("cat",)
+    assert file.of_image("b.jpg", "s").labels == ("cup",) and file.of_image("a.jpg", "s").labels == ("cat",)
     with pytest.raises(DataError, match="exists already"):
-        keyed_by_picture(out, out, out)
+        keyed_by_image(out, out, out)
     with pytest.raises(DataError, match=r"bad\.json:1: record 0: 'id' has to be text or a number"):
-        keyed_by_picture(write("bad.json", '[{"id": [1]}]'), tmp_path / "a.json", tmp_path / "x.json")
+        keyed_by_image(write("bad.json", '[{"id": [1]}]'), tmp_path / "a.json", tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
-    nothing = keyed_by_picture(write("none.json", "[]"), tmp_path / "a.json", tmp_path / "y.json")
+    nothing = keyed_by_image(write("none.json", "[]"), tmp_path / "a.json", tmp_path / "y.json")
     assert nothing == (0, 2) and json.loads((tmp_path / "y.json").read_text()) == []
 
 
@@ -140,17 +140,17 @@ INSTANCES = {
 def test_wrong_published_boxes_are_named_and_nothing_is_written(write, tmp_path, wrong, complaint):
     published = write("p.json", json.dumps([{"id": 1} | wrong]))
     with pytest.raises(DataError, match=rf"p.json:1: record 0: .*{complaint}"):
-        keyed_by_picture(published, write("a.json", '[{"id": 1, "image": "a.jpg"}]'), tmp_path / "out.json")
+        keyed_by_image(published, write("a.json", '[{"id": 1, "image": "a.jpg"}]'), tmp_path / "out.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "p.json"]
 
 
 def test_true_boxes_and_the_command(write, tmp_path, command):
     instances = write("instances.json", json.dumps(INSTANCES))
     assert boxes_of_instances(instances, tmp_path / "true.json") == 1
-    found = BoxFile(tmp_path / "true.json").of_picture("images/4.png", "s")
+    found = BoxFile(tmp_path / "true.json").of_image("images/4.png", "s")
     assert found.boxes_xyxy_px.tolist() == [[1, 2, 11, 22]] and found.labels == ("cup",)
     code, said, _ = command("data", "boxes", "--instances", str(instances), "--out", str(tmp_path / "new" / "b.json"))
-    assert code == 0 and "boxes of 1 pictures" in said and (tmp_path / "new" / "b.json").is_file()
+    assert code == 0 and "boxes of 1 images" in said and (tmp_path / "new" / "b.json").is_file()
     for wrong, reason in (
         (["--instances", str(instances)], "exists already"),
         ([], "say where the boxes come from"),

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, SQUARE, H, W, masks, picture, png
+from tests.unit.data.originals import CORNER, SQUARE, H, W, make_image, masks, png
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError, SampleError
-from ullava.evaluation.plan import picture_groups
+from ullava.evaluation.batching import image_groups
 from ullava.evaluation.scoring import SCORERS, family_of
 from ullava.geometry import rle_encode
 from ullava.structures import Answer, GroundedObject, Sample
@@ -61,7 +61,7 @@ def test_all_objects_of_a_class_are_one_region(build: Any) -> None:
     assert region.mask is not None and np.count_nonzero(region.mask) == 60 + 30
     assert region.box_xyxy_px == (5, 4, 20, 10), "around all of them"
     assert dog.truth == {"class": "dog", "image_id": 1, "category_id": 1, "height": H, "width": W}
-    assert family_of(dataset) == "res" and picture_groups(dataset) == [[0]]
+    assert family_of(dataset) == "res" and image_groups(dataset) == [[0]]
 
 
 def test_training_and_evaluation_ask_the_same(build: Any) -> None:
@@ -89,7 +89,7 @@ def test_images_without_a_class_to_ask_are_passed_over_and_told(build: Any) -> N
         "tests/train/1/0",
         "tests/train/2/0",
     ]
-    assert ": record 2" in dataset.sources(1) and len(dataset.word_sizes().kinds) == 2
+    assert ": record 2" in dataset.sources(1) and len(dataset.text_lengths().kinds) == 2
     assert dataset.told() == ["2 questions about 2 classes", "not asked: 1 below min_area 0.02"]
     limited = build("coco_instances", given, entry(min_area=0.02, limit=2))
     assert len(limited) == 1 and limited.told()[0] == "1 questions about 1 classes"
@@ -201,18 +201,18 @@ def test_comprehension_asks_for_the_only_object_of_a_class(build: Any) -> None:
         build("coco_instances", given, entry(), task="rec", boxes_only=True)
 
 
-# ---------------------------------------------------------------- label pictures
+# ---------------------------------------------------------------- label images
 LABELLED = {"image_path": "a.png", "label_path": "m.png"}
 
 
 def labels(data_folder: Any) -> None:
-    picture(data_folder.root / "a.png")
+    make_image(data_folder.root / "a.png")
     values = np.full((H, W), 9, np.uint8)
     values[DOG], values[CORNER_MASK], values[0] = 1, 2, 255
     png(data_folder.root / "m.png", values)
 
 
-def test_label_pictures_are_asked_by_class(build: Any, data_folder: Any) -> None:
+def test_label_images_are_asked_by_class(build: Any, data_folder: Any) -> None:
     labels(data_folder)
     record = LABELLED | {"classes": [{"class": "Dog", "class_id": 1}, {"class": "cat", "class_id": 2}]}
     descriptor: dict[str, Any] = {"classes": NAMES, "ignore_label": 255}

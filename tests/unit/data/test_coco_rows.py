@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-from ullava.data.store import AnnotationStore
+from ullava.data.annotations.store import AnnotationStore
 from ullava.errors import DataError
 
 SQUARE = [[1.0, 1.0, 4.0, 1.0, 4.0, 4.0, 1.0, 4.0]]
@@ -32,7 +32,7 @@ def opened(write, value) -> AnnotationStore:
 
 
 @pytest.mark.parametrize("order", [list(COCO), list(COCO)[::-1]])
-def test_annotations_are_gathered_by_picture_in_the_order_of_pictures(write, order):
+def test_annotations_are_gathered_by_image_in_the_order_of_images(write, order):
     store = opened(write, {key: COCO[key] for key in order})
     rows = [store.record(index) for index in range(len(store))]
     assert [(row["image_id"], row["image_path"]) for row in rows] == [(7, "b.jpg"), (3, "a.jpg")]
@@ -41,7 +41,7 @@ def test_annotations_are_gathered_by_picture_in_the_order_of_pictures(write, ord
     assert store.facts["categories"] == {"2": "cat", "9": "dog"}
 
 
-def test_pictures_without_instances_are_counted(write):
+def test_images_without_instances_are_counted(write):
     facts = opened(write, COCO).facts
     assert (facts["images"], facts["images_without_instances"]) == (4, 2)
 
@@ -52,7 +52,7 @@ def test_pictures_without_instances_are_counted(write):
         ("images", 1, {"id": 7}, r"images\[1\]: id 7 is there twice"),
         ("categories", 1, {"id": 2}, r"categories\[1\]: id 2 is there twice"),
         ("annotations", 2, {"id": 1}, r"annotations\[2\]: id 1 is there twice"),
-        ("annotations", 1, {"image_id": 99}, r"annotations\[1\]: no picture has the id 99"),
+        ("annotations", 1, {"image_id": 99}, r"annotations\[1\]: no image has the id 99"),
         ("annotations", 1, {"image_id": "3"}, r"annotations\[1\]: 'image_id' has to be int, not str"),
         ("images", 0, {"height": None}, r"images\[0\]: 'height' has to be int, not NoneType"),
         ("images", 0, {"id": True}, r"images\[0\]: 'id' has to be int, not bool"),

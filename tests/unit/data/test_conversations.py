@@ -31,7 +31,7 @@ def test_the_marker_moves_to_the_front(build):
     assert queries[1].truth == {"answer": "Here."}
 
 
-def test_text_alone_has_no_picture(build):
+def test_text_alone_has_no_image(build):
     record = talk("How much is 1 + 1?", "2.")
     del record["image"]
     sample = build("llava_json", [record], task="text").sample(0, rng())
@@ -69,7 +69,7 @@ def test_caption_templates_take_the_place_of_the_question(build):
     assert len({dataset.sample(0, np.random.default_rng(s)).turns[0].question for s in range(40)}) > 2
 
 
-def test_several_pictures_keep_their_places(build):
+def test_several_images_keep_their_places(build):
     record = talk("<image> or <image>?", "The first.", image=["a.jpg", "b.jpg"])
     sample = build("llava_json", [record]).sample(0, rng())
     assert sample.turns[0].question == "<image> or <image>?"
@@ -79,9 +79,9 @@ def test_several_pictures_keep_their_places(build):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (talk("What?", "A dog."), "0 <image> markers in the questions, but 1 pictures"),
-        (talk("<image><image>What?", "A dog."), "2 <image> markers in the questions, but 1 pictures"),
-        (talk("<image>What?", "A dog.", image=None), "1 <image> markers in the questions, but 0 pictures"),
+        (talk("What?", "A dog."), "0 <image> markers in the questions, but 1 images"),
+        (talk("<image><image>What?", "A dog."), "2 <image> markers in the questions, but 1 images"),
+        (talk("<image>What?", "A dog.", image=None), "1 <image> markers in the questions, but 0 images"),
         (talk("What?", "A.", "<image>Where?", "B."), "<image> has to stand in the first question"),
         (talk("<image>", "A."), "the first question asks nothing"),
         (talk("<image>What?"), "'conversations' has 1 messages"),
@@ -104,7 +104,7 @@ def test_wrong_conversations_are_named(build, record, message):
     assert "notes.json:1: record 1" in caught.value.reason
 
 
-def test_things_are_everything_in_the_picture(build):
+def test_things_are_everything_in_the_image(build):
     square = {"size": [4, 6], "counts": [0, 8, 16]}
     record = talk("<image>What is it?", "Two.", height=4, width=6)
     record["things"] = [{"words": "red bar", "segmentation": square}, {"words": "dot", "bbox": [4, 1, 1, 2]}]
@@ -118,7 +118,7 @@ def test_things_are_everything_in_the_picture(build):
     ("things", "complaint"),
     [
         ([{"bbox": [0, 0, 1, 1]}], "no 'words'"),
-        ([{"words": "dot", "bbox": [5, 0, 3, 1]}], "leaves the picture"),
+        ([{"words": "dot", "bbox": [5, 0, 3, 1]}], "leaves the image"),
         ([{"words": "dot"}], "no 'bbox'"),
         ("dot", "'things' has to be a list"),
     ],

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.mixture import Mixture
-from ullava.data.shapes.write import draw_world
-from ullava.data.stats import format_report, measure_mixture
+from ullava.data.loading.stats import format_report, measure_mixture
+from ullava.data.sampling.mixture import Mixture
 from ullava.errors import UserError
+from ullava.synthetic.write import draw_world
 
 
 def test_counts_of_a_dataset_worked_out_by_hand(build, data_folder):
@@ -30,7 +30,7 @@ def test_counts_of_a_dataset_worked_out_by_hand(build, data_folder):
     assert row["answer_words"]["least"] == 4 and row["regions"]["mean"] == 0.5
     reasons = {entry["name"]: entry["reason"] for entry in report["bad"]}
     assert "record 2: annotations[0]: no 'segmentation'" in reasons["tests/train/2"]
-    assert "gone.jpg: no such picture" in reasons["tests/train/3"]
+    assert "gone.jpg: no such image" in reasons["tests/train/3"]
     text = format_report(report)
     assert "bad: tests/train/2: " in text and "8 of 8 positions" in text
 
@@ -53,7 +53,7 @@ def test_a_recipe_without_data_ends_with_one_line_for_each_set(command, tmp_path
 
 
 def test_a_model_is_not_a_recipe(tmp_path):
-    from ullava.data.stats import run_stats
+    from ullava.data.loading.stats import run_stats
 
     path = tmp_path / "model.yaml"
     path.write_text(json.dumps({"name": "x"}))

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_datasets, build_mixture
-from ullava.data.descriptor import KIND_LAYOUTS, load_descriptor, locate
-from ullava.data.shapes.vocabulary import class_id
-from ullava.data.shapes.write import draw_world
+from ullava.data.loading.build import build_datasets, build_mixture
+from ullava.data.loading.descriptor import KIND_LAYOUTS, load_descriptor, locate
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.resources import folder, names
+from ullava.synthetic.vocabulary import class_id
+from ullava.synthetic.write import draw_world
 
 SHAPES_SETS = sorted(name for name in names("datasets") if name.startswith("shapes_"))
 VERIFIED = {"refcocos", *(name for name in names("datasets") if name.startswith("photo_"))}
@@ -30,7 +30,7 @@ def world(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", names("datasets"))
 def test_every_descriptor_can_be_read(name):
     own, config = load_descriptor(name)
-    assert own == name and (config.splits or config.original) and config.licence and config.source
+    assert own == name and (config.splits or config.original) and config.license and config.source
     if not name.startswith("shapes_"):
         assert "ot verified" in config.notes or own in VERIFIED
 
@@ -43,7 +43,7 @@ def test_the_folder_holds_no_code():
 
 
 def test_class_lists_are_those_of_the_drawn_world():
-    assert load_descriptor("shapes_res")[1].classes == []  # a category is a colour and a shape: "red star"
+    assert load_descriptor("shapes_res")[1].classes == []  # a category is a color and a shape: "red star"
     assert [class_id(name) for name in load_descriptor("shapes_semantic")[1].classes] == list(range(1, 9))
 
 
@@ -89,10 +89,10 @@ def test_all_missing_files_are_named_at_once(tmp_path):
     assert f"{missing}, {tmp_path}/refer_seg/refcoco/refs(unc).p" in caught.value.problems
 
 
-def test_a_missing_folder_of_pictures_is_named(tmp_path):
+def test_a_missing_folder_of_images_is_named(tmp_path):
     (tmp_path / "ullava").mkdir()
     (tmp_path / "ullava" / "refcoco_train.json").write_text('[{"a": 1}]')
-    with pytest.raises(DataError, match="coco2014: no such folder of pictures"):
+    with pytest.raises(DataError, match="coco2014: no such folder of images"):
         build_datasets({"refcoco": DatasetEntry()}, tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_mixture_travels_to_spawned_workers(world):
 
 
 def test_building_data_needs_neither_torch_nor_transformers():
-    code = "import sys, ullava.data.build; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = "import sys, ullava.data.loading.build; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -146,7 +146,7 @@ def test_published_datasets_are_described_in_every_form(name):
     own, config = load_descriptor(name)
     assert (config.original is None) == (own in ORIGINAL_IS_READ_AS_IT_IS)
     assert (config.splits == {}) == (own in FROM_ORIGINAL_ALONE)
-    assert len(config.licence) > 10 and len(config.source) > 30 and "Not verified on the full data" in config.notes
+    assert len(config.license) > 10 and len(config.source) > 30 and "Not verified on the full data" in config.notes
     counted = [split.count for split in config.splits.values() if split.count]
     if config.original:
         counted += [count for split in config.original.splits.values() for count in (split.count, split.sentences)]
@@ -162,7 +162,7 @@ def test_class_lists_of_published_datasets_are_whole():
 
 
 def test_every_kind_of_original_files_is_converted_and_used():
-    from ullava.data.originals.convert import CONVERSIONS
+    from ullava.data.converters.published.convert import CONVERSIONS
 
     used = {config.original.kind for name in names("datasets") if (config := load_descriptor(name)[1]).original}
     assert used == set(CONVERSIONS) == set(KIND_LAYOUTS)

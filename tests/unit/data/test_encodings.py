@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ullava.data.encodings import check_encoding, read_text
+from ullava.data.annotations.encodings import check_encoding, read_text
 from ullava.errors import DataError
 
 

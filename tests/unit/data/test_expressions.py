@@ -17,9 +17,9 @@ from ullava.cli.data_expressions import KIND_NAMES
 from ullava.config.schema import DatasetEntry
 from ullava.data.expressions.make import KINDS, weights_of
 from ullava.data.expressions.write import Job, write_expressions
-from ullava.data.shapes.vocabulary import plural
 from ullava.errors import DataError
 from ullava.geometry import segmentation_to_mask
+from ullava.synthetic.vocabulary import plural
 
 CLASSES = ["dog", "cat", "chair", "wine glass", "person", "bus", "skis", "couch"]
 PAINTS = {
@@ -202,7 +202,7 @@ def test_the_command_writes_what_the_reader_takes(command, world, tmp_path, buil
     assert f"expressions in {len(records)} records of 70 images" in shown and "order" in shown
     assert records[0]["made_by"] == "ullava data expressions --seed 0 of instances.json"
     for record in records:
-        data_folder.picture(record["image_path"], np.asarray(Image.open(world / record["image_path"])))
+        data_folder.image(record["image_path"], np.asarray(Image.open(world / record["image_path"])))
     dataset = build("grefer", records, DatasetEntry(turns=0))
     for place, record in enumerate(records):
         queries = dataset.queries(place)

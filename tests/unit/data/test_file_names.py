@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.file_names import find_below, find_from, last_part, utf8_name
+from ullava.data.annotations.file_names import find_below, find_from, last_part, utf8_name
 from ullava.errors import DataError, SampleError
 from ullava.inference.batch import read_questions
 
@@ -52,14 +52,14 @@ def test_a_backslash_in_the_name_of_a_file_that_is_there_stays(tmp_path: Path) -
     ],
 )
 def test_paths_that_lead_out_are_refused_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(DataError, match="has to be a path below the folder of the pictures") as caught:
+    with pytest.raises(DataError, match="has to be a path below the folder of the images") as caught:
         find_below(tmp_path, name)
     assert str(caught.value).endswith(f": {reason}")
     put(tmp_path / "p.jpg")
     with pytest.raises(DataError) as caught:
         find_below(tmp_path, name, "image")
     assert str(caught.value) == (
-        f"'image' has to be a path below the folder of the pictures, not '{name}': {reason}; 'p.jpg' is in the folder"
+        f"'image' has to be a path below the folder of the images, not '{name}': {reason}; 'p.jpg' is in the folder"
     )
 
 
@@ -122,7 +122,7 @@ def test_the_last_part_and_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_readers_and_prompts_find_them_too(build, data_folder, tmp_path: Path) -> None:
-    data_folder.picture(f"sub/{NFD}", np.full((20, 30, 3), 90, np.uint8))
+    data_folder.image(f"sub/{NFD}", np.full((20, 30, 3), 90, np.uint8))
     words = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "That."}]
     dataset = build("llava_json", [{"id": 1, "image": f"sub\\{NFC}", "conversations": words}])
     assert dataset.queries(0)[0].images == (data_folder.root / "sub" / NFD,)

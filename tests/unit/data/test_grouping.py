@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.grouping import GroupedSampler, grouped_order
-from ullava.data.mixture import Mixture, MixtureSampler, permuted, permuted_all
-from ullava.data.word_sizes import Kind, RecordSizes, WordSizes
+from ullava.data.annotations.text_lengths import Kind, RecordLengths, TextLengths
+from ullava.data.sampling.grouping import GroupedSampler, grouped_order
+from ullava.data.sampling.mixture import Mixture, MixtureSampler, feistel_permutation, feistel_permutation_all
 
 
 @dataclass
@@ -30,14 +30,14 @@ class Sized:
     def __len__(self) -> int:
         return self.size
 
-    def word_sizes(self) -> WordSizes:
+    def text_lengths(self) -> TextLengths:
         characters = np.arange(self.size) * 7 % 101
-        return WordSizes(np.full(self.size, self.kind, dtype=np.uint8), characters.astype(np.float32))
+        return TextLengths(np.full(self.size, self.kind, dtype=np.uint8), characters.astype(np.float32))
 
 
 def mixture(seed: int = 0, by_weight: bool = False) -> Mixture:
     datasets: list[Any] = [
-        Sized("seen", 301, Kind.PICTURES),
+        Sized("seen", 301, Kind.IMAGES),
         Sized("told", 90, Kind.WORDS),
         Sized("filmed", 21, Kind.VIDEOS),
     ]
@@ -47,15 +47,15 @@ def mixture(seed: int = 0, by_weight: bool = False) -> Mixture:
 
 def kinds_and_sizes(mixed: Mixture, positions: list[int]) -> tuple[list[int], list[float]]:
     items = [mixed.locate(position)[:2] for position in positions]
-    sizes = [dataset.word_sizes() for dataset in mixed.datasets]
+    sizes = [dataset.text_lengths() for dataset in mixed.datasets]
     return [int(sizes[d].kinds[i]) for d, i in items], [float(sizes[d].characters[i]) for d, i in items]
 
 
 @settings(deadline=None, max_examples=50)
 @given(size=st.integers(1, 300), key=st.lists(st.integers(0, 2**63), max_size=3))
 def test_many_are_permuted_as_one(size: int, key: list[int]) -> None:
-    expected = [permuted(index, size, *key) for index in range(size)]
-    assert permuted_all(np.arange(size), size, *key).tolist() == expected
+    expected = [feistel_permutation(index, size, *key) for index in range(size)]
+    assert feistel_permutation_all(np.arange(size), size, *key).tolist() == expected
 
 
 @pytest.mark.parametrize("by_weight", (False, True))
@@ -94,7 +94,7 @@ def test_rows_of_a_block_are_of_about_one_length() -> None:
 
 
 def test_kinds_and_lengths_come_in_no_order_over_the_epoch() -> None:
-    """Long after short, words after pictures: an order by length over the whole epoch would forget."""
+    """Long after short, words after images: an order by length over the whole epoch would forget."""
     mixed, block = mixture(1), 8
     kinds, sizes = kinds_and_sizes(mixed, list(GroupedSampler(mixed, block)))
     firsts = kinds[: 50 * block : block]
@@ -135,18 +135,18 @@ def test_processes_share_each_block_and_a_resumed_one_goes_on() -> None:
 
 def test_few_rows_are_not_all_sorted() -> None:
     """Of eight blocks two are sorted together, so that an epoch's blocks differ from the next one's."""
-    sizes = WordSizes(np.zeros(32, np.uint8), np.arange(32, dtype=np.float32))
+    sizes = TextLengths(np.zeros(32, np.uint8), np.arange(32, dtype=np.float32))
     blocks = grouped_order(sizes, 4, (1,)).reshape(-1, 4).tolist()
     pairs = sorted(sorted(block) for block in blocks)
     assert pairs == [[*range(start, start + 4)] for start in range(0, 32, 4)]
     assert all(block == sorted(block, reverse=True) for block in blocks)
 
 
-def test_turns_and_pictures_scale_the_estimate() -> None:
+def test_turns_and_images_scale_the_estimate() -> None:
     column = np.float32
-    records = RecordSizes(np.array([1, 1, 1], np.uint8), np.array([30, 40, 0], column), np.array([3, 1, 0], column))
+    records = RecordLengths(np.array([1, 1, 1], np.uint8), np.array([30, 40, 0], column), np.array([3, 1, 0], column))
     assert records.capped(0).characters.tolist() == [30, 40, 0]
     assert records.capped(2).characters.tolist() == [20, 40, 0]
-    pictures = records.grouped(np.array([0, 1, 2], np.int32), np.array([0, 2, 3], np.int32))
-    assert pictures.capped(0).characters.tolist() == [50, 0]
-    assert pictures.capped(1).characters.tolist() == [25, 0]
+    images = records.grouped(np.array([0, 1, 2], np.int32), np.array([0, 2, 3], np.int32))
+    assert images.capped(0).characters.tolist() == [50, 0]
+    assert images.capped(1).characters.tolist() == [25, 0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import SQUARE, H, W, as_json, instances, masks, opened, picture, read_all, report
+from tests.unit.data.originals import SQUARE, H, W, as_json, instances, make_image, masks, opened, read_all, report
 
 from ullava.geometry import rle_encode
 from ullava.run_lock import hold
@@ -19,23 +19,23 @@ Command = Callable[..., tuple[int, str, str]]
 
 # ---------------------------------------------------------------- COCO
 def coco(root: Path, **changes: Any) -> list[str]:
-    """Write a good picture with two objects and a crowd region, and a picture with one object that ``changes``."""
+    """Write a good image with two objects and a crowd region, and an image with one object that ``changes``."""
     value = instances("a.jpg")
     crowd = {"id": 73, "image_id": 7, "category_id": 4, "segmentation": dict(rle_encode(masks()[1])), "iscrowd": 1}
     value["annotations"].append(crowd)
     value["images"][1] |= {"height": H, "width": W, "file_name": "b.jpg"}
     value["annotations"][2] |= changes
-    picture(root / "pictures" / "a.jpg")
-    picture(root / "pictures" / "b.jpg")
+    make_image(root / "images" / "a.jpg")
+    make_image(root / "images" / "b.jpg")
     file = as_json(root / "given.json", value)
-    return ["data", "import", "coco", "--images", str(root / "pictures"), "--annotations", str(file), "--out",
+    return ["data", "import", "coco", "--images", str(root / "images"), "--annotations", str(file), "--out",
             str(root / "mine")]  # fmt: skip
 
 
 def test_coco_comes_back_with_its_crowds(command: Command, tmp_path: Path) -> None:
     code, out, err = command(*coco(tmp_path))
     assert (code, err) == (0, "")
-    assert "mine: split train: 2 records of 2 pictures" in out
+    assert "mine: split train: 2 records of 2 images" in out
     dataset = opened(tmp_path / "mine")
     assert (len(dataset), dataset.task, dataset.id) == (2, "instance", "mine")
     assert read_all(dataset) == 3
@@ -66,28 +66,28 @@ def test_bad_coco_annotations_stop_the_import_or_are_left_out_by_name(
     assert message in err and "nothing was written" in err
     assert not (tmp_path / "mine").exists()
     code, out, _ = command(*line, "--skip-bad")
-    assert code == 0 and message in out and "b.jpg: no usable instance is left on this picture" in out
+    assert code == 0 and message in out and "b.jpg: no usable instance is left on this image" in out
     assert len(opened(tmp_path / "mine")) == 1
     assert [message in entry["reason"] or message.split(": ", 1)[-1] in entry["reason"] for entry in
             report(tmp_path / "mine")["left_out"]] == [True, False]  # fmt: skip
 
 
-def test_missing_unreadable_and_wrongly_sized_pictures_are_all_named(command: Command, tmp_path: Path) -> None:
+def test_missing_unreadable_and_wrongly_sized_images_are_all_named(command: Command, tmp_path: Path) -> None:
     line = coco(tmp_path)
-    (tmp_path / "pictures" / "a.jpg").unlink()
-    picture(tmp_path / "pictures" / "b.jpg", (H + 1, W))
+    (tmp_path / "images" / "a.jpg").unlink()
+    make_image(tmp_path / "images" / "b.jpg", (H + 1, W))
     code, _, err = command(*line)
     assert code == 2
-    assert "a.jpg: no such picture" in err
+    assert "a.jpg: no such image" in err
     assert "b.jpg has 30 x 21 pixels (width x height), but the file says 30 x 20; 1 annotations go with it" in err
-    picture(tmp_path / "pictures" / "a.jpg")
-    (tmp_path / "pictures" / "b.jpg").write_bytes(b"")
+    make_image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "images" / "b.jpg").write_bytes(b"")
     assert "b.jpg: the file is empty" in command(*line)[2]
     code, out, _ = command(*line, "--skip-bad")
     assert code == 0 and read_all(opened(tmp_path / "mine")) == 2
 
 
-def test_pictures_without_an_instance_are_named(command: Command, tmp_path: Path) -> None:
+def test_images_without_an_instance_are_named(command: Command, tmp_path: Path) -> None:
     line = coco(tmp_path)
     value = json.loads((tmp_path / "given.json").read_text())
     value["images"].append({"id": 9, "file_name": "c.jpg", "height": H, "width": W})
@@ -106,7 +106,7 @@ def test_coco_that_is_cut_off_is_refused_whatever_is_asked(command: Command, tmp
     assert code == 2 and "given.json:1: " in err and not (tmp_path / "mine").exists()
 
 
-def test_a_picture_outside_of_the_folder_is_refused(command: Command, tmp_path: Path) -> None:
+def test_a_image_outside_of_the_folder_is_refused(command: Command, tmp_path: Path) -> None:
     line = coco(tmp_path)
     value = json.loads((tmp_path / "given.json").read_text())
     value["images"][1]["file_name"] = "../secret.jpg"
@@ -128,7 +128,7 @@ def test_real_photos_come_back_whole(command: Command, tmp_path: Path, shared_di
 
 
 # ---------------------------------------------------------------- the folder
-def test_some_pictures_can_be_held_out(command: Command, tmp_path: Path) -> None:
+def test_some_images_can_be_held_out(command: Command, tmp_path: Path) -> None:
     line = coco(tmp_path)
     assert command(*line, "--hold-out", "1", "--seed", "3")[0] == 0
     parts = [opened(tmp_path / "mine", split).queries(0)[0].images[0].name for split in ("train", "val")]
@@ -138,13 +138,13 @@ def test_some_pictures_can_be_held_out(command: Command, tmp_path: Path) -> None
     assert [line.split(" in ")[0] for line in out.splitlines()[1:]] == ["train: 1 records", "val: 1 records"]
     (tmp_path / "mine" / "images" / "val" / parts[1]).unlink()
     code, _, err = command("check", str(tmp_path / "mine"))
-    assert code == 2 and f"{parts[1]}: no such picture" in err
+    assert code == 2 and f"{parts[1]}: no such image" in err
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--hold-out", "2"], "--hold-out 2: there are 2 pictures, and some have to stay"),
+        (["--hold-out", "2"], "--hold-out 2: there are 2 images, and some have to stay"),
         (["--hold-out", "-1"], "--hold-out and --seed have to be 0 or more"),
         (["--hold-out", "1", "--split", "val"], "--hold-out makes the split val"),
         (["--split", "a/b"], "--split: 'a/b' becomes a name of ours"),
@@ -172,12 +172,12 @@ def test_a_folder_in_use_and_a_split_that_is_there_are_refused(command: Command,
 
 # ---------------------------------------------------------------- LabelMe
 def labelme(root: Path, *shapes: Any, **more: Any) -> list[str]:
-    picture(root / "pictures" / "a.jpg")
+    make_image(root / "images" / "a.jpg")
     points = [list(pair) for pair in zip(SQUARE[::2], SQUARE[1::2], strict=True)]
     value = {"imagePath": "C:\\photos\\a.jpg", "imageHeight": H, "imageWidth": W, "shapes": list(shapes)}
     value["shapes"].append({"label": "dog", "points": points, "shape_type": "polygon"})
-    as_json(root / "pictures" / "a.json", value | more)
-    return ["data", "import", "labelme", "--images", str(root / "pictures"), "--out", str(root / "mine")]
+    as_json(root / "images" / "a.json", value | more)
+    return ["data", "import", "labelme", "--images", str(root / "images"), "--out", str(root / "mine")]
 
 
 def test_labelme_shapes_are_instances_and_groups_are_one(command: Command, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_labelme_shapes_are_instances_and_groups_are_one(command: Command, tmp_p
         ({"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "polygon"}, "a polygon needs 3 points or more"),
         ({"label": "cat", "points": [[1, 1]], "shape_type": "point"}, "a point has no outline"),
         ({"label": "", "points": [[1, 1], [2, 2]], "shape_type": "rectangle"}, "'label' has to be text"),
-        ({"label": "cat", "points": [[900, 900], [950, 950]], "shape_type": "rectangle"}, "leaves the picture"),
+        ({"label": "cat", "points": [[900, 900], [950, 950]], "shape_type": "rectangle"}, "leaves the image"),
         ({"label": "cat", "points": [[3.0, 3], [3.1, 3.1]], "shape_type": "rectangle"}, "the outline holds no pixel"),
     ],
 )
@@ -215,14 +215,14 @@ def test_bad_shapes_are_named(command: Command, tmp_path: Path, shape: dict[str,
 def test_bad_labelme_files_are_named(command: Command, tmp_path: Path) -> None:
     line = labelme(tmp_path, imageHeight=H + 5)
     assert "a.jpg has 30 x 20 pixels (width x height), but the file says 30 x 25" in command(*line)[2]
-    path = tmp_path / "pictures" / "a.json"
+    path = tmp_path / "images" / "a.json"
     path.write_text(path.read_text()[:50])
     code, _, err = command(*line)
     assert code == 2 and "a.json:1: not valid JSON" in err and "is it cut off" in err
     as_json(path, {"shapes": {}})
     assert "not LabelMe: an object with a list 'shapes' is expected" in command(*line)[2]
-    as_json(tmp_path / "pictures" / "b.json", {"shapes": []})
-    assert "no picture 'b' in" in command(*line)[2]
+    as_json(tmp_path / "images" / "b.json", {"shapes": []})
+    assert "no image 'b' in" in command(*line)[2]
 
 
 def test_real_labelme_files_come_back_whole(command: Command, tmp_path: Path, shared_dir: Path) -> None:
@@ -237,7 +237,7 @@ def test_real_labelme_files_come_back_whole(command: Command, tmp_path: Path, sh
     assert len(alone) <= read_all(opened(out)) <= len(named)
 
 
-def test_a_folder_of_pictures_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+def test_a_folder_of_images_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
     line = coco(tmp_path)
     line[line.index("--images") + 1] = str(tmp_path / "none")
     assert "none: no such folder" in command(*line)[2]
@@ -249,8 +249,8 @@ def test_an_import_for_which_there_is_no_room_leaves_nothing(command: Command, t
     line = coco(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     with full_disk(4200):
-        (tmp_path / "pictures" / "a.jpg").stat()
-        code, _, err = command(*line, "--licence", "x" * 5000)
+        (tmp_path / "images" / "a.jpg").stat()
+        code, _, err = command(*line, "--license", "x" * 5000)
     assert code == 2 and "mine: cannot be written: File too large" in err and len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("-cache")) == before
 

@@ -11,7 +11,7 @@ from tests.unit.data.coco_files import Change, Command, figures, given
 from tests.unit.data.originals import CORNER, as_json, opened, read_all
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.errors import UserError
 
 
@@ -78,10 +78,10 @@ def test_masks_can_be_read_as_boxes_too(command: Command, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ([25, 15, 10, 6], "'bbox' [25, 15, 10, 6] (x, y, width, height) leaves the picture of 30 x 20 pixels"),
+        ([25, 15, 10, 6], "'bbox' [25, 15, 10, 6] (x, y, width, height) leaves the image of 30 x 20 pixels"),
         ([5, 4, 0, 6], "'bbox' [5, 4, 0, 6] (x, y, width, height) is empty"),
         ([5, 4, 10, -6], "is empty or inside out"),
-        ([30.5, 4, 0.4, 6], "has nothing inside the picture"),
+        ([30.5, 4, 0.4, 6], "has nothing inside the image"),
         ([5, 4, 0.2, 0.2], "'bbox' [5, 4, 0.2, 0.2] is smaller than a pixel"),
         ([5, 4, 10], "'bbox' has to be four numbers: x, y, width, height"),
         (["5", "4", "10", "6"], "'bbox' has to be four numbers"),
@@ -110,7 +110,7 @@ def test_corners_are_not_taken_for_sides(command: Command, tmp_path: Path, area:
     x0, y0, x1, y1 = boxes[0]
     assert opened(tmp_path / "mine").queries(0)[0].turns[0].regions[0].box_xyxy_px == (x0, y0, x1, y1)
     code, out, _ = command(*line, "--box-format", "xywh", "--split", "other", "--skip-bad")
-    assert code == 0 and ("leaves the picture" in out) == (area is None)
+    assert code == 0 and ("leaves the image" in out) == (area is None)
 
 
 def test_fractions_are_not_taken_for_pixels(command: Command, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, masks, opened, picture, png, read_all, report
+from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, make_image, masks, opened, png, read_all, report
 
 from ullava.media.images import read_label_png
 
@@ -17,9 +17,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def coco(root: Path, split: str, categories: list[tuple[int, str]], used: list[int], *more: str) -> list[str]:
-    """Write a file of one picture with an instance of each ``used`` category; return the command."""
+    """Write a file of one image with an instance of each ``used`` category; return the command."""
     outlines = [SQUARE, CORNER, [20.0, 2.0, 25.0, 2.0, 25.0, 8.0, 20.0, 8.0]]
-    picture(root / "pictures" / f"{split}.jpg")
+    make_image(root / "images" / f"{split}.jpg")
     value = {
         "images": [{"id": 0, "file_name": f"{split}.jpg", "height": H, "width": W}],
         "annotations": [
@@ -29,14 +29,14 @@ def coco(root: Path, split: str, categories: list[tuple[int, str]], used: list[i
         "categories": [{"id": number, "name": name} for number, name in categories],
     }
     file = as_json(root / f"{split}.json", value)
-    return ["data", "import", "coco", "--images", str(root / "pictures"), "--annotations", str(file), "--split", split,
+    return ["data", "import", "coco", "--images", str(root / "images"), "--annotations", str(file), "--split", split,
             "--out", str(root / "mine"), *more]  # fmt: skip
 
 
 def labelme(root: Path, split: str, *labels: str) -> list[str]:
-    """Write a picture with a rectangle for each label; return the command."""
+    """Write an image with a rectangle for each label; return the command."""
     folder = root / split
-    picture(folder / "a.jpg")
+    make_image(folder / "a.jpg")
     shapes = [{"label": label, "points": [[1 + 4 * k, 1], [4 + 4 * k, 6]], "shape_type": "rectangle"}
               for k, label in enumerate(labels)]  # fmt: skip
     as_json(folder / "a.json", {"imagePath": "a.jpg", "shapes": shapes})
@@ -121,7 +121,7 @@ def test_labelme_splits_are_joined_by_name(command: Command, tmp_path: Path) -> 
 
 def test_mask_splits_are_joined_by_name(command: Command, tmp_path: Path) -> None:
     def line(split: str, stored: int, *labels: str) -> list[str]:
-        picture(tmp_path / split / "images" / "a.jpg")
+        make_image(tmp_path / split / "images" / "a.jpg")
         png(tmp_path / split / "masks" / "a.png", masks()[0].astype(np.uint8) * stored)
         where = [f"--{kind}={tmp_path / split / kind}" for kind in ("images", "masks")]
         return [
@@ -149,29 +149,29 @@ def test_mask_splits_are_joined_by_name(command: Command, tmp_path: Path) -> Non
     assert "salient-object data has no classes" in command(*line("x", 1, "1=a"), "--salient", "--classes", "a")[2]
 
 
-# ---------------------------------------------------------------- several files of one picture
-def test_labelme_files_of_one_picture_are_joined(command: Command, tmp_path: Path) -> None:
+# ---------------------------------------------------------------- several files of one image
+def test_labelme_files_of_one_image_are_joined(command: Command, tmp_path: Path) -> None:
     line = labelme(tmp_path, "drawn", "cup", "lamp")
     value: dict[str, Any] = json.loads((tmp_path / "drawn" / "a.json").read_text())
     value["shapes"] = [value["shapes"][0], value["shapes"][1] | {"label": "cup"}]
     as_json(tmp_path / "drawn" / "again.json", value)
     as_json(tmp_path / "drawn" / "b.json", {"imagePath": "b.jpg", "shapes": value["shapes"]})
-    picture(tmp_path / "drawn" / "b.jpg")
+    make_image(tmp_path / "drawn" / "b.jpg")
     line[line.index("drawn")] = "train"
     code, out, _ = command(*line, "--hold-out", "1")
     assert code == 0 and "again.json: annotates a.jpg, as a.json does" in out
     assert "again.json: a 'cup' is there twice, the same one" in out
     assert len(report(tmp_path / "mine")["joined"]) == 2
     parts = {split: opened(tmp_path / "mine", split) for split in ("train", "val")}
-    assert [len(part) for part in parts.values()] == [1, 1], "one picture is on one side"
+    assert [len(part) for part in parts.values()] == [1, 1], "one image is on one side"
     assert sorted(read_all(part) for part in parts.values()) == [2, 3]
 
 
-def test_two_masks_of_one_picture_are_refused(command: Command, tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
+def test_two_masks_of_one_image_are_refused(command: Command, tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "a.jpg")
     (tmp_path / "images" / "b.jpg").symlink_to("a.jpg")
     for place, name in enumerate("ab"):
         png(tmp_path / "masks" / f"{name}.png", masks()[place].astype(np.uint8))
     code, _, err = command("data", "import", "masks", "--images", str(tmp_path / "images"), "--masks",
                            str(tmp_path / "masks"), "--labels", "1=pet", "--out", str(tmp_path / "mine"))  # fmt: skip
-    assert code == 2 and "b.jpg is the picture of a.png too; which mask is meant?" in err
+    assert code == 2 and "b.jpg is the image of a.png too; which mask is meant?" in err

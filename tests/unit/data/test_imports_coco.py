@@ -11,7 +11,7 @@ from tests.unit.data.coco_files import Change, Command, figures, given
 from tests.unit.data.originals import CORNER, SQUARE, H, W, masks, opened, read_all, report
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.errors import UserError
 from ullava.geometry import rle_encode
 
@@ -33,7 +33,7 @@ def test_an_image_that_is_listed_twice_is_one_image_with_all_annotations(
     command: Command, tmp_path: Path, name: str
 ) -> None:
     line = given(tmp_path, listed_again(name))
-    (tmp_path / "pictures" / "link.jpg").symlink_to("a.jpg")
+    (tmp_path / "images" / "link.jpg").symlink_to("a.jpg")
     if ".." in name:
         code, _, err = command(*line)
         assert code == 2 and "has to be a path below the folder" in err and "2 annotations go with it" in err
@@ -66,7 +66,7 @@ def test_a_raw_file_with_two_categories_of_one_name_asks_once(command: Command, 
         value["annotations"].append(value["annotations"][0] | {"id": 72, "category_id": 5, "segmentation": [CORNER]})
 
     given(tmp_path, change)
-    entry = DatasetEntry(annotations=str(tmp_path / "given.json"), images=str(tmp_path / "pictures"))
+    entry = DatasetEntry(annotations=str(tmp_path / "given.json"), images=str(tmp_path / "images"))
     dataset = build_dataset("coco_instances", entry, tmp_path)
     assert [len(query.turns[0].regions) for query in dataset.queries(0)] == [2]
     assert len(dataset.sample(0, np.random.default_rng(0)).turns) == 1
@@ -80,8 +80,8 @@ def test_copies_stay_apart_and_are_told(command: Command, tmp_path: Path) -> Non
     assert code == 0 and "b.jpg: is a copy of a.jpg" in out and len(opened(tmp_path / "mine")) == 2
     assert [entry["name"] for entry in report(tmp_path / "mine")["copies"]] == ["b.jpg"]
     line = given(tmp_path)
-    (tmp_path / "pictures" / "b.jpg").unlink()
-    (tmp_path / "pictures" / "b.jpg").hardlink_to(tmp_path / "pictures" / "a.jpg")
+    (tmp_path / "images" / "b.jpg").unlink()
+    (tmp_path / "images" / "b.jpg").hardlink_to(tmp_path / "images" / "a.jpg")
     code, out, _ = command(*line, "--split", "more")
     assert code == 0 and "'b.jpg' is 'a.jpg' once more" in out and len(opened(tmp_path / "mine", "more")) == 1
 
@@ -224,7 +224,7 @@ def test_nan_where_nobody_reads_does_no_harm(command: Command, tmp_path: Path) -
         value["annotations"][0]["area"] = float("inf")
 
     assert command(*given(tmp_path, change))[0] == 0
-    entry = DatasetEntry(annotations=str(tmp_path / "given.json"), images=str(tmp_path / "pictures"))
+    entry = DatasetEntry(annotations=str(tmp_path / "given.json"), images=str(tmp_path / "images"))
     assert len(build_dataset("coco_instances", entry, tmp_path)) == 2
     given(tmp_path, lambda value: value["annotations"][0].update(bbox=[float("nan")] * 4))
     with pytest.raises(

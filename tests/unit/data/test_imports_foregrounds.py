@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from tests.unit.data.originals import H, W, masks, opened, picture, png, read_all, report
+from tests.unit.data.originals import H, W, make_image, masks, opened, png, read_all, report
 
 Command = Callable[..., tuple[int, str, str]]
 MASK = masks()[0]
@@ -16,9 +16,9 @@ GRAY = np.where(MASK, 255, 0).astype(np.uint8)
 
 
 def given(root: Path) -> list[str]:
-    picture(root / "pictures" / "a.jpg")
+    make_image(root / "images" / "a.jpg")
     (root / "drawn").mkdir()
-    folders = ["--images", str(root / "pictures"), "--masks", str(root / "drawn"), "--out", str(root / "mine")]
+    folders = ["--images", str(root / "images"), "--masks", str(root / "drawn"), "--out", str(root / "mine")]
     return ["data", "import", "masks", "--salient", *folders]
 
 
@@ -54,12 +54,12 @@ def test_masks_that_are_none_are_named(command: Command, tmp_path: Path) -> None
     colored[4:10, 5:15] = (128, 0, 0)
     for name, array in (("a", GRAY), ("b", colored), ("c", GRAY[:-1]), ("d", np.where(MASK, 1, 0).astype(np.uint8))):
         png(tmp_path / "drawn" / f"{name}.png", array)
-        picture(tmp_path / "pictures" / f"{name}.jpg")
-    picture(tmp_path / "pictures" / "e.jpg")
+        make_image(tmp_path / "images" / f"{name}.jpg")
+    make_image(tmp_path / "images" / "e.jpg")
     code, _, err = command(*line)
     assert code == 2 and len(err.splitlines()) == 4
     for message in (
-        "b.png: a foreground picture is grey, this one has colours",
+        "b.png: a foreground image is gray, this one has colors",
         "c.png: has 30 x 19 pixels (width x height), but c.jpg has 30 x 20",
         "e.jpg: nothing of this name is in",
     ):

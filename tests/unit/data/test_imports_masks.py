@@ -1,4 +1,4 @@
-"""Mask pictures and referring expressions become a dataset; every fault is named."""
+"""Mask images and referring expressions become a dataset; every fault is named."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.unit.data.originals import (
     as_json,
     as_pickle,
     instances,
+    make_image,
     masks,
     opened,
-    picture,
     png,
     read_all,
     ref,
@@ -30,14 +30,14 @@ Command = Callable[..., tuple[int, str, str]]
 
 # ---------------------------------------------------------------- masks
 def trimap(root: Path) -> list[str]:
-    """Write two pictures whose masks say 1 thing, 2 nothing, 3 border."""
+    """Write two images whose masks say 1 thing, 2 nothing, 3 border."""
     stored = np.full((H, W), 2, np.uint8)
     stored[masks()[0]] = 1
     stored[masks()[1]] = 3
     for name in ("a", "b"):
-        picture(root / "pictures" / f"{name}.jpg")
+        make_image(root / "images" / f"{name}.jpg")
         png(root / "trimaps" / f"{name}.png", stored)
-    folders = ["--images", str(root / "pictures"), "--masks", str(root / "trimaps"), "--out", str(root / "mine")]
+    folders = ["--images", str(root / "images"), "--masks", str(root / "trimaps"), "--out", str(root / "mine")]
     return ["data", "import", "masks", *folders, "--labels", "1=pet", "--background", "2"]
 
 
@@ -60,12 +60,12 @@ def test_masks_become_salient_objects(command: Command, tmp_path: Path) -> None:
 def test_bad_masks_are_all_named(command: Command, tmp_path: Path) -> None:
     line = [*trimap(tmp_path), "--ignore", "3"]
     png(tmp_path / "trimaps" / "b.png", np.full((H, W), 7, np.uint8))
-    picture(tmp_path / "pictures" / "c.jpg")
+    make_image(tmp_path / "images" / "c.jpg")
     png(tmp_path / "trimaps" / "c.png", np.full((H, W - 1), 1, np.uint8))
     png(tmp_path / "trimaps" / "d.png", np.full((H, W), 1, np.uint8))
-    picture(tmp_path / "pictures" / "e.jpg")
+    make_image(tmp_path / "images" / "e.jpg")
     png(tmp_path / "trimaps" / "e.png", np.full((H, W, 3), 1, np.uint8))
-    picture(tmp_path / "pictures" / "f.jpg")
+    make_image(tmp_path / "images" / "f.jpg")
     png(tmp_path / "trimaps" / "f.png", np.full((H, W), 2, np.uint8))
     code, _, err = command(*line)
     assert code == 2 and len(err.splitlines()) == 5
@@ -73,7 +73,7 @@ def test_bad_masks_are_all_named(command: Command, tmp_path: Path) -> None:
         "b.png: holds the value 7, which has no meaning; known: 1=pet",
         "c.png: has 29 x 20 pixels (width x height), but c.jpg has 30 x 20",
         "d.png: nothing of this name is in",
-        "e.png: a label picture has one channel",
+        "e.png: a label image has one channel",
     ):
         assert message in err
     code, out, _ = command(*line, "--skip-bad")
@@ -116,8 +116,8 @@ def refs(root: Path, *entries: dict[str, Any], name: str = "refs(me).p") -> list
     given = list(entries or (ref(1, 70, "train", "the dog", "left"), ref(2, 71, "val", "racket")))
     _ = as_pickle(file, given) if file.suffix == ".p" else as_json(file, given)
     for each in ("a.jpg", "b.jpg"):
-        picture(root / "pictures" / each)
-    files = ["--refs", str(file), "--instances", str(root / "instances.json"), "--images", str(root / "pictures")]
+        make_image(root / "images" / each)
+    files = ["--refs", str(file), "--instances", str(root / "instances.json"), "--images", str(root / "images")]
     return ["data", "import", "refs", *files, "--out", str(root / "mine")]
 
 
@@ -138,14 +138,14 @@ def test_expressions_for_several_or_none_are_groups(command: Command, tmp_path: 
     assert (len(both.regions), none.regions) == (2, ())
 
 
-def test_expressions_with_bad_masks_or_pictures_are_named(command: Command, tmp_path: Path) -> None:
+def test_expressions_with_bad_masks_or_images_are_named(command: Command, tmp_path: Path) -> None:
     line = refs(tmp_path, ref(1, 70), ref(2, 71), ref(3, 72, image_id=8))
     value = json.loads((tmp_path / "instances.json").read_text())
     value["annotations"][1]["segmentation"] = [CORNER[:4]]
     as_json(tmp_path / "instances.json", value)
-    (tmp_path / "pictures" / "b.jpg").unlink()
+    (tmp_path / "images" / "b.jpg").unlink()
     code, _, err = command(*line)
-    assert code == 2 and "ref_id 2: polygon 0 needs three points" in err and "b.jpg: no such picture" in err
+    assert code == 2 and "ref_id 2: polygon 0 needs three points" in err and "b.jpg: no such image" in err
     code, out, _ = command(*line, "--skip-bad")
     assert code == 0 and len(opened(tmp_path / "mine")) == 1
     assert len(report(tmp_path / "mine")["left_out"]) == 2

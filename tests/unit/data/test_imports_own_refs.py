@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import H, W, as_json, instances, opened, picture, read_all, ref, report
+from tests.unit.data.originals import H, W, as_json, instances, make_image, opened, read_all, ref, report
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -21,9 +21,9 @@ def given(root: Path, content: Any, name: str = "refs.json") -> list[str]:
     as_json(root / "instances.json", value)
     (root / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     for each in ("a.jpg", "b.jpg"):
-        picture(root / "pictures" / each)
+        make_image(root / "images" / each)
     files = ["--refs", str(root / name), "--instances", str(root / "instances.json")]
-    return ["data", "import", "refs", *files, "--images", str(root / "pictures"), "--out", str(root / "mine")]
+    return ["data", "import", "refs", *files, "--images", str(root / "images"), "--out", str(root / "mine")]
 
 
 def said(root: Path, split: str = "train") -> list[str]:

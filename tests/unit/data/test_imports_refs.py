@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import as_json, instances, masks, opened, picture, read_all, ref, report
+from tests.unit.data.originals import as_json, instances, make_image, masks, opened, read_all, ref, report
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.errors import UserError
 
 Command = Callable[..., tuple[int, str, str]]
 
 
 def given(root: Path, refs: list[dict[str, Any]], value: dict[str, Any] | None = None) -> list[str]:
-    """Write pictures, expressions and instances; return the command that imports them."""
+    """Write images, expressions and instances; return the command that imports them."""
     value = value or instances("a.jpg")
     for name in ("a.jpg", "other.jpg"):
-        picture(root / "pictures" / name)
+        make_image(root / "images" / name)
     files = {"--refs": as_json(root / "refs.json", refs), "--instances": as_json(root / "instances.json", value)}
     options = [str(part) for pair in files.items() for part in pair]
-    return ["data", "import", "refs", "--images", str(root / "pictures"), *options, "--out", str(root / "mine")]
+    return ["data", "import", "refs", "--images", str(root / "images"), *options, "--out", str(root / "mine")]
 
 
 def boxes_alone(nothing: Any) -> dict[str, Any]:

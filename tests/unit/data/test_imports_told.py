@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.unit.data.coco_files import given
-from tests.unit.data.originals import H, W, as_json, instances, opened, picture, ref, report
+from tests.unit.data.originals import H, W, as_json, instances, make_image, opened, ref, report
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +40,7 @@ def test_a_box_beyond_every_float_is_a_box_that_disagrees(
 def test_images_that_splits_share_are_told(command: Command, tmp_path: Path) -> None:
     line = given(tmp_path)
     assert command(*line)[0] == 0
-    Image.fromarray(np.full((H, W, 3), 77, np.uint8)).save(tmp_path / "pictures" / "b.jpg")
+    Image.fromarray(np.full((H, W, 3), 77, np.uint8)).save(tmp_path / "images" / "b.jpg")
     code, out, _ = command(*line, "--split", "val")
     assert code == 0 and "a.jpg: is a copy of images/train/a.jpg" in out and "b.jpg: is a copy" not in out
     assert [entry["name"] for entry in report(tmp_path / "mine", "val")["copies"]] == ["a.jpg"]
@@ -57,11 +57,11 @@ def test_labels_between_commas_are_refused(command: Command, tmp_path: Path, lab
 
 
 def expressions(root: Path, content: Any) -> list[str]:
-    picture(root / "pictures" / "a.jpg")
+    make_image(root / "images" / "a.jpg")
     as_json(root / "instances.json", instances("a.jpg"))
     as_json(root / "refs.json", content)
     return ["data", "import", "refs", "--refs", str(root / "refs.json"), "--instances", str(root / "instances.json"),
-            "--images", str(root / "pictures"), "--out", str(root / "mine")]  # fmt: skip
+            "--images", str(root / "images"), "--out", str(root / "mine")]  # fmt: skip
 
 
 def test_a_part_under_another_name_is_told(command: Command, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_file_without_anything_is_named(command: Command, tmp_path: Path) -> N
 
 
 def labelme(root: Path, **changes: Any) -> list[str]:
-    picture(root / "drawn" / "a.jpg")
+    make_image(root / "drawn" / "a.jpg")
     shape = {"label": "cat", "points": [[5, 4], [15, 4], [15, 10]], "shape_type": "polygon"}
     value = {"imagePath": "a.jpg", "imageHeight": H, "imageWidth": W, "shapes": [shape]} | changes
     (root / "drawn" / "a.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
@@ -116,7 +116,7 @@ def test_a_file_is_named_once_and_with_its_line(command: Command, tmp_path: Path
 
 
 def test_a_mask_that_says_how_it_is_turned_is_refused(command: Command, tmp_path: Path) -> None:
-    picture(tmp_path / "i" / "a.jpg")
+    make_image(tmp_path / "i" / "a.jpg")
     mask = np.zeros((H, W), np.uint8)
     mask[4:10, 5:15] = 1
     exif = Image.Exif()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ullava.data import json_stream
-from ullava.data.json_stream import iter_object_lists, iter_records
+from ullava.data.annotations import json_stream
+from ullava.data.annotations.json_stream import iter_object_lists, iter_records
 from ullava.errors import DataError
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

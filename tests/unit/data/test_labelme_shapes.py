@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.data.originals import H, W, as_json, opened, picture, read_all, report
+from tests.unit.data.originals import H, W, as_json, make_image, opened, read_all, report
 
-from ullava.data.originals.labelme_shapes import read_shape
+from ullava.data.converters.published.labelme_shapes import read_shape
 from ullava.errors import DataError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -45,10 +45,10 @@ def shape(kind: Any, points: Any, **more: Any) -> dict[str, Any]:
 
 
 def labelme(root: Path, *shapes: Any, name: str = "a", **more: Any) -> list[str]:
-    picture(root / "pictures" / f"{name}.jpg")
+    make_image(root / "images" / f"{name}.jpg")
     value = {"imagePath": f"{name}.jpg", "imageHeight": H, "imageWidth": W, "shapes": list(shapes)} | more
-    as_json(root / "pictures" / f"{name}.json", value)
-    return ["data", "import", "labelme", "--images", str(root / "pictures"), "--out", str(root / "mine")]
+    as_json(root / "images" / f"{name}.json", value)
+    return ["data", "import", "labelme", "--images", str(root / "images"), "--out", str(root / "mine")]
 
 
 # ---------------------------------------------------------------- areas
@@ -109,7 +109,7 @@ SHAPE_FAULTS = {
         "'mask' is not the base64 text of a PNG",
     ),
     "mask cut off": (pasted(np.ones((9, 9), bool), 1, 1, mask=png64(np.eye(9) > 0)[:60]), "'mask' is not the base64"),
-    "mask of a picture": (
+    "mask of an image": (
         pasted(np.ones((2, 2), bool), 1, 1, mask=png64(np.ones((2, 2, 3), np.uint8))),
         "a mask has one channel, this one is RGB",
     ),
@@ -185,7 +185,7 @@ def test_files_in_another_encoding_are_refused_until_it_is_said(
     command: Command, tmp_path: Path, encoding: str
 ) -> None:
     line = labelme(tmp_path, shape("polygon", BOX, label="红色的猫"))
-    path = tmp_path / "pictures" / "a.json"
+    path = tmp_path / "images" / "a.json"
     path.write_bytes(json.dumps(json.loads(path.read_text()), ensure_ascii=False).encode(encoding))
     code, _, err = command(*line)
     assert code == 2 and "a.json:1: not UTF-8 text near byte" in err and "--encoding" in err
@@ -200,9 +200,9 @@ def test_files_of_macos_and_accents_do_no_harm(command: Command, tmp_path: Path,
     name = unicodedata.normalize(form, "café")
     line = labelme(tmp_path, shape("polygon", BOX), name=name, imagePath=unicodedata.normalize(other, "café.jpg"))
     for stray in (f"._{name}.json", f"._{name}.jpg", ".DS_Store", "Thumbs.db"):
-        (tmp_path / "pictures" / stray).write_bytes(b"\0\5\x16\7")
+        (tmp_path / "images" / stray).write_bytes(b"\0\5\x16\7")
     assert command(*line)[0] == 0 and read_all(opened(tmp_path / "mine")) == 1
-    (tmp_path / "pictures" / f"{unicodedata.normalize(other, 'café')}.json").write_text("{}")
+    (tmp_path / "images" / f"{unicodedata.normalize(other, 'café')}.json").write_text("{}")
     code, _, err = command(*line)
     assert code == 2 and "has the same name but for how accents are written" in err
 

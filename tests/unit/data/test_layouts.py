@@ -8,17 +8,17 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import as_json, picture, png
+from tests.unit.data.originals import as_json, make_image, png
 from tests.unit.data.test_bad_inputs import GOOD, SIZE, changed, file_of
 
 from ullava.cli.main import main
 from ullava.config.schema import DatasetEntry
-from ullava.data import layouts
-from ullava.data.build import build_dataset
-from ullava.data.descriptor import KIND_LAYOUTS
-from ullava.data.layouts import LAYOUTS, layout_names
+from ullava.data.loading.build import build_dataset
+from ullava.data.loading.descriptor import KIND_LAYOUTS
+from ullava.data.readers import layouts
 from ullava.data.readers.base import Reader
-from ullava.data.templates import Templates
+from ullava.data.readers.layouts import LAYOUTS, layout_names
+from ullava.data.readers.templates import Templates
 from ullava.errors import ConfigError, SampleError
 from ullava.resources import folder
 from ullava.structures import Task
@@ -37,7 +37,7 @@ class DotsReader(Reader):
     tasks = ("rec",)
     default_template = "SEG.json"
 
-    def said(self, value):
+    def texts(self, value):
         return [value["what"]]
 
     def sample(self, index, rng):
@@ -73,18 +73,18 @@ def test_a_row_says_what_the_layout_serves(reader: type[Reader]) -> None:
 
 @ROWS
 def test_every_task_of_a_row_is_served(build: Any, data_folder: Any, reader: type[Reader]) -> None:
-    _pictures(data_folder.root)
+    _images(data_folder.root)
     for task in reader.tasks:
         dataset = build(reader.layout, file_of(reader.layout, changed(reader.layout)), task=task)
         assert type(dataset) is reader and len(dataset) == 1
         assert dataset.sample(0, np.random.default_rng(0)).task == task == dataset.queries(0)[0].task
-        assert len(dataset.word_sizes().characters) == 1
+        assert len(dataset.text_lengths().characters) == 1
 
 
 @ROWS
 def test_a_wrong_record_is_named(build: Any, data_folder: Any, reader: type[Reader]) -> None:
     """Its image lies outside the folder of the images."""
-    _pictures(data_folder.root)
+    _images(data_folder.root)
     key = "image" if reader.layout == "llava_json" else "image_path"
     record = changed(reader.layout) | {key: "../b.png"}
     dataset = build(reader.layout, file_of(reader.layout, record))
@@ -97,7 +97,7 @@ def test_a_wrong_record_is_named(build: Any, data_folder: Any, reader: type[Read
 def test_questions_are_put_together_by_image_where_a_row_says_so(
     build: Any, data_folder: Any, reader: type[Reader]
 ) -> None:
-    _pictures(data_folder.root)
+    _images(data_folder.root)
     content = file_of(reader.layout, changed(reader.layout))
     if reader.grouped:
         content = content * 2
@@ -109,7 +109,7 @@ def test_questions_are_put_together_by_image_where_a_row_says_so(
 
 def test_a_name_outside_the_table_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "dataset.yaml"
-    path.write_text("name: x\nlayout: reffer\ntask: res\nlicence: none\nsource: here\n")
+    path.write_text("name: x\nlayout: reffer\ntask: res\nlicense: none\nsource: here\n")
     with pytest.raises(ConfigError, match=r"dataset\.yaml:2: layout: no layout 'reffer'; did you mean 'refer'\?"):
         build_dataset(str(path), DatasetEntry(), tmp_path)
     assert main(["check", str(path)]) == 2
@@ -124,12 +124,12 @@ def dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(layouts, "LAYOUTS", [*LAYOUTS, DotsReader])
     monkeypatch.delitem(sys.modules, "dots_layout")
-    picture(tmp_path / "images" / "a.png")
+    make_image(tmp_path / "images" / "a.png")
     good = {"file": "a.png", "what": "dog", "xy": [5, 4], "side": 6} | SIZE
     as_json(tmp_path / "train.json", [good, good | {"what": "cat"}])
     path = tmp_path / "dataset.yaml"
     split = "{train: {annotations: train.json, images: images, count: 2}}"
-    path.write_text(f"name: x\nlayout: dots\ntask: rec\nroot: .\nlicence: none\nsource: us\nsplits: {split}\n")
+    path.write_text(f"name: x\nlayout: dots\ntask: rec\nroot: .\nlicense: none\nsource: us\nsplits: {split}\n")
     return path
 
 
@@ -161,8 +161,8 @@ def test_a_wrong_record_of_a_new_layout_is_named(dots: Path, tmp_path: Path) -> 
         build_dataset(str(dots), DatasetEntry(), tmp_path).queries(0)
 
 
-def _pictures(root: Path) -> None:
-    picture(root / "a.png")
+def _images(root: Path) -> None:
+    make_image(root / "a.png")
     mask = np.zeros((SIZE["height"], SIZE["width"]), np.uint8)
     mask[4:10, 5:15] = 255
     png(root / "m.png", mask)

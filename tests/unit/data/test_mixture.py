@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.mixture import Mixture, MixtureSampler, permuted
+from ullava.data.sampling.mixture import Mixture, MixtureSampler, feistel_permutation
 from ullava.errors import ConfigError
 from ullava.structures import Sample
 
@@ -44,7 +44,7 @@ def epoch(mixed: Mixture, number: int = 0) -> list[tuple[int, int]]:
 @settings(deadline=None, max_examples=50)
 @given(size=st.integers(1, 100), key=st.lists(st.integers(0, 2**63), max_size=3))
 def test_permuted_is_a_permutation(size, key):
-    assert sorted(permuted(index, size, *key) for index in range(size)) == list(range(size))
+    assert sorted(feistel_permutation(index, size, *key) for index in range(size)) == list(range(size))
 
 
 def test_permutations_look_random():
@@ -52,9 +52,9 @@ def test_permutations_look_random():
     counts = np.zeros((8, 8))
     for key in range(1600):
         for index in range(8):
-            counts[index, permuted(index, 8, key)] += 1
+            counts[index, feistel_permutation(index, 8, key)] += 1
     assert ((counts - 200) ** 2 / 200).sum() < 100
-    order = [permuted(index, 1000, 5) for index in range(1000)]
+    order = [feistel_permutation(index, 1000, 5) for index in range(1000)]
     assert abs(np.corrcoef(order, range(1000))[0, 1]) < 0.1
     assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.1
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import as_json, picture
+from tests.unit.data.originals import as_json, make_image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset, open_store
-from ullava.data.descriptor import locate
-from ullava.data.originals.convert import skipped_lines
-from ullava.data.originals.dialogues import TGIF_QUESTION
+from ullava.data.converters.published.convert import skipped_lines
+from ullava.data.converters.published.dialogues import TGIF_QUESTION
+from ullava.data.loading.build import build_dataset, open_store
+from ullava.data.loading.descriptor import locate
 from ullava.errors import UserError
 from ullava.evaluation.metrics.answers import ShortAnswers
 
@@ -85,7 +85,7 @@ def problem(**change: object) -> dict:
 def test_scienceqa_asks_with_letters_and_accepts_letter_or_words(tmp_path):
     problems = {"1": problem(), "2": problem(image="image.png", hint="", answer=0), "3": problem(split="test")}
     as_json(tmp_path / "scienceqa" / "problems.json", problems)
-    picture(tmp_path / "scienceqa" / "images" / "train" / "2" / "image.png")
+    make_image(tmp_path / "scienceqa" / "images" / "train" / "2" / "image.png")
     dataset = build_dataset("sqa", DatasetEntry(), tmp_path)
     assert len(dataset) == 2
     words, shown = (dataset.queries(index)[0] for index in range(2))

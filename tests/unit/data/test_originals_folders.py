@@ -1,4 +1,4 @@
-"""Salient objects, semantic classes and reasoning questions from folders of pictures and masks."""
+"""Salient objects, semantic classes and reasoning questions from folders of images and masks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, masks, picture, png
+from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, make_image, masks, png
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset, open_store
-from ullava.data.descriptor import locate
-from ullava.data.originals.convert import skipped_lines
-from ullava.data.originals.labelme_shapes import read_shape
+from ullava.data.converters.published.convert import skipped_lines
+from ullava.data.converters.published.labelme_shapes import read_shape
+from ullava.data.loading.build import build_dataset, open_store
+from ullava.data.loading.descriptor import locate
 from ullava.errors import DataError
 
 SALIENT = {
@@ -30,12 +30,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-# ---------------------------------------------------------------- pictures and foreground masks
+# ---------------------------------------------------------------- images and foreground masks
 @pytest.mark.parametrize("name", SALIENT)
 def test_salient_sets_are_read_as_they_are_unpacked(tmp_path, name):
     images, truth = (tmp_path / folder for folder in SALIENT[name])
     for number in (1, 2):
-        picture(images / f"0{number}.jpg")
+        make_image(images / f"0{number}.jpg")
         png(truth / f"0{number}.png", masks()[0].astype(np.uint8) * 255)
     dataset = build_dataset(name, DatasetEntry(), tmp_path)
     assert (len(dataset), dataset.task) == (2, "salient")
@@ -47,15 +47,15 @@ def test_salient_sets_are_read_as_they_are_unpacked(tmp_path, name):
 def test_partners_that_are_missing_cut_off_or_of_another_size_are_all_named(tmp_path):
     images, truth = (tmp_path / folder for folder in SALIENT["ecssd"])
     for name in ("a", "b", "c", "e"):
-        picture(images / f"{name}.jpg")
+        make_image(images / f"{name}.jpg")
     for name, shape in (("b", (H, W)), ("c", (H - 1, W)), ("d", (H, W)), ("e", (H, W))):
         path = png(truth / f"{name}.png", np.full(shape, 255, np.uint8))
     path.write_bytes(path.read_bytes()[:20])
     assert len(build_dataset("ecssd", DatasetEntry(), tmp_path)) == 1
     assert skipped_lines(open_store(locate("ecssd", DatasetEntry(), tmp_path)).facts) == [
         "1 left out: no mask of this name (ECSSD/images/a.jpg)",
-        "1 left out: mask and picture have different sizes (ECSSD/ground_truth_mask/c.png)",
-        "1 left out: no picture of this name (ECSSD/ground_truth_mask/d.png)",
+        "1 left out: mask and image have different sizes (ECSSD/ground_truth_mask/c.png)",
+        "1 left out: no image of this name (ECSSD/ground_truth_mask/d.png)",
         "1 left out: the mask cannot be read (ECSSD/ground_truth_mask/e.png)",
     ]
     (truth / "b.png").unlink()
@@ -64,22 +64,22 @@ def test_partners_that_are_missing_cut_off_or_of_another_size_are_all_named(tmp_
     assert "2 left out: no mask of this name (ECSSD/images/a.jpg, ECSSD/images/b.jpg)" in caught.value.problems
 
 
-def test_a_new_picture_is_seen(tmp_path):
+def test_a_new_image_is_seen(tmp_path):
     images, truth = (tmp_path / folder for folder in SALIENT["ecssd"])
     for name in ("a", "b"):
-        picture(images / f"{name}.jpg")
+        make_image(images / f"{name}.jpg")
         png(truth / f"{name}.png", np.full((H, W), 255, np.uint8))
         count = len(build_dataset("ecssd", DatasetEntry(), tmp_path))
     assert count == 2
 
 
-# ---------------------------------------------------------------- pictures and label pictures
+# ---------------------------------------------------------------- images and label images
 def test_ade20k_labels_are_shifted_by_one_and_zero_is_nothing(tmp_path):
     stored = np.zeros((H, W), np.uint8)
     stored[masks()[0]] = 5  # tree, class 4
     stored[masks()[1]] = 150  # flag, class 149
     base = tmp_path / "ADEChallengeData2016"
-    picture(base / "images" / "training" / "x.jpg")
+    make_image(base / "images" / "training" / "x.jpg")
     png(base / "annotations" / "training" / "x.png", stored)
     tree, flag = build_dataset("ade20k", DatasetEntry(), tmp_path).queries(0)
     assert [query.truth["class"] for query in (tree, flag)] == ["tree", "flag"]
@@ -95,7 +95,7 @@ def test_cocostuff_leaves_out_merged_classes_and_says_so(tmp_path, caplog):
     stored[masks()[0]] = 17
     stored[masks()[1]] = 95  # building-other
     for name, array in (("a", stored), ("b", np.full((H, W), 95, np.uint8))):
-        picture(tmp_path / "coco2017" / "train2017" / f"{name}.jpg")
+        make_image(tmp_path / "coco2017" / "train2017" / f"{name}.jpg")
         png(tmp_path / "cocostuff" / "train2017" / f"{name}.png", array)
     dataset = build_dataset("cocostuff", DatasetEntry(), tmp_path)
     assert len(dataset) == 1
@@ -126,7 +126,7 @@ def pairs(flat: list[float]) -> list[list[float]]:
 
 
 def reasoning(root: Path, name: str, shapes: list, text: object = ("what can it hold?",)) -> Path:
-    picture(root / "ReasonSeg" / "val" / f"{name}.jpg")
+    make_image(root / "ReasonSeg" / "val" / f"{name}.jpg")
     value = {"text": list(text) if isinstance(text, tuple) else text, "is_sentence": True, "shapes": shapes}
     return as_json(root / "ReasonSeg" / "val" / f"{name}.json", value)
 
@@ -182,7 +182,7 @@ def test_a_labelme_file_without_a_question_is_named(tmp_path):
         build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
 
 
-def test_a_labelme_file_that_is_cut_off_and_a_missing_picture_are_named(tmp_path):
+def test_a_labelme_file_that_is_cut_off_and_a_missing_image_are_named(tmp_path):
     path = reasoning(tmp_path, "a", [shape("target", pairs(SQUARE))])
     whole = path.read_text()
     path.write_text(whole[:40])
@@ -190,7 +190,7 @@ def test_a_labelme_file_that_is_cut_off_and_a_missing_picture_are_named(tmp_path
         build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
     path.write_text(whole)
     path.with_suffix(".jpg").unlink()
-    with pytest.raises(DataError, match=r"a\.json: no picture a\.jpg beside it"):
+    with pytest.raises(DataError, match=r"a\.json: no image a\.jpg beside it"):
         build_dataset("reasonseg", DatasetEntry(split="val"), tmp_path)
 
 

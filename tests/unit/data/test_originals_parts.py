@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import savemat
-from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, masks, picture
+from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, make_image, masks
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset, open_store
-from ullava.data.descriptor import load_descriptor, locate
-from ullava.data.originals.convert import skipped_lines
-from ullava.data.originals.parts import part_name
+from ullava.data.converters.published.convert import skipped_lines
+from ullava.data.converters.published.parts import part_name
+from ullava.data.loading.build import build_dataset, open_store
+from ullava.data.loading.descriptor import load_descriptor, locate
 from ullava.errors import DataError
 
 
@@ -33,7 +33,7 @@ def paco(**change: object) -> dict:
 
 def write_paco(root: Path, value: dict) -> None:
     as_json(root / "paco" / "paco_lvis_v1_train.json", value)
-    picture(root / "coco2017" / "train2017" / "1.jpg")
+    make_image(root / "coco2017" / "train2017" / "1.jpg")
 
 
 def test_paco_asks_for_objects_and_parts_and_names_its_crowds(tmp_path):
@@ -72,7 +72,7 @@ def write_pascal(root: Path, *listed: str, parts: list[dict] | None = None) -> P
     dog["parts"] = np.array(parts or [part("lear", square), part("rear", corner), part("tail", square)], dtype=object)
     chair = {"class": "chair", "class_ind": 9, "mask": corner.astype(np.uint8), "parts": np.zeros((0, 0))}
     savemat(path, {"anno": {"imname": "2008_000003", "objects": np.array([dog, chair], dtype=object)}})
-    picture(voc / "JPEGImages" / "2008_000003.jpg")
+    make_image(voc / "JPEGImages" / "2008_000003.jpg")
     return path
 
 
@@ -106,7 +106,7 @@ def test_pascal_part_leaves_out_by_name_what_it_cannot_read(tmp_path):
             build_dataset("pascal_part", DatasetEntry(), tmp_path)
     write_pascal(tmp_path, "2008_000003")
     (tmp_path / "VOCdevkit" / "VOC2010" / "JPEGImages" / "2008_000003.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 left out: no picture of this name \(2008_000003\.mat\)"):
+    with pytest.raises(DataError, match=r"1 left out: no image of this name \(2008_000003\.mat\)"):
         build_dataset("pascal_part", DatasetEntry(), tmp_path)
 
 
@@ -133,13 +133,13 @@ def test_names_of_parts_are_in_the_class_list():
         assert f"{kind}:{part_name(code)}" in classes
 
 
-def test_lvis_pictures_are_named_by_their_address(tmp_path):
+def test_lvis_images_are_named_by_their_address(tmp_path):
     value = {
         "images": [{"id": 1, "coco_url": "http://some.where/train2017/1.jpg", "height": H, "width": W}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [SQUARE], "bbox": [5, 4, 10, 6]}],
         "categories": [{"id": 1, "name": "aerosol_can"}],
     }
     as_json(tmp_path / "lvis" / "lvis_v1_train.json", value)
-    picture(tmp_path / "coco2017" / "train2017" / "1.jpg")
+    make_image(tmp_path / "coco2017" / "train2017" / "1.jpg")
     query = build_dataset("lvis_instances", DatasetEntry(), tmp_path).queries(0)[0]
     assert query.images[0].is_file() and query.truth["category"] == "aerosol_can"

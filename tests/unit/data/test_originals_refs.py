@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, H, W, as_json, as_pickle, instances, masks, picture, ref
+from tests.unit.data.originals import CORNER, H, W, as_json, as_pickle, instances, make_image, masks, ref
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset, open_store
-from ullava.data.descriptor import locate
-from ullava.data.originals.pickles import read_plain_pickle
+from ullava.data.converters.published.pickles import read_plain_pickle
+from ullava.data.loading.build import build_dataset, open_store
+from ullava.data.loading.descriptor import locate
 from ullava.errors import DataError, UserError
 
-PICTURE = "COCO_train2014_000000000007.jpg"
+IMAGE = "COCO_train2014_000000000007.jpg"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def published(tmp_path: Path) -> Path:
     ]
     as_pickle(folder / "refs(unc).p", refs)
     as_json(folder / "instances.json", instances())
-    picture(tmp_path / "coco2014" / "train2014" / PICTURE)
+    make_image(tmp_path / "coco2014" / "train2014" / IMAGE)
     return tmp_path
 
 
@@ -37,7 +37,7 @@ def test_refcoco_is_read_from_its_pickle(published):
     dataset = build_dataset("refcoco", DatasetEntry(turns=0), published)
     assert (len(dataset), dataset.task) == (2, "res")
     sample = dataset.sample(0, np.random.default_rng(0))
-    assert sample.images[0] == published / "coco2014" / "train2014" / PICTURE and sample.images[0].is_file()
+    assert sample.images[0] == published / "coco2014" / "train2014" / IMAGE and sample.images[0].is_file()
     assert len(sample.turns) == 2 and sample.turns[0].regions[0].phrase == "dog"
     np.testing.assert_array_equal(sample.turns[0].regions[0].mask, masks()[0])
     assert [query.truth["expression"] for query in dataset.queries(1)] == ["racket"]
@@ -46,7 +46,7 @@ def test_refcoco_is_read_from_its_pickle(published):
 
 def test_the_same_dataset_from_reworked_records_gives_the_same_samples(published):
     original = build_dataset("refcoco", DatasetEntry(), published).queries(0)
-    record = {"image_path": f"train2014/{PICTURE}", "height": H, "width": W, "category": "dog"}
+    record = {"image_path": f"train2014/{IMAGE}", "height": H, "width": W, "category": "dog"}
     record |= {"segmentation": instances()["annotations"][0]["segmentation"], "bbox": [5, 4, 10, 6]}
     as_json(published / "ullava" / "refcoco_train.json", [record | {"sentences": ["the dog", "brown one"]}])
     reworked = build_dataset("refcoco", DatasetEntry(), published)
@@ -153,8 +153,8 @@ FAULTS = {
     "no list": ({"a": 1}, "a list of expressions is expected, not dict"),
     "no such split": ([ref(1, 70, "trian")], "no expressions of the split 'train'; did you mean 'trian'"),
     "no annotation of that id": ([ref(1, 99)], "entry 0: instances.json has no ann_id 99"),
-    "no picture of that id": ([ref(1, 70, image_id=9)], "entry 0: instances.json has no image_id 9"),
-    "an object of another picture": ([ref(1, 72)], "ann_id 72 of another picture"),
+    "no image of that id": ([ref(1, 70, image_id=9)], "entry 0: instances.json has no image_id 9"),
+    "an object of another image": ([ref(1, 72)], "ann_id 72 of another image"),
     "no text": ([ref(1, 70, sentences=[{"sent": 7}])], "entry 0: 'sent' has to be text, not int"),
     "a misspelt field": ([ref(1, 70, sentences=[{"sents": "a"}])], "entry 0: no 'sent'"),
     "no whole number": ([ref(1, "70")], "'ann_id', 'image_id' and 'ref_id' have to be whole numbers"),

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, masks, picture, png
+from tests.unit.data.originals import CORNER, SQUARE, H, W, as_json, make_image, masks, png
 
 from ullava.cli.check import check_recipe
 from ullava.config.load import dump_config, load_config
 from ullava.config.schema import DatasetEntry, EvalRecipe
-from ullava.data.build import build_dataset, open_store
-from ullava.data.descriptor import load_descriptor, locate
-from ullava.data.originals.convert import skipped_lines
+from ullava.data.converters.published.convert import skipped_lines
+from ullava.data.loading.build import build_dataset, open_store
+from ullava.data.loading.descriptor import load_descriptor, locate
 from ullava.errors import DataError, SampleError, UserError
 from ullava.evaluation.scoring import SCORERS, family_of
 from ullava.resources import folder, names
@@ -32,7 +32,7 @@ CAPTIONS: dict[str, Any] = {
 
 def captions(root: Path, value: Any = None, split: str = "train") -> Any:
     for number in (1, 2):
-        picture(root / "coco" / "images" / f"{number}.jpg")
+        make_image(root / "coco" / "images" / f"{number}.jpg")
     as_json(root / "coco" / f"captions_{split}.json", CAPTIONS if value is None else value)
     return build_dataset("photo_captions", DatasetEntry(split=split), root)
 
@@ -72,7 +72,7 @@ def test_wrong_captions_files_are_refused_by_entry(tmp_path: Path, key: str, cha
 
 
 def test_references_answer_the_only_question(build: Any, data_folder: Any) -> None:
-    picture(data_folder.root / "a.png")
+    make_image(data_folder.root / "a.png")
     turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A dog."}]
     record = {"image": "a.png", "conversations": turns, "references": ["A dog.", "One dog."]}
     assert build("llava_json", [record]).queries(0)[0].truth["references"] == record["references"]
@@ -85,12 +85,12 @@ def test_references_answer_the_only_question(build: Any, data_folder: Any) -> No
             build("llava_json", [record | fault]).queries(0)
 
 
-# ---------------------------------------------------------------- label pictures of a list
+# ---------------------------------------------------------------- label images of a list
 def clothing(root: Path, listed: str) -> Any:
     stored = np.zeros((H, W), np.uint8)
     stored[masks()[0]], stored[masks()[1]] = 14, 41  # a dress; skin, for which nobody asks
     for name in ("1", "2"):
-        picture(root / "clothing" / "images" / f"{name}.jpg")
+        make_image(root / "clothing" / "images" / f"{name}.jpg")
         png(root / "clothing" / "masks" / f"{name}.png", stored)
     (root / "clothing" / "train.txt").write_text(listed)
     return build_dataset("photo_clothing", DatasetEntry(split="train"), root)
@@ -107,7 +107,7 @@ def test_a_list_says_which_photos_are_of_the_split(tmp_path: Path, listed: str) 
 
 
 def test_a_list_of_what_is_not_there_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.txt:2: neither picture nor mask is called '7'"):
+    with pytest.raises(DataError, match=r"train\.txt:2: neither image nor mask is called '7'"):
         clothing(tmp_path, "2\n7\n")
     with pytest.raises(DataError, match=r"train\.txt: lists no image"):
         clothing(tmp_path, " \n")
@@ -116,7 +116,7 @@ def test_a_list_of_what_is_not_there_is_refused_with_its_line(tmp_path: Path) ->
 def test_borders_of_a_trimap_count_nowhere(tmp_path: Path) -> None:
     stored = np.full((H, W), 2, np.uint8)
     stored[masks()[0]], stored[masks()[1]] = 1, 3
-    picture(tmp_path / "images" / "cat.jpg")
+    make_image(tmp_path / "images" / "cat.jpg")
     png(tmp_path / "trimaps" / "cat.png", stored)
     (query,) = build_dataset("pets", DatasetEntry(), tmp_path).queries(0)
     np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ullava.data.originals.pickles import is_pickle, read_plain_pickle
+from ullava.data.converters.published.pickles import is_pickle, read_plain_pickle
 from ullava.errors import DataError
 
 NUMBERS = [

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.data.originals import as_json, png
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.data.pseudo import make
 from ullava.data.pseudo.grab_cut import grab_cut
 from ullava.data.pseudo.images import PseudoJob
@@ -55,7 +55,7 @@ def note(number: int, image: int, place: tuple[float, float, float], category: i
 
 
 def coco(notes: list[dict[str, Any]], images: int) -> dict[str, Any]:
-    shown = [{"id": n, "file_name": f"{n}.png", "height": H, "width": W, "licence": "CC BY"} for n in range(images)]
+    shown = [{"id": n, "file_name": f"{n}.png", "height": H, "width": W, "license": "CC BY"} for n in range(images)]
     return {"images": shown, "annotations": notes, "categories": CATEGORIES}
 
 
@@ -91,7 +91,7 @@ def test_discs_are_cut_from_their_boxes(job: PseudoJob) -> None:
     assert (info["masks"], info["images"], sum(info["rejected"].values())) == (3, 3, 3)
     assert notes[6] == {"rejected": "box below min_area", "image_id": 1} | note(6, 1, LEFT) | {"bbox": [9, 9, 7, 0]}
     assert (info["source"], info["side"], info["boxes"]) == ("grabcut", 64, "boxes.json") and "min_iou" not in info
-    assert value["images"][0]["licence"] == "CC BY" and value["categories"] == CATEGORIES
+    assert value["images"][0]["license"] == "CC BY" and value["categories"] == CATEGORIES
     assert not job.out.with_name("made.json.part").exists()
 
 

@@ -67,8 +67,8 @@ RECORDS = {
 @pytest.mark.parametrize("case", RECORDS)
 def test_a_record_with_such_words_is_one_bad_sample(build: Any, data_folder: Any, case: str) -> None:
     layout, record, message = RECORDS[case]
-    data_folder.picture("a.png", np.full((20, 30, 3), 90, np.uint8))
-    data_folder.picture("b.png", np.ones((20, 30), np.uint8) * (255 if layout == "salient_png" else 1))
+    data_folder.image("a.png", np.full((20, 30, 3), 90, np.uint8))
+    data_folder.image("b.png", np.ones((20, 30), np.uint8) * (255 if layout == "salient_png" else 1))
     dataset = build(layout, [record])
     for read in (lambda: dataset.queries(0), lambda: dataset.sample(0, np.random.default_rng(0))):
         with pytest.raises(SampleError) as caught:
@@ -95,15 +95,15 @@ def test_classes_of_a_descriptor_and_of_coco_are_checked_when_they_are_opened(bu
 
 
 def test_an_import_leaves_out_categories_with_such_names(command: Any, tmp_path: Path) -> None:
-    from tests.unit.data.originals import as_json, instances, opened, picture, read_all
+    from tests.unit.data.originals import as_json, image, instances, opened, read_all
 
     value = instances("a.jpg")
     value["images"][1] |= SIZE | {"file_name": "b.jpg"}
     value["categories"][1]["name"] = "racket [SEG]"
     for name in ("a.jpg", "b.jpg"):
-        picture(tmp_path / "pictures" / name)
+        image(tmp_path / "images" / name)
     file = as_json(tmp_path / "given.json", value)
-    line = ["data", "import", "coco", "--images", str(tmp_path / "pictures"), "--annotations", str(file)]
+    line = ["data", "import", "coco", "--images", str(tmp_path / "images"), "--annotations", str(file)]
     line += ["--out", str(tmp_path / "mine")]
     code, _, err = command(*line)
     assert code == 2 and "categories[1]: 'name' 'racket [SEG]' holds the special token [SEG]" in err

@@ -79,7 +79,7 @@ def test_queries_ask_every_sentence_with_the_fixed_template(build):
     assert {(query.truth["height"], query.truth["width"]) for query in queries} == {(H, W)}
 
 
-def test_grouped_by_picture_a_sample_takes_different_objects(build):
+def test_grouped_by_image_a_sample_takes_different_objects(build):
     records = [
         refer(sentences=["one"], image_path="images/a.jpg"),
         refer(sentences=["other"], image_path="images/b.jpg"),
@@ -88,7 +88,7 @@ def test_grouped_by_picture_a_sample_takes_different_objects(build):
     dataset = build("refer", records, DatasetEntry(group="image", turns=2))
     assert len(dataset) == 2
     sample = dataset.sample(0, rng())
-    assert {turn.question.split()[-1].strip(".?") for turn in sample.turns} <= {"one", "two", "picture", "box"}
+    assert {turn.question.split()[-1].strip(".?") for turn in sample.turns} <= {"one", "two", "image", "box"}
     assert {turn.regions[0].box_xyxy_px for turn in sample.turns} == {(5, 4, 15, 10), (1, 12, 4, 18)}
     assert [query.truth["expression"] for query in dataset.queries(0)] == ["one", "two"]
     assert dataset.sources(0).count("record") == 2 and "record 2" in dataset.sources(0)
@@ -125,10 +125,10 @@ def test_a_box_that_rounds_over_the_border_is_cut(build):
 REFER_FAULTS = {
     "polygon with two points": ({"segmentation": [[1, 1, 5, 5]]}, "segmentation: polygon 0 needs three points"),
     "polygon of words": ({"segmentation": [["a", "b", "c", "d", "e", "f"]]}, "something that is not a number"),
-    "polygon far outside": ({"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "leaves the picture"),
+    "polygon far outside": ({"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, "leaves the image"),
     "polygon without a pixel": ({"segmentation": [[3.0, 3.0, 3.1, 3.0, 3.1, 3.1]]}, "the mask has no pixel"),
     "no polygon": ({"segmentation": []}, "segmentation must be"),
-    "mask of another size": ({"segmentation": rle(MASK[:-1])}, "mask is 30x19 .* but the picture is 30x20"),
+    "mask of another size": ({"segmentation": rle(MASK[:-1])}, "mask is 30x19 .* but the image is 30x20"),
     "empty mask": ({"segmentation": rle(MASK & False)}, "the mask has no pixel"),
     "runs that do not add up": ({"segmentation": {"size": [H, W], "counts": [3, 4]}}, "RLE runs add up to 7 pixels"),
     "RLE without size": ({"segmentation": {"counts": "abc"}}, "RLE lacks size"),
@@ -142,15 +142,15 @@ REFER_FAULTS = {
     "numbers": ({"sentences": [1]}, "'sentences' has to be a list of strings"),
     "height as text": ({"height": "20"}, "'height' has to be a whole number, not '20'"),
     "height as truth": ({"height": True}, "'height' has to be a whole number, not true/false"),
-    "negative width": ({"width": -30}, "a picture of -30 x 20"),
+    "negative width": ({"width": -30}, "an image of -30 x 20"),
     "no path": ({"image_path": ""}, "'image_path' has to be a string with something in it"),
-    "path upwards": ({"image_path": "../../secret.jpg"}, "has to be a path below the folder of the pictures"),
-    "absolute path": ({"image_path": "/secret.jpg"}, "has to be a path below the folder of the pictures"),
+    "path upwards": ({"image_path": "../../secret.jpg"}, "has to be a path below the folder of the images"),
+    "absolute path": ({"image_path": "/secret.jpg"}, "has to be a path below the folder of the images"),
     "no category": ({"category": None}, "'category' has to be a string with something in it, not null"),
     "unknown category": ({"category": "dgo"}, "unknown category 'dgo'; did you mean 'dog'?"),
     "three numbers": ({"bbox": [1, 2, 3]}, "'bbox' has to be four numbers"),
     "empty box": ({"bbox": [5, 4, 0, 6]}, "is empty or inside out"),
-    "box outside": ({"bbox": [25, 4, 10, 6]}, "leaves the picture of 30 x 20 pixels"),
+    "box outside": ({"bbox": [25, 4, 10, 6]}, "leaves the image of 30 x 20 pixels"),
 }
 
 
@@ -216,7 +216,7 @@ def semantic(**changes: Any) -> dict[str, Any]:
 
 
 def test_classes_are_their_pixels(build, data_folder):
-    data_folder.picture("a.png", LABELS)
+    data_folder.image("a.png", LABELS)
     dataset = build("label_png", [semantic(height=H, width=W)], ignore_label=255)
     sky, sea = dataset.queries(0)
     assert sky.turns[0].question == "<image>Segment the class Sky."
@@ -229,7 +229,7 @@ def test_classes_are_their_pixels(build, data_folder):
 
 def test_an_offset_lies_between_class_and_stored_label(build, data_folder):
     """ADE20K: stored 0 is no class, stored n is class n - 1."""
-    data_folder.picture("a.png", LABELS)
+    data_folder.image("a.png", LABELS)
     record = semantic(classes=[{"class": "sky", "class_id": 2}])
     query = build("label_png", [record], label_offset=-1, ignore_label=0).queries(0)[0]
     np.testing.assert_array_equal(query.turns[0].regions[0].mask, MASK)
@@ -244,15 +244,15 @@ def test_an_offset_lies_between_class_and_stored_label(build, data_folder):
         ({"classes": [{"class": "skie", "class_id": 3}]}, "unknown class 'skie'; known: sea, sky"),
         ({"classes": [{"class": "sky"}]}, r"classes\[0\]: no 'class_id'"),
         ({"classes": []}, "'classes' is empty"),
-        ({"label_path": "b.png"}, "b.png: no such picture"),
+        ({"label_path": "b.png"}, "b.png: no such image"),
         ({"label_path": "colours.png"}, "one channel of class numbers"),
         ({"label_path": "empty.png"}, "empty.png: the file is empty"),
-        ({"height": H, "width": W + 1}, "the label picture has 30 x 20 pixels .* but the record says 31 x 20"),
+        ({"height": H, "width": W + 1}, "the label image has 30 x 20 pixels .* but the record says 31 x 20"),
     ],
 )
 def test_wrong_labels_are_named(build, data_folder, changes, message):
-    data_folder.picture("a.png", LABELS)
-    data_folder.picture("colours.png", np.dstack([LABELS] * 3))
+    data_folder.image("a.png", LABELS)
+    data_folder.image("colours.png", np.dstack([LABELS] * 3))
     (data_folder.root / "empty.png").touch()
     dataset = build("label_png", [semantic(**changes)], ignore_label=255, classes=["sky", "sea"])
     for read in (lambda: dataset.sample(0, rng()), lambda: dataset.queries(0)):
@@ -301,10 +301,10 @@ def test_wrong_annotations_are_named(build, place, change, message):
 
 
 def test_real_photos_are_read_whole(shared_dir, tmp_path, monkeypatch):
-    """COCO photos with polygons, RLE and crowds; sizes agree with the decoded pictures."""
+    """COCO photos with polygons, RLE and crowds; sizes agree with the decoded images."""
     from ullava.config.load import dump_config
     from ullava.config.schema import DatasetConfig, SplitConfig
-    from ullava.data.build import build_dataset
+    from ullava.data.loading.build import build_dataset
     from ullava.media.images import read_image_rgb_u8
 
     root = shared_dir / "realdata" / "coco_tiny_liz"
@@ -312,7 +312,7 @@ def test_real_photos_are_read_whole(shared_dir, tmp_path, monkeypatch):
         pytest.skip("realdata/coco_tiny_liz is not here")
     split = SplitConfig(annotations="annotations/instances_val2017.json", images="val2017")
     config = DatasetConfig(
-        name="x", layout="coco_instances", task="instance", splits={"val": split}, licence="x", source="x"
+        name="x", layout="coco_instances", task="instance", splits={"val": split}, license="x", source="x"
     )
     file = tmp_path / "datasets" / "photos" / "dataset.yaml"
     file.parent.mkdir(parents=True)
@@ -332,7 +332,7 @@ def test_real_photos_are_read_whole(shared_dir, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- salient_png
 def test_the_salient_object_comes_with_its_reason(build, data_folder):
-    data_folder.picture("m.png", MASK.astype(np.uint8) * 255)
+    data_folder.image("m.png", MASK.astype(np.uint8) * 255)
     gpt = {"reason": "it is bright.", "tag": "Red Dog"}
     record = {"image_path": "a.jpg", "label_path": "m.png", "gpt": gpt}
     sample = build("salient_png", [record]).sample(0, rng())
@@ -345,7 +345,7 @@ def test_the_salient_object_comes_with_its_reason(build, data_folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_path": "none.png"}, "none.png: no such picture"),
+        ({"label_path": "none.png"}, "none.png: no such image"),
         ({"label_path": "black.png"}, "the mask black.png has no pixel"),
         ({"label_path": "zero.png"}, "zero.png: the file is empty"),
         ({"height": 5, "width": 5}, "the mask has 30 x 20 pixels"),
@@ -354,8 +354,8 @@ def test_the_salient_object_comes_with_its_reason(build, data_folder):
     ],
 )
 def test_wrong_salient_records_are_named(build, data_folder, changes, message):
-    data_folder.picture("m.png", MASK.astype(np.uint8) * 255)
-    data_folder.picture("black.png", MASK.astype(np.uint8))
+    data_folder.image("m.png", MASK.astype(np.uint8) * 255)
+    data_folder.image("black.png", MASK.astype(np.uint8))
     (data_folder.root / "zero.png").touch()
     dataset = build("salient_png", [{"image_path": "a.jpg", "label_path": "m.png"} | changes])
     with pytest.raises(SampleError, match=f"record 0: .*{message}|record 0: {message}"):
@@ -389,7 +389,7 @@ def test_lists_that_are_not_parallel_are_named(build):
         build("regions", [record]).sample(0, rng())
     record = parts()
     record["annotations"][1]["height"] = 21
-    with pytest.raises(SampleError, match="different sizes of the picture"):
+    with pytest.raises(SampleError, match="different sizes of the image"):
         build("regions", [record]).sample(0, rng())
 
 

@@ -1,4 +1,4 @@
-"""The mixes of the four other front-ends: their published folders through the reader of LLaVA's JSON."""
+"""The mixes of the four other vision encoders: their published folders through the reader of LLaVA's JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
-from ullava.data.descriptor import load_descriptor, locate
+from ullava.data.loading.build import build_dataset
+from ullava.data.loading.descriptor import load_descriptor, locate
 
 Command = Callable[..., tuple[int, str, str]]
 
-PICTURES = {
+IMAGES = {
     "llava_pretrain": "00453/004539375.jpg",
     "llava_mix665k": "coco/train2017/000000033471.jpg",
     "allava_caption": "allava_laion/images/100277305.jpeg",
@@ -30,22 +30,22 @@ PICTURES = {
     "vqa_collection": "images/one.png",
     "smr": "Geometry3K/7/img_diagram.png",
 }
-"""Where a record of each says its picture is, as the authors' files do."""
-SPLITS = [(name, split) for name in PICTURES for split in load_descriptor(name)[1].splits]
+"""Where a record of each says its image is, as the authors' files do."""
+SPLITS = [(name, split) for name in IMAGES for split in load_descriptor(name)[1].splits]
 
 
 def write_part(root: Path, name: str, split: str, records: int = 1) -> None:
-    """One part as it would lie below a data root, with a picture and so many equal records."""
+    """One part as it would lie below a data root, with an image and so many equal records."""
     located = locate(name, DatasetEntry(split=split), root)
     record = {"id": "0", "conversations": [{"from": "human", "value": "What is this?\n<image>"},
                                            {"from": "gpt", "value": "A cup."}]}  # fmt: skip
-    if PICTURES[name] is None:
+    if IMAGES[name] is None:
         record["conversations"][0]["value"] = "What is a cup?"
     else:
-        record["image"] = PICTURES[name]
-        picture = located.image_root / str(PICTURES[name])
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(picture)
+        record["image"] = IMAGES[name]
+        image = located.image_root / str(IMAGES[name])
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(image)
     located.annotations.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(record)] * records
     listed = "\n".join(lines) if located.annotations.suffix == ".jsonl" else f"[{', '.join(lines)}]"
@@ -58,7 +58,7 @@ def test_every_part_is_read_from_the_published_folders(name: str, split: str, tm
     dataset = build_dataset(name, DatasetEntry(split=split), tmp_path)
     sample = dataset.sample(0, np.random.default_rng(0))
     assert sample.turns[0].answer == "A cup." and all(image.is_file() for image in sample.images)
-    assert len(sample.images) == (PICTURES[name] is not None)
+    assert len(sample.images) == (IMAGES[name] is not None)
 
 
 def test_smr_is_one_published_file_or_its_eleven_parts() -> None:
@@ -99,7 +99,7 @@ def test_check_tells_what_is_missing_from_a_data_root(command: Command, tmp_path
 @pytest.mark.parametrize(("records", "right"), [(18, True), (22, True), (17, False), (23, False)])
 def test_a_rounded_figure_is_met_within_a_tenth(records: int, right: bool, command: Command, tmp_path: Path) -> None:
     own = tmp_path / "dataset.yaml"
-    own.write_text("{name: T, layout: llava_json, task: text, licence: none, source: here, root: ., "
+    own.write_text("{name: T, layout: llava_json, task: text, license: none, source: here, root: ., "
                    "splits: {train: {annotations: t.json, about: 20}}}", encoding="utf-8")  # fmt: skip
     turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     (tmp_path / "t.json").write_text(json.dumps([{"conversations": turns}] * records), encoding="utf-8")

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from ullava.data import store
-from ullava.data.store import AnnotationStore, cache_path
-from ullava.data.store_bench import measure_store, write_annotations
+from ullava.benchmarks.store import measure_store, write_annotations
+from ullava.data.annotations import store
+from ullava.data.annotations.store import AnnotationStore, cache_path
 from ullava.errors import DataError
 
 RECORDS = [{"image_path": f"{name}.jpg", "n": number, "text": "é\n"} for number, name in enumerate("abacb")]

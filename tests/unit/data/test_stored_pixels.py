@@ -15,7 +15,7 @@ from tests.unit.data.originals import as_json, opened
 from ullava.errors import SampleError
 from ullava.geometry import rle_encode
 from ullava.media.images import read_image_rgb_u8
-from ullava.modeling.sample_rules import check_frame, targets_of
+from ullava.modeling.processing.sample_rules import check_frame, targets_of
 from ullava.orientation import TURNS, turn_plane, turn_points
 from ullava.structures import Region, Sample, Turn
 
@@ -149,7 +149,7 @@ def test_a_sample_of_another_frame_than_its_image_is_named(tmp_path: Path) -> No
     image = read_image_rgb_u8(path)
     turn = Turn("<image>Where?", "[LOC]", (Region("cup", stored(6), (1.0, 2.0, 3.0, 4.0)),))
     sample = Sample("s", "d", "res", (path,), (turn,), {"height": W, "width": H})
-    with pytest.raises(SampleError, match=r"a mask of 30x40 on a picture that is 40x30; its EXIF orientation is 6"):
+    with pytest.raises(SampleError, match=r"a mask of 30x40 on an image that is 40x30; its EXIF orientation is 6"):
         targets_of(sample, [image], False)
     with pytest.raises(SampleError, match=r"40 x 30 pixels .*, but the record says 30 x 40; its EXIF orientation is 6"):
         check_frame(sample, [image])
@@ -158,8 +158,8 @@ def test_a_sample_of_another_frame_than_its_image_is_named(tmp_path: Path) -> No
 
 
 def test_reasonseg_reads_the_upright_size_and_leaves_out_what_is_of_another(tmp_path: Path) -> None:
-    from ullava.data.originals.labelme import reasonseg_rows
-    from ullava.data.originals.source import OriginalSource, Skipped
+    from ullava.data.converters.published.labelme import reasonseg_rows
+    from ullava.data.converters.published.source import OriginalSource, Skipped
 
     photo(tmp_path / "a.jpg", 6)
     points = [[6, 4], [20, 4], [20, 9], [30, 9], [30, 15], [6, 15]]

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.unit.data.originals import SQUARE, H, W, picture
+from tests.unit.data.originals import SQUARE, H, W, make_image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_mixture
-from ullava.data.mixture import Mixture
-from ullava.data.templates import find_templates
+from ullava.data.loading.build import build_mixture
+from ullava.data.readers.templates import find_templates
+from ullava.data.sampling.mixture import Mixture
 
 RECORDS, EPOCHS = 40, 25
 
@@ -21,7 +21,7 @@ RECORDS, EPOCHS = 40, 25
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RefCOCO in its reworked form: 40 objects, one expression each."""
     folder = tmp_path_factory.mktemp("draws")
-    picture(folder / "coco2014" / "a.jpg")
+    make_image(folder / "coco2014" / "a.jpg")
     record = {"image_path": "a.jpg", "height": H, "width": W, "category": "dog", "bbox": [5, 4, 10, 6]}
     records = [record | {"segmentation": [SQUARE], "sentences": [f"dog {n}"]} for n in range(RECORDS)]
     (folder / "ullava").mkdir()
@@ -64,7 +64,7 @@ def test_all_templates_are_drawn_about_equally_often(root: Path) -> None:
     assert sum((count - expected) ** 2 / expected for count in counts.values()) < 27.9
 
 
-def test_neighbours_in_an_epoch_do_not_share_their_draws(root: Path) -> None:
+def test_neighbors_in_an_epoch_do_not_share_their_draws(root: Path) -> None:
     mixed = mixture(root)
     texts = [mixed.sample(position).turns[0].question.rsplit("dog", 1)[0] for position in range(RECORDS * EPOCHS)]
     kinds = Counter(texts)
@@ -76,7 +76,7 @@ def test_neighbours_in_an_epoch_do_not_share_their_draws(root: Path) -> None:
 def test_workers_draw_what_one_process_draws(root: Path) -> None:
     """Two loader workers, two epochs: the questions of one process, and no worker repeats another's draws."""
     data = pytest.importorskip("torch.utils.data")
-    from ullava.data.mixture import MixtureSampler
+    from ullava.data.sampling.mixture import MixtureSampler
 
     mixed = mixture(root)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ullava.data.layouts import CLASS_READERS, LAYOUTS
-from ullava.data.templates import Templates, find_templates
+from ullava.data.readers.layouts import CLASS_READERS, LAYOUTS
+from ullava.data.readers.templates import Templates, find_templates
 from ullava.errors import DataError
 from ullava.resources import folder
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.encode import encode_or_bad
+from ullava.data.loading.encode import encode_or_bad
 from ullava.errors import SampleError
 from ullava.examples import BadSample
 
@@ -48,14 +48,14 @@ def test_tgif_as_u_llava_has_it_puts_the_video_last(build):
     assert dataset.sample(1, rng()).videos == ()
 
 
-def test_a_template_of_pictures_asks_about_videos_too(build, write):
+def test_a_template_of_images_asks_about_videos_too(build, write):
     path = write("ASK.json", '["<image>Describe it."]')
     dataset = build("llava_json", [talk("<video>", "A star.", video="a.gif")], template=str(path), task="caption")
     assert dataset.sample(0, rng()).turns[0].question == "<video>Describe it."
     assert questions(dataset) == ["<video>Describe it."]
 
 
-def test_several_videos_and_pictures_stay_where_they_are_marked(build):
+def test_several_videos_and_images_stay_where_they_are_marked(build):
     record = talk("<video>then<image>then<video>: which?", "The last.", video=["a.gif", "b.gif"], image="c.png")
     sample = build("llava_json", [record]).sample(0, rng())
     assert sample.turns[0].question == "<video>then<image>then<video>: which?"

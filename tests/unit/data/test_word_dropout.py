@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ullava.data.encode import EncodedMixture
-from ullava.data.word_dropout import WordDropout
+from ullava.data.loading.encode import EncodedMixture
+from ullava.data.sampling.word_dropout import WordDropout
 from ullava.examples import Example
 from ullava.structures import Sample
 from ullava.text.tokens import IGNORE_LABEL

@@ -19,7 +19,7 @@ class Perfect:
 
     def __init__(self) -> None:
         self.batches: list[list[Sample]] = []
-        self.force: dict[str, object] = {}
+        self.overrides: dict[str, object] = {}
 
     def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
         self.batches.append(list(samples))
@@ -83,7 +83,7 @@ class Breaking(Wobbly):
 
 
 class Picky(Perfect):
-    """Cannot use the samples of certain pictures."""
+    """Cannot use the samples of certain images."""
 
     def __init__(self, *refused: str) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Picky(Perfect):
     def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
         for sample in samples:
             if any(path.name in self.refused for path in sample.images):
-                raise SampleError(sample.name, "the picture cannot be read")
+                raise SampleError(sample.name, "the image cannot be read")
         return super().answer_samples(samples, max_new_tokens=max_new_tokens)
 
 
@@ -113,8 +113,8 @@ class Crowded(Perfect):
         return super().answer_samples(samples, max_new_tokens=max_new_tokens)
 
 
-def pictures_of(batch: Sequence[Sample]) -> list[Path]:
-    """The pictures of a batch in order, neighbours that are equal taken together."""
+def images_of(batch: Sequence[Sample]) -> list[Path]:
+    """The images of a batch in order, neighbors that are equal taken together."""
     found: list[Path] = []
     for sample in batch:
         if not found or found[-1] != sample.images[0]:

@@ -1,4 +1,4 @@
-"""A small drawn world and recipes on it."""
+"""A small synthetic world and recipes on it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from ullava.config.load import parse_text
 from ullava.config.schema import EvalRecipe
-from ullava.data.build import build_datasets
+from ullava.data.loading.build import build_datasets
 from ullava.data.readers.base import TaskDataset
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight drawn scenes with all their annotation files."""
-    from ullava.data.shapes.write import draw_world
+    from ullava.synthetic.write import draw_world
 
     return draw_world(tmp_path_factory.mktemp("drawn") / "world", images=8, seed=11, split="seen", progress=False)
 

@@ -45,13 +45,13 @@ def test_a_recipe_from_the_command_line(command: Command, perfect: Perfect, worl
     assert json.loads(printed) == metrics
 
 
-def test_overrides_of_the_front_end_are_part_of_what_was_measured(
+def test_overrides_of_the_vision_encoder_are_part_of_what_was_measured(
     command: Command, perfect: Perfect, world: Path, tmp_path: Path
 ) -> None:
     arguments = ("eval", "eval_caption", f"data_root={world}", "--out", str(tmp_path / "out"))
-    assert command(*arguments, "force={granularity: 36}")[0] == 0
-    assert perfect.force == {"granularity": 36}
-    code, _, errors = command(*arguments, "force={granularity: 144}")
+    assert command(*arguments, "overrides={granularity: 36}")[0] == 0
+    assert perfect.overrides == {"granularity": 36}
+    code, _, errors = command(*arguments, "overrides={granularity: 144}")
     assert code == 2 and "granularity" in errors
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ullava.errors import ConfigError, DataError
-from ullava.evaluation.ledger import RunFolder, Shard, read_lines, wait_until
+from ullava.evaluation.result_store import RunFolder, Shard, read_lines, wait_until
 
 
 def by_item(record: object) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def test_the_trouble_of_another_process_is_reported(tmp_path: Path) -> None:
     for folder in folders:
         folder.begin({})
     folders[0].finish()
-    folders[1].finish(["b.json:3: no such picture"])
+    folders[1].finish(["b.json:3: no such image"])
     with pytest.raises(DataError, match="b.json:3"):
         folders[0].wait_for_others(pause_seconds=0.01, stall_seconds=1)
 

@@ -15,13 +15,13 @@ def block(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def slow_ap(pictures: list[tuple[list[tuple[np.ndarray, float]], list[np.ndarray]]]) -> float:
+def slow_ap(images: list[tuple[list[tuple[np.ndarray, float]], list[np.ndarray]]]) -> float:
     """AP of one category: greedy matching by score, precision made monotone, 101 recall points, ten thresholds."""
-    total = sum(len(truth) for _, truth in pictures)
+    total = sum(len(truth) for _, truth in images)
     values = []
     for level in np.linspace(0.5, 0.95, 10):
         marks: list[tuple[float, bool]] = []
-        for found, truth in pictures:
+        for found, truth in images:
             free = list(range(len(truth)))
             for mask, score in sorted(found, key=lambda pair: -pair[1]):
                 best = max(free, key=lambda place: mask_iou(mask, truth[place]), default=None)
@@ -67,7 +67,7 @@ def test_crowds_are_neither_hit_nor_miss() -> None:
 
 def test_against_slow_implementation() -> None:
     rng = np.random.default_rng(5)
-    pictures = []
+    images = []
     metric = InstanceMasks()
     for number in range(6):
         truth = [block(int(t), int(left), 10, 14) for t, left in zip((1, 14, 27), rng.integers(0, 40, 3), strict=True)]
@@ -76,10 +76,10 @@ def test_against_slow_implementation() -> None:
             if rng.random() < 0.8:
                 found.append((np.roll(mask, int(rng.integers(0, 5)), axis=1), float(rng.random())))
         found.append((block(0, 0, 5, 5), float(rng.random())))
-        pictures.append((found, truth))
+        images.append((found, truth))
         metric.update(str(number), "cat", found, truth)
     assert 20 < metric.compute()["AP"] < 95
-    assert metric.compute()["AP"] == pytest.approx(100 * slow_ap(pictures))
+    assert metric.compute()["AP"] == pytest.approx(100 * slow_ap(images))
 
 
 def test_crowd_marks_must_fit() -> None:

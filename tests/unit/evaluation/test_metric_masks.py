@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ullava.evaluation.metrics.masks import GeneralisedReferringMasks, ReferringMasks, overlap
+from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks, overlap
 
 
 def square(top: int, left: int, side: int, size: int = 8) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_masks_of_different_size_are_refused() -> None:
 
 
 def test_gres_by_hand() -> None:
-    metric = GeneralisedReferringMasks()
+    metric = GeneralizedReferringMasks()
     metric.update(None, None, no_target=True)  # 1
     metric.update(square(0, 0, 2), None, no_target=True)  # 0, adds 4 to the union
     metric.update(square(0, 0, 4), square(0, 2, 4), no_target=False)  # 8 / 24
@@ -79,13 +79,13 @@ def test_gres_by_hand() -> None:
 
 
 def test_a_blank_mask_is_not_a_rejection() -> None:
-    metric = GeneralisedReferringMasks()
+    metric = GeneralizedReferringMasks()
     metric.update(np.zeros((4, 4), dtype=bool), None, no_target=True)
     assert metric.compute() == {"gIoU": 0.0, "N-acc": 0.0}
 
 
 def test_pixels_to_ignore_count_nowhere_with_any_number_of_targets() -> None:
-    metric = GeneralisedReferringMasks()
+    metric = GeneralizedReferringMasks()
     row = metric.update(square(0, 0, 4), square(0, 0, 2), no_target=False, ignore=square(0, 2, 6))
     assert (row["intersection"], row["union"]) == (4, 8)
     assert metric.update(square(0, 0, 4), None, no_target=True, ignore=square(0, 2, 6))["union"] == 8
@@ -104,4 +104,4 @@ def test_shards_merge_to_the_same_figures() -> None:
 
 def test_other_kinds_do_not_merge() -> None:
     with pytest.raises(TypeError):
-        ReferringMasks().merge(GeneralisedReferringMasks())  # type: ignore[arg-type]
+        ReferringMasks().merge(GeneralizedReferringMasks())  # type: ignore[arg-type]

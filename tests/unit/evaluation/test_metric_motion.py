@@ -8,7 +8,7 @@ import pytest
 
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.metrics.answers import ShortAnswers
-from ullava.evaluation.metrics.facts import check_facts
+from ullava.synthetic.facts import check_facts
 
 MOVING: dict[str, Any] = {
     "count": 2,

@@ -32,14 +32,14 @@ def test_by_hand() -> None:
 def test_ignored_pixels_count_nowhere() -> None:
     metric = SemanticMasks()
     rows = metric.update([ClassAnswer("sky", row_mask(0, 1, 5), 0.6, row_mask(0, 1))], ignore=row_mask(1, 5))
-    assert rows[0] == {"class": "sky", "intersection": 1, "union": 1, "labelled": 1, "right": 1}
+    assert rows[0] == {"class": "sky", "intersection": 1, "union": 1, "labeled": 1, "right": 1}
 
 
 def test_against_slow_implementation() -> None:
     rng = np.random.default_rng(3)
     names = ["a", "b", "c"]
     inter, union = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    right = labelled = 0
+    right = labeled = 0
     metric = SemanticMasks()
     for _ in range(6):
         label = rng.integers(0, 4, (5, 5))  # 3: no class
@@ -56,11 +56,11 @@ def test_against_slow_implementation() -> None:
                     inter[name] += int(hit and label[y, x] == number)
                     union[name] += int(hit or label[y, x] == number)
                 if label[y, x] < 3:
-                    labelled += 1
+                    labeled += 1
                     right += int(bool(over) and max(over)[1] == label[y, x])
     figures = metric.compute()
     assert figures["mIoU"] == pytest.approx(100 * np.mean([inter[n] / union[n] for n in names]))
-    assert figures["pixel_accuracy"] == pytest.approx(100 * right / labelled)
+    assert figures["pixel_accuracy"] == pytest.approx(100 * right / labeled)
 
 
 def test_nothing_to_score() -> None:

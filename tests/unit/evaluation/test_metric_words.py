@@ -10,8 +10,8 @@ import pytest
 
 from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.captions import Captions, bleu, cider_d
-from ullava.evaluation.metrics.facts import check_facts
-from ullava.evaluation.metrics.wording import normal_answer, words
+from ullava.synthetic.facts import check_facts
+from ullava.text.normalization import normal_answer, words
 
 FEW: dict[str, Any] = {
     "count": 2,
@@ -157,7 +157,7 @@ def test_captions_together() -> None:
         ("A star and a small red circle.", FEW, True, False),
         ("Something blue.", FEW, True, False),
         ("Something green.", FEW, False, False),
-        ("A nice picture.", FEW, False, False),
+        ("A nice image.", FEW, False, False),
         ("", FEW, False, False),
         ("There are five shapes. The largest is a red circle; the leftmost is a small blue star.", MANY, True, True),
         ("There are five shapes. The largest is a blue star; the leftmost is a small blue star.", MANY, False, False),

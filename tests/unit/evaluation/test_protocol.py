@@ -1,4 +1,4 @@
-"""Grouping, batching, resuming, sharding and bad samples, on a drawn world with stand-ins for the model."""
+"""Grouping, batching, resuming, sharding and bad samples, on a synthetic world with stand-ins for the model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Breaking, Crowded, Perfect, Picky, Silent, Wobbly, pictures_of
+from answering import Breaking, Crowded, Perfect, Picky, Silent, Wobbly, images_of
 
 from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError
-from ullava.evaluation.ledger import Shard, read_lines
-from ullava.evaluation.plan import Query, pack, picture_groups
+from ullava.evaluation.batching import Query, image_groups, pack
 from ullava.evaluation.protocol import stored_questions
+from ullava.evaluation.result_store import Shard, read_lines
 from ullava.evaluation.run import evaluate
 from ullava.structures import Answer, Sample, Turn
 
@@ -97,32 +97,32 @@ def test_predictions_hold_what_the_design_says(recipe: Make, datasets: Open, tmp
 
 
 # ---------------------------------------------------------------- grouping and batches
-def test_a_picture_is_encoded_once(recipe: Make, datasets: Open, tmp_path: Path) -> None:
+def test_a_image_is_encoded_once(recipe: Make, datasets: Open, tmp_path: Path) -> None:
     plan = recipe("{shapes_res: {}}", batch_size=20)
     model = Perfect()
     evaluate(model, datasets(plan), plan, tmp_path, progress=False)
-    seen = [path for batch in model.batches for path in pictures_of(batch)]
+    seen = [path for batch in model.batches for path in images_of(batch)]
     assert len(seen) == len(set(seen)) == 8
-    assert all(len(batch) <= 20 or len(pictures_of(batch)) == 1 for batch in model.batches)
-    assert any(len(pictures_of(batch)) > 1 for batch in model.batches)
+    assert all(len(batch) <= 20 or len(images_of(batch)) == 1 for batch in model.batches)
+    assert any(len(images_of(batch)) > 1 for batch in model.batches)
 
 
-def test_scattered_annotations_of_a_picture_meet(recipe: Make, datasets: Open, world: Path, tmp_path: Path) -> None:
+def test_scattered_annotations_of_a_image_meet(recipe: Make, datasets: Open, world: Path, tmp_path: Path) -> None:
     copy = tmp_path / "world"
     shutil.copytree(world, copy, ignore=shutil.ignore_patterns("*.ullava-cache"))
     path = copy / "annotations" / "res.json"
     records = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(records[::2] + records[1::2]), encoding="utf-8")
     plan = recipe(f"{{shapes_res: {{data_root: {copy}}}}}")
-    groups = picture_groups(datasets(plan)["shapes_res"])
+    groups = image_groups(datasets(plan)["shapes_res"])
     assert sorted(index for group in groups for index in group) == list(range(len(records)))
     assert len(groups) == 8
     assert any(group != list(range(group[0], group[0] + len(group))) for group in groups)
 
 
-def test_words_without_a_picture_are_no_group(recipe: Make, datasets: Open) -> None:
+def test_words_without_a_image_are_no_group(recipe: Make, datasets: Open) -> None:
     plan = recipe("{shapes_text: {}}")
-    assert picture_groups(datasets(plan)["shapes_text"]) == [[index] for index in range(8)]
+    assert image_groups(datasets(plan)["shapes_text"]) == [[index] for index in range(8)]
 
 
 def test_whole_groups_are_packed() -> None:
@@ -249,8 +249,8 @@ def test_bad_samples_within_the_budget_are_named_and_counted(recipe: Make, datas
     assert (result["n"], result["skipped"]) == (56, 8)
     bad = list(read_lines(tmp_path / "bad_samples.jsonl"))
     assert [entry["sample"] for entry in bad] == [f"shapes_vqa/drawn/2/{n}" for n in range(8)]
-    assert bad[0]["reason"] == "the picture cannot be read"
-    # Once the picture is mended, the same run takes it in.
+    assert bad[0]["reason"] == "the image cannot be read"
+    # Once the image is mended, the same run takes it in.
     mended = Perfect()
     metrics = evaluate(mended, datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None and metrics["results"][0]["n"] == 64
@@ -275,14 +275,14 @@ def test_records_that_cannot_be_read_are_bad_samples(recipe: Make, datasets: Ope
 
 
 class Choosing(Wobbly):
-    """Looks closely at every other question; of two pictures, at one of them."""
+    """Looks closely at every other question; of two images, at one of them."""
 
     def say(self, sample: Sample) -> Answer:
         level = 64 if len(self.asked) % 2 else 16
         return replace(super().say(sample), chosen={"granularity": (level,)})
 
 
-def test_figures_are_told_apart_by_what_the_front_end_chose(recipe: Make, datasets: Open, tmp_path: Path) -> None:
+def test_figures_are_told_apart_by_what_the_vision_encoder_chose(recipe: Make, datasets: Open, tmp_path: Path) -> None:
     plan = recipe("{shapes_res: {}, shapes_vqa: {}}", batch_size=1)
     metrics = evaluate(Choosing(), datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None
@@ -324,7 +324,7 @@ def test_a_line_that_is_no_prediction_is_named(wrong: dict[str, Any]) -> None:
 def test_a_batch_of_bad_samples_alone_is_counted(
     recipe: Make, datasets: Open, world: Path, tmp_path: Path, protocol: str, workers: int
 ) -> None:
-    """Records that cannot be read, one picture's and then all of them: batches without any question."""
+    """Records that cannot be read, one image's and then all of them: batches without any question."""
     copy = tmp_path / "world"
     shutil.copytree(world, copy, ignore=shutil.ignore_patterns("*.ullava-cache"))
     path = copy / "annotations" / "res.json"
@@ -350,8 +350,8 @@ def test_data_sets_of_bad_samples_alone_have_figures_of_nothing(
     recipe: Make, datasets: Open, world: Path, tmp_path: Path, counting: str
 ) -> None:
     plan = recipe(ALL, bad_sample_budget=10_000, counting=counting, bootstrap=3)
-    pictures = [path.name for path in (world / "images").iterdir()]
-    metrics = evaluate(Picky(*pictures), datasets(plan), plan, tmp_path, progress=False)
+    images = [path.name for path in (world / "images").iterdir()]
+    metrics = evaluate(Picky(*images), datasets(plan), plan, tmp_path, progress=False)
     assert metrics is not None
     for result in metrics["results"]:
         if result["dataset"] != "shapes_text":

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.build import build_dataset
+from ullava.data.loading.build import build_dataset
 from ullava.errors import DataError
-from ullava.evaluation.metrics.boxes import GeneralisedReferringBoxes
-from ullava.evaluation.metrics.masks import GeneralisedReferringMasks
+from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes
+from ullava.evaluation.metrics.masks import GeneralizedReferringMasks
 from ullava.evaluation.scoring import family_of
 
 ENTRY: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_a_wrong_list_is_refused(folder: Callable[..., Path], entries: object, m
 
 
 def test_boxes_as_a_set() -> None:
-    metric = GeneralisedReferringBoxes()
+    metric = GeneralizedReferringBoxes()
     one, far = (0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)
     near = (0.0, 0.0, 10.0, 8.0)
     metric.update([near], near, [one])  # IoU 0.8: right
@@ -97,11 +97,11 @@ def test_boxes_as_a_set() -> None:
     assert figures["Pr@F1"] == pytest.approx(100 * 3 / 7)
     assert figures["N-acc"] == 50
     assert figures["T-acc"] == pytest.approx(100 * 4 / 5)
-    assert GeneralisedReferringBoxes(metric.state()).compute() == figures
+    assert GeneralizedReferringBoxes(metric.state()).compute() == figures
 
 
 def test_a_mask_against_a_box() -> None:
-    metric = GeneralisedReferringMasks()
+    metric = GeneralizedReferringMasks()
     mask = np.zeros((40, 60), bool)
     mask[5:25, 10:28] = True
     metric.update_boxed(mask, (10, 5, 30, 25))  # IoU 0.9

@@ -12,8 +12,8 @@ from ullava.config.load import parse_text
 from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError
-from ullava.evaluation.ledger import read_lines
 from ullava.evaluation.metrics.boxes import WrittenBoxes
+from ullava.evaluation.result_store import read_lines
 from ullava.evaluation.run import evaluate
 from ullava.evaluation.text_boxes import place_text_box, read_text_box
 from ullava.geometry import px_to_norm
@@ -45,7 +45,7 @@ def test_half_is_a_hit_and_silence_is_a_miss() -> None:
 
 
 class Writer(Perfect):
-    """Writes the true box in fractions of the picture and grounds nothing."""
+    """Writes the true box in fractions of the image and grounds nothing."""
 
     name = "writer"
 

@@ -1,4 +1,4 @@
-"""The mask plane of the picture, against SAM's post-processing step by step."""
+"""The mask plane of the image, against SAM's post-processing step by step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_works_after_a_first_use_in_inference_mode() -> None:
     assert float(logits.grad.sum()) == pytest.approx(33 * 29, rel=1e-5)
 
 
-def test_low_plane_keeps_what_the_picture_covers() -> None:
+def test_low_plane_keeps_what_the_image_covers() -> None:
     logits = torch.arange(64.0).reshape(1, 8, 8)
     covered = covered_lowres(logits, square=32, resized_hw=(16, 32))
     assert covered.shape == (1, 4, 8)

@@ -57,7 +57,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     folder = tmp_path_factory.mktemp("random-model")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ullava.errors import DataError, UserError
 from ullava.geometry import rle_decode
-from ullava.inference.batch import Question, answer_all, answer_one, check_pictures, one_prompt, read_questions
+from ullava.inference.batch import Question, answer_all, answer_one, check_images, one_prompt, read_questions
 from ullava.inference.export import answer_to_json
 from ullava.structures import Answer, GroundedObject, Sample
 
@@ -21,7 +21,7 @@ SETTINGS = {"model": "fake", "max_new_tokens": 8}
 
 
 class Fake:
-    """Answers every sample with one square in its first picture; counts what it was asked."""
+    """Answers every sample with one square in its first image; counts what it was asked."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.asked: list[list[str]] = []
@@ -43,7 +43,7 @@ class Fake:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def make_image(tmp_path: Path) -> Path:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(path)
     return path
@@ -56,8 +56,8 @@ def jsonl(path: Path, *rows: Any) -> Path:
     return path
 
 
-def test_an_answer_as_json_gives_the_mask_back(picture: Path) -> None:
-    answer = Fake().answer_samples([Question("q", (picture,), "where?").sample()], max_new_tokens=8)[0]
+def test_an_answer_as_json_gives_the_mask_back(image: Path) -> None:
+    answer = Fake().answer_samples([Question("q", (image,), "where?").sample()], max_new_tokens=8)[0]
     record = json.loads(json.dumps(answer_to_json(answer)))
     thing = record["objects"][0]
     assert record["text"][slice(*thing["span"])].startswith("Mask [SEG]")
@@ -67,7 +67,7 @@ def test_an_answer_as_json_gives_the_mask_back(picture: Path) -> None:
     assert np.array_equal(rle_decode(thing["mask"]), answer.objects[0].mask)
 
 
-def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, picture: Path) -> None:
+def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, image: Path) -> None:
     path = jsonl(
         tmp_path / "q.jsonl",
         {"image": "a.png", "prompt": "one"},
@@ -76,7 +76,7 @@ def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, picture: 
         {"prompt": "3 + 4?", "id": 12},
     )
     first, second, third = read_questions(path)
-    assert (first.id, first.images) == ("000001", (picture,))
+    assert (first.id, first.images) == ("000001", (image,))
     assert second.sample().turns[0].question == "<image><image>two"
     assert (third.id, third.images) == ("12", ())
 
@@ -91,7 +91,7 @@ def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, picture: 
         ('{"image": "a.png", "prompt": "  "}', "prompt: is empty"),
         ('{"image": "a.png", "prompt": 7}', "expected text"),
         ('{"image": 7, "prompt": "x"}', "image: expected"),
-        ('{"image": "a.png", "prompt": "<image><image>x"}', "2 <image> markers for 1 pictures"),
+        ('{"image": "a.png", "prompt": "<image><image>x"}', "2 <image> markers for 1 images"),
         ('{"image": "a.png", "prompt": "x", "id": "../x"}', "plain file name"),
         ('{"image": "a.png", "prompt": "x", "id": "ok"}', "already that of line 1"),
         ('{"image": "gone.png", "prompt": "x"}', "image: no such file: "),
@@ -101,7 +101,7 @@ def test_questions_are_read_with_paths_beside_the_file(tmp_path: Path, picture: 
         ('{"image": "a\\u0000.png", "prompt": "x"}', "image: holds a null character, or half of a character"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(tmp_path: Path, picture: Path, line: str, complaint: str) -> None:
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, image: Path, line: str, complaint: str) -> None:
     path = jsonl(tmp_path / "q.jsonl", {"image": "a.png", "prompt": "x", "id": "ok"}, line)
     with pytest.raises(DataError) as caught:
         read_questions(path)
@@ -109,7 +109,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, picture: Path, line: 
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_questions_of_other_programs_are_read(tmp_path: Path, picture: Path, newline: str) -> None:
+def test_questions_of_other_programs_are_read(tmp_path: Path, image: Path, newline: str) -> None:
     lines = ['{"image": "a.png", "prompt": "How\u2028many\u0085shapes?"}', '{"prompt": "two"}']
     path = tmp_path / "q.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + newline.join(lines).encode())
@@ -136,7 +136,7 @@ def test_question_files_that_cannot_be_used(tmp_path: Path) -> None:
         read_questions(tmp_path / "latin.jsonl")
 
 
-def test_one_prompt_makes_a_question_for_each_picture(tmp_path: Path) -> None:
+def test_one_prompt_makes_a_question_for_each_image(tmp_path: Path) -> None:
     questions = one_prompt([tmp_path / "x" / "a b.png", tmp_path / "y" / "a b.png"], "where?")
     assert [question.id for question in questions] == ["a-b", "a-b-2"]
     assert one_prompt([], "3 + 4?")[0].images == ()
@@ -144,29 +144,29 @@ def test_one_prompt_makes_a_question_for_each_picture(tmp_path: Path) -> None:
         one_prompt([tmp_path / "a.png"], " ")
 
 
-def test_every_broken_picture_is_named(tmp_path: Path, picture: Path) -> None:
+def test_every_broken_image_is_named(tmp_path: Path, image: Path) -> None:
     empty, text, cut = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "cut.png"
     empty.touch()
-    text.write_text("not a picture")
-    cut.write_bytes(picture.read_bytes()[:60])
-    questions = one_prompt([picture, empty, text, cut, tmp_path / "gone.jpg"], "where?")
+    text.write_text("not an image")
+    cut.write_bytes(image.read_bytes()[:60])
+    questions = one_prompt([image, empty, text, cut, tmp_path / "gone.jpg"], "where?")
     with pytest.raises(DataError) as caught:
-        check_pictures(questions)
+        check_images(questions)
     named = [problem.split(":")[0] for problem in caught.value.problems]
     assert named == [str(path) for path in (empty, text, cut, tmp_path / "gone.jpg")]
 
 
-def test_one_answer_writes_json_and_overlay(tmp_path: Path, picture: Path) -> None:
+def test_one_answer_writes_json_and_overlay(tmp_path: Path, image: Path) -> None:
     out = tmp_path / "deep" / "out"
-    record = answer_one(Fake(), one_prompt([picture], "where?")[0], out, SETTINGS)
+    record = answer_one(Fake(), one_prompt([image], "where?")[0], out, SETTINGS)
     assert json.loads((out / "answer.json").read_text()) == record
-    assert record["model"] == "fake" and record["images"] == [str(picture)]
+    assert record["model"] == "fake" and record["images"] == [str(image)]
     assert Image.open(out / "overlay.png").size == (500, 400)
     assert sorted(path.name for path in out.iterdir()) == ["answer.json", "overlay.png"]
 
 
-def test_a_batch_is_resumed_where_it_stopped(tmp_path: Path, picture: Path) -> None:
-    questions = [Question(f"q{number}", (picture,), f"where is {number}?") for number in range(5)]
+def test_a_batch_is_resumed_where_it_stopped(tmp_path: Path, image: Path) -> None:
+    questions = [Question(f"q{number}", (image,), f"where is {number}?") for number in range(5)]
     out = tmp_path / "out"
     seen: list[dict[str, Any]] = []
     with pytest.raises(KeyboardInterrupt):
@@ -191,14 +191,14 @@ def test_a_batch_is_resumed_where_it_stopped(tmp_path: Path, picture: Path) -> N
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"max_new_tokens": 9}])
-def test_answers_of_another_run_are_not_mixed_in(tmp_path: Path, picture: Path, change: dict[str, Any]) -> None:
+def test_answers_of_another_run_are_not_mixed_in(tmp_path: Path, image: Path, change: dict[str, Any]) -> None:
     out = tmp_path / "out"
-    question = Question("q", (picture,), "where?")
+    question = Question("q", (image,), "where?")
     answer_all(Fake(), [question], out, SETTINGS, 2, lambda record: None)
     with pytest.raises(UserError, match="answers.jsonl:1: .*another --out"):
         answer_all(Fake(), [question], out, {**SETTINGS, **change}, 2, lambda record: None)
     with pytest.raises(UserError, match="another --out"):
-        answer_all(Fake(), [Question("q", (picture,), "who?")], out, SETTINGS, 2, lambda record: None)
+        answer_all(Fake(), [Question("q", (image,), "who?")], out, SETTINGS, 2, lambda record: None)
 
 
 def test_a_foreign_answers_file_is_left_alone(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ OWL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def picture(folder: Path, name: str, width: int = 60, height: int = 30) -> Path:
+def make_image(folder: Path, name: str, width: int = 60, height: int = 30) -> Path:
     path = folder / name
     pixels = np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -50,7 +50,7 @@ def sample(*paths: Path) -> Sample:
 
 
 def test_boxes_of_a_file_reach_the_samples(tmp_path: Path) -> None:
-    one, two = picture(tmp_path, "one.png"), picture(tmp_path, "second.png")
+    one, two = make_image(tmp_path, "one.png"), make_image(tmp_path, "second.png")
     (tmp_path / "boxes.json").write_text(json.dumps([{"image": "one.png", "boxes": [[1, 2, 3, 4]]}]))
     listener = Listener()
     boxed = WithBoxes(listener, FileBoxes(tmp_path / "boxes.json"))
@@ -107,7 +107,7 @@ class Seer:
 
 
 def test_a_detector_looks_for_words(detector: Path, tmp_path: Path) -> None:
-    path = picture(tmp_path, "wide.png", 90, 40)
+    path = make_image(tmp_path, "wide.png", 90, 40)
     found = WordDetector(detector, ["cup", " ", "dog"], threshold=0.0).boxes_in(path, np.asarray(Image.open(path)))
     assert len(found.labels) == len(found.scores) == len(found.boxes_xyxy_px) == 16
     assert set(found.labels) <= {"cup", "dog"} and (found.scores > 0).all()
@@ -133,22 +133,22 @@ def test_what_is_no_detector_is_refused(tmp_path: Path, detector: Path) -> None:
         WordDetector(tmp_path, ["cup"])
 
 
-def test_a_folder_of_pictures_becomes_a_file(detector: Path, tmp_path: Path, command: Any) -> None:
-    picture(tmp_path, "a.png")
+def test_a_folder_of_images_becomes_a_file(detector: Path, tmp_path: Path, command: Any) -> None:
+    make_image(tmp_path, "a.png")
     (tmp_path / "words.txt").write_text("cup\ndog\n")
     line = ["data", "boxes", "--detector", str(detector), "--images", str(tmp_path), "--device", "cpu"]
-    code, said, error = command(*line, "--words", str(tmp_path / "words.txt"), "--out", str(tmp_path / "boxes.json"))
+    code, said, error = command(*line, "--classes", str(tmp_path / "words.txt"), "--out", str(tmp_path / "boxes.json"))
     assert (code, error) == (0, "") or code == 0, error
-    assert "boxes of 1 pictures" in said
-    assert FileBoxes(tmp_path / "boxes.json").file.of_picture("a.png", "s") is not None
+    assert "boxes of 1 images" in said
+    assert FileBoxes(tmp_path / "boxes.json").file.of_image("a.png", "s") is not None
     assert command(*line, "--out", str(tmp_path / "b.json"))[0] == 2
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--boxes", "a.json", "--detector", "d", "--words", "cup"], "give one of them"),
-        (["--detector", "d"], "--detector and --words go together"),
+        (["--boxes", "a.json", "--detector", "d", "--classes", "cup"], "give one of them"),
+        (["--detector", "d"], "--detector and --classes go together"),
         (["--boxes", "nowhere.json"], "no such file"),
     ],
 )

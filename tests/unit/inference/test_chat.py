@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from tests.unit.inference.test_ecosystem import drawn
-from tests.unit.modeling.conftest import build_small, picture
-from tests.unit.modeling.test_matrix import FRONT_ENDS
+from tests.unit.modeling.conftest import build_small, make_image
+from tests.unit.modeling.test_matrix import VISION_ENCODERS
 
 import ullava
 from ullava.errors import UserError
 from ullava.inference.predictor import Predictor
-from ullava.modeling.sample_rules import question_sample
+from ullava.modeling.processing.sample_rules import question_sample
 from ullava.structures import Answer
 
 FIRST, SECOND = "What is in the image?", "Segment the circle."
@@ -42,18 +42,18 @@ def test_a_chat_asks_with_all_that_was_said(tiny: Any) -> None:
     assert len(chat.history) == 3
 
 
-@pytest.mark.parametrize("front", sorted(FRONT_ENDS))
+@pytest.mark.parametrize("front", sorted(VISION_ENCODERS))
 def test_images_are_preprocessed_once_and_rows_stay_the_same(front: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor = build_small(FRONT_ENDS[front])
+    model, processor = build_small(VISION_ENCODERS[front])
     predictor = Predictor(model, processor)
-    chat = predictor.chat(picture(0), max_new_tokens=4)
+    chat = predictor.chat(make_image(0), max_new_tokens=4)
     calls = []
     real = processor.vision.preprocess
     monkeypatch.setattr(processor.vision, "preprocess", lambda *given: calls.append(1) or real(*given))
     first, second = chat.ask("What is it?"), chat.ask("And now?")
     assert len(calls) == 1
     history: list[tuple[str, str | Answer]] = [("What is it?", first)]
-    assert predictor.answer(picture(0), "And now?", history=history, max_new_tokens=4).text == second.text
+    assert predictor.answer(make_image(0), "And now?", history=history, max_new_tokens=4).text == second.text
 
 
 def test_images_belong_to_the_first_question_unless_placed() -> None:
@@ -70,7 +70,7 @@ def test_images_belong_to_the_first_question_unless_placed() -> None:
     [
         (["What?"], "history is a list of pairs: a question and its answer"),
         ([("What?", 3)], "history: a question is a text, its answer a text or an Answer"),
-        ([("<image> and <image>?", "This.")], "2 <image> markers, 1 pictures"),
+        ([("<image> and <image>?", "This.")], "2 <image> markers, 1 images"),
     ],
 )
 def test_a_history_that_is_none_is_refused(tiny: Any, history: Any, message: str) -> None:

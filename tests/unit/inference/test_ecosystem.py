@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tests.unit.modeling.conftest import build_small, picture
-from tests.unit.modeling.test_matrix import FRONT_ENDS
+from tests.unit.modeling.conftest import build_small, make_image
+from tests.unit.modeling.test_matrix import VISION_ENCODERS
 
 import ullava
 
@@ -86,14 +86,14 @@ def collate(processor: Any, examples: list[dict[str, Any]]) -> Any:
     return batch
 
 
-@pytest.mark.parametrize("front", sorted(FRONT_ENDS))
+@pytest.mark.parametrize("front", sorted(VISION_ENCODERS))
 def test_a_collator_of_trl_trains_it(front: str) -> None:
-    model, processor = build_small(FRONT_ENDS[front])
+    model, processor = build_small(VISION_ENCODERS[front])
     said = [{"role": "assistant", "content": [{"type": "text", "text": "A cup on a table."}]}]
     place = [{"type": "image", "image": None, "text": None}, {"type": "text", "text": "What is it?"}]
     examples = [
-        {"images": [picture(0)], "messages": [{"role": "user", "content": place}, *said]},
-        {"images": [picture(1, 40, 90)], "messages": [{"role": "user", "content": place[::-1]}, *said]},
+        {"images": [make_image(0)], "messages": [{"role": "user", "content": place}, *said]},
+        {"images": [make_image(1, 40, 90)], "messages": [{"role": "user", "content": place[::-1]}, *said]},
         {"images": [], "messages": [{"role": "user", "content": "How are you, then, today?"}, *said]},
     ]
     batch = collate(processor, examples)

@@ -12,7 +12,7 @@ from tests.unit.inference.test_ecosystem import asked, drawn
 import ullava
 from ullava.errors import UserError
 from ullava.inference.generation import Decoding, decoding_of
-from ullava.modeling.sample_rules import question_sample
+from ullava.modeling.processing.sample_rules import question_sample
 from ullava.structures import Answer
 
 QUESTION = "Segment the circle."

@@ -1,4 +1,4 @@
-"""Overlay pictures: what is drawn, where labels go, what is refused."""
+"""Overlay images: what is drawn, where labels go, what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def thing(mask: MaskArray | None, phrase: str = "red circle", box: tuple[float, 
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(96, 128, 4), (480, 640, 1)])
-def test_a_small_picture_is_enlarged_and_the_input_is_left_alone(height: int, width: int, factor: int) -> None:
+def test_a_small_image_is_enlarged_and_the_input_is_left_alone(height: int, width: int, factor: int) -> None:
     image = np.full((height, width, 3), 120, np.uint8)
     drawn = draw_overlay(image, [thing(disc(height, width, 40, 60, 15))])
     assert drawn.shape == (height * factor, width * factor, 3)
@@ -39,7 +39,7 @@ def test_no_objects_draw_nothing() -> None:
     assert np.array_equal(draw_overlay(image, []), image)
 
 
-def test_the_mask_is_tinted_towards_its_colour_and_the_rest_is_not() -> None:
+def test_the_mask_is_tinted_towards_its_color_and_the_rest_is_not() -> None:
     image = np.full((480, 640, 3), 100, np.uint8)
     mask = disc(480, 640, 240, 320, 100)
     drawn = draw_overlay(image, [thing(mask)]).astype(int)
@@ -58,7 +58,7 @@ def test_the_box_is_drawn_on_its_half_open_edges() -> None:
     assert (drawn[300, 310] == 0).all()
 
 
-def test_objects_get_different_colours() -> None:
+def test_objects_get_different_colors() -> None:
     image = np.full((200, 640, 3), 128, np.uint8)
     masks = [disc(200, 640, 100, 90 + 130 * k, 40) for k in range(4)]
     drawn = draw_overlay(image, [thing(mask, "x") for mask in masks])
@@ -68,7 +68,7 @@ def test_objects_get_different_colours() -> None:
 @pytest.mark.parametrize(
     "box", [(-50.0, -20.0, 900.0, 700.0), (639.5, 479.5, 640.0, 480.0), (300.0, 200.0, 100.0, 90.0)]
 )
-def test_boxes_beyond_the_picture_or_inverted_are_drawn_inside_it(box: tuple[float, ...]) -> None:
+def test_boxes_beyond_the_image_or_inverted_are_drawn_inside_it(box: tuple[float, ...]) -> None:
     drawn = draw_overlay(np.zeros((480, 640, 3), np.uint8), [thing(None, box=box)])
     assert drawn.any()
 
@@ -98,7 +98,7 @@ def test_enlarging_a_mask_keeps_its_area_and_never_loses_a_speck() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_labels_stay_inside_the_picture_and_off_each_other(seed: int) -> None:
+def test_labels_stay_inside_the_image_and_off_each_other(seed: int) -> None:
     rng = np.random.default_rng(seed)
     anchors = []
     for _ in range(8):
@@ -122,7 +122,7 @@ def test_a_label_avoids_the_other_object_where_there_is_room() -> None:
     assert not own[place[1] : place[3], place[0] : place[2]].any()
 
 
-def test_a_label_larger_than_the_picture_is_cut_to_it() -> None:
+def test_a_label_larger_than_the_image_is_cut_to_it() -> None:
     assert place_labels([(90, 22)], [(0, 0, 10, 10)], [None], (40, 10)) == [(0, 0, 40, 10)]
 
 

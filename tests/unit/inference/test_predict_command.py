@@ -19,26 +19,26 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     paths = []
     for number, (height, width) in enumerate([(40, 60), (64, 48)]):
-        path = tmp_path / f"picture{number}.png"
+        path = tmp_path / f"image{number}.png"
         pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(path)
         paths.append(path)
     return paths
 
 
-def test_one_question_writes_both_files(command: Command, random_model: Path, pictures: list[Path]) -> None:
-    out = pictures[0].parent / "out"
+def test_one_question_writes_both_files(command: Command, random_model: Path, images: list[Path]) -> None:
+    out = images[0].parent / "out"
     code, printed, _ = command(
-        "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "Segment the star.",
+        "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "Segment the star.",
         "--out", str(out), "--max-new-tokens", "6", "--device", "cpu",
     )  # fmt: skip
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == ["answer.json", "overlay.png"]
     record = json.loads((out / "answer.json").read_text())
-    assert record["prompt"] == "Segment the star." and record["images"] == [str(pictures[0])]
+    assert record["prompt"] == "Segment the star." and record["images"] == [str(images[0])]
     assert 0 < record["new_tokens"] <= 6
     assert str(out) in printed
     with Image.open(out / "overlay.png") as overlay:
@@ -46,14 +46,14 @@ def test_one_question_writes_both_files(command: Command, random_model: Path, pi
 
 
 def test_every_question_is_checked_before_the_first_is_answered(
-    command: Command, random_model: Path, pictures: list[Path]
+    command: Command, random_model: Path, images: list[Path]
 ) -> None:
-    folder = pictures[0].parent
-    rows = [{"image": "picture0.png", "prompt": "What?"}, {"image": "picture1.png", "prompt": "long " * 60}]
+    folder = images[0].parent
+    rows = [{"image": "image0.png", "prompt": "What?"}, {"image": "image1.png", "prompt": "long " * 60}]
     rows += [{"prompt": "word " * 90}]
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, printed, errors = command(
-        "predict", "--model", str(random_model), "--prompts", str(folder / "q.jsonl"), "--json", "--batch-size", "1"
+        "predict", "--model", str(random_model), "--input", str(folder / "q.jsonl"), "--json", "--batch-size", "1"
     )
     assert (code, printed) == (2, "")
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -63,29 +63,29 @@ def test_every_question_is_checked_before_the_first_is_answered(
 
 
 def test_json_is_all_that_is_printed_and_nothing_is_written(
-    command: Command, random_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    command: Command, random_model: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(pictures[0].parent)
+    monkeypatch.chdir(images[0].parent)
     before = sorted(Path().iterdir())
     code, printed, _ = command(
-        "predict", "--model", str(random_model), "--image", str(pictures[0]), str(pictures[1]), "--prompt", "What?",
+        "predict", "--model", str(random_model), "--image", str(images[0]), str(images[1]), "--prompt", "What?",
         "--json", "--max-new-tokens", "4",
     )  # fmt: skip
     assert code == 0
-    assert [json.loads(line)["id"] for line in printed.splitlines()] == ["picture0", "picture1"]
+    assert [json.loads(line)["id"] for line in printed.splitlines()] == ["image0", "image1"]
     assert sorted(Path().iterdir()) == before
 
 
-def test_a_batch_gives_what_single_questions_give(command: Command, random_model: Path, pictures: list[Path]) -> None:
-    folder = pictures[0].parent
+def test_a_batch_gives_what_single_questions_give(command: Command, random_model: Path, images: list[Path]) -> None:
+    folder = images[0].parent
     rows = [
-        {"image": "picture0.png", "prompt": "Segment the star.", "id": "a"},
-        {"image": "picture1.png", "prompt": "What is shown in this picture here?", "id": "b"},
+        {"image": "image0.png", "prompt": "Segment the star.", "id": "a"},
+        {"image": "image1.png", "prompt": "What is shown in this image here?", "id": "b"},
         {"prompt": "3 + 4?", "id": "c"},
     ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = ["predict", "--model", str(random_model), "--max-new-tokens", "6"]
-    assert command(*base, "--prompts", str(folder / "questions.jsonl"), "--out", str(folder / "many"))[0] == 0
+    assert command(*base, "--input", str(folder / "questions.jsonl"), "--out", str(folder / "many"))[0] == 0
     batch = [json.loads(line) for line in (folder / "many" / "answers.jsonl").read_text().splitlines()]
     assert [row["id"] for row in batch] == ["a", "b", "c"]
     assert sorted(path.name for path in (folder / "many" / "overlays").iterdir()) == ["a.png", "b.png"]
@@ -96,10 +96,10 @@ def test_a_batch_gives_what_single_questions_give(command: Command, random_model
         assert json.loads(printed)["text"] == together["text"]
 
 
-def test_a_model_that_wants_to_say_a_picture_says_something_else(
-    command: Command, random_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_wants_to_say_a_image_says_something_else(
+    command: Command, random_model: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ullava.modeling.ullava import UllavaForConditionalGeneration
+    from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 
     plain = UllavaForConditionalGeneration._logits
 
@@ -110,7 +110,7 @@ def test_a_model_that_wants_to_say_a_picture_says_something_else(
 
     monkeypatch.setattr(UllavaForConditionalGeneration, "_logits", eager)
     code, printed, errors = command(
-        "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "x", "--json",
+        "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "x", "--json",
         "--max-new-tokens", "4",
     )  # fmt: skip
     assert code == 0, errors
@@ -118,31 +118,31 @@ def test_a_model_that_wants_to_say_a_picture_says_something_else(
 
 
 def test_inputs_are_refused_before_anything_is_written(
-    command: Command, random_model: Path, pictures: list[Path], tmp_path: Path
+    command: Command, random_model: Path, images: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
-    (tmp_path / "bad.jsonl").write_text('{"image": "picture0.png", "prompt": "x"}\n{"image": \n')
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "bad.jsonl").write_text('{"image": "image0.png", "prompt": "x"}\n{"image": \n')
     (tmp_path / "gone.jsonl").write_text('{"image": "nowhere.png", "prompt": "x"}\n')
     (tmp_path / "file").touch()
-    picture, out, model = str(pictures[0]), ["--out", str(tmp_path / "out")], ["--model", str(random_model)]
+    image, out, model = str(images[0]), ["--out", str(tmp_path / "out")], ["--model", str(random_model)]
     cases: list[tuple[list[str], str]] = [
         (["--image", str(tmp_path / "none.jpg"), "--prompt", "x"], "none.jpg"),
         (["--image", str(tmp_path / "empty.jpg"), "--prompt", "x"], "empty"),
-        (["--image", str(tmp_path / "text.jpg"), "--prompt", "x"], "not a picture"),
+        (["--image", str(tmp_path / "text.jpg"), "--prompt", "x"], "not an image"),
         (["--image", str(tmp_path), "--prompt", "x"], str(tmp_path)),
-        (["--prompts", str(tmp_path / "bad.jsonl")], "bad.jsonl:2"),
-        (["--prompts", str(tmp_path / "gone.jsonl")], "nowhere.png"),
-        (["--prompts", str(tmp_path / "none.jsonl")], "none.jsonl"),
-        (["--image", picture, "--prompt", "  "], "empty"),
-        (["--image", picture], "--prompt"),
-        (["--image", picture, "--prompt", "x", "--prompts", str(tmp_path / "bad.jsonl")], "--prompts"),
-        (["--image", picture, "--prompt", "x", "--prompt", "y"], "--prompt is given 2 times"),
+        (["--input", str(tmp_path / "bad.jsonl")], "bad.jsonl:2"),
+        (["--input", str(tmp_path / "gone.jsonl")], "nowhere.png"),
+        (["--input", str(tmp_path / "none.jsonl")], "none.jsonl"),
+        (["--image", image, "--prompt", "  "], "empty"),
+        (["--image", image], "--prompt"),
+        (["--image", image, "--prompt", "x", "--input", str(tmp_path / "bad.jsonl")], "--input"),
+        (["--image", image, "--prompt", "x", "--prompt", "y"], "--prompt is given 2 times"),
         (["--video", "a.mp4", "--prompt", "x"], "video"),
-        (["--image", picture, "--prompt", "x", "--device", "toaster"], "toaster"),
-        (["--image", picture, "--prompt", "x", "--batch-size", "0"], "--batch-size"),
-        (["--image", picture, "--prompt", "x", "--max-new-tokens", "many"], "--max-new-tokens"),
-        (["--image", picture, "--promt", "x"], "did you mean '--prompt'"),
+        (["--image", image, "--prompt", "x", "--device", "toaster"], "toaster"),
+        (["--image", image, "--prompt", "x", "--batch-size", "0"], "--batch-size"),
+        (["--image", image, "--prompt", "x", "--max-new-tokens", "many"], "--max-new-tokens"),
+        (["--image", image, "--promt", "x"], "did you mean '--prompt'"),
     ]
     for arguments, complaint in cases:
         code, printed, errors = command("predict", *model, *out, *arguments)
@@ -152,46 +152,46 @@ def test_inputs_are_refused_before_anything_is_written(
         assert not (tmp_path / "out").exists(), arguments
 
 
-def test_an_out_that_is_a_file_is_refused(command: Command, random_model: Path, pictures: list[Path]) -> None:
-    file = pictures[0].parent / "file"
+def test_an_out_that_is_a_file_is_refused(command: Command, random_model: Path, images: list[Path]) -> None:
+    file = images[0].parent / "file"
     file.write_text("mine")
     for out in (file, file / "deeper"):
         code, _, errors = command(
-            "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "x", "--out", str(out)
+            "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "x", "--out", str(out)
         )
         assert code == 2 and "file, not a folder" in errors
     assert file.read_text() == "mine"
 
 
 def test_an_unknown_model_names_the_nearest(
-    command: Command, write: Callable[[str, str], Path], pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    command: Command, write: Callable[[str, str], Path], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ULLAVA_RESOURCES", str(write("extra/models/midget/model.yaml", "name: midget\n").parents[2]))
-    code, _, errors = command("predict", "--model", "midgett", "--image", str(pictures[0]), "--prompt", "x")
+    code, _, errors = command("predict", "--model", "midgett", "--image", str(images[0]), "--prompt", "x")
     assert code == 2
     assert "no model 'midgett'; did you mean 'midget'?" in errors
 
 
-def test_a_folder_without_a_model_is_named(command: Command, tmp_path: Path, pictures: list[Path]) -> None:
-    code, _, errors = command("predict", "--model", str(tmp_path), "--image", str(pictures[0]), "--prompt", "x")
+def test_a_folder_without_a_model_is_named(command: Command, tmp_path: Path, images: list[Path]) -> None:
+    code, _, errors = command("predict", "--model", str(tmp_path), "--image", str(images[0]), "--prompt", "x")
     assert code == 2
     assert str(tmp_path) in errors
 
 
 @pytest.mark.parametrize(
-    ("force", "message"),
+    ("overrides", "message"),
     [
         ("granularity=36", "vision strategy clip_mlp takes no override, but was given granularity"),
-        ("granularity", "--force 'granularity': expected key=value"),
-        ("gamma=[1, 2]", "--force 'gamma=[1, 2]': expected one number or word"),
+        ("granularity", "--override 'granularity': expected key=value"),
+        ("top_p=[1, 2]", "--override 'top_p=[1, 2]': expected one number or word"),
     ],
 )
-def test_overrides_reach_the_front_end(
-    command: Command, random_model: Path, pictures: list[Path], force: str, message: str
+def test_overrides_reach_the_vision_encoder(
+    command: Command, random_model: Path, images: list[Path], overrides: str, message: str
 ) -> None:
     code, _, errors = command(
-        "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "What?", "--json",
-        "--force", force,
+        "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "What?", "--json",
+        "--override", overrides,
     )  # fmt: skip
     assert code == 2 and message in errors
 
@@ -214,9 +214,9 @@ def questions(folder: Path, count: int) -> Path:
     return path
 
 
-def test_two_runs_do_not_share_a_folder(command: Command, random_model: Path, pictures: list[Path]) -> None:
-    folder = pictures[0].parent
-    line = ["predict", "--model", str(random_model), "--prompts", str(questions(folder, 3)), "--out",
+def test_two_runs_do_not_share_a_folder(command: Command, random_model: Path, images: list[Path]) -> None:
+    folder = images[0].parent
+    line = ["predict", "--model", str(random_model), "--input", str(questions(folder, 3)), "--out",
             str(folder / "out"), "--max-new-tokens", "2"]  # fmt: skip
     with hold(folder / "out"):
         code, printed, errors = command(*line)
@@ -228,11 +228,11 @@ def test_two_runs_do_not_share_a_folder(command: Command, random_model: Path, pi
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
-    command: Command, random_model: Path, pictures: list[Path], full_disk: Any
+    command: Command, random_model: Path, images: list[Path], full_disk: Any
 ) -> None:
-    folder = pictures[0].parent
+    folder = images[0].parent
     out = folder / "out"
-    line = ["predict", "--model", str(random_model), "--prompts", str(questions(folder, 40)), "--out",
+    line = ["predict", "--model", str(random_model), "--input", str(questions(folder, 40)), "--out",
             str(out), "--max-new-tokens", "2", "--batch-size", "4"]  # fmt: skip
     whole = ["--out", str(folder / "whole")]
     assert command(*line, *whole)[0] == 0
@@ -248,29 +248,29 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
 
 
 def test_an_answer_for_which_there_is_no_room_leaves_the_old_one(
-    command: Command, random_model: Path, pictures: list[Path], full_disk: Any
+    command: Command, random_model: Path, images: list[Path], full_disk: Any
 ) -> None:
-    out = pictures[0].parent / "out"
+    out = images[0].parent / "out"
     line = ["predict", "--model", str(random_model), "--prompt", "What?", "--out", str(out), "--max-new-tokens", "2"]
-    assert command(*line, "--image", str(pictures[0]))[0] == 0
+    assert command(*line, "--image", str(images[0]))[0] == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with full_disk(len(before["overlay.png"]) // 2):
-        code, _, errors = command(*line, "--image", str(pictures[1]))
+        code, _, errors = command(*line, "--image", str(images[1]))
     assert code == 2 and f"{out / 'overlay.png'}: cannot be written (File too large)" in errors
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_full_disk_is_found_before_the_model_is_loaded(
-    command: Command, random_model: Path, pictures: list[Path], full_disk: Any, monkeypatch: pytest.MonkeyPatch
+    command: Command, random_model: Path, images: list[Path], full_disk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ullava.inference.load.load", lambda *_, **__: pytest.fail("the model was loaded"))
-    out = pictures[0].parent / "new" / "out"
+    out = images[0].parent / "new" / "out"
     with full_disk(1000):
         code, printed, errors = command(
-            "predict", "--model", str(random_model), "--image", str(pictures[0]), "--prompt", "x", "--out", str(out)
+            "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "x", "--out", str(out)
         )
     assert (code, printed) == (2, "") and errors == f"error: {out}: cannot be written (File too large)\n"
-    assert not (pictures[0].parent / "new").exists()
+    assert not (images[0].parent / "new").exists()
 
 
 def test_no_question_has_no_answer(random_model: Path) -> None:

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from ullava.errors import DataError, UserError
-from ullava.inference.batch import Question, check_pictures, one_prompt, read_questions
+from ullava.inference.batch import Question, check_images, one_prompt, read_questions
 from ullava.inference.load import load
 from ullava.structures import Clip
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two GIFs and a picture."""
+    """Two GIFs and an image."""
     folder = tmp_path_factory.mktemp("films")
     for seed, name in enumerate(("a.gif", "b.gif")):
         noise = np.random.default_rng(seed).integers(0, 256, (5, 24, 32, 3), dtype=np.uint8)
@@ -82,7 +82,7 @@ def test_a_file_of_questions_may_name_videos(films: Path, write: Any) -> None:
     path = films / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     questions = read_questions(path)
-    check_pictures(questions)
+    check_images(questions)
     assert [question.videos for question in questions] == [
         (films / "a.gif",),
         (films / "a.gif", films / "b.gif"),
@@ -104,7 +104,7 @@ def test_broken_videos_are_found_before_the_work_begins(films: Path, tmp_path: P
     questions = one_prompt([], "What?", [films / "a.gif", tmp_path / "film.avi", tmp_path / "none.gif"])
     assert [question.id for question in questions] == ["a", "film", "none"]
     with pytest.raises(DataError) as caught:
-        check_pictures(questions)
+        check_images(questions)
     assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
         "not a video of a known format (mp4, avi, gif)",
         "no such video",

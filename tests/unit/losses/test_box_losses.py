@@ -28,8 +28,8 @@ def test_same_error_costs_the_same_however_many_boxes():
         one = term(predicted, UNIT).item()
         three = term(predicted.repeat(3, 1), UNIT.repeat(3, 1)).item()
         assert three == pytest.approx(one)
-        picture = torch.zeros(3, dtype=torch.long)
-        twice = doubly(predicted.repeat(3, 1), UNIT.repeat(3, 1), picture).item()
+        image = torch.zeros(3, dtype=torch.long)
+        twice = doubly(predicted.repeat(3, 1), UNIT.repeat(3, 1), image).item()
         assert twice == pytest.approx(one / 3)
 
 
@@ -45,10 +45,10 @@ def test_swapped_corners_are_judged_and_learn():
 
 def test_no_box_gives_zero_that_can_be_differentiated():
     predicted = torch.zeros(0, 4, requires_grad=True)
-    pictures = torch.zeros(0, dtype=torch.long)
+    images = torch.zeros(0, dtype=torch.long)
     for pair in TERMS:
         for term in pair:
-            loss = term(predicted, torch.zeros(0, 4), pictures)
+            loss = term(predicted, torch.zeros(0, 4), images)
             assert loss.item() == 0
             loss.backward()
 

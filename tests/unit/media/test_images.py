@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ullava.data.encode import read_images
+from ullava.data.loading.encode import read_images
 from ullava.errors import DataError, SampleError
 from ullava.media import images
 from ullava.media.images import read_foreground, read_image_rgb_u8, read_label_png
@@ -17,7 +17,7 @@ RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp"])
-def test_colours_come_back(tmp_path, suffix):
+def test_colors_come_back(tmp_path, suffix):
     Image.fromarray(RGB).save(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(read_image_rgb_u8(tmp_path / f"a.{suffix}"), RGB)
 
@@ -64,14 +64,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 def test_a_missing_an_empty_and_a_wrong_file_are_named(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "words.jpg").write_text("not a picture")
+    (tmp_path / "words.jpg").write_text("not an image")
     (tmp_path / "folder.jpg").mkdir()
     Image.fromarray(RGB).save(tmp_path / "tiff.jpg", format="TIFF")
     for name, reason in {
-        "missing.jpg": "no such picture",
+        "missing.jpg": "no such image",
         "empty.jpg": "the file is empty",
-        "words.jpg": "not a picture of a known format",
-        "tiff.jpg": "not a picture of a known format",
+        "words.jpg": "not an image of a known format",
+        "tiff.jpg": "not an image of a known format",
         "folder.jpg": "is a folder, not a file",
     }.items():
         with pytest.raises(DataError, match=f"{tmp_path / name}: {reason}"):
@@ -79,7 +79,7 @@ def test_a_missing_an_empty_and_a_wrong_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
-def test_a_cut_off_picture_is_an_error(tmp_path, kind):
+def test_a_cut_off_image_is_an_error(tmp_path, kind):
     noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole", format=kind)
     data = (tmp_path / "whole").read_bytes()
@@ -91,7 +91,7 @@ def test_a_cut_off_picture_is_an_error(tmp_path, kind):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("side", [8000, 30000])
-def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, side):
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, side):
     """A few bytes of PNG that claim to be side x side pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -113,7 +113,7 @@ def test_the_cap_is_a_number_of_pixels(tmp_path, monkeypatch):
         read_image_rgb_u8(tmp_path / "a.png")
 
 
-def test_sixteen_bits_are_refused_as_a_picture_and_read_as_labels(tmp_path):
+def test_sixteen_bits_are_refused_as_a_image_and_read_as_labels(tmp_path):
     deep = np.array([[0, 300], [65535, 7]], np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="more than 8 bits"):
@@ -122,10 +122,10 @@ def test_sixteen_bits_are_refused_as_a_picture_and_read_as_labels(tmp_path):
     assert labels.dtype == np.int32 and labels.tolist() == deep.tolist()
 
 
-def test_labels_are_numbers_not_colours(tmp_path):
+def test_labels_are_numbers_not_colors(tmp_path):
     numbers = np.array([[0, 1, 2], [3, 4, 255]], np.uint8)
-    picture = Image.fromarray(numbers, mode="L")
-    picture.save(tmp_path / "grey.png")
+    image = Image.fromarray(numbers, mode="L")
+    image.save(tmp_path / "grey.png")
     palette = Image.fromarray(numbers).convert("P")
     palette.putdata(numbers.ravel().tolist())
     palette.putpalette(RNG.integers(0, 256, 768).tolist())
@@ -135,7 +135,7 @@ def test_labels_are_numbers_not_colours(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "colours.png")
     with pytest.raises(DataError, match="one channel of class numbers, this one is RGB"):
         read_label_png(tmp_path / "colours.png")
-    picture.save(tmp_path / "pressed.jpg")
+    image.save(tmp_path / "pressed.jpg")
     with pytest.raises(DataError, match="have to be PNG, not JPEG"):
         read_label_png(tmp_path / "pressed.jpg")
 
@@ -162,16 +162,16 @@ def test_jpeg_masks_keep_their_pixels(tmp_path):
     np.testing.assert_array_equal(read_foreground(tmp_path / "a.jpg"), truth)
 
 
-def test_a_coloured_mask_is_refused(tmp_path):
+def test_a_colored_mask_is_refused(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="a foreground picture is grey, this one has colours"):
+    with pytest.raises(DataError, match="a foreground image is gray, this one has colors"):
         read_foreground(tmp_path / "a.png")
     Image.fromarray(np.zeros((2, 2, 4), np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match="this one is RGBA"):
         read_foreground(tmp_path / "b.png")
 
 
-def test_at_encoding_an_unreadable_picture_is_an_error_of_its_sample(tmp_path):
-    with pytest.raises(SampleError, match="no such picture") as caught:
+def test_at_encoding_an_unreadable_image_is_an_error_of_its_sample(tmp_path):
+    with pytest.raises(SampleError, match="no such image") as caught:
         read_images([tmp_path / "missing.jpg"], "shapes_res/drawn/7")
     assert caught.value.sample == "shapes_res/drawn/7"

@@ -160,7 +160,7 @@ def test_a_file_and_its_pillow_image_are_one_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than 8 bits per channel"):
         stored_frame(tmp_path / "deep.png")
     assert "the Pillow image: I;16 " in refusal(deep)
-    assert "F pictures (more than 8 bits" in refusal(Image.new("F", (3, 3)))
+    assert "F images (more than 8 bits" in refusal(Image.new("F", (3, 3)))
     (tmp_path / "cut.jpg").write_bytes(JPEG[:-200])
     assert "cut.jpg: cannot be decoded" in refusal(Image.open(tmp_path / "cut.jpg"))
 

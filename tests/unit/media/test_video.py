@@ -21,7 +21,7 @@ from ullava.structures import Clip
 
 
 def film(length: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Frames [T, H, W, 3] whose grey value is their number times ten, with a white corner at the upper left."""
+    """Frames [T, H, W, 3] whose gray value is their number times ten, with a white corner at the upper left."""
     frames = np.zeros((length, height, width, 3), dtype=np.uint8)
     frames += (np.arange(length, dtype=np.uint8) * 10)[:, None, None, None]
     frames[:, : height // 3, : width // 3] = 255
@@ -29,8 +29,8 @@ def film(length: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def write_gif(path: Path, frames: np.ndarray) -> Path:
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=100)
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=100)
     return path
 
 
@@ -140,7 +140,7 @@ def test_a_container_that_was_cut_off_is_named(tmp_path: Path, name: str) -> Non
         read_clip(Clip(path), 8)
 
 
-def test_a_film_without_pictures_is_named(tmp_path: Path) -> None:
+def test_a_film_without_images_is_named(tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="PyAV (the extra 'video') is not installed")
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:

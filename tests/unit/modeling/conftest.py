@@ -40,7 +40,7 @@ text: {max_length: 256}
 
 def build_small(overrides: tuple[str, ...] = ()) -> tuple[Any, Any]:
     """Build model and processor from ``SMALL`` with command-line style overrides; weights are the same every time."""
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     torch.manual_seed(0)
     config = parse_text(ModelConfig, SMALL, "small", overrides)
@@ -54,13 +54,13 @@ def small() -> tuple[Any, Any]:
     return build_small()
 
 
-def picture(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
-    """A random picture, uint8 [H, W, 3]."""
+def make_image(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    """A random image, uint8 [H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def grounded_sample(name: str, count: int = 1, height: int = 40, width: int = 56) -> Sample:
-    """One turn that grounds ``count`` regions on one picture."""
+    """One turn that grounds ``count`` regions on one image."""
     regions = []
     for number in range(count):
         mask = np.zeros((height, width), dtype=bool)

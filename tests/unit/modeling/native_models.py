@@ -155,7 +155,7 @@ def native_yaml(family: str, processor: Path, overrides: tuple[str, ...] = ()) -
 
 def build_native(family: str, folder: Path, overrides: tuple[str, ...] = ()) -> tuple[Any, Any]:
     """Build model and processor; weights are the same every time."""
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     config = native_yaml(family, write_processor(family, folder / "processor"), overrides)
     torch.manual_seed(0)

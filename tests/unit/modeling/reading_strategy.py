@@ -1,6 +1,6 @@
 """A vision strategy for tests alone that is as awkward as the contract allows.
 
-How many tokens a picture gives depends on the question, its tiles are ragged, a word stands among its tokens, it draws
+How many tokens an image gives depends on the question, its tiles are ragged, a word stands among its tokens, it draws
 noise in training and has a loss term of its own.
 """
 
@@ -36,7 +36,7 @@ FORCE = ("keep",)
 
 
 class ReadingPreprocessor:
-    """Tiles: as many squares as fit along the picture's longer side, at least one; two tokens and a word besides."""
+    """Tiles: as many squares as fit along the image's longer side, at least one; two tokens and a word besides."""
 
     view_names = ("base", "tiles", "boxes")
     reads_text = True
@@ -45,7 +45,7 @@ class ReadingPreprocessor:
         self.plain = plain
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
-        refuse_unknown(notes.force, FORCE, "reading")
+        refuse_unknown(notes.overrides, FORCE, "reading")
         inputs = self.plain.preprocess(image_rgb_u8)
         height, width = image_rgb_u8.shape[:2]
         number = max(height, width) // min(height, width)
@@ -57,19 +57,19 @@ class ReadingPreprocessor:
         tiles = np.stack([np.roll(base, 7 * tile, axis=2) for tile in range(number)])
         boxes = np.zeros((0, 4)) if notes.boxes is None else notes.boxes.boxes_xyxy_px
         views = {"base": base, "tiles": tiles, "boxes": boxes.astype(np.float32)}
-        low = most if notes.force.get("keep") == "all" else 3
+        low = most if notes.overrides.get("keep") == "all" else 3
         variant = f"|{number}|{boxes.tobytes().hex()}"
         return VisionInputs(views, inputs.geometry, TokenCount(low, most), None, variant, shrunk)
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
-        refuse_unknown(notes.force, FORCE, "reading")
+        refuse_unknown(notes.overrides, FORCE, "reading")
         views = self.plain.preprocess_video(frames_rgb_u8).views
         most = 2 + len(frames_rgb_u8) * self.plain.num_tokens
-        return VideoInputs(views, TokenCount(most if notes.force.get("keep") == "all" else 3, most))
+        return VideoInputs(views, TokenCount(most if notes.overrides.get("keep") == "all" else 3, most))
 
 
 class ReadingStrategy(VisionStrategy):
-    """[mean of the picture][a word][those tokens of its tiles that are nearer to the question than most]."""
+    """[mean of the image][a word][those tokens of its tiles that are nearer to the question than most]."""
 
     aux_terms = ("size",)
 
@@ -87,8 +87,8 @@ class ReadingStrategy(VisionStrategy):
         return out.tokens.view(len(pixels), -1, out.tokens.shape[-1])
 
     def _gather(self, crops: list[torch.Tensor], boxes: list[torch.Tensor] | None, context: EncodeContext) -> Any:
-        refuse_unknown(context.force, FORCE, "reading")
-        whole = context.force.get("keep") == "all"
+        refuse_unknown(context.overrides, FORCE, "reading")
+        whole = context.overrides.get("keep") == "all"
         tokens, literal, counts = [], [], []
         places = range(len(crops)) if whole else context.places
         for number, place in enumerate(places):
@@ -136,7 +136,7 @@ class ReadingStrategy(VisionStrategy):
 
 
 def make_reading(model: Any, processor: Any, noise: float = 0.0) -> None:
-    """Give ``model`` and ``processor`` this front-end in the place of clip_mlp."""
+    """Give ``model`` and ``processor`` this vision encoder in the place of clip_mlp."""
     word = processor.tokenizer(",", add_special_tokens=False)["input_ids"][-1]
     torch.manual_seed(1)
     model.set_strategy(ReadingStrategy(model.vision, word, noise))

@@ -13,7 +13,7 @@ from tests.released_tokens import stage_tokens
 from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
 
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 
 PIECES = 300
 WORDS = (

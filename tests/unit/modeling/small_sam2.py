@@ -23,4 +23,4 @@ HEAD = (
 
 def build_sam2(*overrides: str, tower: str = TOWER) -> tuple[Any, Any]:
     """Model and processor with a fresh mask head ``sam2`` on ``tower``."""
-    return build_small((tower, "vision.hidden_layer=-1", HEAD, *overrides))
+    return build_small((tower, "vision.vision_feature_layer=-1", HEAD, *overrides))

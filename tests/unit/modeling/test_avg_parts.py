@@ -40,7 +40,7 @@ def test_token_table(orig_wh):
 
 
 @pytest.mark.parametrize("orig_wh", [(3000, 30), (30, 3000), (278, 43)])
-def test_something_of_a_long_picture_stays(orig_wh):
+def test_something_of_a_long_image_stays(orig_wh):
     plan = plan_canvas(orig_wh, 336)
     for level in levels_of(24):
         layout = plan_layout(plan, 24, level)
@@ -65,7 +65,7 @@ def test_one_pooling_is_the_chain_of_poolings():
         assert torch.allclose(scale_tokens(states, level).flatten(), plane.flatten(), rtol=1e-5)
 
 
-def test_layout_keeps_the_tokens_of_the_picture_in_their_places():
+def test_layout_keeps_the_tokens_of_the_image_in_their_places():
     """Every token carries its row and column of the canvas; what is laid out is the kept part, a newline each row."""
     plan = plan_canvas((640, 480), 336)
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake, write_words
 from transformers import AutoProcessor, GroundingDinoProcessor
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
@@ -18,7 +18,7 @@ from ullava.batching.collate import Collator
 from ullava.errors import UserError
 from ullava.geometry import box_iou, mask_to_box_xyxy_px, plan_bounded_view
 from ullava.inference.predictor import Predictor
-from ullava.modeling.heads.box_rules import Answered, FoundThing, PhraseBoxRules
+from ullava.modeling.heads.box_post_processing import AnsweredObject, DetectedPhrase, PhrasePostProcessor
 from ullava.structures import Answer, Sample, Turn
 from ullava.text.answers import ObjectSpan
 
@@ -40,11 +40,11 @@ def phrase(words: Path) -> tuple[Any, Any]:
     return model, processor
 
 
-def rules(box: float = 0.25, text: float = 0.2) -> PhraseBoxRules:
-    return PhraseBoxRules([32, 48], box_threshold=box, text_threshold=text, max_tokens=16)
+def rules(box: float = 0.25, text: float = 0.2) -> PhrasePostProcessor:
+    return PhrasePostProcessor([32, 48], box_threshold=box, text_threshold=text, max_tokens=16)
 
 
-def thing(found: list[tuple[list[float], float, float]] | None, masked: bool | None = True) -> Answered:
+def thing(found: list[tuple[list[float], float, float]] | None, masked: bool | None = True) -> AnsweredObject:
     """A thing with a mask (None: an empty one), and boxes in pixels with their scores and word scores."""
     mask = np.zeros((40, 56), dtype=bool)
     mask[4:20, 6:30] = masked is not None
@@ -52,9 +52,9 @@ def thing(found: list[tuple[list[float], float, float]] | None, masked: bool | N
     if found is not None:
         corners = np.asarray([box for box, _, _ in found], dtype=np.float64).reshape(-1, 4) / np.tile(SIZE_WH, 2)
         scores = np.asarray([[score, word] for _, score, word in found]).reshape(-1, 2)
-        boxes = FoundThing(corners, scores[:, 0], scores[:, 1])
+        boxes = DetectedPhrase(corners, scores[:, 0], scores[:, 1])
     span = ObjectSpan("thing", (0, 5), 0 if masked is not False else None, None)
-    return Answered(span, mask if masked is not False else None, 0.7 if masked is not False else None, [], boxes)
+    return AnsweredObject(span, mask if masked is not False else None, 0.7 if masked is not False else None, [], boxes)
 
 
 NEAR, NEARER, FAR = [8.0, 4.0, 30.0, 22.0], [6.0, 5.0, 30.0, 20.0], [40.0, 30.0, 56.0, 40.0]
@@ -82,7 +82,7 @@ def test_without_a_mask_the_best_detection_is_taken() -> None:
         assert rules().box_of(thing([], masked), SIZE_WH) == (None, None)
 
 
-def test_boxes_end_at_the_border_of_the_picture() -> None:
+def test_boxes_end_at_the_border_of_the_image() -> None:
     box, _ = rules().box_of(thing([([-20.0, -4.0, 30.0, 20.0], 0.9, 0.9)]), SIZE_WH)
     assert box == pytest.approx((0.0, 0.0, 30.0, 20.0))
 
@@ -102,16 +102,14 @@ def test_phrases_are_lower_case_with_a_full_stop_and_words_told_from_separators(
     assert boxes.prompts([f"[tag]{'red ' * 20}[/tag]: Mask [SEG]."], [0]) is None, "longer than the detector reads"
 
 
-def answers(
-    model: Any, processor: Any, samples: list[Sample], pictures: list[np.ndarray], folder: Path
-) -> list[Answer]:
-    for sample, image in zip(samples, pictures, strict=True):
+def answers(model: Any, processor: Any, samples: list[Sample], images: list[np.ndarray], folder: Path) -> list[Answer]:
+    for sample, image in zip(samples, images, strict=True):
         Image.fromarray(image).save(sample.images[0])
     return Predictor(model, processor).teacher_forced(samples)
 
 
 def own_pixels(processor: Any, theirs: Any, image: np.ndarray) -> torch.Tensor:
-    """Our view of a picture with the other processor's normalisation, [1, 3, h, w]."""
+    """Our view of an image with the other processor's normalization, [1, 3, h, w]."""
     view, _ = processor.boxes.view(image)
     mean, std = (torch.tensor(values)[:, None, None] for values in (theirs.image_mean, theirs.image_std))
     return ((torch.from_numpy(view) / 255 - mean) / std)[None]
@@ -128,28 +126,28 @@ def test_the_answer_has_the_box_that_transformers_finds_for_the_words(
 ) -> None:
     model, processor = phrase
     sizes = [(40, 56), (24, 64), (40, 56)]
-    pictures = [picture(number, *size) for number, size in enumerate(sizes)]
+    images = [make_image(number, *size) for number, size in enumerate(sizes)]
     samples = [named_sample(tmp_path, f"p{number}", 1 + number, size) for number, size in enumerate(sizes)]
-    found = answers(model, processor, samples, pictures, tmp_path)
+    found = answers(model, processor, samples, images, tmp_path)
     assert [len(answer.objects) for answer in found] == [1, 2, 3]
 
     whole = GroundingDinoProcessor(
         GroundingDinoImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 48}), processor.boxes.tokenizer
     )
-    for answer, image in zip(found, pictures, strict=True):
+    for answer, shown in zip(found, images, strict=True):
         for item in answer.objects:
             assert item.mask is not None and item.box_xyxy_px is not None
-            seen = whole(images=Image.fromarray(image), text=f"{item.phrase}.", return_tensors="pt")
-            ours = own_pixels(processor, whole.image_processor, image)
-            # Two grey levels of resizing at most, in units of the standard deviation; the rest on equal pixels.
+            seen = whole(images=Image.fromarray(shown), text=f"{item.phrase}.", return_tensors="pt")
+            ours = own_pixels(processor, whole.image_processor, shown)
+            # Two gray levels of resizing at most, in units of the standard deviation; the rest on equal pixels.
             assert float((seen["pixel_values"] - ours).abs().max()) < 2.5 / 255 / 0.22
             seen["pixel_values"] = ours
             with torch.no_grad():
                 output = model.box_head.detector(**seen)
             theirs = whole.post_process_grounded_object_detection(
-                output, threshold=0.0, text_threshold=0.0, target_sizes=[image.shape[:2]]
+                output, threshold=0.0, text_threshold=0.0, target_sizes=[shown.shape[:2]]
             )[0]
-            limits = np.tile(image.shape[1::-1], 2)
+            limits = np.tile(shown.shape[1::-1], 2)
             boxes = np.clip(theirs["boxes"].double().numpy(), 0, limits)
             mask_box = mask_to_box_xyxy_px(item.mask)
             if mask_box is None:
@@ -163,31 +161,31 @@ def test_the_answer_has_the_box_that_transformers_finds_for_the_words(
 def test_an_answer_does_not_depend_on_who_shares_its_batch(phrase: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = phrase
     samples = [named_sample(tmp_path, f"q{number}", 2, size) for number, size in enumerate([(40, 56), (24, 64)])]
-    pictures = [picture(10, 40, 56), picture(11, 24, 64)]
-    together = answers(model, processor, samples, pictures, tmp_path)
+    images = [make_image(10, 40, 56), make_image(11, 24, 64)]
+    together = answers(model, processor, samples, images, tmp_path)
     for number, sample in enumerate(samples):
-        alone = answers(model, processor, [sample], [pictures[number]], tmp_path)[0]
+        alone = answers(model, processor, [sample], [images[number]], tmp_path)[0]
         for one, other in zip(alone.objects, together[number].objects, strict=True):
             assert one.box_xyxy_px == pytest.approx(other.box_xyxy_px, abs=1e-2)
 
 
 def test_generated_words_are_looked_for_too(phrase: tuple[Any, Any]) -> None:
     model, processor = phrase
-    answer = Predictor(model, processor).answer(picture(3), "Segment the red circle.", max_new_tokens=4)
+    answer = Predictor(model, processor).answer(make_image(3), "Segment the red circle.", max_new_tokens=4)
     assert answer.new_tokens > 0, "noise, but it goes the same way"
 
 
 def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.objective import GroundingObjective
-    from ullava.training.stages import UNREAD, apply_stage
+    from ullava.training.optim.objective import GroundingObjective
+    from ullava.training.optim.stages import UNREAD, apply_stage
 
     model, processor = build_small((box_override("grounding_dino_phrase", phrase_tokenizer=str(words)),))
     plan = apply_stage(model, "ground", quality_trains=False)
     assert not [name for name in plan.trainable if name.startswith("box_head.")]
     assert {row.part for row in plan.rows} >= {UNREAD}
     model.train()
-    example = processor.encode(grounded_sample("a", 2), [picture(0)])
+    example = processor.encode(grounded_sample("a", 2), [make_image(0)])
     batch = Collator(processor.tokenizer.pad_token_id)([example])
     output = model(**batch.inputs.as_kwargs())
     terms = GroundingObjective(LossConfig(), processor.masks)(output, batch.targets)
@@ -196,7 +194,7 @@ def test_nothing_of_it_trains(phrase: tuple[Any, Any], words: Path) -> None:
 
 
 def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     model, processor = phrase
     model.save_pretrained(tmp_path)
@@ -206,7 +204,7 @@ def test_save_and_load_keep_words_and_thresholds(phrase: tuple[Any, Any], tmp_pa
     for loaded in (processor_again, other):
         assert loaded.box == processor.box and loaded.boxes.box_threshold == 0
         assert loaded.boxes.tokenizer("red circle.")["input_ids"] == [101, 201, 202, 1012, 102]
-    example = processor.encode(grounded_sample("a"), [picture(0)])
+    example = processor.encode(grounded_sample("a"), [make_image(0)])
     batch = Collator(processor.tokenizer.pad_token_id)([example]).inputs
     prompts = processor_again.boxes.prompts(["[tag]red[/tag]: Mask [SEG]."], [0])
     torch.testing.assert_close(

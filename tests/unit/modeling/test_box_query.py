@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.small_detectors import DETECTOR, box_override, wake
 from tests.unit.modeling.test_network import TEXT_ONLY, Script, inputs, prompts
 from transformers import AutoModelForImageTextToText, LogitsProcessorList
@@ -15,10 +15,10 @@ from transformers import AutoModelForImageTextToText, LogitsProcessorList
 from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, UserError, WeightsError
 from ullava.examples import HeadImages, ModelInputs
-from ullava.geometry.box_tensors import corners_of_centres
+from ullava.geometry.box_tensors import corners_of_centers
 from ullava.modeling.heads.box_contract import Candidates, choose
 from ullava.modeling.heads.detector import decoded_sets, detector_class
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.structures import Sample, Turn
 
 KINDS = ("grounding-dino", "mm-grounding-dino")
@@ -38,7 +38,7 @@ def query() -> tuple[Any, Any]:
 
 def rows_of(processor: Any, samples: list[Sample], sizes: list[tuple[int, int]]) -> list[Any]:
     return [
-        processor.encode(sample, [picture(number, *size) for _ in sample.images])
+        processor.encode(sample, [make_image(number, *size) for _ in sample.images])
         for number, (sample, size) in enumerate(zip(samples, sizes, strict=True))
     ]
 
@@ -58,7 +58,7 @@ def test_stages_end_in_what_the_class_itself_returns(model_type: str) -> None:
     whole = detector(**seen)
     sets = decoded_sets(detector, detector.model(**seen, return_dict=True), torch.ones_like(ids).bool(), token=2)
     assert len(sets) == 1 + config.decoder_layers
-    torch.testing.assert_close(sets[-1].boxes_xyxy_head, corners_of_centres(whole.pred_boxes))
+    torch.testing.assert_close(sets[-1].boxes_xyxy_head, corners_of_centers(whole.pred_boxes))
     torch.testing.assert_close(sets[-1].logits, whole.logits[..., 2])
 
 
@@ -87,7 +87,7 @@ def test_chunks_change_nothing(query: tuple[Any, Any], monkeypatch: pytest.Monke
     torch.testing.assert_close(model(**batch).loc.boxes_xyxy_head, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_backbone_runs_once_for_each_picture(query: tuple[Any, Any]) -> None:
+def test_backbone_runs_once_for_each_image(query: tuple[Any, Any]) -> None:
     model, processor = query
     seen: list[int] = []
     backbone = model.box_head.detector.model.backbone.conv_encoder.model
@@ -95,7 +95,7 @@ def test_backbone_runs_once_for_each_picture(query: tuple[Any, Any]) -> None:
     model(**inputs(collator(processor)(rows_of(processor, [grounded_sample("a", 3), grounded_sample("a", 3)],
                                                [(40, 56), (40, 56)]))))  # fmt: skip
     hook.remove()
-    assert seen == [1], "six tokens, one picture"
+    assert seen == [1], "six tokens, one image"
 
 
 def test_generation_reads_what_training_reads(query: tuple[Any, Any]) -> None:
@@ -112,7 +112,7 @@ def test_generation_reads_what_training_reads(query: tuple[Any, Any]) -> None:
     torch.testing.assert_close(result.loc.boxes_xyxy_head, output.loc.boxes_xyxy_head.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_row_without_a_picture_has_no_box(query: tuple[Any, Any]) -> None:
+def test_a_row_without_a_image_has_no_box(query: tuple[Any, Any]) -> None:
     model, processor = query
     loc = processor.token_ids["loc_id"]
     batch = prompts(processor, [grounded_sample("a"), TEXT_ONLY])
@@ -130,8 +130,8 @@ def test_a_row_without_a_picture_has_no_box(query: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("model_type", KINDS)
 def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.objective import GroundingObjective
-    from ullava.training.stages import DETECTOR, DETECTOR_BACKBONE, apply_stage
+    from ullava.training.optim.objective import GroundingObjective
+    from ullava.training.optim.stages import DETECTOR, DETECTOR_BACKBONE, apply_stage
 
     model, processor = build_query(model_type=model_type)
     plan = apply_stage(model, "scratch", quality_trains=False)
@@ -158,7 +158,7 @@ def test_every_weight_that_a_stage_trains_learns(model_type: str) -> None:
 
 
 def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
-    """One picture, two states: each finds its own thing, for certain.
+    """One image, two states: each finds its own thing, for certain.
 
     Which proposals are taken up hangs on rounding, so the way there differs with the number of threads; it takes about
     60 steps (48 to 65 over three seeds), and the test gives it 240. A head that does not learn never arrives.
@@ -168,7 +168,7 @@ def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
     model, _ = build_small((box_override("grounding_dino_query"),))
     head = model.box_head
     torch.manual_seed(1)
-    pictures = HeadImages(
+    images = HeadImages(
         pixels=torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8),
         sizes=torch.tensor([[32, 40]]),
         row_of_image=torch.tensor([0]),
@@ -179,7 +179,7 @@ def test_training_steps_bring_the_chosen_box_to_its_target() -> None:
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
     reached = []
     for _ in range(240):
-        stages = head(states, rows, pictures)
+        stages = head(states, rows, images)
         terms = [sum(expected_box_terms(stage.boxes_xyxy_head, stage.logits, targets)) for stage in stages]
         loss = torch.stack(terms).mean()
         chosen, certainty = choose(stages[-1])
@@ -205,7 +205,7 @@ def test_the_score_is_the_overlap_that_the_head_expects() -> None:
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (1, 1)])
 def test_ribbons_and_specks_have_a_box(query: tuple[Any, Any], size: tuple[int, int]) -> None:
     model, processor = query
-    example = processor.encode(grounded_sample("a"), [picture(0, *size)], prompt_only=True)
+    example = processor.encode(grounded_sample("a"), [make_image(0, *size)], prompt_only=True)
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")([example]))
     loc = processor.token_ids["loc_id"]
     result = model.generate_grounded(
@@ -218,12 +218,12 @@ def test_more_queries_than_positions_are_refused() -> None:
     detector = {"config": DETECTOR | {"num_queries": 200}}
     model, processor = build_small((box_override("grounding_dino_query", detector=detector),))
     batch = inputs(collator(processor)(rows_of(processor, [grounded_sample("a")], [(40, 56)])))
-    with pytest.raises(UserError, match="200 queries, but the picture has 118 positions"):
+    with pytest.raises(UserError, match="200 queries, but the image has 118 positions"):
         model(**batch)
 
 
 def test_save_and_load_give_the_same_boxes(query: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     model, processor = query
     model.save_pretrained(tmp_path)
@@ -280,16 +280,16 @@ def test_wrong_detectors_are_refused(tmp_path: Path) -> None:
         attempt(box_override("grounding_dino_query", detector={"config": misspelt}))
 
 
-def test_a_token_speaks_of_the_last_picture_before_it(query: tuple[Any, Any]) -> None:
+def test_a_token_speaks_of_the_last_image_before_it(query: tuple[Any, Any]) -> None:
     model, processor = query
     plain = grounded_sample("b", 2)
     turn = plain.turns[0]
     both = Sample("two", "test", "res", (Path("a.png"), Path("b.png")),
                   (Turn("<image>" + turn.question, turn.answer, turn.regions),))  # fmt: skip
-    example = processor.encode(both, [picture(0, 24, 64), picture(1)])
+    example = processor.encode(both, [make_image(0, 24, 64), make_image(1)])
     output = model(**inputs(collator(processor)([example]))).loc
     assert output.image.tolist() == [1, 1]
-    other_first = processor.encode(both, [picture(5, 24, 64), picture(1)])
+    other_first = processor.encode(both, [make_image(5, 24, 64), make_image(1)])
     batch = inputs(collator(processor)([example]))
     batch["box_pixel_values"] = inputs(collator(processor)([other_first]))["box_pixel_values"]
     torch.testing.assert_close(model(**batch).loc.boxes_xyxy_head, output.boxes_xyxy_head)
@@ -310,7 +310,7 @@ def test_recomputing_layers_and_half_precision_run(query: tuple[Any, Any]) -> No
 
 def test_the_division_of_u_llava_is_for_regressed_boxes_only(query: tuple[Any, Any]) -> None:
     from ullava.config.schema import LossConfig
-    from ullava.training.objective import GroundingObjective
+    from ullava.training.optim.objective import GroundingObjective
 
     model, processor = query
     batch = collator(processor)(rows_of(processor, [grounded_sample("a", 2)], [(40, 56)]))

@@ -1,4 +1,4 @@
-"""The ConvNeXt front-end: sizes, budgets, stages, and pictures of all shapes in one batch."""
+"""The ConvNeXt vision encoder: sizes, budgets, stages, and images of all shapes in one batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.batching.collate import Collator
@@ -16,11 +16,11 @@ from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError, UserError
 from ullava.modeling.towers.convnext import load_stages
 from ullava.modeling.towers.table import tower_of
-from ullava.modeling.vision.conv import MEAN_COLOUR, ConvPreprocessor, ConvStrategy, fit_any
+from ullava.modeling.vision.conv import MEAN_COLOR, ConvPreprocessor, ConvStrategy, fit_any
 from ullava.modeling.vision.strategy import EncodeContext, ItemNotes
 from ullava.structures import Sample, Turn
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
 TOWER = (
     "vision.tower.config={num_stages: 5, hidden_sizes: [8, 8, 12, 12, 16], depths: [1, 1, 1, 1, 1], patch_size: 1, "
@@ -32,11 +32,11 @@ CONV = ("vision.strategy=conv", TOWER, "vision.conv={video_side: 32}")
 
 @pytest.fixture(scope="module")
 def conv() -> tuple[Any, Any]:
-    return build_small((*CONV, "vision.aspect=any"))
+    return build_small((*CONV, "vision.image_aspect_ratio=any"))
 
 
-def plain(side: int = 768, aspect: str = "pad", area: float = 1.0, stride: int = 64) -> ConvPreprocessor:
-    return ConvPreprocessor(side, stride, aspect, area=area, video_side=side, video="frames")
+def plain(side: int = 768, image_aspect_ratio: str = "pad", area: float = 1.0, stride: int = 64) -> ConvPreprocessor:
+    return ConvPreprocessor(side, stride, image_aspect_ratio, area=area, video_side=side, video="frames")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_squares_give_the_published_counts(side: int, orig: tuple[int, int], wan
 
 def test_any_shape_is_kept_in_multiples_of_the_stride() -> None:
     assert fit_any((1536, 768), 768, 64, 288) == (1536, 768)
-    made = plain(aspect="any", area=2.0).preprocess(np.zeros((384, 768, 3), dtype=np.uint8))
+    made = plain(image_aspect_ratio="any", area=2.0).preprocess(np.zeros((384, 768, 3), dtype=np.uint8))
     assert made.views["base"].shape == (3, 768, 1536) and made.count.low == 288 and made.grid_hw == (12, 24)
     view = made.geometry["base"]
     np.testing.assert_allclose(view.to_view([0, 0, 768, 384]), [0, 0, 1536, 768])
@@ -67,10 +67,10 @@ def test_no_shape_exceeds_its_tokens(orig: tuple[int, int], most: int) -> None:
         assert abs(np.log(width / height * orig[1] / orig[0])) < 0.12, "the shape is kept"
 
 
-def test_padding_has_the_mean_colour_and_budgets_lower_the_resolution() -> None:
+def test_padding_has_the_mean_color_and_budgets_lower_the_resolution() -> None:
     wide = np.full((20, 60, 3), 255, dtype=np.uint8)
     made = plain(128).preprocess(wide)
-    assert made.views["base"][:, 0, 0].tolist() == list(MEAN_COLOUR)
+    assert made.views["base"][:, 0, 0].tolist() == list(MEAN_COLOR)
     tight = plain(256).preprocess(wide, ItemNotes(budget=9))
     assert tight.shrunk and tight.count.high == 9 and tight.views["base"].shape == (3, 192, 192)
     assert tight.variant != plain(256).preprocess(wide).variant == ""
@@ -80,15 +80,15 @@ def test_padding_has_the_mean_colour_and_budgets_lower_the_resolution() -> None:
 
 def test_resolution_can_be_forced_and_wrong_sizes_are_refused() -> None:
     black = np.zeros((10, 10, 3), dtype=np.uint8)
-    assert plain(768).preprocess(black, ItemNotes(force={"resolution": 1024})).count.low == 256
+    assert plain(768).preprocess(black, ItemNotes(overrides={"resolution": 1024})).count.low == 256
     with pytest.raises(UserError, match="resolution 1000 is no multiple of 64"):
-        plain(768).preprocess(black, ItemNotes(force={"resolution": 1000}))
+        plain(768).preprocess(black, ItemNotes(overrides={"resolution": 1000}))
     with pytest.raises(UserError, match="no override 'resolutoin'; did you mean 'resolution'"):
-        plain(768).preprocess(black, ItemNotes(force={"resolutoin": 1024}))
+        plain(768).preprocess(black, ItemNotes(overrides={"resolutoin": 1024}))
     with pytest.raises(UserError, match="image_size 800 is no multiple of the tower's stride 64"):
         plain(800)
-    with pytest.raises(ConfigError, match="aspect any belongs to strategy conv"):
-        build_small(("vision.aspect=any",))
+    with pytest.raises(ConfigError, match="image_aspect_ratio any belongs to strategy conv"):
+        build_small(("vision.image_aspect_ratio=any",))
     with pytest.raises(ConfigError, match="table conv belongs to strategy conv"):
         build_small(("vision.conv={area: 2.0}",))
 
@@ -112,7 +112,7 @@ def test_the_real_tower_has_the_published_size() -> None:
 def rows(processor: Any, shapes: list[tuple[int, int]], prompt_only: bool = False) -> list[Any]:
     samples = [grounded_sample(f"{number}", 1, *shape) for number, shape in enumerate(shapes)]
     return [
-        processor.encode(sample, [picture(number, *shapes[number])], prompt_only=prompt_only)
+        processor.encode(sample, [make_image(number, *shapes[number])], prompt_only=prompt_only)
         for number, sample in enumerate(samples)
     ]
 
@@ -120,7 +120,7 @@ def rows(processor: Any, shapes: list[tuple[int, int]], prompt_only: bool = Fals
 SHAPES = [(40, 56), (40, 56), (90, 40), (30, 150)]
 
 
-def test_pictures_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, Any]) -> None:
+def test_images_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, Any]) -> None:
     model, processor = conv
     collate = Collator(processor.tokenizer.pad_token_id)
     examples = rows(processor, SHAPES)
@@ -142,7 +142,7 @@ def test_pictures_of_all_shapes_in_a_batch_equal_single_ones(conv: tuple[Any, An
         at += size
 
 
-def test_generation_with_pictures_of_all_shapes(conv: tuple[Any, Any]) -> None:
+def test_generation_with_images_of_all_shapes(conv: tuple[Any, Any]) -> None:
     model, processor = conv
     left = Collator(processor.tokenizer.pad_token_id, "left")
     examples = rows(processor, SHAPES, prompt_only=True)
@@ -156,7 +156,7 @@ def test_generation_with_pictures_of_all_shapes(conv: tuple[Any, Any]) -> None:
 def test_videos_give_all_tokens_of_each_frame_or_their_means() -> None:
     for video, total in (("frames", 8 * 4), ("pooled", 8 + 4)):
         model, processor = build_small((*CONV, f"vision.conv.video={video}"))
-        frames = np.stack([picture(number, 30, 44) for number in range(8)])
+        frames = np.stack([make_image(number, 30, 44) for number in range(8)])
         inputs = processor.vision.preprocess_video(frames)
         assert inputs.count.low == total and inputs.views["base"].shape == (8, 3, 32, 32)
         output = model.vision.encode_video({"base": torch.from_numpy(inputs.views["base"])[None]})
@@ -165,7 +165,7 @@ def test_videos_give_all_tokens_of_each_frame_or_their_means() -> None:
     expected = model.vision.projector(torch.cat([state.mean(dim=1), state.mean(dim=0)]))
     torch.testing.assert_close(output.tokens, expected)
     with pytest.raises(UserError, match="no override 'frames'"):
-        model.vision.encode_video({"base": []}, EncodeContext(force={"frames": 1}))
+        model.vision.encode_video({"base": []}, EncodeContext(overrides={"frames": 1}))
 
 
 def test_stages_of_the_tower_train_one_by_one() -> None:
@@ -206,7 +206,7 @@ def test_a_tower_of_four_stages_is_the_start_of_one_of_five(tmp_path: Path) -> N
 
 
 def test_save_and_load_give_the_same_tokens(conv: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     model, processor = conv
     model.save_pretrained(tmp_path)

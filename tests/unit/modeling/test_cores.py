@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.native_models import NATIVES, build_native, native_yaml, needed_packages, write_processor
 from tests.unit.modeling.small_detectors import box_override, wake, write_words
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
@@ -21,18 +21,18 @@ from ullava.config.site import Site
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import Batch, ModelInputs
 from ullava.inference.predictor import Predictor
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.fresh_heads import build_fresh_heads
+from ullava.modeling.construction.outline import outline
+from ullava.modeling.construction.stage_settings import change_conversation
 from ullava.modeling.cores.core_table import CORES, build_core
 from ullava.modeling.cores.native_processor import FOLDER
-from ullava.modeling.fresh_heads import build_fresh_heads
 from ullava.modeling.heads.box_table import BOX_HEADS
-from ullava.modeling.outline import outline
-from ullava.modeling.stage_settings import change_conversation
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.objective import GroundingObjective
-from ullava.training.passes import Passes
-from ullava.training.stages import LANGUAGE, apply_stage, assign_parts
+from ullava.training.loop.passes import Passes
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import LANGUAGE, apply_stage, assign_parts
 
 Built = tuple[Any, Any]
 CASES = ("spliced", *NATIVES)
@@ -67,7 +67,7 @@ def samples() -> list[Sample]:
 
 def pixels(sample: Sample) -> list[Any]:
     """The images of a sample of ``samples``."""
-    made = {"a.png": picture(1), "b.png": picture(2, 60, 30), "c.png": picture(3)}
+    made = {"a.png": make_image(1), "b.png": make_image(2, 60, 30), "c.png": make_image(3)}
     return [made[str(path)] for path in sample.images]
 
 
@@ -215,7 +215,7 @@ def test_a_saved_model_is_the_same_model(built: Built, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- native cores beside transformers
 def messages(count: int) -> list[dict[str, Any]]:
-    images = [{"type": "image", "image": Image.fromarray(picture(number + 1))} for number in range(count)]
+    images = [{"type": "image", "image": Image.fromarray(make_image(number + 1))} for number in range(count)]
     return [
         {"role": "user", "content": [*images, {"type": "text", "text": "What is this?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A thing."}]},
@@ -259,7 +259,7 @@ def test_logits_and_answers_are_transformers_own(native: tuple[Any, Any, Any], c
 def test_labels_are_the_answers_with_their_end(native: tuple[Any, Any, Any]) -> None:
     _, processor, _ = native
     turns = (Turn("<image>What is this?", "A thing."), Turn("And now?", "Another thing."))
-    example = processor.encode(Sample("s", "test", "vqa", (Path("a.png"),), turns), [picture(1)])
+    example = processor.encode(Sample("s", "test", "vqa", (Path("a.png"),), turns), [make_image(1)])
     end = processor.tokenizer.eos_token
     said = processor.tokenizer.decode(example.labels[example.labels != IGNORE_LABEL])
     assert [part.strip() for part in said.split(end)] == ["A thing.", "Another thing.", ""]
@@ -269,7 +269,7 @@ def test_what_a_native_core_cannot_do_is_refused_by_name(native: tuple[Any, Any,
     model, processor, _ = native
     clip = Sample("v", "test", "vqa", (), (Turn("<video>What happens?", "Nothing."),), videos=(Clip(Path("v.mp4")),))
     with pytest.raises(SampleError, match="core native reads images, no videos"):
-        processor.encode(clip, [], videos=[picture(1)[None].repeat(8, axis=0)])
+        processor.encode(clip, [], videos=[make_image(1)[None].repeat(8, axis=0)])
     with pytest.raises(UserError, match="core native: LoRA is not supported"):
         model.core.adapted()
     with pytest.raises(UserError, match="core native: sharding fsdp2 is not supported"):
@@ -277,7 +277,7 @@ def test_what_a_native_core_cannot_do_is_refused_by_name(native: tuple[Any, Any,
     with pytest.raises(UserError, match="core native has no vision strategy"):
         model.set_strategy(None)
     with pytest.raises(UserError, match="native takes no override"):
-        processor.encode(grounded_sample("a"), [picture(1)], prompt_only=True, force={"gamma": 1})
+        processor.encode(grounded_sample("a"), [make_image(1)], prompt_only=True, overrides={"gamma": 1})
     with pytest.raises(UserError, match="the text has 1 places for images, 0 images"):
         processor(text=f"{processor.vision.image_token} What?", images=[])
     inputs = batch_of(processor, samples()[:1]).inputs
@@ -312,7 +312,7 @@ def test_a_model_yaml_names_one_core(text: str, problem: str) -> None:
 
 
 def test_a_language_model_alone_is_no_native_core(tmp_path: Path) -> None:
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     config = native_yaml("idefics3", write_processor("idefics3", tmp_path / "p"), ("core.config={model_type: llama}",))
     with pytest.raises(ConfigError, match="core.config.model_type: unknown 'llama'"):
@@ -321,7 +321,7 @@ def test_a_language_model_alone_is_no_native_core(tmp_path: Path) -> None:
 
 def test_pretrained_weights_and_new_rows_of_a_native_core(tmp_path: Path) -> None:
     """A folder as its makers save it is taken up whole, and the rows of our tokens are the mean of the old."""
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     folder = write_processor("idefics3", tmp_path / "theirs")
     random, _ = build_native("idefics3", tmp_path / "random")
@@ -358,7 +358,7 @@ def test_a_native_core_goes_with_every_box_head(kind: str, tmp_path: Path) -> No
 def test_the_pipeline_of_transformers_runs_a_native_core(tmp_path: Path) -> None:
     model, processor = build_native("idefics3", tmp_path)
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
-    asked = [{"role": "user", "content": [{"type": "image", "image": Image.fromarray(picture(1))},
+    asked = [{"role": "user", "content": [{"type": "image", "image": Image.fromarray(make_image(1))},
                                           {"type": "text", "text": "What is this?"}]}]  # fmt: skip
     (told,) = pipe(text=asked, max_new_tokens=4, do_sample=False)
     assert told["generated_text"]
@@ -368,7 +368,7 @@ def test_a_native_core_is_told_in_figures(tmp_path: Path) -> None:
     config = native_yaml("idefics3", write_processor("idefics3", tmp_path / "processor"))
     told = outline(config, tmp_path)
     assert {"language model", "vision tower", "vision projector"} <= told.parts.keys()
-    assert told.video is None and all(count.exact for count in told.pictures.values())
+    assert told.video is None and all(count.exact for count in told.images.values())
     assert "video" not in "\n".join(told.lines())
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.modeling.conftest import build_small
 
 from ullava.errors import UserError
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
 
 Damage = Callable[[Path], None]
 
@@ -111,15 +111,15 @@ def file_damages() -> Iterator[tuple[str, Damage, str]]:
 
 def value_damages() -> Iterator[tuple[str, str, Any]]:
     """Single keys: (file, dotted key, value)."""
-    for key in ("strategy", "hidden_layer", "aspect", "merge", "text_config", "vision_config", "sam_config",
+    for key in ("strategy", "vision_feature_layer", "image_aspect_ratio", "spatial_merge_size", "text_config", "vision_config", "sam_config",
                 "seg_id", "box_kind", "box_frame", "box_sigmoid", "mask_score", "vision_settings",
                 "detector_config"):  # fmt: skip
         yield CONFIG, key, ...
         yield CONFIG, key, [1]
     for key, value in (
         ("model_type", "llama"), ("model_type", 3), ("model_type", ...), ("strategy", "clip-mlp"), ("strategy", "avg"),
-        ("hidden_layer", "x"), ("hidden_layer", 99), ("hidden_layer", True), ("projector", "mlp3x"), ("merge", 0),
-        ("merge", 2), ("video_frames", 0), ("box_kind", "boxes"), ("box_kind", "grounding_dino_query"),
+        ("vision_feature_layer", "x"), ("vision_feature_layer", 99), ("vision_feature_layer", True), ("projector", "mlp3x"), ("spatial_merge_size", 0),
+        ("spatial_merge_size", 2), ("video_frames", 0), ("box_kind", "boxes"), ("box_kind", "grounding_dino_query"),
         ("box_width", -1), ("box_width", 64), ("seg_id", 5), ("seg_id", "5"), ("loc_id", 10**9), ("eos_token_id", 7),
         ("eos_token_id", "</s>"), ("pad_token_id", 3), ("head_state", "last"), ("vision_settings.frame_grid", 0),
         ("vision_settings.frame_grid", "2"), ("vision_settings", {"frame_gird": 2}), ("max_text_length", None),
@@ -142,7 +142,17 @@ def value_damages() -> Iterator[tuple[str, str, Any]]:
         ("auto_map", {"AutoConfig": "evil.Evil"}), ("quantization_config", {"quant_method": "awq"}),
     ):  # fmt: skip
         yield CONFIG, key, value
-    for key in ("strategy", "image_side", "patch", "box", "settings", "system", "max_length", "answer", "merge"):
+    for key in (
+        "strategy",
+        "image_side",
+        "patch",
+        "box",
+        "settings",
+        "system",
+        "max_length",
+        "answer",
+        "spatial_merge_size",
+    ):
         yield PROCESSOR, key, ...
         yield PROCESSOR, key, None
     for key, value in (("image_side", 64), ("image_side", "32"), ("patch", 0), ("strategy", "slime"), ("max_length", 0),
@@ -265,10 +275,10 @@ def test_whole_folders_load(saved: Path, sharded: Path) -> None:
 def test_the_command_ends_with_one_line(
     command: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
 ) -> None:
-    put(CONFIG, "hidden_layer", "x")(folder)
+    put(CONFIG, "vision_feature_layer", "x")(folder)
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     code, _, err = command("predict", "--model", str(folder), "--image", str(tmp_path / "a.png"), "--prompt", "Hello.")
     assert code == 2 and err.splitlines()[-1].startswith("error: ") and "Traceback" not in err
-    assert "hidden_layer: expected a whole number, got 'x'" in err
+    assert "vision_feature_layer: expected a whole number, got 'x'" in err

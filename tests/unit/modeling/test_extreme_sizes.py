@@ -12,7 +12,7 @@ from ullava.config.vision import SlimeConfig
 from ullava.geometry import ViewKind, plan_square, plan_view, resized_hw, rle_decode, rle_encode
 from ullava.inference.overlay import draw_overlay
 from ullava.modeling import pixels
-from ullava.modeling.heads.box_rules import BoxRules
+from ullava.modeling.heads.box_post_processing import BoxPostProcessor
 from ullava.modeling.heads.mask_sam import SamMaskRules
 from ullava.modeling.pixels import pad_to_square_u8, render_view, resize_planes_u8
 from ullava.modeling.vision.avg_layout import plan_canvas
@@ -29,10 +29,12 @@ PYRAMID = {"pyramid": {"patch_size": 4, "hidden_sizes": [1, 2, 3, 4]}, "max_boxe
 
 def preprocessors() -> dict[str, Any]:
     every: dict[str, Any] = {}
-    for aspect in ("pad", "stretch", "crop"):
-        every[f"clip {aspect}"] = ClipMlpPreprocessor(56, 14, aspect)
-    for aspect in ("pad", "stretch", "crop", "any"):
-        every[f"conv {aspect}"] = ConvPreprocessor(128, 64, aspect, area=2.0, video_side=64, video="frames")
+    for image_aspect_ratio in ("pad", "stretch", "crop"):
+        every[f"clip {image_aspect_ratio}"] = ClipMlpPreprocessor(56, 14, image_aspect_ratio)
+    for image_aspect_ratio in ("pad", "stretch", "crop", "any"):
+        every[f"conv {image_aspect_ratio}"] = ConvPreprocessor(
+            128, 64, image_aspect_ratio, area=2.0, video_side=64, video="frames"
+        )
     every["mg"] = MgPreprocessor(56, 14, {**PYRAMID, "frame_pool": 1})
     every["slime"] = SlimePreprocessor(56, 14, SlimeConfig())
     return every
@@ -53,7 +55,7 @@ def test_every_view_of_a_strip_of_a_million_pixels(upright: bool, monkeypatch: p
         seen = preprocessor.preprocess(image).views["base"]
         middle = seen[:, seen.shape[1] // 2, seen.shape[2] // 2]
         assert middle[0] > middle[1] + 50, name
-    for view in (BoxRules("norm", (80, 133)).view(image), (sam(image), None)):
+    for view in (BoxPostProcessor("norm", (80, 133)).view(image), (sam(image), None)):
         assert view is not None and max(view[0].shape) <= 1024 and view[0][0].max() > 150
     tiles = render_tiles(image, plan_canvas((image.shape[1], image.shape[0]), 56))
     assert tiles.shape[1:] == (3, 56, 56) and tiles[:, 0].max() > 150
@@ -74,7 +76,7 @@ def refused_when_large(make: Any) -> Any:
 
 @pytest.mark.parametrize("mode", ["bicubic", "pillow"])
 @pytest.mark.parametrize("size_wh", [(90, 31), (31, 90), (300, 7)])
-@pytest.mark.parametrize("kind", ["pad_centre", "short_side"])
+@pytest.mark.parametrize("kind", ["pad_center", "short_side"])
 def test_the_way_of_large_images_shows_the_same_within_a_pixel(
     mode: str, size_wh: tuple[int, int], kind: ViewKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +93,7 @@ def test_the_way_of_large_images_shows_the_same_within_a_pixel(
 def test_ordinary_images_are_padded_first() -> None:
     """What the published preprocessing gives for them, to the last bit."""
     image = np.random.default_rng(0).integers(0, 256, (40, 130, 3), dtype=np.uint8)
-    view = plan_view("pad_centre", (130, 40), 56)
+    view = plan_view("pad_center", (130, 40), 56)
     ours = render_view(image, view, mode="bicubic", fill=255)
     np.testing.assert_array_equal(ours, resize_planes_u8(pad_to_square_u8(image, 255), 56, 56, "bicubic"))
 

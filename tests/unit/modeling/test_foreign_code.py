@@ -18,7 +18,7 @@ import ullava
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe
 from ullava.errors import UserError
-from ullava.training.start import start_model
+from ullava.training.loop.init import start_model
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,12 +126,17 @@ def test_a_tokenizer(refused: Callable[..., str], tmp_path: Path, file: str) -> 
 
 def test_a_detector_of_boxes(refused: Callable[..., str], tmp_path: Path, asked: tuple[str, ...]) -> None:
     part = part_of(tmp_path / "detector", GroundingDinoConfig())
-    refused("predict", "--model", "tiny", *asked, "--detector", str(part), "--words", "cup")
+    refused("predict", "--model", "tiny", *asked, "--detector", str(part), "--classes", "cup")
 
 
 def test_there_is_one_door() -> None:
     """What reads transformers' files is called in one module; beside it stand peft's reader and our own classes."""
-    allowed = {"registration.py", "modeling/pretrained.py", "modeling/processing.py", "modeling/adapters.py"}
+    allowed = {
+        "registration.py",
+        "modeling/loading/pretrained.py",
+        "modeling/processing/processor.py",
+        "modeling/adapters.py",
+    }
     calls = re.compile(r"\.from_pretrained\(|trust_remote_code=True|weights_only=False")
     package = Path(ullava.__file__).parent
     found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if calls.search(path.read_text())}

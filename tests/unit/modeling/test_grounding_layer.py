@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 
 from ullava.batching.collate import Collator
 from ullava.errors import UserError
@@ -24,7 +24,7 @@ def middle() -> tuple[Any, Any]:
 
 def inputs_of(processor: Any, prompt_only: bool = False) -> ModelInputs:
     samples = [grounded_sample("a", 2), grounded_sample("b", 1)]
-    rows = [processor.encode(s, [picture(n)], prompt_only=prompt_only) for n, s in enumerate(samples)]
+    rows = [processor.encode(s, [make_image(n)], prompt_only=prompt_only) for n, s in enumerate(samples)]
     inputs, _ = Collator(processor.tokenizer.pad_token_id, "left" if prompt_only else "right")(rows).usable()
     return inputs
 
@@ -98,7 +98,7 @@ def test_generation_reads_the_states_of_a_whole_pass(middle: tuple[Any, Any]) ->
 
 
 def test_a_saved_model_reads_the_same_layer(middle: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     model, processor = middle
     model.save_pretrained(str(tmp_path))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import grounded_sample, picture
+from tests.unit.modeling.conftest import grounded_sample, make_image
 from tests.unit.modeling.small_sam2 import CONVNEXT, TOWER, build_sam2
 from torch.nn import functional
 
@@ -21,19 +21,19 @@ from ullava.errors import ConfigError, UserError
 from ullava.geometry import plan_view
 from ullava.geometry.mask_resize import LONGEST_BY_MATRIX, covered_of_view, view_to_original
 from ullava.inference.predictor import Predictor
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.heads.outputs import SegOutput
 from ullava.modeling.heads.vision_view import VisionViewRules
-from ullava.modeling.outputs import SegOutput
 from ullava.structures import Sample, Turn
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage, assign_parts, unread_names
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage, assign_parts, unread_names
 
 TOWERS = {"efficientnet": TOWER, "convnext": CONVNEXT}
 
 
 def batch_of(processor: Any, samples: list[Sample]) -> Any:
     rows = [
-        processor.encode(sample, [picture(int(sample.name), 40, 56)] if sample.images else []) for sample in samples
+        processor.encode(sample, [make_image(int(sample.name), 40, 56)] if sample.images else []) for sample in samples
     ]
     return Collator(processor.tokenizer.pad_token_id)(rows)
 
@@ -94,8 +94,8 @@ def test_what_is_generated_has_the_masks_of_the_pass_that_is_given_its_words() -
     sample = grounded_sample("3", 2)
     batch = batch_of(processor, [sample])
     told = model(**batch.inputs.as_kwargs()).seg
-    prompt = processor.encode(sample, [picture(3, 40, 56)], prompt_only=True)
-    row = processor.encode(sample, [picture(3, 40, 56)])
+    prompt = processor.encode(sample, [make_image(3, 40, 56)], prompt_only=True)
+    row = processor.encode(sample, [make_image(3, 40, 56)])
     wanted = row.input_ids[len(prompt.input_ids) :].tolist()
     inputs, _ = Collator(processor.tokenizer.pad_token_id, "left")([prompt]).usable()
     place = iter(wanted)
@@ -126,7 +126,7 @@ def test_rows_without_masks_and_without_images_reach_all_that_trains() -> None:
 
 def test_an_image_that_was_prepared_for_heads_is_not_prepared_again() -> None:
     _, processor = build_sam2()
-    image = picture(6, 40, 56)
+    image = make_image(6, 40, 56)
     first = processor.encode(grounded_sample("6"), [image])
     assert first.images[0].sam_u8 is None and first.images[0].for_heads
     again = processor.encode(grounded_sample("6"), [image], prepared=first.images)
@@ -153,10 +153,10 @@ def test_an_empty_mask_teaches_presence_and_is_answered_by_none() -> None:
     assert bool((plain[0] == 3.0).all()) and torch.equal(plain[1], seg.iou_scores)
 
 
-@pytest.mark.parametrize("aspect", ["pad", "stretch"])
+@pytest.mark.parametrize("image_aspect_ratio", ["pad", "stretch"])
 @pytest.mark.parametrize("size", [(40, 56), (90, 30), (64, 64)])
-def test_masks_come_back_to_where_the_view_took_them_from(aspect: str, size: tuple[int, int]) -> None:
-    rules = VisionViewRules(64, aspect)
+def test_masks_come_back_to_where_the_view_took_them_from(image_aspect_ratio: str, size: tuple[int, int]) -> None:
+    rules = VisionViewRules(64, image_aspect_ratio)
     height, width = size
     view = rules.geometry(size)
     down, across = torch.meshgrid(torch.arange(16) * 4.0 + 2, torch.arange(16) * 4.0 + 2, indexing="ij")
@@ -192,7 +192,7 @@ def test_strips_longer_than_a_matrix_are_mapped_alike() -> None:
 
 def test_answers_carry_masks_of_the_original_size(tmp_path: Path) -> None:
     model, processor = build_sam2()
-    Image.fromarray(picture(8, 40, 56)).save(tmp_path / "8.png")
+    Image.fromarray(make_image(8, 40, 56)).save(tmp_path / "8.png")
     sample = replace(grounded_sample("8", 2), images=(tmp_path / "8.png",))
     with torch.no_grad():
         seg = model(**batch_of(processor, [grounded_sample("8", 2)]).inputs.as_kwargs()).seg
@@ -232,8 +232,8 @@ def test_what_cannot_serve_it_is_refused_by_name() -> None:
         build_sam2(tower=clip)
     with pytest.raises(ConfigError, match="mask.encoder vision needs a vision strategy .*clip_mlp.*strategy is slime"):
         build_sam2("vision.strategy=slime")
-    with pytest.raises(UserError, match="vision.aspect pad or stretch, not crop"):
-        build_sam2("vision.aspect=crop")
+    with pytest.raises(UserError, match="vision.image_aspect_ratio pad or stretch, not crop"):
+        build_sam2("vision.image_aspect_ratio=crop")
     with pytest.raises(ConfigError, match="num_attention_heads: 32 heads do not divide 16"):
         build_sam2("mask.sam2.config.num_attention_heads=32")
     with pytest.raises(ConfigError, match="hidden_size: 36 is no multiple of 8"):

@@ -1,4 +1,4 @@
-"""Every front-end with every box head on every kind of language model, on pictures, videos and words in one batch.
+"""Every vision encoder with every box head on every kind of language model, on images, videos and words in one batch.
 
 All 45 are marked slow; without that mark 15 run, in which every two of the three kinds of part meet.
 """
@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.small_detectors import box_override, wake, write_words
 from tests.unit.modeling.test_network import Script
 from transformers import LogitsProcessorList
@@ -20,20 +20,20 @@ from transformers import LogitsProcessorList
 from ullava.batching.collate import Collator
 from ullava.config.schema import LossConfig, VisionConfig
 from ullava.examples import Batch
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
 from ullava.modeling.heads.box_table import BOX_HEADS
-from ullava.modeling.strategies import STRATEGIES
+from ullava.modeling.vision.strategies import STRATEGIES
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
-FRONT_ENDS: dict[str, tuple[str, ...]] = {
+VISION_ENCODERS: dict[str, tuple[str, ...]] = {
     "clip_mlp": (),
     "conv": (
         "vision.strategy=conv",
         "vision.tower.config={num_stages: 5, hidden_sizes: [8, 8, 12, 12, 16], depths: [1, 1, 1, 1, 1], patch_size: 1, "
         "image_size: 64, layer_scale_init_value: 1.0}",
-        "vision.aspect=any",
+        "vision.image_aspect_ratio=any",
         "vision.conv={video_side: 32}",
     ),
     "mg": (
@@ -41,22 +41,22 @@ FRONT_ENDS: dict[str, tuple[str, ...]] = {
         "vision.mg={pyramid: {config: {model_type: convnext, hidden_sizes: [8, 16, 32, 64], depths: [1, 1, 1, 1]}}}",
     ),
     "avg": ("vision.strategy=avg", "vision.avg={text_slots: 6, heads: 4}"),
-    "slime": ("vision.strategy=slime", "vision.slime={local_side: 2, heads: 4, gamma: 0.6, tau: 0.02}"),
+    "slime": ("vision.strategy=slime", "vision.slime={local_side: 2, heads: 4, top_p: 0.6, temperature: 0.02}"),
 }
 LANGUAGES = ("llama", "qwen2", "phi3")
-CROSS = [(front, box, language) for front in FRONT_ENDS for box in BOX_HEADS for language in LANGUAGES]
+CROSS = [(front, box, language) for front in VISION_ENCODERS for box in BOX_HEADS for language in LANGUAGES]
 
 
 def _in_the_sample(front: str, box: str, language: str) -> bool:
     """A Latin square: each pair of two kinds of part is in it once."""
-    return (list(FRONT_ENDS).index(front) + BOX_HEADS.index(box)) % 3 == LANGUAGES.index(language)
+    return (list(VISION_ENCODERS).index(front) + BOX_HEADS.index(box)) % 3 == LANGUAGES.index(language)
 
 
 CASES = [pytest.param(*case, marks=() if _in_the_sample(*case) else pytest.mark.slow) for case in CROSS]
 
 
 def test_the_matrix_leaves_no_part_out() -> None:
-    assert set(FRONT_ENDS) == set(STRATEGIES) == set(get_args(get_type_hints(VisionConfig)["strategy"]))
+    assert set(VISION_ENCODERS) == set(STRATEGIES) == set(get_args(get_type_hints(VisionConfig)["strategy"]))
     chosen = [case for case in CROSS if _in_the_sample(*case)]
     assert len(chosen) == 15 and len(CROSS) == 45
     for first, second in ((0, 1), (0, 2), (1, 2)):
@@ -75,14 +75,14 @@ def build(front: str, box: str, language: str, words: Path) -> tuple[Any, Any]:
         head = (box_override(box),)
     elif box == "grounding_dino_phrase":
         head = (box_override(box, phrase_tokenizer=str(words), box_threshold=0, text_threshold=0),)
-    model, processor = build_small((*FRONT_ENDS[front], *head, f"language.config.model_type={language}"))
+    model, processor = build_small((*VISION_ENCODERS[front], *head, f"language.config.model_type={language}"))
     if head:
         wake(model.box_head.detector)
     return model, processor
 
 
 def samples() -> list[Sample]:
-    """A grounded picture with objects, a wide one, a video, words alone."""
+    """A grounded image with objects, a wide one, a video, words alone."""
     found = DetectedBoxes(np.array([[4.0, 4, 30, 30], [20, 10, 50, 38]]), np.array([0.9, 0.8]), ("thing", "thing"))
     film = Turn("<video>What moves?", "The circle.")
     return [
@@ -98,8 +98,8 @@ def batch_of(processor: Any, given: list[Sample], **options: Any) -> Batch:
     examples = [
         processor.encode(
             sample,
-            [picture(number, *shapes[sample.name]) for _ in sample.images],
-            videos=[np.stack([picture(50 + frame, 30, 44) for frame in range(8)]) for _ in sample.videos],
+            [make_image(number, *shapes[sample.name]) for _ in sample.images],
+            videos=[np.stack([make_image(50 + frame, 30, 44) for frame in range(8)]) for _ in sample.videos],
             **options,
         )
         for number, sample in enumerate(given)

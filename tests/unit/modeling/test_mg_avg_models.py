@@ -1,4 +1,4 @@
-"""Whole models with the strategies ``mg`` and ``avg``: what the contract of front-ends promises for every one."""
+"""Whole models with the strategies ``mg`` and ``avg``: what the contract of vision encoders promises for every one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 
 from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, ModelConfig
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
-from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.ullava import UllavaForConditionalGeneration
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
 PYRAMID = "{model_type: convnext, hidden_sizes: [8, 16, 32, 64], depths: [1, 1, 1, 1], layer_scale_init_value: 1.0}"
 CHOICE = {
@@ -37,7 +37,7 @@ def boxes(*corners: tuple[float, float, float, float]) -> DetectedBoxes:
 
 
 def samples() -> list[Sample]:
-    """Two grounding rows with and without boxes, words, a wide picture, another question about the first."""
+    """Two grounding rows with and without boxes, words, a wide image, another question about the first."""
     made = [grounded_sample(str(number), 1 + number % 2, *SHAPES[number]) for number in range(3)]
     made[0] = replace(made[0], boxes=(boxes((4, 4, 30, 30), (30, 10, 50, 38)),))
     made[2] = replace(made[2], boxes=(boxes((0, 50, 20, 80)),))
@@ -52,8 +52,8 @@ def rows(processor: Any, given: list[Sample], numbers: tuple[int, ...] = NUMBERS
     return [
         processor.encode(
             sample,
-            [picture(number, *SHAPES[number % 3]) for _ in sample.images],
-            videos=[np.stack([picture(50 + number + frame) for frame in range(8)]) for _ in sample.videos],
+            [make_image(number, *SHAPES[number % 3]) for _ in sample.images],
+            videos=[np.stack([make_image(50 + number + frame) for frame in range(8)]) for _ in sample.videos],
             **options,
         )
         for sample, number in zip(given, numbers, strict=False)
@@ -165,16 +165,16 @@ def test_overrides(built: tuple[str, Any, Any]) -> None:
     name, model, processor = built
     forces = [{"max_boxes": 1}, {"max_boxes": 0}] if name == "mg" else model.vision.candidates()
     lengths = []
-    for force in forces:
-        batch = collate(processor, rows(processor, samples(), force=force))
+    for overrides in forces:
+        batch = collate(processor, rows(processor, samples(), overrides=overrides))
         assert "image_counts" not in batch.inputs.as_kwargs()
         with torch.no_grad():
-            output = model(**batch.inputs.as_kwargs(), force=force)
+            output = model(**batch.inputs.as_kwargs(), overrides=overrides)
         lengths.append(int((output.input_ids == processor.token_ids["image_patch_id"]).sum()))
         assert output.input_ids.shape == batch.inputs.input_ids.shape and torch.isfinite(output.supervised_logits).all()
     assert len(set(lengths)) > 1
     with pytest.raises(UserError, match="no override 'resolution'"):
-        rows(processor, samples()[:1], force={"resolution": 3})
+        rows(processor, samples()[:1], overrides={"resolution": 3})
 
 
 def test_grounding_states_do_not_depend_on_the_number_of_tokens(built: tuple[str, Any, Any]) -> None:

@@ -131,7 +131,7 @@ def test_pooling_map_by_map_is_the_dense_way():
     assert torch.allclose(found, torch.stack(wanted), atol=1e-5)
 
 
-def test_no_box_no_token_and_each_picture_its_own():
+def test_no_box_no_token_and_each_image_its_own():
     torch.manual_seed(2)
     objects = ObjectTokens("pyramid", (4, 8), 6, embed_boxes=True)
     maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
@@ -145,7 +145,7 @@ def test_no_box_no_token_and_each_picture_its_own():
 
 
 def test_boxes_on_the_view_and_the_hard_cap():
-    view = plan_view("pad_centre", (200, 100), 768)
+    view = plan_view("pad_center", (200, 100), 768)
     boxes, dropped = boxes_on_view([[0, 0, 200, 100]], [0.9], ["all"], view, 100)
     assert boxes.tolist() == [[0, 192, 768, 576]] and dropped == 0
     many = [[x, y, x + 9, y + 9] for y in range(0, 100, 10) for x in range(0, 130, 10)]

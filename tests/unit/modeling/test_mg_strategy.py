@@ -37,11 +37,11 @@ def build(**other):
     torch.manual_seed(0)
     settings = SETTINGS | other
     config = CLIPVisionConfig(**TOWER)
-    strategy = Mg(config, hidden_layer=-2, projector="mlp2x", width_out=32, settings=settings)
+    strategy = Mg(config, vision_feature_layer=-2, projector="mlp2x", width_out=32, settings=settings)
     return MgPreprocessor(56, 14, settings), strategy.eval()
 
 
-def picture(width, height, seed=0):
+def make_image(width, height, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -66,29 +66,31 @@ def parts():
 def test_counts(parts):
     preprocessor, _ = parts
     assert preprocessor.high == 128
-    assert preprocessor.preprocess(picture(90, 60)).count.low == 16
-    made = preprocessor.preprocess(picture(200, 100), ItemNotes(boxes=boxes([0, 0, 200, 100], [10, 10, 60, 60])))
+    assert preprocessor.preprocess(make_image(90, 60)).count.low == 16
+    made = preprocessor.preprocess(make_image(200, 100), ItemNotes(boxes=boxes([0, 0, 200, 100], [10, 10, 60, 60])))
     assert (made.count.low, made.count.high, made.grid_hw) == (18, 18, None)
     assert made.views["boxes"][0].tolist() == [0, 32, 128, 96]
     many = boxes(*([x, y, x + 9, y + 9] for y in range(0, 100, 10) for x in range(0, 130, 10)))
-    assert preprocessor.preprocess(picture(200, 100), ItemNotes(boxes=many)).count.low == 16 + 100
-    fewer = preprocessor.preprocess(picture(200, 100), ItemNotes(boxes=many, force={"max_boxes": 3}))
+    assert preprocessor.preprocess(make_image(200, 100), ItemNotes(boxes=many)).count.low == 16 + 100
+    fewer = preprocessor.preprocess(make_image(200, 100), ItemNotes(boxes=many, overrides={"max_boxes": 3}))
     assert fewer.count.low == 19 and not fewer.shrunk
-    tight = preprocessor.preprocess(picture(200, 100), ItemNotes(boxes=many, budget=18))
+    tight = preprocessor.preprocess(make_image(200, 100), ItemNotes(boxes=many, budget=18))
     assert tight.count.low == 18 and tight.shrunk
-    assert len({made.variant, fewer.variant, tight.variant, preprocessor.preprocess(picture(9, 9)).variant}) == 4
+    assert len({made.variant, fewer.variant, tight.variant, preprocessor.preprocess(make_image(9, 9)).variant}) == 4
 
 
 def test_released_rule_gives_one_token_for_nothing_found():
     preprocessor, _ = build(box_rule="released")
-    made = preprocessor.preprocess(picture(90, 60))
+    made = preprocessor.preprocess(make_image(90, 60))
     assert made.count.low == 17 and not made.views["boxes"].any()
 
 
-def test_a_picture_alone_is_the_picture_in_a_batch(parts):
+def test_a_image_alone_is_the_image_in_a_batch(parts):
     preprocessor, strategy = parts
     notes = [boxes([5, 5, 50, 40], [30, 2, 88, 50]), None, boxes([0, 0, 20, 20])]
-    items = [preprocessor.preprocess(picture(90, 60, seed), ItemNotes(boxes=found)) for seed, found in enumerate(notes)]
+    items = [
+        preprocessor.preprocess(make_image(90, 60, seed), ItemNotes(boxes=found)) for seed, found in enumerate(notes)
+    ]
     with torch.no_grad():
         together = strategy.encode(views(items))
         alone = [strategy.encode(views([item])) for item in items]
@@ -100,7 +102,7 @@ def test_a_picture_alone_is_the_picture_in_a_batch(parts):
 def test_boxes_add_tokens_and_change_none(parts):
     preprocessor, strategy = parts
     plain, found = (
-        preprocessor.preprocess(picture(90, 60), ItemNotes(boxes=given))
+        preprocessor.preprocess(make_image(90, 60), ItemNotes(boxes=given))
         for given in (None, boxes([5, 5, 50, 40], [60, 20, 88, 50]))
     )
     with torch.no_grad():
@@ -112,7 +114,7 @@ def test_boxes_add_tokens_and_change_none(parts):
 @pytest.mark.parametrize("pooling", ["pyramid", "last_only", "multi_level"])
 def test_every_kind_learns(fusion, pooling):
     preprocessor, strategy = build(fusion=fusion, pooling=pooling, embed_boxes=True)
-    made = preprocessor.preprocess(picture(90, 60), ItemNotes(boxes=boxes([5, 5, 50, 40])))
+    made = preprocessor.preprocess(make_image(90, 60), ItemNotes(boxes=boxes([5, 5, 50, 40])))
     strategy.train()
     for name in ("tower", "pyramid"):
         strategy.get_submodule(name).requires_grad_(False)
@@ -123,10 +125,10 @@ def test_every_kind_learns(fusion, pooling):
 
 
 def test_no_box_leaves_no_weight_without_a_gradient(parts):
-    """Processes that train together wait for every weight, whether or not a picture of theirs has boxes."""
+    """Processes that train together wait for every weight, whether or not an image of theirs has boxes."""
     preprocessor, strategy = build(pooling="multi_level", embed_boxes=True)
     strategy.train()
-    strategy.encode(views([preprocessor.preprocess(picture(90, 60))])).tokens.sum().backward()
+    strategy.encode(views([preprocessor.preprocess(make_image(90, 60))])).tokens.sum().backward()
     unread = strategy.unread()
     missing = [n for n, value in strategy.named_parameters() if value.grad is None and not n.startswith(unread)]
     assert missing == [] and not strategy.objects.projector[0].weight.grad.any()
@@ -137,7 +139,7 @@ def test_no_box_leaves_no_weight_without_a_gradient(parts):
 
 def test_half_precision_is_finite(parts):
     preprocessor, strategy = parts
-    made = preprocessor.preprocess(picture(90, 60), ItemNotes(boxes=boxes([5, 5, 50, 40])))
+    made = preprocessor.preprocess(make_image(90, 60), ItemNotes(boxes=boxes([5, 5, 50, 40])))
     with torch.no_grad():
         exact = strategy.encode(views([made])).tokens
         with torch.autocast("cpu", torch.bfloat16):
@@ -149,7 +151,7 @@ def test_half_precision_is_finite(parts):
 
 def test_video(parts):
     preprocessor, strategy = parts
-    frames = np.stack([picture(90, 60, seed) for seed in range(3)])
+    frames = np.stack([make_image(90, 60, seed) for seed in range(3)])
     found = (boxes([5, 5, 50, 40]), None, boxes([0, 0, 20, 20], [40, 20, 80, 50]))
     clip = preprocessor.preprocess_video(frames, ItemNotes(frame_boxes=found))
     assert clip.count.low == 3 * 4 + 3
@@ -172,12 +174,12 @@ def test_video(parts):
 def test_refusals(parts):
     preprocessor, strategy = parts
     with pytest.raises(UserError, match="no override 'max_box'; did you mean 'max_boxes'"):
-        preprocessor.preprocess(picture(9, 9), ItemNotes(force={"max_box": 2}))
+        preprocessor.preprocess(make_image(9, 9), ItemNotes(overrides={"max_box": 2}))
     with pytest.raises(UserError, match="no override 'granularity'"):
-        strategy.encode({}, EncodeContext(force={"granularity": 3}))
+        strategy.encode({}, EncodeContext(overrides={"granularity": 3}))
     with pytest.raises(UserError, match="whole number from 0, not -1"):
-        preprocessor.preprocess(picture(9, 9), ItemNotes(force={"max_boxes": -1}))
+        preprocessor.preprocess(make_image(9, 9), ItemNotes(overrides={"max_boxes": -1}))
     with pytest.raises(UserError, match="frame_pool 3: a grid of 4 x 4"):
         build(frame_pool=3)
     with pytest.raises(UserError, match="the tower has 2 layers"):
-        Mg(CLIPVisionConfig(**TOWER), hidden_layer=-4, projector="linear", width_out=8, settings=SETTINGS)
+        Mg(CLIPVisionConfig(**TOWER), vision_feature_layer=-4, projector="linear", width_out=8, settings=SETTINGS)

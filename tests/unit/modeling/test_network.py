@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from ullava.batching.collate import Collator
@@ -20,7 +20,7 @@ TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),)
 
 def collate(processor: Any, samples: list[Sample], prompt_only: bool = False, side: str = "right") -> Batch:
     examples = [
-        processor.encode(sample, [picture(number) for _ in sample.images], prompt_only=prompt_only)
+        processor.encode(sample, [make_image(number) for _ in sample.images], prompt_only=prompt_only)
         for number, sample in enumerate(samples)
     ]
     return Collator(processor.tokenizer.pad_token_id, side)(examples)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def test_batch_equals_single(small: tuple[Any, Any]) -> None:
     model, processor = small
     samples = [grounded_sample("a", 3), TEXT_ONLY, grounded_sample("b", 1)]
     examples = [
-        processor.encode(sample, [picture(number) for _ in sample.images]) for number, sample in enumerate(samples)
+        processor.encode(sample, [make_image(number) for _ in sample.images]) for number, sample in enumerate(samples)
     ]
     collator = Collator(processor.tokenizer.pad_token_id)
     together = model(**inputs(collator(examples)))
@@ -115,7 +115,7 @@ def test_batched_generation_equals_single(head_state: str) -> None:
 
     def run(rows: list[Sample], numbers: list[int]) -> Any:
         examples = [
-            processor.encode(row, [picture(number) for _ in row.images], prompt_only=True)
+            processor.encode(row, [make_image(number) for _ in row.images], prompt_only=True)
             for row, number in zip(rows, numbers, strict=True)
         ]
         batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(examples))
@@ -126,7 +126,7 @@ def test_batched_generation_equals_single(head_state: str) -> None:
         )
 
     together = run(samples, [0, 1, 2])
-    assert together.seg.row.tolist() == [0, 0, 2, 2], "a row without a picture grounds nothing"
+    assert together.seg.row.tolist() == [0, 0, 2, 2], "a row without an image grounds nothing"
     for row in (0, 2):
         alone = run([samples[row]], [row])
         place = together.seg.row == row
@@ -143,7 +143,7 @@ def test_free_generation_is_the_same_in_a_batch(small: tuple[Any, Any]) -> None:
     samples = [grounded_sample("a"), TEXT_ONLY]
     together = model.generate(**prompts(processor, samples), max_new_tokens=8, do_sample=False)[:, -8:]
     for number, sample in enumerate(samples):
-        image = [picture(number) for _ in sample.images]
+        image = [make_image(number) for _ in sample.images]
         example = processor.encode(sample, image, prompt_only=True)
         batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")([example]))
         batch.pop("labels")
@@ -151,16 +151,16 @@ def test_free_generation_is_the_same_in_a_batch(small: tuple[Any, Any]) -> None:
         assert alone[0, -8:].tolist() == together[number].tolist()
 
 
-def test_pictures_are_encoded_once_however_many_questions(
+def test_images_are_encoded_once_however_many_questions(
     small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = small
     seen = {"tower": 0, "sam": 0}
     real_encode, real_sam = model.vision.encode, model.mask_head.embed
 
-    def count_tower(views: Any, force: Any = None) -> Any:
+    def count_tower(views: Any, overrides: Any = None) -> Any:
         seen["tower"] += len(views["base"])
-        return real_encode(views, force)
+        return real_encode(views, overrides)
 
     def count_sam(images: Any, rows: Any) -> Any:
         seen["sam"] += len(rows)
@@ -169,7 +169,7 @@ def test_pictures_are_encoded_once_however_many_questions(
     monkeypatch.setattr(model.vision, "encode", count_tower)
     monkeypatch.setattr(model.mask_head, "embed", count_sam)
     one = grounded_sample("a")
-    rows = [processor.encode(one, [picture(0)], prompt_only=True) for _ in range(5)]
+    rows = [processor.encode(one, [make_image(0)], prompt_only=True) for _ in range(5)]
     batch = inputs(Collator(processor.tokenizer.pad_token_id, "left")(rows))
     seg = processor.token_ids["seg_id"]
     model.generate_grounded(
@@ -198,7 +198,7 @@ def test_bf16_is_finite(small: tuple[Any, Any]) -> None:
 
 
 def test_save_and_load_give_the_same_model(small: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     model, processor = small
     model.save_pretrained(tmp_path)
@@ -215,7 +215,7 @@ def test_save_and_load_give_the_same_model(small: tuple[Any, Any], tmp_path: Pat
 def test_missing_and_unexpected_weights_are_all_named(small: tuple[Any, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     small[0].save_pretrained(tmp_path)
     small[1].save_pretrained(tmp_path)
@@ -230,7 +230,7 @@ def test_missing_and_unexpected_weights_are_all_named(small: tuple[Any, Any], tm
 
 
 def test_pickled_weights_are_refused(small: tuple[Any, Any], tmp_path: Path) -> None:
-    from ullava.modeling.auto import load_folder
+    from ullava.modeling.construction.auto import load_folder
 
     small[0].config.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
@@ -248,8 +248,8 @@ def test_misspelt_sizes_are_refused() -> None:
         build_small(("language.config={model_type: llama, num_hiden_layers: 2}",))
     with pytest.raises(ConfigError, match="model_type: unknown 'lama'"):
         build_small(("language.config={model_type: lama}",))
-    with pytest.raises(UserError, match="hidden_layer 7"):
-        build_small(("vision.hidden_layer=7",))
+    with pytest.raises(UserError, match="vision_feature_layer 7"):
+        build_small(("vision.vision_feature_layer=7",))
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "phi3"])
@@ -260,10 +260,10 @@ def test_any_causal_language_model_is_a_core(model_type: str) -> None:
 
 
 def test_weights_that_lie_elsewhere_are_left_out_of_the_zero() -> None:
-    from ullava.modeling.vision.strategy import zero_of
+    from ullava.modeling.vision.strategy import zero_loss_of
 
     here, frozen, elsewhere = torch.nn.Linear(2, 3), torch.nn.Linear(2, 2).requires_grad_(False), torch.nn.Linear(0, 0)
-    zero = zero_of(here, frozen, elsewhere)
+    zero = zero_loss_of(here, frozen, elsewhere)
     zero.backward()
     assert zero == 0
     assert here.weight.grad is not None and (here.weight.grad == 0).all()

@@ -1,4 +1,6 @@
-"""Front-ends whose visual tokens only the network counts: rows grow after the encoder, and nothing else notices."""
+"""Vision encoders whose visual tokens only the network counts: rows grow after the encoder, and nothing else
+notices.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.reading_strategy import make_reading
 from transformers import LogitsProcessorList
 
@@ -20,12 +22,12 @@ from ullava.examples import ModelInputs
 from ullava.inference.predictor import Predictor
 from ullava.structures import Clip, DetectedBoxes, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 SHAPES = ((40, 56), (40, 120), (90, 30))
-"""Heights and widths of the test pictures: one, three and three tiles."""
+"""Heights and widths of the test images: one, three and three tiles."""
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,8 @@ def rows(processor: Any, samples: list[Sample], numbers: list[int] | None = None
     return [
         processor.encode(
             sample,
-            [picture(number, *SHAPES[number % 3]) for _ in sample.images],
-            videos=[np.stack([picture(50 + number + frame) for frame in range(8)]) for _ in sample.videos],
+            [make_image(number, *SHAPES[number % 3]) for _ in sample.images],
+            videos=[np.stack([make_image(50 + number + frame) for frame in range(8)]) for _ in sample.videos],
             **options,
         )
         for sample, number in zip(samples, chosen, strict=True)
@@ -57,7 +59,7 @@ def collate(processor: Any, examples: list[Any], side: Any = "right") -> dict[st
 
 
 def seg_samples() -> list[Sample]:
-    """Grounding rows on pictures of all three shapes, a row of words, two questions about one picture."""
+    """Grounding rows on images of all three shapes, a row of words, two questions about one image."""
     made = [grounded_sample(str(number), 1 + number % 2, *SHAPES[number]) for number in range(3)]
     other = replace(made[0], turns=(replace(made[0].turns[0], question="<image>Where is the large red triangle?"),))
     return [made[0], TEXT_ONLY, made[1], made[2], other]
@@ -66,7 +68,7 @@ def seg_samples() -> list[Sample]:
 NUMBERS = [0, 0, 1, 2, 0]
 
 
-def test_the_same_picture_gives_other_tokens_to_another_question(reading: tuple[Any, Any]) -> None:
+def test_the_same_image_gives_other_tokens_to_another_question(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     batch = collate(processor, rows(processor, seg_samples(), NUMBERS))
     shown = batch.inputs.images
@@ -75,9 +77,9 @@ def test_the_same_picture_gives_other_tokens_to_another_question(reading: tuple[
     assert shown.counts.tolist() == [[3, 18], [3, 50], [3, 50], [3, 18]]
     model.vision.seen = 0
     output = model(**batch.inputs.as_kwargs())
-    assert model.vision.seen == 7, "each tile of each distinct picture once, no padding"
+    assert model.vision.seen == 7, "each tile of each distinct image once, no padding"
     kept = output.diagnostics["kept"].tolist()
-    assert len(kept) == 4 and kept[0] != kept[3], "the first and the last row ask about one picture"
+    assert len(kept) == 4 and kept[0] != kept[3], "the first and the last row ask about one image"
     ids, patch = output.input_ids, processor.token_ids["image_patch_id"]
     assert [int((ids[row] == patch).sum()) for row in (0, 2, 3, 4)] == [count - 1 for count in kept]
 
@@ -120,14 +122,14 @@ def test_batch_equals_single(reading: tuple[Any, Any]) -> None:
         at_token, at_mask, at_box = at_token + size, at_mask + masks, at_box + masks
 
 
-@pytest.mark.parametrize("force", [{}, {"keep": "all"}])
+@pytest.mark.parametrize("overrides", [{}, {"keep": "all"}])
 def test_grounding_states_are_found_whatever_the_number_of_tokens(
-    reading: tuple[Any, Any], force: dict[str, str]
+    reading: tuple[Any, Any], overrides: dict[str, str]
 ) -> None:
     """The state of [SEG] is the one before it in the row as expanded: compared with a pass on the whole row."""
     model, processor = reading
-    examples = rows(processor, seg_samples(), NUMBERS, force=force)
-    batch = collate(processor, examples).inputs.as_kwargs() | {"force": force}
+    examples = rows(processor, seg_samples(), NUMBERS, overrides=overrides)
+    batch = collate(processor, examples).inputs.as_kwargs() | {"overrides": overrides}
     output = model(**batch, output_hidden_states=True)
     ids, hidden = output.input_ids, output.hidden_states[0]
     expected = [hidden[r, p - 1] for r, p in (ids == processor.token_ids["loc_id"]).nonzero().tolist()]
@@ -138,20 +140,20 @@ def test_grounding_states_are_found_whatever_the_number_of_tokens(
 
 def test_forced_counts_are_written_before_the_network_ran(reading: tuple[Any, Any]) -> None:
     model, processor = reading
-    force = {"keep": "all"}
-    batch = collate(processor, rows(processor, seg_samples(), NUMBERS, force=force))
+    overrides = {"keep": "all"}
+    batch = collate(processor, rows(processor, seg_samples(), NUMBERS, overrides=overrides))
     assert "image_counts" not in batch.inputs.as_kwargs()
     patch = processor.token_ids["image_patch_id"]
     assert (batch.inputs.as_kwargs()["input_ids"] == patch).sum(dim=1).tolist() == [18, 0, 50, 50, 18]
-    output = model(**batch.inputs.as_kwargs(), force=force)
-    assert output.diagnostics["kept"].tolist() == [18, 50, 50], "once for each distinct picture"
+    output = model(**batch.inputs.as_kwargs(), overrides=overrides)
+    assert output.diagnostics["kept"].tolist() == [18, 50, 50], "once for each distinct image"
     single = collate(processor, rows(processor, seg_samples(), NUMBERS))
-    deferred = model(**single.inputs.as_kwargs(), force=force)
+    deferred = model(**single.inputs.as_kwargs(), overrides=overrides)
     torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="no override 'kep'; did you mean 'keep'"):
-        model(**single.inputs.as_kwargs(), force={"kep": 1})
+        model(**single.inputs.as_kwargs(), overrides={"kep": 1})
     with pytest.raises(UserError, match="no override 'kep'"):
-        rows(processor, seg_samples()[:1], force={"kep": 1})
+        rows(processor, seg_samples()[:1], overrides={"kep": 1})
 
 
 def test_the_answer_and_padding_do_not_leak_into_the_choice(reading: tuple[Any, Any]) -> None:
@@ -211,7 +213,7 @@ def test_batched_generation_equals_single_and_gives_the_prompt_back_as_it_came(r
         assert said[0, -4:].tolist() == sequences[row, -4:].tolist()
 
 
-def test_videos_and_pictures_and_words_train_together() -> None:
+def test_videos_and_images_and_words_train_together() -> None:
     model, processor = build_small()
     make_reading(model, processor, noise=0.1)
     film = Sample(
@@ -252,7 +254,7 @@ def test_bf16_is_finite(reading: tuple[Any, Any]) -> None:
     assert torch.isfinite(output.supervised_logits).all() and torch.isfinite(output.seg.mask_logits_lowres).all()
 
 
-def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:
+def test_boxes_travel_with_their_image(reading: tuple[Any, Any]) -> None:
     model, processor = reading
     found = DetectedBoxes(np.array([[1.0, 2.0, 30.0, 20.0]]), np.array([0.9]), ("cup",))
     plain = asks("What is it?", "A cup.", "a")
@@ -265,7 +267,7 @@ def test_boxes_travel_with_their_picture(reading: tuple[Any, Any]) -> None:
     assert not torch.equal(output.tokens[2 : output.counts[0]], with_boxes[2 : output.counts[0]])
 
 
-def test_a_budget_makes_the_picture_coarser_before_the_row_is_refused(reading: tuple[Any, Any]) -> None:
+def test_a_budget_makes_the_image_coarser_before_the_row_is_refused(reading: tuple[Any, Any]) -> None:
     _, processor = reading
     sample = asks("What is it?", "A cup.", "b")
     (whole,) = rows(processor, [sample], [1])
@@ -281,7 +283,7 @@ def test_a_budget_makes_the_picture_coarser_before_the_row_is_refused(reading: t
             rows(processor, [sample], [1])
     finally:
         processor.max_length = longest
-    again = processor.encode(sample, [picture(1, *SHAPES[1])], prepared=coarse.images)
+    again = processor.encode(sample, [make_image(1, *SHAPES[1])], prepared=coarse.images)
     assert again.images[0].count.high == 50, "what was made for a tighter row is not used again"
 
 
@@ -306,19 +308,19 @@ def test_a_predictor_hands_its_overrides_on(reading: tuple[Any, Any]) -> None:
     encode = model.vision.encode
 
     def listen(views: Any, context: Any) -> Any:
-        asked.append(dict(context.force))
+        asked.append(dict(context.overrides))
         return encode(views, context)
 
     model.vision.encode = listen
     try:
-        predictor = Predictor(model, processor, force={"keep": "all"})
-        predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
-        predictor.force = {}
-        free = predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
-        again = predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
-        predictor.answer(picture(1, *SHAPES[1]), "What is it?", max_new_tokens=2, force={"keep": "all"})
+        predictor = Predictor(model, processor, overrides={"keep": "all"})
+        predictor.answer(make_image(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        predictor.overrides = {}
+        free = predictor.answer(make_image(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        again = predictor.answer(make_image(1, *SHAPES[1]), "What is it?", max_new_tokens=2)
+        predictor.answer(make_image(1, *SHAPES[1]), "What is it?", max_new_tokens=2, overrides={"keep": "all"})
         with pytest.raises(UserError, match="no override 'kep'"):
-            predictor.answer(picture(1, *SHAPES[1]), "What is it?", force={"kep": "all"})
+            predictor.answer(make_image(1, *SHAPES[1]), "What is it?", overrides={"kep": "all"})
     finally:
         del model.vision.encode
     assert asked == [{"keep": "all"}, {}, {}, {"keep": "all"}] and free == again

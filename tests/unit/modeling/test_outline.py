@@ -11,7 +11,7 @@ from tests.hub_cache import offline_cache, put_published
 from ullava.config.load import load_config, parse_text
 from ullava.config.schema import ModelConfig
 from ullava.errors import ConfigError, HubUnreachableError
-from ullava.modeling.outline import Outline, outline
+from ullava.modeling.construction.outline import Outline, outline
 from ullava.resources import find, names
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ MILLIONS: dict[str, dict[str, float]] = {
     },
     "slime_7b": {"vision projector": 20.98, "vision resampler a": 4.79, "vision resampler b": 4.35},
 }  # fmt: skip
-"""Spec of the four front-ends: parameters of their own parts in millions."""
+"""Spec of the four vision encoders: parameters of their own parts in millions."""
 TOKENS: dict[str, dict[tuple[int, int], tuple[int, int]]] = {
     "mg_llava_7b": {(640, 480): (576, 576)},
     "avg_llava_7b": {(640, 480): (166, 2340), (1024, 1024): (192, 2928), (2000, 400): (112, 1598)},
@@ -63,7 +63,7 @@ def told(cache: Path) -> Callable[[str], Outline]:
 
 
 @pytest.mark.parametrize("name", MILLIONS)
-def test_parameters_of_the_front_ends(name: str, told: Callable[[str], Outline]) -> None:
+def test_parameters_of_the_vision_encoders(name: str, told: Callable[[str], Outline]) -> None:
     parts = told(name).parts
     for part, millions in MILLIONS[name].items():
         digits = len(str(millions).split(".")[1])
@@ -80,7 +80,7 @@ def test_the_whole_five_stage_encoder(told: Callable[[str], Outline]) -> None:
 def test_visual_tokens(name: str, told: Callable[[str], Outline]) -> None:
     figures = told(name)
     for size, (low, high) in TOKENS[name].items():
-        assert (figures.pictures[size].low, figures.pictures[size].high) == (low, high), size
+        assert (figures.images[size].low, figures.images[size].high) == (low, high), size
     if name in VIDEOS:
         assert (figures.video.low, figures.video.high) == VIDEOS[name]
 
@@ -88,7 +88,7 @@ def test_visual_tokens(name: str, told: Callable[[str], Outline]) -> None:
 @pytest.mark.parametrize("name", sorted(set(names("models")) - set(TOKENS)))
 def test_every_other_model_can_be_told(name: str, told: Callable[[str], Outline]) -> None:
     figures = told(name)
-    assert sum(figures.parts.values()) > 10_000 and all(count.high > 0 for count in figures.pictures.values())
+    assert sum(figures.parts.values()) > 10_000 and all(count.high > 0 for count in figures.images.values())
 
 
 def test_show_prints_the_figures(command: Command) -> None:

@@ -18,7 +18,7 @@ from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.build import build_model, to_model_config
+from ullava.modeling.construction.build import build_model, to_model_config
 from ullava.text.tokens import add_special_tokens
 
 Table = dict[str, Any]
@@ -131,7 +131,7 @@ def test_every_mutation_is_told_with_its_line_or_sound(part: str, refused: Calla
         ("box.detector.config.model_type", "llama", ": unknown 'llama'; known: grounding-dino, mm-grounding-dino"),
         ("box.detector.config.backbone_config.num_heads", [2], ": 1 num_heads for 3 depths"),
         ("box.detector.config.backbone_config.model_type", "swan", ": unknown 'swan'; did you mean 'swin'?"),
-        ("box.detector.config.num_queries", 10**6, ": 1000000 is more than a picture has places (10000)"),
+        ("box.detector.config.num_queries", 10**6, ": 1000000 is more than an image has places (10000)"),
     ],
 )
 def test_what_is_said(keys: str, value: Any, problem: str, refused: Callable[[Table], str | None]) -> None:
@@ -164,10 +164,12 @@ def test_weights_that_no_memory_holds_are_refused_before_any_is_made(tmp_path: P
         build_model(load_config(ModelConfig, file), ROOT, site=Site(file))
 
 
-def test_settings_of_the_front_end_are_told_with_their_line(tmp_path: Path) -> None:
+def test_settings_of_the_vision_encoder_are_told_with_their_line(tmp_path: Path) -> None:
     file = tmp_path / "model.yaml"
-    file.write_text(yaml.safe_dump(changed(yaml.safe_load(SMALL), ("vision", "merge"), 3)), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"model.yaml:\d+: vision.merge 3: the tower's grid of 4 x 4"):
+    file.write_text(
+        yaml.safe_dump(changed(yaml.safe_load(SMALL), ("vision", "spatial_merge_size"), 3)), encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match=r"model.yaml:\d+: vision.spatial_merge_size 3: the tower's grid of 4 x 4"):
         build_model(load_config(ModelConfig, file), ROOT, site=Site(file))
 
 

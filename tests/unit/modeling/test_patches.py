@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.modeling.conftest import build_small
-from tests.unit.modeling.test_matrix import FRONT_ENDS
+from tests.unit.modeling.test_matrix import VISION_ENCODERS
 
 from ullava.batching.collate import Collator
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
-from ullava.modeling.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
+from ullava.modeling.vision.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
 from ullava.structures import Region, Sample, Turn
-from ullava.training.batches import counts_of
+from ullava.training.loop.batches import counts_of
 
 WORDS = {"red": 1, "circle": 2, "bar": 3, BACKGROUND: 9}
 
@@ -36,7 +36,7 @@ def square(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 def test_the_thing_that_covers_most_of_a_patch_names_it() -> None:
     things = (Region("red circle", square(0, 0, 30, 20)), Region("bar", box_xyxy_px=(30, 0, 80, 20)))
-    view = plan_view("pad_centre", (80, 80), 40)
+    view = plan_view("pad_center", (80, 80), 40)
     table = patch_words(things, view, (4, 4), ids)
     assert table.shape == (16, 2)
     assert table[:4].tolist() == [[1, 2], [1, 2], [3, -100], [3, -100]]
@@ -44,20 +44,20 @@ def test_the_thing_that_covers_most_of_a_patch_names_it() -> None:
 
 
 def test_a_patch_hardly_touched_is_background() -> None:
-    view = plan_view("pad_centre", (80, 80), 40)
+    view = plan_view("pad_center", (80, 80), 40)
     narrow = patch_words((Region("bar", square(0, 0, 3, 20)),), view, (4, 4), ids)  # 3 of 20 columns
     wide = patch_words((Region("bar", square(0, 0, 4, 20)),), view, (4, 4), ids)
     assert narrow[0, 0] == WORDS[BACKGROUND]
     assert wide[0, 0] == WORDS["bar"]
 
 
-def test_padding_counts_as_background_and_shifts_the_picture() -> None:
+def test_padding_counts_as_background_and_shifts_the_image() -> None:
     mask = np.ones((40, 80), dtype=np.bool_)
-    table = patch_words((Region("bar", mask),), plan_view("pad_centre", (80, 40), 80), (4, 4), ids)
+    table = patch_words((Region("bar", mask),), plan_view("pad_center", (80, 40), 80), (4, 4), ids)
     assert table[:, 0].reshape(4, 4)[:, 0].tolist() == [9, 3, 3, 9]
 
 
-def test_nothing_in_the_picture_is_background_everywhere() -> None:
+def test_nothing_in_the_image_is_background_everywhere() -> None:
     assert (patch_words((), plan_view("stretch", (80, 80), 40), (2, 3), ids) == 9).all()
 
 
@@ -87,12 +87,12 @@ def sample(path: Path, things: tuple[Region, ...]) -> Sample:
 
 def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any]) -> None:
     model, processor = small
-    picture = np.zeros((80, 80, 3), dtype=np.uint8)
+    image = np.zeros((80, 80, 3), dtype=np.uint8)
     named = sample(Path("a.png"), (Region("red circle", square(0, 0, 80, 40)),))
     rows = [
-        processor.encode(replace(named, images=(Path("b.png"),), things=()), [picture], with_patches=True),
-        processor.encode(named, [picture], with_patches=True),
-        processor.encode(named, [picture]),
+        processor.encode(replace(named, images=(Path("b.png"),), things=()), [image], with_patches=True),
+        processor.encode(named, [image], with_patches=True),
+        processor.encode(named, [image]),
     ]
     assert [row.patch_words is None for row in rows] == [True, False, True]
     batch = Collator(processor.tokenizer.pad_token_id)(rows)
@@ -109,9 +109,9 @@ def test_named_tokens_travel_from_the_sample_to_the_loss(small: tuple[Any, Any])
     torch.testing.assert_close(output.patch_nll, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_of_different_grids_share_a_batch() -> None:
-    """A front-end that keeps a picture's shape gives one picture more tokens than another."""
-    model, processor = build_small(FRONT_ENDS["conv"])
+def test_images_of_different_grids_share_a_batch() -> None:
+    """A vision encoder that keeps an image's shape gives one image more tokens than another."""
+    model, processor = build_small(VISION_ENCODERS["conv"])
     things = (Region("red circle", square(0, 0, 30, 30)),)
     wide, tall = np.zeros((40, 80, 3), dtype=np.uint8), np.zeros((80, 80, 3), dtype=np.uint8)
     named = sample(Path("a.png"), things)
@@ -129,9 +129,9 @@ def test_pictures_of_different_grids_share_a_batch() -> None:
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_a_front_end_without_a_grid_is_refused(small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vision_encoder_without_a_grid_is_refused(small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _, processor = small
-    picture = np.zeros((80, 80, 3), dtype=np.uint8)
+    image = np.zeros((80, 80, 3), dtype=np.uint8)
     plain = processor.vision.preprocess
 
     def without_grid(image: np.ndarray, notes: Any) -> Any:
@@ -139,4 +139,4 @@ def test_a_front_end_without_a_grid_is_refused(small: tuple[Any, Any], monkeypat
 
     monkeypatch.setattr(processor.vision, "preprocess", without_grid)
     with pytest.raises(SampleError, match="no grid"):
-        processor.encode(sample(Path("a.png"), (Region("bar", square(0, 0, 9, 9)),)), [picture], with_patches=True)
+        processor.encode(sample(Path("a.png"), (Region("bar", square(0, 0, 9, 9)),)), [image], with_patches=True)

@@ -7,7 +7,7 @@ from tests.unit.modeling.conftest import build_small
 from ullava.modeling.positions import sincos_grid
 
 
-def test_every_cell_has_a_code_of_its_own_and_neighbours_are_alike() -> None:
+def test_every_cell_has_a_code_of_its_own_and_neighbors_are_alike() -> None:
     table = sincos_grid(8, 32)
     assert table.shape == (64, 32)
     distance = torch.cdist(table, table)

@@ -32,7 +32,7 @@ from ullava.config.load import parse_text
 from ullava.config.schema import HeadsConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.fresh_heads import build_fresh_heads
+from ullava.modeling.construction.fresh_heads import build_fresh_heads
 
 CONVNEXT = {"hidden_sizes": [8, 8, 12, 12], "depths": [1, 1, 1, 1], "patch_size": 1, "image_size": 64, "num_stages": 4}
 YAML = parse_text(ModelConfig, SMALL)
@@ -209,9 +209,9 @@ def test_a_second_stage_takes_sam_whole(tmp_path: Path) -> None:
     SamModel(SamConfig(**sizes(YAML.mask.sam))).save_pretrained(tmp_path)
     text = f"{{mask: {{sam: {{path: {tmp_path}}}}}}}"
     heads = parse_text(HeadsConfig, text)
-    build_fresh_heads(*build_small(), heads, Path(), site=Site(Path("recipe.yaml"), "heads"))
+    build_fresh_heads(*build_small(), heads, Path(), site=Site(Path("recipe.yaml"), "reinit_heads"))
     group = "mask_decoder.output_hypernetworks_mlps.0."
     change(tmp_path, lambda weights: [weights.pop(key) for key in sorted(weights) if key.startswith(group)])
     with pytest.raises(WeightsError) as caught:
-        build_fresh_heads(*build_small(), heads, Path(), site=Site(Path("recipe.yaml"), "heads"))
+        build_fresh_heads(*build_small(), heads, Path(), site=Site(Path("recipe.yaml"), "reinit_heads"))
     assert len(caught.value.problems) == 6 and all("missing weight" in line for line in caught.value.problems)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import grounded_sample, picture
+from tests.unit.modeling.conftest import grounded_sample, make_image
 
 from ullava.errors import SampleError
 from ullava.examples import TokenCount
 from ullava.geometry import plan_view
-from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalise_u8, render_view, resize_u8
+from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8, render_view, resize_u8
 from ullava.modeling.vision.strategy import ItemNotes, VisionInputs
 from ullava.structures import Region, Sample, Turn
 from ullava.text.answers import grounded_answer
@@ -22,7 +22,7 @@ from ullava.text.answers import grounded_answer
 def test_supervised_tokens_are_the_answer_alone(small: tuple[Any, Any]) -> None:
     processor = small[1]
     sample = grounded_sample("a", 2)
-    example = processor.encode(sample, [picture(0)])
+    example = processor.encode(sample, [make_image(0)])
     said = processor.tokenizer.decode(example.labels[example.labels != -100].tolist())
     assert said.strip() == sample.turns[0].answer + processor.tokenizer.eos_token
     assert (example.input_ids == processor.token_ids["image_patch_id"]).sum() == processor.vision.num_tokens == 16
@@ -33,8 +33,8 @@ def test_supervised_tokens_are_the_answer_alone(small: tuple[Any, Any]) -> None:
 def test_the_prompt_is_the_beginning_of_the_training_row(small: tuple[Any, Any]) -> None:
     processor = small[1]
     sample = grounded_sample("a")
-    whole = processor.encode(sample, [picture(0)]).input_ids
-    prompt = processor.encode(sample, [picture(0)], prompt_only=True)
+    whole = processor.encode(sample, [make_image(0)]).input_ids
+    prompt = processor.encode(sample, [make_image(0)], prompt_only=True)
     assert whole[: len(prompt.input_ids)].tolist() == prompt.input_ids.tolist()
     assert len(prompt.masks) == 0 and prompt.images[0].sam_u8 is not None
 
@@ -48,8 +48,8 @@ def change(sample: Sample, **turn: Any) -> Sample:
     [
         (lambda s: change(s, answer=s.turns[0].answer.replace("[SEG]", "")), r"0 \[SEG\] in the answers, 1 masks"),
         (lambda s: change(s, answer=s.turns[0].answer + " [LOC]"), r"2 \[LOC\] in the answers, 1 boxes"),
-        (lambda s: change(s, question="Where is it?"), "0 <image> markers, 1 pictures"),
-        (lambda s: change(s, question="<image><image>Compare."), "2 <image> markers, 1 pictures"),
+        (lambda s: change(s, question="Where is it?"), "0 <image> markers, 1 images"),
+        (lambda s: change(s, question="<image><image>Compare."), "2 <image> markers, 1 images"),
         (lambda s: change(s, question="<image>Say [SEG] please."), r"special token \[SEG\]"),
         (lambda s: change(s, question="<image>Segment cat</s>."), "holds the tokenizer's special token </s>"),
         (lambda s: change(s, question="<image>" + "very long " * 200), "more than max_length 256; nothing is cut"),
@@ -60,7 +60,7 @@ def change(sample: Sample, **turn: Any) -> Sample:
 )
 def test_what_does_not_fit_is_refused_by_name(small: tuple[Any, Any], broken: Any, message: str) -> None:
     with pytest.raises(SampleError, match=message) as caught:
-        small[1].encode(broken(grounded_sample("the-sample")), [picture(0)])
+        small[1].encode(broken(grounded_sample("the-sample")), [make_image(0)])
     assert str(caught.value).startswith("the-sample: ")
 
 
@@ -87,7 +87,7 @@ def test_ids_become_objects_in_original_pixels(small: tuple[Any, Any]) -> None:
     assert view.size_wh == (32, 32)
 
 
-def test_a_grounding_token_without_a_picture_is_no_object(small: tuple[Any, Any]) -> None:
+def test_a_grounding_token_without_a_image_is_no_object(small: tuple[Any, Any]) -> None:
     assert small[1].to_answer("It is [SEG].", original_hw=[], masks=[], boxes=[]).objects == ()
 
 
@@ -101,7 +101,7 @@ def test_text_stops_at_the_end_token(small: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize(("mode", "resample", "levels"), [("bilinear", 2, 1), ("bicubic", 3, 2)])
 def test_resizing_agrees_with_pillow(mode: str, resample: int, levels: int) -> None:
-    image = picture(3, 120, 160)
+    image = make_image(3, 120, 160)
     for height, width in ((224, 224), (60, 80), (768, 1024)):
         ours = resize_u8(image, height, width, mode).astype(int)
         theirs = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(resample))).astype(int)
@@ -110,31 +110,31 @@ def test_resizing_agrees_with_pillow(mode: str, resample: int, levels: int) -> N
         assert (difference > 0).mean() < 0.02
 
 
-def test_views_place_the_picture_where_their_geometry_says() -> None:
+def test_views_place_the_image_where_their_geometry_says() -> None:
     image = np.zeros((40, 80, 3), dtype=np.uint8)
     image[10:20, 40:60] = 200
-    for kind in ("pad_centre", "pad_br", "stretch"):
+    for kind in ("pad_center", "pad_br", "stretch"):
         view = plan_view(kind, (80, 40), 64)
         pixels = render_view(image, view, mode="bilinear", fill=7)
         x0, y0, x1, y1 = view.to_view([40, 10, 60, 20]).round().astype(int)
         assert pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].min() > 150
         outside = pixels.copy()
         outside[:, y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = 0
-        assert outside.max() <= 7 + (kind == "pad_centre") * 1
+        assert outside.max() <= 7 + (kind == "pad_center") * 1
 
 
-def test_uint8_is_normalised_on_the_device() -> None:
+def test_uint8_is_normalized_on_the_device() -> None:
     pixels = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
-    ours = normalise_u8(pixels, CLIP_MEAN, CLIP_STD, torch.float32)
+    ours = normalize_u8(pixels, CLIP_MEAN, CLIP_STD, torch.float32)
     mean, std = torch.tensor(CLIP_MEAN)[None, :, None, None], torch.tensor(CLIP_STD)[None, :, None, None]
     torch.testing.assert_close(ours, (pixels.float() / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     as_given = torch.randn(1, 3, 4, 4)
-    assert normalise_u8(as_given, CLIP_MEAN, CLIP_STD, torch.float32) is as_given
+    assert normalize_u8(as_given, CLIP_MEAN, CLIP_STD, torch.float32) is as_given
 
 
-def test_several_pictures_in_one_row(small: tuple[Any, Any]) -> None:
+def test_several_images_in_one_row(small: tuple[Any, Any]) -> None:
     sample = Sample("two", "test", "vqa", (Path("a"), Path("b")), (Turn("<image><image>Same?", "No."),))
-    example = small[1].encode(sample, [picture(0), picture(1)])
+    example = small[1].encode(sample, [make_image(0), make_image(1)])
     assert (example.input_ids == small[1].token_ids["image_patch_id"]).sum() == 2 * small[1].vision.num_tokens
 
 
@@ -155,11 +155,11 @@ def test_open_counts_keep_one_marker_and_are_budgeted_at_their_most(
     small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor = small[1]
-    in_full = processor.encode(grounded_sample("a"), [picture(0)]).input_ids
+    in_full = processor.encode(grounded_sample("a"), [make_image(0)]).input_ids
     monkeypatch.setattr(processor, "vision", OpenCount(processor.vision))
-    example = processor.encode(grounded_sample("a"), [picture(0)])
+    example = processor.encode(grounded_sample("a"), [make_image(0)])
     assert (example.input_ids == processor.token_ids["image_patch_id"]).sum() == 1
     assert len(example.input_ids) == len(in_full) - 15
     monkeypatch.setattr(processor, "max_length", len(example.input_ids) + 7)
     with pytest.raises(SampleError, match=f"{len(example.input_ids) + 8} tokens, more than max_length"):
-        processor.encode(grounded_sample("a"), [picture(0)])
+        processor.encode(grounded_sample("a"), [make_image(0)])

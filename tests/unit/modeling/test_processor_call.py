@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import build_small, picture
-from tests.unit.modeling.test_matrix import FRONT_ENDS
+from tests.unit.modeling.conftest import build_small, make_image
+from tests.unit.modeling.test_matrix import VISION_ENCODERS
 
 from ullava.errors import UserError
 from ullava.inference.predictor import Predictor
@@ -20,7 +20,7 @@ from ullava.structures import DetectedBoxes, Sample, Turn
 from ullava.text.conversation import CHAT_TEMPLATES
 from ullava.text.tokens import IMAGE_PATCH
 
-IMAGE = picture(0)
+IMAGE = make_image(0)
 DIALOGUE = (Turn("<image>What is it?", "A cup."), Turn("Where is it?", "Here."))
 
 
@@ -40,9 +40,9 @@ def sample(turns: tuple[Turn, ...] = DIALOGUE) -> Sample:
     return Sample("it", "", "res", (Path("it.png"),), turns)
 
 
-@pytest.fixture(scope="module", params=sorted(FRONT_ENDS))
+@pytest.fixture(scope="module", params=sorted(VISION_ENCODERS))
 def front(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    return build_small(FRONT_ENDS[request.param])
+    return build_small(VISION_ENCODERS[request.param])
 
 
 @pytest.mark.parametrize("template", sorted(CHAT_TEMPLATES))
@@ -118,7 +118,7 @@ def test_the_start_token_stands_once_where_a_template_wants_it(template: str) ->
 
 def test_a_batch_equals_its_rows_in_every_form_of_images(small: tuple[Any, Any], tmp_path: Path) -> None:
     processor = small[1]
-    other = picture(1, 30, 60)
+    other = make_image(1, 30, 60)
     Image.fromarray(other).save(tmp_path / "b.png")
     texts = ["<image>One?", "Words alone?", "<image> and <image>, two?"]
     flat = [IMAGE, str(tmp_path / "b.png"), Image.fromarray(IMAGE)]
@@ -162,7 +162,7 @@ def test_several_conversations_and_ids_alone(small: tuple[Any, Any]) -> None:
     ids = processor.apply_chat_template([one, words], tokenize=True, add_generation_prompt=True)
     assert ids.shape[0] == 2 and (ids == processor.image_token_id).sum(dim=1).tolist() == [16, 0]
     assert processor.image_token_id == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    frames = np.stack([picture(number) for number in range(8)])
+    frames = np.stack([make_image(number) for number in range(8)])
     film = processor(text=f"<video>{IMAGE_PATCH}What moves?", videos=[frames], images=IMAGE)
     assert film["pixel_values_videos"].shape[:2] == (1, 8) and len(film["image_index"]) == 1
 
@@ -182,7 +182,7 @@ USER = {"role": "user", "content": "Hi"}
         (lambda p: p(text="<video>?"), "the text has 1 places for videos, 0 videos are given"),
         (lambda p: p(text="<video>?", videos=[IMAGE]), r"row 1: a video is a path, .* not uint8 \[40, 56, 3\]"),
         (lambda p: p(text="<image>?", images=IMAGE / 255), "not float64"),
-        (lambda p: p(text="<image>?", images="nowhere.png"), "nowhere.png: no such picture"),
+        (lambda p: p(text="<image>?", images="nowhere.png"), "nowhere.png: no such image"),
         (lambda p: p(text="<image>?", images="data:image/png;base64,AAAA"), "row 1: data:image/png.* cannot be read"),
         (lambda p: p(images=IMAGE), "text is a text or a list of texts, not NoneType"),
         (lambda p: p(text=["a", "\udce4"]), "row 2: the text holds half of a character"),
@@ -196,8 +196,8 @@ USER = {"role": "user", "content": "Hi"}
         (lambda p: p.apply_chat_template([]), "a conversation is a list of messages"),
         (lambda p: p.apply_chat_template([{"role": "judge", "content": "?"}]), "message 1: role 'judge' is none of"),
         (
-            lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "picture", "image": IMAGE}]}]),
-            "message 1, part 1: the model reads no part of type 'picture'",
+            lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "image", "image": IMAGE}]}]),
+            "message 1, part 1: the model reads no part of type 'image'",
         ),
         (
             lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=True),
@@ -216,26 +216,26 @@ def test_what_does_not_fit_is_refused(small: tuple[Any, Any], call: Any, message
         call(small[1])
 
 
-def test_a_front_end_that_reads_the_question_is_not_shown_answers() -> None:
-    _, processor = build_small(FRONT_ENDS["slime"])
+def test_a_vision_encoder_that_reads_the_question_is_not_shown_answers() -> None:
+    _, processor = build_small(VISION_ENCODERS["slime"])
     plain = str(processor.apply_chat_template(messages(DIALOGUE, IMAGE, prompt=False)).encode(), "utf-8")
     with pytest.raises(UserError, match="hand over what apply_chat_template returns, as it is"):
         processor(text=plain, images=IMAGE)
     assert processor(text="<image>What is it?", images=IMAGE)["instruction_ids"].shape[0] == 1
 
 
-def test_boxes_and_overrides_reach_the_front_end() -> None:
-    model, processor = build_small(FRONT_ENDS["mg"])
+def test_boxes_and_overrides_reach_the_vision_encoder() -> None:
+    model, processor = build_small(VISION_ENCODERS["mg"])
     found = DetectedBoxes(np.array([[4.0, 4, 30, 30]]), np.array([0.9]), ("thing",))
     texts = ["<image>One?", "<image>Two?"]
-    flat = processor(text=texts, images=[IMAGE, picture(1)], boxes=[found, None])
-    nested = processor(text=texts, images=[IMAGE, picture(1)], boxes=[[found], [None]])
+    flat = processor(text=texts, images=[IMAGE, make_image(1)], boxes=[found, None])
+    nested = processor(text=texts, images=[IMAGE, make_image(1)], boxes=[[found], [None]])
     key = "pixel_values_boxes"
     assert [len(entry) for entry in flat[key]] == [1, 0] == [len(entry) for entry in nested[key]]
     with pytest.raises(UserError, match="2 places for boxes, 1 boxes"):
-        processor(text=texts, images=[IMAGE, picture(1)], boxes=[found])
-    _, avg = build_small(FRONT_ENDS["avg"])
-    assert avg(text="<image>?", images=IMAGE, force={"granularity": 1})["force"] == {"granularity": 1}
+        processor(text=texts, images=[IMAGE, make_image(1)], boxes=[found])
+    _, avg = build_small(VISION_ENCODERS["avg"])
+    assert avg(text="<image>?", images=IMAGE, overrides={"granularity": 1})["overrides"] == {"granularity": 1}
 
 
 def test_rows_made_as_released_are_not_told_by_a_text() -> None:

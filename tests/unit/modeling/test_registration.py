@@ -36,7 +36,7 @@ def run(program: str) -> list[str]:
         ("import ullava; from transformers import AutoTokenizer; import transformers", "AutoProcessor"),
     ],
 )
-def test_saved_folders_are_recognised(order: str, autos: str) -> None:
+def test_saved_folders_are_recognized(order: str, autos: str) -> None:
     calls = [f"print(type(transformers.{auto}.from_pretrained({str(WEIGHTS)!r})).__name__)" for auto in autos.split()]
     assert run("; ".join([order, *calls])) == [KINDS[auto] for auto in autos.split()]
 

@@ -64,12 +64,12 @@ def test_blockwise_encoder_agrees(use_rel_pos):
     with torch.no_grad():
         assert sam_encoder.can_block(sam.vision_encoder, pixels.device)
         expected = sam.vision_encoder(pixels).last_hidden_state
-        found = torch.cat([sam_encoder.encode_one(sam.vision_encoder, picture[None]) for picture in pixels])
+        found = torch.cat([sam_encoder.encode_one(sam.vision_encoder, image[None]) for image in pixels])
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_what_lies_on_the_picture_is_drawn_the_same_without_the_padding():
+def test_what_lies_on_the_image_is_drawn_the_same_without_the_padding():
     sam = random_sam()
     head = SamMaskHead(sam.config, 16).eval()
     head.sam = sam

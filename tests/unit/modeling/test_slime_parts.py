@@ -45,11 +45,11 @@ def test_fewer_tiles_on_request() -> None:
         plan_tiles((400, 400), 336, 1)
 
 
-def test_a_point_of_the_picture_is_found_in_its_tile() -> None:
-    picture = np.zeros((90, 160, 3), np.uint8)
-    picture[60:70, 100:110] = 255
+def test_a_point_of_the_image_is_found_in_its_tile() -> None:
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[60:70, 100:110] = 255
     plan = plan_tiles((160, 90), 56)
-    tiles = render_tiles(picture, plan)
+    tiles = render_tiles(image, plan)
     assert tiles.shape == (plan.num_tiles, 3, 56, 56)
     found = 0
     for view, pixels in zip(plan.views(), tiles, strict=True):
@@ -61,7 +61,7 @@ def test_a_point_of_the_picture_is_found_in_its_tile() -> None:
             assert pixels[:, int(y), int(x)].min() > 200
     assert found == 1
     x, y = whole_view((160, 90), 56).to_view(np.array([105.0, 65.0]))
-    assert render_whole(picture, 56)[:, int(y), int(x)].min() > 200
+    assert render_whole(image, 56)[:, int(y), int(x)].min() > 200
 
 
 def test_where_the_local_tokens_look() -> None:
@@ -84,12 +84,12 @@ def test_tiles_are_put_together_over_the_canvas() -> None:
 
 def test_the_worked_example_of_selection() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    assert [len(select_top_p(scores, gamma)) for gamma in (0.95, 0.75, 1.0, 0.0)] == [3, 2, 4, 1]
+    assert [len(select_top_p(scores, top_p)) for top_p in (0.95, 0.75, 1.0, 0.0)] == [3, 2, 4, 1]
 
 
 def test_a_smaller_gamma_keeps_a_part_in_the_same_order() -> None:
     scores = torch.randn(200, generator=torch.Generator().manual_seed(5)) * 2
-    kept = [select_top_p(scores, gamma).tolist() for gamma in (0.0, 0.3, 0.5, 0.75, 0.95, 1.0)]
+    kept = [select_top_p(scores, top_p).tolist() for top_p in (0.0, 0.3, 0.5, 0.75, 0.95, 1.0)]
     assert kept[0] == [int(scores.argmax())]
     for fewer, more in zip(kept, kept[1:], strict=False):
         assert set(fewer) <= set(more) and more == sorted(more)
@@ -114,10 +114,12 @@ def test_no_words_leave_every_token_alike() -> None:
     assert len(select_top_p(cosines, 0.45, 1.0, "mean")) == len(select_top_p(cosines, 0.45)) == 5
 
 
-@pytest.mark.parametrize(("gamma", "tau", "reduce"), [(1.1, 1, "sum"), (-0.1, 1, "sum"), (0.5, 0, "sum"), (1, 1, "su")])
-def test_wrong_settings_of_the_selection(gamma: float, tau: float, reduce: str) -> None:
+@pytest.mark.parametrize(
+    ("top_p", "temperature", "reduce"), [(1.1, 1, "sum"), (-0.1, 1, "sum"), (0.5, 0, "sum"), (1, 1, "su")]
+)
+def test_wrong_settings_of_the_selection(top_p: float, temperature: float, reduce: str) -> None:
     with pytest.raises(UserError, match="share|temperature|did you mean"):
-        select_top_p(torch.zeros(3, 2), gamma, tau, reduce)  # type: ignore[arg-type]
+        select_top_p(torch.zeros(3, 2), top_p, temperature, reduce)  # type: ignore[arg-type]
 
 
 def test_a_fresh_gate_takes_the_mean_of_both_experts() -> None:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from transformers import LogitsProcessorList
 
 from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, SampleError, UserError
 from ullava.examples import ModelInputs
-from ullava.modeling.sample_rules import question_sample
+from ullava.modeling.processing.sample_rules import question_sample
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.stages import apply_stage
+from ullava.training.optim.stages import apply_stage
 
-SETTINGS = "local_side: 2, heads: 4, gamma: 0.6, tau: 0.02"
+SETTINGS = "local_side: 2, heads: 4, top_p: 0.6, temperature: 0.02"
 WHOLE = 16
 """Tokens of the global view: the small tower's grid of 4 x 4. A tile gives 2 x 2."""
 SHAPES = ((40, 56), (40, 120), (90, 30))
 TILES = (4, 4, 3)
-"""How many tiles pictures of these heights and widths have."""
+"""How many tiles images of these heights and widths have."""
 TEXT_ONLY = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 
 
@@ -40,7 +40,7 @@ def slime() -> tuple[Any, Any]:
 
 def rows(processor: Any, samples: list[Sample], numbers: list[int], **options: Any) -> list[Any]:
     return [
-        processor.encode(sample, [picture(n, *SHAPES[n % 3]) for _ in sample.images], **options)
+        processor.encode(sample, [make_image(n, *SHAPES[n % 3]) for _ in sample.images], **options)
         for sample, n in zip(samples, numbers, strict=True)
     ]
 
@@ -64,32 +64,32 @@ NUMBERS = [0, 0, 1, 2, 0]
 
 
 def test_pointing_keeps_at_least_the_floor(slime: tuple[Any, Any]) -> None:
-    """Of one picture under one question the row that points keeps all with a floor of 1; the other as ever."""
+    """Of one image under one question the row that points keeps all with a floor of 1; the other as ever."""
     question = "Is the small red circle left of the square?"
     told = replace(asks(question), images=(Path("p.png"),))
     points = replace(told, task="res")
-    for settings, expected in ((SETTINGS, None), (SETTINGS + ", gamma_floor: 1.0", 1.0)):
+    for settings, expected in ((SETTINGS, None), (SETTINGS + ", min_top_p: 1.0", 1.0)):
         model, processor = build(settings)
         batch = collate(processor, rows(processor, [told, points], [0, 0]))
         assert batch["grounded_rows"].tolist() == [False, True]
         first, second = model(**batch).diagnostics["kept_share"]
         assert first < 1.0 and second == (first if expected is None else expected)
-        low = model(**batch, force={"gamma": 0.0}).diagnostics["kept_share"]
+        low = model(**batch, overrides={"top_p": 0.0}).diagnostics["kept_share"]
         assert low[0] == low[1] == 1 / (4 * TILES[0])
 
 
 def test_a_row_points_before_it_is_answered(slime: tuple[Any, Any]) -> None:
-    """Training sees the same as inference; a free question about a picture may ask for a mask."""
+    """Training sees the same as inference; a free question about an image may ask for a mask."""
     _, processor = slime
-    sample, seen = SAMPLES[0], picture(0, *SHAPES[0])
+    sample, seen = SAMPLES[0], make_image(0, *SHAPES[0])
     assert processor.encode(sample, [seen]).grounded and processor.encode(sample, [seen], prompt_only=True).grounded
     assert processor.encode(question_sample("Where?", [Path("q.png")]), [seen], prompt_only=True).grounded
     assert not processor.encode(TEXT_ONLY, []).grounded
 
 
 def test_a_floor_is_a_share() -> None:
-    with pytest.raises(ConfigError, match="gamma_floor 1.5: a share is 1 at most"):
-        build("gamma_floor: 1.5")
+    with pytest.raises(ConfigError, match="min_top_p 1.5: a share is 1 at most"):
+        build("min_top_p: 1.5")
 
 
 def test_tokens_of_a_row(slime: tuple[Any, Any]) -> None:
@@ -161,13 +161,13 @@ def test_batched_generation_equals_single(slime: tuple[Any, Any]) -> None:
 
 def test_gamma_forced_to_one_keeps_all_and_is_known_beforehand(slime: tuple[Any, Any]) -> None:
     model, processor = slime
-    force = {"gamma": 1.0}
-    batch = collate(processor, rows(processor, SAMPLES, NUMBERS, force=force))
+    overrides = {"top_p": 1.0}
+    batch = collate(processor, rows(processor, SAMPLES, NUMBERS, overrides=overrides))
     assert "image_counts" not in batch
     patch = processor.token_ids["image_patch_id"]
     assert (batch["input_ids"] == patch).sum(dim=1).tolist() == [33, 0, 33, 29, 33]
-    output = model(**batch, force=force)
-    deferred = model(**collate(processor, rows(processor, SAMPLES, NUMBERS)), force=force)
+    output = model(**batch, overrides=overrides)
+    deferred = model(**collate(processor, rows(processor, SAMPLES, NUMBERS)), overrides=overrides)
     torch.testing.assert_close(output.supervised_logits, deferred.supervised_logits, rtol=1e-5, atol=1e-6)
 
 
@@ -175,8 +175,8 @@ def test_a_smaller_gamma_keeps_a_part_of_the_same(slime: tuple[Any, Any]) -> Non
     model, processor = slime
     batch = collate(processor, rows(processor, SAMPLES, NUMBERS))
     kept = [
-        [set(part.tolist()) for part in model(**batch, force={"gamma": gamma}).diagnostics["kept"]]
-        for gamma in (0.0, 0.4, 0.9)
+        [set(part.tolist()) for part in model(**batch, overrides={"top_p": top_p}).diagnostics["kept"]]
+        for top_p in (0.0, 0.4, 0.9)
     ]
     assert [len(part) for part in kept[0]] == [1, 1, 1, 1]
     for few, more in zip(kept, kept[1:], strict=False):
@@ -184,15 +184,15 @@ def test_a_smaller_gamma_keeps_a_part_of_the_same(slime: tuple[Any, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("force", "message"),
-    [({"gama": 0.5}, "no override 'gama'; did you mean 'gamma'"), ({"gamma": 2.0}, "a share lies between 0 and 1")],
+    ("overrides", "message"),
+    [({"gama": 0.5}, "no override 'gama'; did you mean 'top_p'"), ({"top_p": 2.0}, "a share lies between 0 and 1")],
 )
-def test_wrong_overrides_are_refused(slime: tuple[Any, Any], force: dict[str, Any], message: str) -> None:
+def test_wrong_overrides_are_refused(slime: tuple[Any, Any], overrides: dict[str, Any], message: str) -> None:
     model, processor = slime
     with pytest.raises(UserError, match=message):
-        rows(processor, SAMPLES[:1], [0], force=force)
+        rows(processor, SAMPLES[:1], [0], overrides=overrides)
     with pytest.raises(UserError, match=message):
-        model(**collate(processor, rows(processor, SAMPLES[:1], [0])), force=force)
+        model(**collate(processor, rows(processor, SAMPLES[:1], [0])), overrides=overrides)
 
 
 def test_the_question_chooses_and_the_answer_does_not(slime: tuple[Any, Any]) -> None:
@@ -208,7 +208,7 @@ def test_fewer_tiles_by_override_and_by_budget(slime: tuple[Any, Any]) -> None:
     _, processor = slime
     sample = asks("What?")
     (whole,) = rows(processor, [sample], [1])
-    (forced,) = rows(processor, [sample], [1], force={"max_tiles": 2})
+    (forced,) = rows(processor, [sample], [1], overrides={"max_tiles": 2})
     assert len(whole.images[0].views["tiles"]) == 4 and len(forced.images[0].views["tiles"]) == 2
     longest, text = processor.max_length, len(whole.input_ids) - 1
     try:
@@ -224,7 +224,7 @@ def test_fewer_tiles_by_override_and_by_budget(slime: tuple[Any, Any]) -> None:
 
 def test_frames_of_a_video_are_tiles_and_their_mean_is_the_whole(slime: tuple[Any, Any]) -> None:
     model, processor = slime
-    still = picture(3, 32, 32)
+    still = make_image(3, 32, 32)
     clip = np.stack([still] * 8)
     row = processor.encode(film(), [], videos=[clip])
     assert (row.videos[0].count.low, row.videos[0].count.high) == (18, 17 + 4 * 8)
@@ -241,7 +241,7 @@ def test_frames_of_a_video_are_tiles_and_their_mean_is_the_whole(slime: tuple[An
 def _no_words(model: Any) -> Any:
     from ullava.modeling.vision.strategy import EncodeContext
 
-    return EncodeContext(places=(0,), rows=(0,), force={"gamma": 1.0})
+    return EncodeContext(places=(0,), rows=(0,), overrides={"top_p": 1.0})
 
 
 def test_words_alone_reach_every_weight_and_bf16_is_finite(slime: tuple[Any, Any]) -> None:
@@ -275,10 +275,10 @@ def test_noise_belongs_to_training_and_comes_from_the_generator(slime: tuple[Any
 
 
 STAGES = {
-    "view: global, gate: mlp, gamma: 1.0": {"vision projector"},
-    "view: global, gate: resampler, gamma: 1.0": {"vision projector", "vision resampler a"},
-    "view: local, gamma: 1.0": {"vision projector", "vision resampler b"},
-    "gamma: 0.95": {"vision projector", "vision gate", "vision resampler a", "vision resampler b"},
+    "view: global, gate: mlp, top_p: 1.0": {"vision projector"},
+    "view: global, gate: resampler, top_p: 1.0": {"vision projector", "vision resampler a"},
+    "view: local, top_p: 1.0": {"vision projector", "vision resampler b"},
+    "top_p: 0.95": {"vision projector", "vision gate", "vision resampler a", "vision resampler b"},
 }
 
 
@@ -303,7 +303,7 @@ def test_saved_and_loaded_it_gives_the_same_tokens(slime: tuple[Any, Any], tmp_p
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    import ullava.modeling.auto  # noqa: F401  registers our classes
+    import ullava.modeling.construction.auto  # noqa: F401  registers our classes
 
     model, processor = slime
     model.save_pretrained(tmp_path)
@@ -318,8 +318,8 @@ def test_saved_and_loaded_it_gives_the_same_tokens(slime: tuple[Any, Any], tmp_p
 
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="a share is 1 at most"):
-        build("gamma: 1.5")
+        build("top_p: 1.5")
     with pytest.raises(UserError, match=r"separator: 'a b' is \d+ tokens"):
         build("heads: 4, separator: 'a b'")
     with pytest.raises(ConfigError, match="the table slime belongs to strategy slime"):
-        build_small(("vision.slime={gamma: 0.5}",))
+        build_small(("vision.slime={top_p: 0.5}",))

@@ -1,4 +1,4 @@
-"""What a stage does otherwise than the model says: the front-end's switches and the way of writing dialogues."""
+"""What a stage does otherwise than the model says: the vision encoder's switches and the way of writing dialogues."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, picture
+from tests.unit.modeling.conftest import build_small, make_image
 from tests.unit.modeling.test_slime_strategy import asks, build, collate, rows
 
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.stage_settings import change_conversation, change_vision
+from ullava.modeling.construction.stage_settings import change_conversation, change_vision
 from ullava.text.conversation import CHAT_TEMPLATES
 
 
 def test_a_stage_switches_views_and_weights_stay() -> None:
-    model, processor = build("local_side: 2, heads: 4, gamma: 1.0, reduce: sum")
+    model, processor = build("local_side: 2, heads: 4, top_p: 1.0, reduce: sum")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     change_vision(model, processor, {"view": "global", "gate": "mlp"}, "recipe")
     after = model.state_dict()
@@ -36,7 +36,7 @@ def test_a_stage_switches_views_and_weights_stay() -> None:
     [
         ({"veiw": "global"}, "recipe.*did you mean 'view'"),
         ({"view": "nowhere"}, "recipe.*nowhere"),
-        ({"gamma": 1.5}, "a share is 1 at most"),
+        ({"top_p": 1.5}, "a share is 1 at most"),
         ({"local_side": 3}, "the weights do not fit these settings"),
     ],
 )
@@ -46,14 +46,14 @@ def test_changes_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
         change_vision(model, processor, changes, "recipe")
 
 
-def test_the_plain_front_end_changes_its_frames_and_refuses_what_it_does_not_know() -> None:
+def test_the_plain_vision_encoder_changes_its_frames_and_refuses_what_it_does_not_know() -> None:
     model, processor = build_small()
     frames = np.zeros((3, 20, 20, 3), dtype=np.uint8)
     before = processor.vision.preprocess_video(frames).count.low
     change_vision(model, processor, {"frame_grid": 2}, "recipe")
     assert model.vision.frame_grid == 2 and processor.vision.preprocess_video(frames).count.low == before + 3 * 3
-    with pytest.raises(ConfigError, match="gamma"):
-        change_vision(model, processor, {"gamma": 1.0}, "recipe")
+    with pytest.raises(ConfigError, match="top_p"):
+        change_vision(model, processor, {"top_p": 1.0}, "recipe")
     with pytest.raises(ConfigError, match="recipe: vision.clip_mlp.frame_grid 3"):
         change_vision(model, processor, {"frame_grid": 3}, "recipe")
     assert model.config.vision_settings == {"frame_grid": 2} and model.vision.frame_grid == 2
@@ -63,7 +63,7 @@ def test_captions_are_written_plainly_in_their_stage() -> None:
     model, processor = build_small()
     change_conversation(model, processor, "plain")
     assert processor.chat_template == CHAT_TEMPLATES["plain"]
-    row = processor.encode(asks("Describe it.", "A red cup."), [picture(0)])
+    row = processor.encode(asks("Describe it.", "A red cup."), [make_image(0)])
     text = processor.tokenizer.decode([token for token in row.input_ids if token not in processor.token_ids.values()])
     assert "Describe" not in text and "A red cup." in text.replace(" .", ".")
     with pytest.raises(UserError, match="<|eot_id|>"):

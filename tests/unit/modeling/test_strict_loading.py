@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ullava.errors import WeightsError
-from ullava.modeling.strict_loading import find_misfits, load_strict
+from ullava.modeling.loading.strict_loading import find_misfits, load_strict
 
 
 class Tied(nn.Module):

@@ -14,11 +14,11 @@ from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig, TextConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.auto import register
-from ullava.modeling.build import build_model
-from ullava.modeling.processing import UllavaProcessor
-from ullava.modeling.template_files import chat_template_of
-from ullava.modeling.tokenising import tokenise
+from ullava.modeling.construction.auto import register
+from ullava.modeling.construction.build import build_model
+from ullava.modeling.loading.template_files import chat_template_of
+from ullava.modeling.processing.processor import UllavaProcessor
+from ullava.modeling.processing.tokenizing import tokenize
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES, to_messages, turn_end_ids
 
@@ -43,7 +43,7 @@ def test_the_format_of_the_docs_is_trained_with_saved_and_loaded(model_yaml: Pat
     model, processor = build_model(load_config(ModelConfig, model_yaml), tmp_path)
     end = processor.tokenizer.convert_tokens_to_ids("[/tag]")
     assert end in model.generation_config.eos_token_id
-    ids, labels = tokenise(processor.tokenizer, processor.chat_template, TURNS, system="", prompt_only=False)
+    ids, labels = tokenize(processor.tokenizer, processor.chat_template, TURNS, system="", prompt_only=False)
     supervised = processor.tokenizer.decode([number for number in labels.tolist() if number >= 0])
     assert supervised.replace(" ", "") == "Acup.[/tag]" and ids.tolist()[-1] == end
     register()

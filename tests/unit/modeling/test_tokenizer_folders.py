@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ullava.errors import UserError
-from ullava.modeling.pretrained import read_tokenizer
+from ullava.modeling.loading.pretrained import read_tokenizer
 
 
 def test_the_sentencepiece_model_of_llama_is_enough(shared_dir: Path, tmp_path: Path) -> None:

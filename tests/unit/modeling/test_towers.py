@@ -81,7 +81,7 @@ def network_of(name: str) -> tuple[Any, Any]:
 
 
 def build_with(described: str, *overrides: str) -> tuple[Any, Any]:
-    return build_small((f"vision.tower={described}", "vision.hidden_layer=-1", *overrides))
+    return build_small((f"vision.tower={described}", "vision.vision_feature_layer=-1", *overrides))
 
 
 def test_every_row_of_the_table_is_tried() -> None:
@@ -141,7 +141,9 @@ def test_pixels_are_normalized_as_published(name: str) -> None:
 def test_layers_that_are_not_there_are_refused(name: str) -> None:
     kind = small_kind(name)
     for layer in (kind.num_layers + 1, -kind.num_layers - 2):
-        with pytest.raises(UserError, match=f"vision.hidden_layer {layer}: the tower has {kind.num_layers} layers"):
+        with pytest.raises(
+            UserError, match=f"vision.vision_feature_layer {layer}: the tower has {kind.num_layers} layers"
+        ):
             kind.depth(layer)
     assert kind.depth(-1) == kind.num_layers and kind.depth(0) == 0 and kind.grid_side(-1) == 4
     assert kind.grid_side(-1, 64) == 8

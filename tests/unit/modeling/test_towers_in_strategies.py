@@ -13,16 +13,16 @@ import torch
 import yaml
 from tests.unit.modeling.conftest import build_small, grounded_sample
 from tests.unit.modeling.small_towers import SMALL_TOWERS, small_kind
-from tests.unit.modeling.test_matrix import FRONT_ENDS, batch_of, samples
+from tests.unit.modeling.test_matrix import VISION_ENCODERS, batch_of, samples
 
 from ullava.config.load import load_config
 from ullava.config.schema import LossConfig, ModelConfig
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.auto import load_folder
-from ullava.modeling.outline import outline
-from ullava.modeling.strategies import STRATEGIES, build_strategy
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.outline import outline
+from ullava.modeling.vision.strategies import STRATEGIES, build_strategy
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
 
 PAIRS = [(tower, strategy) for tower in SMALL_TOWERS for strategy in STRATEGIES]
 NEEDS = (
@@ -32,9 +32,9 @@ NEEDS = (
 
 
 def overrides(tower: str, strategy: str) -> tuple[str, ...]:
-    own = tuple(entry for entry in FRONT_ENDS[strategy] if not entry.startswith("vision.tower"))
+    own = tuple(entry for entry in VISION_ENCODERS[strategy] if not entry.startswith("vision.tower"))
     described = yaml.safe_dump({"config": SMALL_TOWERS[tower]}, default_flow_style=True, width=10_000).strip()
-    return (*own, f"vision.tower={described}", "vision.hidden_layer=-1")
+    return (*own, f"vision.tower={described}", "vision.vision_feature_layer=-1")
 
 
 def can_take(tower: str, strategy: str) -> bool:
@@ -111,14 +111,14 @@ def test_a_model_yaml_with_siglip_is_told_in_figures(tmp_path: Path) -> None:
     from tests.unit.modeling.conftest import ROOT, SMALL
 
     described: Any = yaml.safe_load(SMALL) | {"tokenizer": str(ROOT / "models/tiny/tokenizer")}
-    described["vision"] = {"tower": {"config": SMALL_TOWERS["siglip"]}, "hidden_layer": -1}
+    described["vision"] = {"tower": {"config": SMALL_TOWERS["siglip"]}, "vision_feature_layer": -1}
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(described))
     told = outline(load_config(ModelConfig, tmp_path / "model.yaml"), tmp_path)
     assert told.parts["vision tower"] == sum(p.numel() for p in small_kind("siglip").build().parameters())
-    assert all(count.low == count.high == 16 for count in told.pictures.values())
+    assert all(count.low == count.high == 16 for count in told.images.values())
 
     described["vision"]["strategy"] = "conv"
-    described["vision"]["aspect"] = "any"
+    described["vision"]["image_aspect_ratio"] = "any"
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(described))
     with pytest.raises(ConfigError) as caught:
         outline(load_config(ModelConfig, tmp_path / "model.yaml"), tmp_path)

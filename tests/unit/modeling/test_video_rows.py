@@ -1,4 +1,4 @@
-"""Videos in a batch: T + P tokens each, any mixture with pictures and words, batch = single, generation = one pass."""
+"""Videos in a batch: T + P tokens each, any mixture with images and words, batch = single, generation = one pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.modeling.conftest import build_small, grounded_sample, picture
+from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 
 from ullava.batching.collate import Collator
 from ullava.errors import SampleError, UserError
@@ -22,7 +22,7 @@ WORDS = Sample("words", "test", "text", (), (Turn("How are you?", "Fine."),))
 
 
 def film(seed: int, length: int = 8) -> np.ndarray:
-    return np.stack([picture(100 * seed + number, 30, 44) for number in range(length)])
+    return np.stack([make_image(100 * seed + number, 30, 44) for number in range(length)])
 
 
 def clip_sample(name: str, count: int = 1, answer: str = "It moves left.") -> Sample:
@@ -34,7 +34,7 @@ def rows(processor: Any, samples: list[Sample], prompt_only: bool = False) -> li
     return [
         processor.encode(
             sample,
-            [picture(number) for _ in sample.images],
+            [make_image(number) for _ in sample.images],
             videos=[film(len(clip.path.name) + ord(clip.path.name[0])) for clip in sample.videos],
             prompt_only=prompt_only,
         )
@@ -66,7 +66,7 @@ def test_a_video_gives_a_token_for_each_frame_and_each_patch(small: tuple[Any, A
 
 def test_temporal_tokens_come_first_and_are_pooled_before_the_projector(small: tuple[Any, Any]) -> None:
     model, processor = small
-    frames = torch.from_numpy(np.stack([picture(number, 32, 32) for number in range(6)])).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(np.stack([make_image(number, 32, 32) for number in range(6)])).permute(0, 3, 1, 2)
     vision = model.vision
     output = vision.encode_video({"base": frames.unflatten(0, (2, 3))})
     states = vision.patch_states(
@@ -89,7 +89,7 @@ def test_pooling_keeps_time_and_place_apart() -> None:
 
 
 def test_joined_patches_give_fewer_tokens() -> None:
-    model, processor = build_small(("vision.merge=2", "vision.video_frames=3"))
+    model, processor = build_small(("vision.spatial_merge_size=2", "vision.video_frames=3"))
     assert processor.video_frames == model.config.video_frames == 3
     example = processor.encode(clip_sample("a"), [], videos=[film(1, 3)])
     assert example.videos[0].count.low == 3 + 4
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused(small: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="the batch no videos"):
         model(**{key: value for key, value in batch.items() if "video" not in key})
     with pytest.raises(UserError, match="takes no override"):
-        model.vision.encode_video({"base": batch["pixel_values_videos"]}, EncodeContext(force={"frames": 2}))
+        model.vision.encode_video({"base": batch["pixel_values_videos"]}, EncodeContext(overrides={"frames": 2}))
     template = processor.chat_template
     try:
         processor.chat_template = template.replace("part['type'] == 'video'", "false")

@@ -10,7 +10,7 @@ from small_detectors import DETECTOR
 from transformers import CONFIG_MAPPING, GroundingDinoForObjectDetection
 
 from ullava.errors import WeightsError
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.modeling.weights.grounding_dino import convert_grounding_dino
 
 SWIN = r"^model\.backbone\.conv_encoder\.model\.swin\."

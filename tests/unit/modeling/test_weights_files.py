@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ullava.errors import WeightsError
-from ullava.modeling.weight_files import prefix_hint, read_pickled_or_safe, read_state_dict
+from ullava.modeling.loading.weight_files import prefix_hint, read_pickled_or_safe, read_state_dict
 
 STATE = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
-from ullava.modeling.build import build_model
+from ullava.modeling.construction.build import build_model
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 Command = Callable[..., tuple[int, str, str]]
@@ -31,8 +31,8 @@ def tiny_llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def neighbours(table: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of query or key in llama.cpp's order: what transformers turns in halves, it turns in neighbouring pairs."""
+def neighbors(table: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of query or key in llama.cpp's order: what transformers turns in halves, it turns in neighboring pairs."""
     return table.view(heads, 2, len(table) // heads // 2, -1).transpose(1, 2).reshape(table.shape)
 
 
@@ -67,7 +67,7 @@ def write_gguf(file: Path, model: LlamaForCausalLM, architecture: str = "llama")
     for layer in range(config.num_hidden_layers):
         for ours, theirs in names.items():
             table = state[f"model.layers.{layer}.{ours}.weight"]
-            table = neighbours(table, heads[theirs]) if theirs in heads else table
+            table = neighbors(table, heads[theirs]) if theirs in heads else table
             writer.add_tensor(f"blk.{layer}.{theirs}.weight", table.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

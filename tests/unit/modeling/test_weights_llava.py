@@ -12,9 +12,9 @@ from released_folder import PIECES, core_config, released_names, small_model, wr
 from safetensors.torch import save_file
 from transformers import ConvNextConfig
 
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.modeling.vision.conv import ConvStrategy
-from ullava.modeling.weight_files import read_state_dict
 from ullava.text.released_tokenizer import UNKNOWN, llama_tokenizer
 
 LANGUAGE, TOWER, PROJECTOR = "llm.model.", "llm.vision_encoder.vision_model.", "llm.vision_projector."
@@ -61,7 +61,7 @@ def check(out: Path, state: dict[str, torch.Tensor]) -> None:
     torch.testing.assert_close(table[-1], table[:PIECES].mean(dim=0))
     config = json.loads((out / "config.json").read_text())
     assert sorted(config[key] for key in ("image_start_id", "seg_id", "loc_id")) > [PIECES - 1] * 3
-    assert config["aspect"] == "pad" and config["hidden_layer"] == -2
+    assert config["image_aspect_ratio"] == "pad" and config["vision_feature_layer"] == -2
 
 
 def test_own_layout_with_its_tower(tmp_path, command, parts):
@@ -181,7 +181,12 @@ def test_slime_becomes_the_strategy_of_its_name(tmp_path, command, parts):
     table = json.loads((tmp_path / "made" / "config.json").read_text())
     settings = table["vision_settings"]
     assert table["strategy"] == "slime" and isinstance(settings["separator_id"], int)
-    assert (settings["gamma"], settings["tau"], settings["reduce"], settings["noise"]) == (0.9, 2.0, "sum", "gate")
+    assert (settings["top_p"], settings["temperature"], settings["reduce"], settings["noise"]) == (
+        0.9,
+        2.0,
+        "sum",
+        "gate",
+    )
     assert (settings["gate"], settings["local_side"], settings["heads"]) == ("learned", 2, 1)
 
 
@@ -232,7 +237,7 @@ def test_convllava_becomes_the_strategy_conv(tmp_path, command, parts, inside):
     assert torch.equal(written["vision.projector.2.weight"], made["model.mm_projector.2.weight"])
     assert written["vision.tower.layernorm.weight"].shape == (8,)
     model, processor = load_folder(tmp_path / "made", torch.float32)
-    assert (model.config.strategy, model.config.aspect, model.config.vision_settings["video_side"]) == (
+    assert (model.config.strategy, model.config.image_aspect_ratio, model.config.vision_settings["video_side"]) == (
         "conv",
         "pad",
         64,
@@ -301,7 +306,7 @@ def test_avg_becomes_the_strategy_of_its_name(tmp_path, command, parts):
         assert torch.equal(written[f"vision.{ours}"], made[f"model.{theirs}"])
     table = json.loads((tmp_path / "made" / "config.json").read_text())
     settings = table["vision_settings"]
-    assert table["strategy"] == "avg" and settings["canvases"] == [[1, 2], [2, 1]]
+    assert table["strategy"] == "avg" and settings["image_grid_pinpoints"] == [[1, 2], [2, 1]]
     assert (settings["text_slots"], settings["attention_axis"], settings["unpad"]) == (3, "crops", "cells")
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from test_weights_llava import write_words
 from transformers import ConvNextConfig, ConvNextModel
 
-from ullava.modeling.auto import load_folder
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.modeling.vision.mg_fusion import ConvGateFusion
 from ullava.modeling.vision.mg_pooling import ObjectTokens
-from ullava.modeling.weight_files import read_state_dict
 
 TOWER = "llm.vision_encoder.vision_model."
 CHANNELS = (4, 6)
@@ -115,7 +115,7 @@ def test_it_becomes_the_strategy_mg(command: Any, parts: dict[str, Any], fusion:
     assert (settings["fusion"], settings["pooling"], settings["box_rule"], settings["frame_pool"]) == (
         fusion, pooling, "released", 1,
     )  # fmt: skip
-    assert (model.config.strategy, model.config.aspect, processor.max_length) == ("mg", "pad", 2148)
+    assert (model.config.strategy, model.config.image_aspect_ratio, processor.max_length) == ("mg", "pad", 2148)
     assert processor.system == "" and "'USER: '" in processor.chat_template
     seen = processor.vision.preprocess(np.zeros((30, 50, 3), dtype=np.uint8))
     views = {name: torch.from_numpy(view)[None] for name, view in seen.views.items()}

@@ -21,7 +21,7 @@ def package(name: str) -> Any:
         pytest.skip(f"needs an environment with {name} and torchvision: {error}")
 
 
-def randomise(module: torch.nn.Module) -> None:
+def randomize(module: torch.nn.Module) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -34,7 +34,7 @@ def test_segment_anything_gives_the_same_masks() -> None:
     sam = build._build_sam(
         encoder_embed_dim=32, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
     ).eval()
-    randomise(sam)
+    randomize(sam)
     converted = convert_sam(
         {name: tensor for name, tensor in sam.state_dict().items() if not name.startswith("pixel_")}
     )
@@ -66,7 +66,7 @@ def test_open_clip_gives_the_same_features(quick: bool, activation: str) -> None
         text_cfg={"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1},
         quick_gelu=quick,
     ).eval()
-    randomise(model)
+    randomize(model)
     made = convert_clip(model.state_dict(), heads=2, activation=activation)
     assert any(name.startswith("transformer.") for name in made.left_out)
     pixels = torch.randn(2, 3, 28, 28)

@@ -12,7 +12,7 @@ from PIL import Image
 from released_folder import PIECES, core_config, released_names, small_model, write_shards, write_tokenizer
 
 import ullava
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.text.released_tokenizer import released_tokenizer
 
 
@@ -43,9 +43,9 @@ def test_stage_two_with_its_tokenizer_answers(tmp_path, command):
     predictor = ullava.load(tmp_path / "made", device="cpu")
     processor = predictor.processor
     assert processor.box_frame == "padsq" and processor.max_length == 512
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(picture)
-    answer = predictor.answer(picture, "find the red cup", max_new_tokens=3)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(image)
+    answer = predictor.answer(image, "find the red cup", max_new_tokens=3)
     assert answer.new_tokens <= 3
     text = "Sure. Mask: [SEG]; </s>USER: where"
     reloaded, fresh = (

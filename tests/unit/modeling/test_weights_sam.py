@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import SamConfig, SamModel
 
 from ullava.errors import WeightsError
-from ullava.modeling.weight_files import read_state_dict
+from ullava.modeling.loading.weight_files import read_state_dict
 from ullava.modeling.weights.conversion_parts import convert_sam_file
 from ullava.modeling.weights.sam import convert_sam, sam_config_of
 

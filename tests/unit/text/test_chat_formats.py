@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ullava.config.schema import Template
 from ullava.errors import UserError
-from ullava.modeling.tokenising import tokenise
+from ullava.modeling.processing.tokenizing import tokenize
 from ullava.structures import Turn
 from ullava.text.conversation import CHAT_TEMPLATES, released_style, to_messages, turn_end_ids
 from ullava.text.released_tokenizer import llama_tokenizer
@@ -30,32 +30,31 @@ from ullava.text.tokens import (
     add_special_tokens,
 )
 
-PICTURE = "<img_beg><image_patch></img_end>"
+IMAGE = "<img_beg><image_patch></img_end>"
 TURNS = (Turn("<image>What is it?", "A cup."), Turn("Sure?", "Yes."))
 
 SNAPSHOTS = {
-    "vicuna_v1": f"<s>Be brief. USER: {PICTURE}\nWhat is it? ASSISTANT: A cup.</s> USER: Sure? ASSISTANT: Yes.</s>",
-    "vicuna_lines": f"<s>Be brief.\nUSER: {PICTURE}\nWhat is it? ASSISTANT: A cup.</s>\n"
-    "USER: Sure? ASSISTANT: Yes.</s>",
-    "llama2": f"<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{PICTURE}\nWhat is it? [/INST] A cup. </s>"
+    "vicuna_v1": f"<s>Be brief. USER: {IMAGE}\nWhat is it? ASSISTANT: A cup.</s> USER: Sure? ASSISTANT: Yes.</s>",
+    "vicuna_lines": f"<s>Be brief.\nUSER: {IMAGE}\nWhat is it? ASSISTANT: A cup.</s>\nUSER: Sure? ASSISTANT: Yes.</s>",
+    "llama2": f"<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{IMAGE}\nWhat is it? [/INST] A cup. </s>"
     "<s>[INST] Sure? [/INST] Yes. </s>",
     "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-    f"<|start_header_id|>user<|end_header_id|>\n\n{PICTURE}\nWhat is it?<|eot_id|>"
+    f"<|start_header_id|>user<|end_header_id|>\n\n{IMAGE}\nWhat is it?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nA cup.<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\nSure?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|>",
-    "phi3": f"<s><|system|>Be brief.<|end|>\n<|user|>{PICTURE}\nWhat is it?<|end|>\n<|assistant|>\nA cup.<|end|>\n"
+    "phi3": f"<s><|system|>Be brief.<|end|>\n<|user|>{IMAGE}\nWhat is it?<|end|>\n<|assistant|>\nA cup.<|end|>\n"
     "<|user|>Sure?<|end|>\n<|assistant|>\nYes.<|end|>",
-    "chatml": f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{PICTURE}\nWhat is it?<|im_end|>\n"
+    "chatml": f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{IMAGE}\nWhat is it?<|im_end|>\n"
     "<|im_start|>assistant\nA cup.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
     "<|im_start|>assistant\nYes.<|im_end|>\n",
-    "plain": f"<s>{PICTURE}A cup.\nYes.\n",
-    "simple": f"<s>Be brief.\n###Human: {PICTURE}\nWhat is it?\n###Assistant: A cup.</s>\n"
+    "plain": f"<s>{IMAGE}A cup.\nYes.\n",
+    "simple": f"<s>Be brief.\n###Human: {IMAGE}\nWhat is it?\n###Assistant: A cup.</s>\n"
     "###Human: Sure?\n###Assistant: Yes.</s>\n",
-    "conv_simple": f"Be brief.\n\n###Human: {PICTURE}\nWhat is it?\n###Assistant: A cup.\n"
+    "conv_simple": f"Be brief.\n\n###Human: {IMAGE}\nWhat is it?\n###Assistant: A cup.\n"
     "###Human: Sure?\n###Assistant: Yes.\n###",
-    "conv_sep2": f"Be brief. USER: {PICTURE}\nWhat is it? ASSISTANT: A cup.</s>USER: Sure? ASSISTANT: Yes.</s>",
-    "conv_llama2": f"[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{PICTURE}\nWhat is it? [/INST] A cup.</s>"
+    "conv_sep2": f"Be brief. USER: {IMAGE}\nWhat is it? ASSISTANT: A cup.</s>USER: Sure? ASSISTANT: Yes.</s>",
+    "conv_llama2": f"[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{IMAGE}\nWhat is it? [/INST] A cup.</s>"
     "[INST] Sure? [/INST] Yes.</s>",
 }
 
@@ -137,7 +136,7 @@ def test_labels_are_the_answers_in_published_vocabularies(published: tuple[str, 
     for name in formats(vocabulary):
         if name == "conv_simple":
             continue  # supervises the signs of its turns too; tests/parity/ullava has it
-        ids, labels = tokenise(tokenizer, CHAT_TEMPLATES[name], LONG, system="Be brief.", prompt_only=False)
+        ids, labels = tokenize(tokenizer, CHAT_TEMPLATES[name], LONG, system="Be brief.", prompt_only=False)
         end = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "phi3": "<|end|>", "plain": "\n"}
         said = tokenizer.decode(labels[labels != IGNORE_LABEL], clean_up_tokenization_spaces=False)
         wanted = "".join(turn.answer + end.get(name, tokenizer.eos_token) for turn in LONG)
@@ -150,8 +149,8 @@ def test_the_prompt_is_the_beginning_of_the_training_row_in_published_vocabulari
     vocabulary, tokenizer = published
     for name in formats(vocabulary):
         template = CHAT_TEMPLATES[name]
-        whole, labels = tokenise(tokenizer, template, LONG, system="Be brief.", prompt_only=False)
-        prompt, _ = tokenise(tokenizer, template, LONG, system="Be brief.", prompt_only=True)
+        whole, labels = tokenize(tokenizer, template, LONG, system="Be brief.", prompt_only=False)
+        prompt, _ = tokenize(tokenizer, template, LONG, system="Be brief.", prompt_only=True)
         assert prompt.tolist() == whole[: len(prompt)].tolist(), name
         assert labels[len(prompt)] != IGNORE_LABEL, name
 
@@ -161,7 +160,7 @@ def test_public_numbers_of_llama3s_signs(published: tuple[str, Any]) -> None:
     if vocabulary != "llama3":
         pytest.skip("numbers of Llama 3's vocabulary")
     turns = (Turn("Hi", "This is a test sentence."),)
-    row = tokenise(tokenizer, CHAT_TEMPLATES["llama3"], turns, system="", prompt_only=False)[0].tolist()
+    row = tokenize(tokenizer, CHAT_TEMPLATES["llama3"], turns, system="", prompt_only=False)[0].tolist()
     assert row[:5] == [128000, 128006, 882, 128007, 271]
     assert row[-8:] == [271, 2028, 374, 264, 1296, 11914, 13, 128009]
     assert turn_end_ids(tokenizer, CHAT_TEMPLATES["llama3"]) == [128001, 128009]

@@ -8,7 +8,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ullava.structures import Turn
 from ullava.text.conversation import (
     CHAT_TEMPLATES,
-    pictures_first,
+    images_first,
     question_content,
     released_style,
     to_messages,
@@ -54,7 +54,7 @@ def test_vicuna_wording() -> None:
     assert whole == f"<s>USER: {block}What is it? ASSISTANT: A cup.</s> USER: Sure? ASSISTANT: Yes.</s>"
 
 
-def test_pictures_keep_their_places() -> None:
+def test_images_keep_their_places() -> None:
     parts: list[dict[str, Any]] = question_content("<image>Left one, <image> right one?")
     assert [part["type"] for part in parts] == ["image", "text", "image", "text"]
     assert parts[1]["text"] == "Left one," and parts[3]["text"] == "right one?"
@@ -73,6 +73,6 @@ def test_released_styles_are_known_by_their_template() -> None:
     assert released_style(None) is None
 
 
-def test_pictures_first() -> None:
-    assert pictures_first("Look at <image> and name it") == "<image>Look at  and name it"
-    assert pictures_first("Nothing to see") == "Nothing to see"
+def test_images_first() -> None:
+    assert images_first("Look at <image> and name it") == "<image>Look at  and name it"
+    assert images_first("Nothing to see") == "Nothing to see"

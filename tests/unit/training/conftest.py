@@ -1,4 +1,4 @@
-"""What the training tests share: a very small model of the real classes, and a very small drawn world."""
+"""What the training tests share: a very small model of the real classes, and a very small synthetic world."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import DatasetEntry, ModelConfig
-from ullava.data.build import build_mixture
-from ullava.data.encode import EncodedMixture
-from ullava.data.shapes.write import draw_world
+from ullava.data.loading.build import build_mixture
+from ullava.data.loading.encode import EncodedMixture
+from ullava.synthetic.write import draw_world
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,7 +25,7 @@ language:
            num_key_value_heads: 2, max_position_embeddings: 384, initializer_range: 0.1, tie_word_embeddings: true}
 tokenizer: TOKENIZER
 vision:
-  hidden_layer: -2
+  vision_feature_layer: -2
   tower: {config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, num_attention_heads: 2,
                    image_size: 32, patch_size: 8, initializer_range: 0.05}}
 mask:
@@ -66,7 +66,7 @@ training:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn world of 12 pictures."""
+    """A synthetic world of 12 images."""
     folder = tmp_path_factory.mktemp("world") / "shapes"
     draw_world(folder, 12, 5, "train")
     return folder
@@ -89,7 +89,7 @@ def recipe_file(write: Callable[[str, str], Path], world: Path, model_yaml: Path
 @pytest.fixture
 def make_model(model_yaml: Path) -> Callable[..., tuple[Any, Any]]:
     """A function that builds model and processor; the weights are the same every time."""
-    from ullava.modeling.build import build_model
+    from ullava.modeling.construction.build import build_model
 
     def make(*overrides: str) -> tuple[Any, Any]:
         torch.manual_seed(0)

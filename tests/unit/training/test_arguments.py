@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ullava.errors import ConfigError
-from ullava.training.arguments import RENAMED, RESERVED, build_training_arguments, check_training_keys
+from ullava.training.loop.arguments import RENAMED, RESERVED, build_training_arguments, check_training_keys
 
 Write = Callable[[str, str], Path]
 
@@ -155,7 +155,7 @@ def test_values_that_no_run_can_have_are_refused(write: Write, key: str, value: 
 def test_every_number_of_the_library_refuses_what_is_no_number(write: Write) -> None:
     from transformers import TrainingArguments
 
-    from ullava.training.arguments import _members, _type_hints
+    from ullava.training.loop.arguments import _members, _type_hints
 
     numbers = [key for key, hint in _type_hints(TrainingArguments).items() if _members(hint) & {int, float}]
     assert len(numbers) >= 25

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ullava.data.encode import BadSample
+from ullava.data.loading.encode import BadSample
 from ullava.errors import UserError
-from ullava.training.bad_samples import BadSamples
+from ullava.training.reporting.bad_samples import BadSamples
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -28,11 +28,11 @@ def logged(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def torn_world(world: Path, tmp_path: Path) -> Path:
-    """The drawn world, of whose pictures every third cannot be read."""
+    """The synthetic world, of whose images every third cannot be read."""
     copy = tmp_path / "world"
     shutil.copytree(world, copy, ignore=shutil.ignore_patterns("*.ullava-cache"))
-    for picture in sorted((copy / "images").iterdir())[::3]:
-        picture.write_bytes(b"torn")
+    for image in sorted((copy / "images").iterdir())[::3]:
+        image.write_bytes(b"torn")
     return copy
 
 

@@ -14,8 +14,8 @@ from transformers import TrainerControl, TrainerState, get_scheduler
 from ullava.cli.main import main
 from ullava.config.schema import BudgetConfig
 from ullava.errors import ConfigError
-from ullava.training import budget as budget_module
-from ullava.training.budget import Budget
+from ullava.training.loop import budget as budget_module
+from ullava.training.loop.budget import Budget
 
 
 @pytest.fixture

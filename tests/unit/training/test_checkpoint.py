@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from ullava.cli.main import main
 from ullava.errors import UserError
-from ullava.training.checkpoint import FILES, DamageError, check, has_weights_alone, newest_usable, seal
-from ullava.training.folder import RunFolder
+from ullava.training.loop.checkpoint import FILES, DamageError, check, has_weights_alone, newest_usable, seal
+from ullava.training.reporting.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(checkpoint: Path, value: 
         check(checkpoint, 1)
 
 
-def test_an_optimiser_that_is_not_finite_is_no_checkpoint(checkpoint: Path) -> None:
+def test_an_optimizer_that_is_not_finite_is_no_checkpoint(checkpoint: Path) -> None:
     path = checkpoint / "optimizer.pt"
     state = torch.load(path, weights_only=True)
     state["state"][4]["exp_avg_sq"].view(-1)[0] = torch.nan

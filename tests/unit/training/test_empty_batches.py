@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ullava.errors import UserError
-from ullava.training.empty_batches import check_empty, take_part
+from ullava.training.distributed.empty_batches import check_empty, take_part
 
 EMPTY = SimpleNamespace(inputs=None)
 

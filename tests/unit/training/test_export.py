@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from ullava.config.load import load_config
 from ullava.config.schema import LoraConfig, ModelConfig
-from ullava.modeling.auto import load_folder
-from ullava.modeling.build import build_model
-from ullava.training.finish import save_model
-from ullava.training.lora import attach_adapters, save_adapter
-from ullava.training.stages import apply_stage, special_token_ids
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.build import build_model
+from ullava.training.loop.save import save_model
+from ullava.training.optim.lora import attach_adapters, save_adapter
+from ullava.training.optim.stages import apply_stage, special_token_ids
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[3]

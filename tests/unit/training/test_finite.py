@@ -1,4 +1,4 @@
-"""Losses, gradients, weights, optimisers that are not finite: what is skipped, what stops, what is never saved."""
+"""Losses, gradients, weights, optimizers that are not finite: what is skipped, what stops, what is never saved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ullava.training import run as run_module
-from ullava.training.finite import is_finite, plain, tensors_in
-from ullava.training.objective import GroundingObjective, LossTerms
-from ullava.training.trainer import UllavaTrainer
+from ullava.training.loop import run as run_module
+from ullava.training.loop.finite import is_finite, plain, tensors_in
+from ullava.training.loop.trainer import UllavaTrainer
+from ullava.training.optim.objective import GroundingObjective, LossTerms
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -131,7 +131,7 @@ def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_an_optimiser_that_is_not_finite_is_not_saved(
+def test_an_optimizer_that_is_not_finite_is_not_saved(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def harm(trainer: UllavaTrainer) -> None:

@@ -1,4 +1,4 @@
-"""Runs with batches of alike rows and with words tokenised beforehand, from the command line."""
+"""Runs with batches of alike rows and with words tokenized beforehand, from the command line."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_words_tokenised_once_train_as_those_tokenised_on_the_way(run_it: Any, tmp_path: Path) -> None:
+def test_words_tokenized_once_train_as_those_tokenized_on_the_way(run_it: Any, tmp_path: Path) -> None:
     arguments = ("dataset={shapes_listing: {}}", "training.max_steps=2", "training.save_strategy=no")
     assert run_it("online", *arguments)[0] == 0
-    for name, said in (("first", "tokenised into"), ("second", "taken from")):
-        code, out, err = run_it(name, *arguments, "tokenised=true")
+    for name, said in (("first", "tokenized into"), ("second", "taken from")):
+        code, out, err = run_it(name, *arguments, "pretokenized=true")
         assert code == 0, err
         assert said in out
         assert losses(tmp_path / name) == losses(tmp_path / "online")
 
 
 def test_what_is_drawn_anew_is_refused(run_it: Any, tmp_path: Path) -> None:
-    code, _, err = run_it("run", "dataset={shapes_res: {}}", "tokenised=true")
-    assert code == 2 and "tokenised: the samples of shapes_res are drawn anew" in err
+    code, _, err = run_it("run", "dataset={shapes_res: {}}", "pretokenized=true")
+    assert code == 2 and "pretokenized: the samples of shapes_res are drawn anew" in err
 
 
 def test_a_grouped_run_that_is_gone_on_with_is_the_whole_run(run_it: Any, tmp_path: Path) -> None:
-    arguments = ("grouping=modality_length", "training.save_steps=2", "training.lr_scheduler_type=constant")
+    arguments = ("group_by_modality_length=true", "training.save_steps=2", "training.lr_scheduler_type=constant")
     assert run_it("whole", *arguments, "training.max_steps=3")[0] == 0
     assert run_it("cut", *arguments, "training.max_steps=2")[0] == 0
     code, _, err = run_it("cut", *arguments, "training.max_steps=3", "--resume")

@@ -16,10 +16,10 @@ import pytest
 from safetensors.torch import load_file
 
 from ullava.errors import Interrupted
-from ullava.training import run as run_module
-from ullava.training.interruption import StopSignals
-from ullava.training.monitor import Monitor
-from ullava.training.trainer import UllavaTrainer
+from ullava.training.loop import run as run_module
+from ullava.training.loop.interruption import StopSignals
+from ullava.training.loop.trainer import UllavaTrainer
+from ullava.training.reporting.monitor import EvaluationMonitor
 
 EVALUATED = ("eval_dataset={shapes_vqa: {limit: 1}}", "max_new_tokens=2", "training.eval_strategy=steps")
 SETTINGS = (*EVALUATED, "training.eval_steps=2", "training.max_steps=4", "training.logging_steps=3")
@@ -63,7 +63,7 @@ def signal_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
         (UllavaTrainer, "training_step", 2, 2),
         (UllavaTrainer, "training_step", 4, 4),
         (UllavaTrainer, "save_model", 1, 4),
-        (Monitor, "__call__", 1, 2),
+        (EvaluationMonitor, "__call__", 1, 2),
         (run_module, "save_run", 1, 4),
     ],
     ids=["a step", "a step before an evaluation", "the last step", "a checkpoint", "an evaluation", "the end"],

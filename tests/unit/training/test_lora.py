@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from ullava.config.schema import LoraConfig
 from ullava.errors import ConfigError, UserError
-from ullava.modeling.stage_settings import change_conversation
-from ullava.training.finish import save_model
-from ullava.training.lora import attach_adapters, load_adapter, merge_adapter, save_adapter
-from ullava.training.stages import apply_stage, special_token_ids
+from ullava.modeling.construction.stage_settings import change_conversation
+from ullava.training.loop.save import save_model
+from ullava.training.optim.lora import attach_adapters, load_adapter, merge_adapter, save_adapter
+from ullava.training.optim.stages import apply_stage, special_token_ids
 
 
 def test_unknown_layers_are_refused_with_the_near_name(make_model: Any) -> None:
@@ -154,7 +154,7 @@ DAMAGES = [
     (lambda folder: (folder / "trained.safetensors").unlink(), "trained.safetensors: no such file"),
     (cut("trained.safetensors"), "trained.safetensors: is cut off"),
     (cut("system/config.json"), "system/config.json:"),
-    (damaged_json("system/config.json", hidden_layer="x"), "hidden_layer: expected a whole number"),
+    (damaged_json("system/config.json", vision_feature_layer="x"), "vision_feature_layer: expected a whole number"),
     (cut("system/tokenizer.json"), "system/tokenizer.json"),
     (damaged_json("system/processor_config.json", patch=3), "system/processor_config.json: patch: 3"),
 ]

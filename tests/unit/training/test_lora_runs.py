@@ -70,7 +70,7 @@ def test_a_lora_run_merges_alike_and_goes_on_where_it_was(
     [
         (("lora={r: 4, alpha: 4, dropout: 0.0}",), "lora.r 2, not 4"),
         (("lora=null",), "has adapters; say so with lora:"),
-        ((LORA, "heads=fresh"), "goes on with its own heads"),
+        ((LORA, "reinit_heads=all"), "goes on with its own heads"),
     ],
 )
 def test_an_adapter_taken_up_otherwise_is_refused(
@@ -86,7 +86,7 @@ def test_an_adapter_taken_up_otherwise_is_refused(
 
 def test_the_second_stage_makes_its_heads_afresh(run: Run, command: Any, recipe_file: Path, tmp_path: Path) -> None:
     core = run("core", "stage=align", "dataset={shapes_vqa: {}}", steps=1)
-    heads = "heads={mask: {sam: {config: SAM}}, box: {width: 16, frame: padsq, sigmoid: false}, aspect: crop}"
+    heads = "reinit_heads={mask: {sam: {config: SAM}}, box: {width: 16, frame: padsq, sigmoid: false}, image_aspect_ratio: crop}"
     sizes = "vision_config: {hidden_size: 32, output_channels: 32, num_hidden_layers: 1, num_attention_heads: 2, "
     sizes += "image_size: 64, patch_size: 8, mlp_dim: 48, window_size: 2, global_attn_indexes: [0], num_pos_feats: 16}"
     sizes += ", prompt_encoder_config: {hidden_size: 32, image_size: 64, patch_size: 8}"
@@ -95,7 +95,7 @@ def test_the_second_stage_makes_its_heads_afresh(run: Run, command: Any, recipe_
     ground = run("ground", *settings)
     config = json.loads((ground / "model" / "config.json").read_text())
     assert (config["box_frame"], config["box_sigmoid"], config["box_width"]) == ("padsq", False, 16)
-    assert config["aspect"] == "crop"
+    assert config["image_aspect_ratio"] == "crop"
     assert config["sam_config"]["vision_config"]["image_size"] == 64
     before, after = weights(core / "model"), weights(ground / "model")
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("vision.tower."))

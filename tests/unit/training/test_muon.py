@@ -1,4 +1,4 @@
-"""The joint optimiser: who gets which rule, and that it is the two of them and nothing else."""
+"""The joint optimizer: who gets which rule, and that it is the two of them and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ullava.training.muon import MuonWithAdam, split_parameters
+from ullava.training.optim.muon import MuonWithAdam, split_parameters
 
 SETTINGS: dict[str, Any] = {"lr": 0.02, "adam_lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "betas": (0.9, 0.98)}
 
@@ -22,13 +22,13 @@ def parts(model: nn.Sequential) -> tuple[list[nn.Parameter], list[nn.Parameter],
     return split_parameters(model, ["1.weight", "3.weight"])
 
 
-def learn(model: nn.Sequential, optimiser: torch.optim.Optimizer, steps: int, seed: int = 0) -> None:
+def learn(model: nn.Sequential, optimizer: torch.optim.Optimizer, steps: int, seed: int = 0) -> None:
     draw = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         for parameter in model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=draw)
-        optimiser.step()
+        optimizer.step()
 
 
 def test_matrices_kernels_and_the_rest() -> None:
@@ -59,14 +59,14 @@ def test_a_step_is_that_of_both_alone() -> None:
 
 def test_a_scheduler_reaches_both_before_and_after_loading() -> None:
     model = network()
-    optimiser = MuonWithAdam(*parts(model), **SETTINGS)
-    learn(model, optimiser, 1)
-    optimiser.load_state_dict(optimiser.state_dict())
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5)
-    learn(model, optimiser, 1)
+    optimizer = MuonWithAdam(*parts(model), **SETTINGS)
+    learn(model, optimizer, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    learn(model, optimizer, 1)
     scheduler.step()
-    assert [group["lr"] for group in optimiser.muon.param_groups] == [0.01]
-    assert [group["lr"] for group in optimiser.adam.param_groups] == [0.005, 0.005]
+    assert [group["lr"] for group in optimizer.muon.param_groups] == [0.01]
+    assert [group["lr"] for group in optimizer.adam.param_groups] == [0.005, 0.005]
 
 
 def test_a_loaded_state_goes_on_where_it_was() -> None:

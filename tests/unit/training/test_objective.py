@@ -16,8 +16,8 @@ from ullava.config.schema import LossConfig
 from ullava.errors import ConfigError
 from ullava.losses import token_cross_entropy
 from ullava.modeling.heads.mask_sam import SamMaskRules
-from ullava.training.loss_window import LossWindow
-from ullava.training.objective import TERMS, Counts, GroundingObjective, Targets
+from ullava.training.optim.objective import TERMS, Counts, GroundingObjective, Targets
+from ullava.training.reporting.loss_window import LossWindow
 
 SIDE = 64
 RULES = SamMaskRules(SIDE)
@@ -34,7 +34,7 @@ WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3)
 
 
 def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]:
-    """An output and targets with pictures of two sizes in alternation."""
+    """An output and targets with images of two sizes in alternation."""
     draw = torch.Generator().manual_seed(seed)
     sizes = [(SIDE, SIDE) if place % 2 else (48, 40) for place in range(masks)]
     corners = torch.rand(boxes, 4, generator=draw).mul(0.4)
@@ -235,7 +235,7 @@ def test_wrong_counts_are_refused() -> None:
         objective(output, replace(targets, boxes_xyxy_head=targets.boxes_xyxy_head[:2]))
 
 
-def test_double_division_shrinks_shared_pictures_only() -> None:
+def test_double_division_shrinks_shared_images_only() -> None:
     output, targets = judged()
     once = GroundingObjective(WEIGHTS, RULES)(output, targets)
     twice = GroundingObjective(replace(WEIGHTS, box_divide_twice=True), RULES)(output, targets)

@@ -13,17 +13,17 @@ import torch
 
 from ullava.batching.collate import Collator
 from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
-from ullava.data.build import build_mixture
-from ullava.data.encode import EncodedMixture
-from ullava.data.mixture import MixtureSampler
+from ullava.data.loading.build import build_mixture
+from ullava.data.loading.encode import EncodedMixture
+from ullava.data.sampling.mixture import MixtureSampler
 from ullava.errors import ConfigError
 from ullava.modeling.vision.avg_passes import router_scores
-from ullava.training.arguments import build_training_arguments
-from ullava.training.batches import KEY, TrainingCollator
-from ullava.training.folder import RunFolder
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage
-from ullava.training.trainer import UllavaTrainer
+from ullava.training.loop.arguments import build_training_arguments
+from ullava.training.loop.batches import KEY, TrainingCollator
+from ullava.training.loop.trainer import UllavaTrainer
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage
+from ullava.training.reporting.folder import RunFolder
 
 AVG = ("vision.strategy=avg", "vision.avg={text_slots: 6, heads: 4, dropout: 0.0}")
 ROUTER_ALONE = {"vision projector": False, "special-token rows": False, "vision router": True}
@@ -31,7 +31,7 @@ ROUTER_ALONE = {"vision projector": False, "special-token rows": False, "vision 
 
 @pytest.fixture
 def make_trainer(make_model: Any, world: Path, tmp_path: Path) -> Callable[..., UllavaTrainer]:
-    """A function that builds a trainer of two steps with front-end ``avg``."""
+    """A function that builds a trainer of two steps with vision encoder ``avg``."""
 
     def make(kind: str, loss: LossConfig, stage: Any = "scratch", parts: dict[str, bool] | None = None) -> Any:
         model, processor = make_model(*AVG)
@@ -69,10 +69,10 @@ def test_every_granularity_once_is_the_mean_of_them(make_trainer: Any, make_batc
     model = trainer.model.train()
     batch = batch_of(make_batch, trainer.processing_class)
     levels = model.vision.candidates()
-    assert [force["granularity"] for force in levels] == [1, 2, 4, 8, 16]
+    assert [overrides["granularity"] for overrides in levels] == [1, 2, 4, 8, 16]
     objective, losses = trainer.objective, []
-    for force in levels:
-        terms = objective(model(**batch.inputs.as_kwargs(), force=force), batch.targets)
+    for overrides in levels:
+        terms = objective(model(**batch.inputs.as_kwargs(), overrides=overrides), batch.targets)
         losses.append(float(terms.total.detach()))
         (terms.total / len(levels)).backward()
     wanted = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
@@ -106,7 +106,7 @@ def test_a_frozen_tower_runs_once_for_all_passes(make_trainer: Any, make_batch: 
 
     value, gradients = step()
     assert len(runs) == 1
-    trainer.passes.seen_once = lambda _model, inputs: inputs
+    trainer.passes.cached_features = lambda _model, inputs: inputs
     again, wanted = step()
     hook.remove()
     assert len(runs) >= len(model.vision.candidates())
@@ -135,8 +135,8 @@ def test_the_router_learns_from_what_answers_cost(make_trainer: Any, make_batch:
     assert not output.supervised_logits.requires_grad, "nothing of the language model is kept for a backward pass"
     costs = []
     with torch.no_grad():
-        for force in model.vision.candidates():
-            seen = model(**batch.inputs.as_kwargs(), force=force)
+        for overrides in model.vision.candidates():
+            seen = model(**batch.inputs.as_kwargs(), overrides=overrides)
             each = torch.nn.functional.cross_entropy(seen.supervised_logits.float(), seen.targets, reduction="none")
             counts = (batch.inputs.labels[:, 1:] != -100).sum(dim=1)
             costs.append(torch.stack([part.mean() for part in each.split(counts.tolist())]))
@@ -154,7 +154,7 @@ def test_the_router_learns_from_what_answers_cost(make_trainer: Any, make_batch:
     assert line["loss"] == pytest.approx(0.1 * line["loss_aux_rglf_ce"] + line["loss_aux_rglf_rank"], rel=1e-3)
 
 
-def test_rows_without_pictures_teach_the_router_nothing(make_trainer: Any, make_batch: Any) -> None:
+def test_rows_without_images_teach_the_router_nothing(make_trainer: Any, make_batch: Any) -> None:
     trainer = make_trainer("rank", LossConfig(ce=0.0), "align", ROUTER_ALONE)
     model = trainer.model.train()
     batch = batch_of(make_batch, trainer.processing_class, "shapes_text")
@@ -163,10 +163,10 @@ def test_rows_without_pictures_teach_the_router_nothing(make_trainer: Any, make_
     assert float(terms.total.detach()) == 0.0 and not model.vision.router.voter.grad.any()
 
 
-def test_a_front_end_that_does_not_choose_is_refused(make_model: Any) -> None:
+def test_a_vision_encoder_that_does_not_choose_is_refused(make_model: Any) -> None:
     model, _ = make_model()
     for kind in ("every", "rank"):
-        with pytest.raises(ConfigError, match=f"passes: {kind} is for a front-end that chooses"):
+        with pytest.raises(ConfigError, match=f"passes: {kind} is for a vision encoder that chooses"):
             model.vision.passes(kind)
     assert model.vision.passes("one").variants() == ({},)
 

@@ -29,7 +29,7 @@ ALIKE = ["dataset={shapes_res: {turns: 2}}"]
 
 @pytest.fixture
 def avg_recipe(write: Callable[[str, str], Path], world: Path) -> Path:
-    """The recipe of six steps with front-end ``avg``."""
+    """The recipe of six steps with vision encoder ``avg``."""
     model = write("model.yaml", AVG)
     return write("recipe.yaml", RECIPE.replace("WORLD", str(world)).replace("MODEL", str(model)))
 
@@ -46,7 +46,7 @@ def alone() -> dict[str, Path]:
 def test_two_processes_equal_one(
     avg_recipe: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, kind: str, way: str
 ) -> None:
-    """Batches of words alone are among them, and the processes have unlike numbers of pictures.
+    """Batches of words alone are among them, and the processes have unlike numbers of images.
 
     Not under ZeRO-3, where every process has to run the same parts in each step.
     """

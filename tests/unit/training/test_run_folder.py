@@ -1,4 +1,4 @@
-"""What a run folder refuses, finds again and forgets; and the picture in it."""
+"""What a run folder refuses, finds again and forgets; and the image in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from ullava.errors import UserError
 from ullava.run_lock import LOCK
-from ullava.training.curve import draw_curve
-from ullava.training.folder import RunFolder, append_json
+from ullava.training.reporting.folder import RunFolder, append_json
+from ullava.training.reporting.plot import draw_curve
 
 
 def checkpoint(folder: RunFolder, step: int, complete: bool = True) -> Path:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ullava.config.schema import LoraConfig, LossConfig
-from ullava.training import stages
-from ullava.training.lora import attach_adapters
-from ullava.training.objective import GroundingObjective
-from ullava.training.stages import apply_stage, assert_plan, assign_parts, special_token_ids, unread_names
+from ullava.training.optim import stages
+from ullava.training.optim.lora import attach_adapters
+from ullava.training.optim.objective import GroundingObjective
+from ullava.training.optim.stages import apply_stage, assert_plan, assign_parts, special_token_ids, unread_names
 
 
 def step(model: nn.Module, processor: Any, batch: dict[str, Any]) -> set[str]:
@@ -49,9 +49,9 @@ def test_align_moves_the_projector_and_our_token_rows_alone(make_model: Any, mak
     model, processor = make_model()
     apply_stage(model, "align")
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
     step(model, processor, make_batch(processor, "shapes_res"))
-    optimiser.step()
+    optimizer.step()
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     table = "language_model.model.embed_tokens.weight"
     assert changed == {table, *(name for name in before if name.startswith("vision.projector."))}
@@ -73,7 +73,7 @@ def test_ground_freezes_the_encoders_and_holds_them_in_eval_mode(make_model: Any
     model, processor = make_model()
     plan = apply_stage(model, "ground", quality_trains=False)
     model.train()
-    plan.hold_frozen()
+    plan.set_frozen_to_eval()
     assert not model.vision.tower.training
     assert not model.mask_head.sam.vision_encoder.training
     assert not model.mask_head.sam.mask_decoder.iou_prediction_head.training
@@ -139,6 +139,6 @@ def test_frozen_layers_recompute_though_their_parts_sleep(make_model: Any) -> No
     plan = apply_stage(model, "align")
     model.gradient_checkpointing_enable()
     model.train()
-    plan.hold_frozen()
+    plan.set_frozen_to_eval()
     layer = model.language_model.model.layers[0]
     assert layer.training and not layer.mlp.training and not layer.self_attn.training

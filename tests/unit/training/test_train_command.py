@@ -56,8 +56,8 @@ def test_the_saved_model_can_be_loaded_and_asked(run_it: Any, tmp_path: Path, wo
 
     assert run_it("run", "training.max_steps=1")[0] == 0
     predictor = ullava.load(str(tmp_path / "run" / "model"), device="cpu")
-    picture = next(path for path in sorted((world / "images").iterdir()))
-    assert predictor.answer(picture, "Where is it?", max_new_tokens=3).new_tokens <= 3
+    image = next(path for path in sorted((world / "images").iterdir()))
+    assert predictor.answer(image, "Where is it?", max_new_tokens=3).new_tokens <= 3
 
 
 def test_a_resumed_run_with_loader_workers_augments_as_an_undisturbed_one(run_it: Any, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_model_for_which_there_is_no_room_leaves_none(
 def test_a_full_disk_is_found_before_anything_is_loaded(
     run_it: Any, tmp_path: Path, full_disk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ullava.training.run.start_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("ullava.training.loop.run.start_model", lambda *_: pytest.fail("the model was loaded"))
     with full_disk(1000):
         code, _, err = run_it("run")
     assert (code, err) == (2, f"error: {tmp_path / 'run'}: cannot be written (File too large)\n")

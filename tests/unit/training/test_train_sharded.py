@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ullava.training.sharding import takes_sharded_models
+from ullava.training.distributed.sharding import takes_sharded_models
 
 ROOT = Path(__file__).resolve().parents[3]
 WAYS: dict[str, tuple[str, str]] = {
@@ -163,7 +163,7 @@ def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Pat
 def test_a_trainer_that_is_too_old(
     command: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ullava.training import sharding
+    from ullava.training.distributed import sharding
 
     monkeypatch.setattr(sharding, "takes_sharded_models", lambda: False)
     code, _, err = command("train", str(recipe_file), "sharding=fsdp2", "--out", str(tmp_path / "no"))
@@ -193,7 +193,7 @@ def test_sharding_without_processes_is_refused(
 def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from ullava.errors import UserError
     from ullava.examples import Batch, ModelInputs, Targets, VisualInputs
-    from ullava.training import sharding
+    from ullava.training.distributed import sharding
 
     wrapped = SimpleNamespace(zero_optimization_stage=lambda: 3)
     trainer = SimpleNamespace(
@@ -223,7 +223,7 @@ def test_what_processes_would_wait_for_without_end_is_refused(monkeypatch: pytes
 
 def test_deepspeed_settings_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from ullava.errors import ConfigError
-    from ullava.training.sharding import find_deepspeed
+    from ullava.training.distributed.sharding import find_deepspeed
 
     monkeypatch.chdir(tmp_path)
     folder = ROOT / "configs" / "deepspeed"
@@ -243,8 +243,8 @@ def test_fsdp2_shares_all_weights_and_leaves_row_tables_whole(make_model: Any, m
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from ullava.training.sharding import is_sharded, shard_model
-    from ullava.training.stages import apply_stage
+    from ullava.training.distributed.sharding import is_sharded, shard_model
+    from ullava.training.optim.stages import apply_stage
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}.items():
         monkeypatch.setenv(name, value)

@@ -14,20 +14,20 @@ import torch
 
 from ullava.batching.collate import Collator
 from ullava.config.schema import DatasetEntry, LossConfig, OptimizerConfig
-from ullava.data.build import build_mixture
-from ullava.data.encode import EncodedMixture
-from ullava.data.grouping import GroupedSampler
-from ullava.data.mixture import MixtureSampler
+from ullava.data.loading.build import build_mixture
+from ullava.data.loading.encode import EncodedMixture
+from ullava.data.sampling.grouping import GroupedSampler
+from ullava.data.sampling.mixture import MixtureSampler
 from ullava.errors import UserError
 from ullava.examples import BadSample, Batch, Targets
-from ullava.training import trainer as trainer_module
-from ullava.training.arguments import build_training_arguments
-from ullava.training.batches import KEY, TrainingCollator, batch_of
-from ullava.training.folder import RunFolder
-from ullava.training.loss_window import LossWindow
-from ullava.training.objective import TERMS, Counts, GroundingObjective, LossTerms
-from ullava.training.stages import apply_stage
-from ullava.training.trainer import BAD_STEPS_IN_A_ROW, UllavaTrainer
+from ullava.training.loop import trainer as trainer_module
+from ullava.training.loop.arguments import build_training_arguments
+from ullava.training.loop.batches import KEY, TrainingCollator, batch_of
+from ullava.training.loop.trainer import BAD_STEPS_IN_A_ROW, UllavaTrainer
+from ullava.training.optim.objective import TERMS, Counts, GroundingObjective, LossTerms
+from ullava.training.optim.stages import apply_stage
+from ullava.training.reporting.folder import RunFolder
+from ullava.training.reporting.loss_window import LossWindow
 
 TRAINING = {"use_cpu": True, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "seed": 1}
 TRAINING |= {"save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-3}

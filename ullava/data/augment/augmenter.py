@@ -14,9 +14,9 @@ from ullava.config.augment import AugmentConfig
 from ullava.data.augment.changes import Window, cropped, flipped
 from ullava.data.augment.paste import LAYOUTS, TASKS, Paste, drawn_paste, pasted
 from ullava.data.augment.words import names_places
-from ullava.data.boxes import reader_of
-from ullava.data.mixture import Mixture
 from ullava.data.readers.base import TaskDataset
+from ullava.data.readers.boxes import reader_of
+from ullava.data.sampling.mixture import Mixture
 from ullava.errors import ConfigError, SampleError
 from ullava.media.images import read_image_rgb_u8
 from ullava.structures import GROUNDING_TASKS, ImageArray, Sample
@@ -201,9 +201,9 @@ def random_window(size_hw: tuple[int, int], settings: AugmentConfig, rng: np.ran
     height, width = size_hw
     share = rng.uniform(settings.crop_scale[0], settings.crop_scale[1])
     low, high = settings.crop_ratio
-    aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+    image_aspect_ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
     places = rng.random(2)
-    w, h = round(width * math.sqrt(share * aspect)), round(height * math.sqrt(share / aspect))
+    w, h = round(width * math.sqrt(share * image_aspect_ratio)), round(height * math.sqrt(share / image_aspect_ratio))
     if not (0 < w <= width and 0 < h <= height):
         return None
     x0, y0 = int(places[0] * (width - w + 1)), int(places[1] * (height - h + 1))
@@ -227,10 +227,10 @@ _ENHANCERS = {
 
 def jittered(image_rgb_u8: ImageArray, factors: Sequence[tuple[str, float]]) -> ImageArray:
     """Return an image uint8 [H, W, 3] with ``factors`` applied one after the other."""
-    picture = Image.fromarray(np.ascontiguousarray(image_rgb_u8))
+    image = Image.fromarray(np.ascontiguousarray(image_rgb_u8))
     for name, factor in factors:
-        picture = _ENHANCERS[name](picture).enhance(factor)
-    return np.array(picture)
+        image = _ENHANCERS[name](image).enhance(factor)
+    return np.array(image)
 
 
 def _names_classes(dataset: TaskDataset) -> bool:

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ullava.data.annotations.class_names import class_key
 from ullava.data.augment.changes import Window, own_closing
-from ullava.data.class_names import class_key
 from ullava.data.readers.record import left_to_right
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px

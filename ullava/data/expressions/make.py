@@ -10,7 +10,7 @@ from random import Random
 from ullava.data.expressions.colors import NAMES
 from ullava.data.expressions.photo import Photo
 from ullava.data.expressions.rules import NEAR_MARGIN, denote, gap, matches
-from ullava.data.shapes.forms import (
+from ullava.synthetic.forms import (
     SIDES,
     ZONES,
     Both,
@@ -25,8 +25,8 @@ from ullava.data.shapes.forms import (
     Relation,
     Select,
 )
-from ullava.data.shapes.language import phrase
-from ullava.data.shapes.plurals import several_words
+from ullava.synthetic.language import phrase
+from ullava.synthetic.plurals import several_words
 
 KINDS: Mapping[str, float] = {
     "class": 0.12,
@@ -175,7 +175,7 @@ def _colored(photo: Photo, drawing: Drawing, rng: Random, alike: bool = False) -
     if not things:
         return None
     thing = rng.choice(things)
-    return Description(colour=thing.color, shape=thing.name)
+    return Description(color=thing.color, shape=thing.name)
 
 
 def _described(photo: Photo, drawing: Drawing, rng: Random, alike: bool) -> Description | None:
@@ -282,7 +282,7 @@ def _absent(photo: Photo, drawing: Drawing, rng: Random) -> Form | None:
         anchors = _anchors(photo, drawing)
         return Relation(what, _direction(rng), rng.choice(anchors)) if anchors else None
     if draw < 0.85:
-        return Select(Description(colour=rng.choice(NAMES), shape=what.shape))
+        return Select(Description(color=rng.choice(NAMES), shape=what.shape))
     return InZone(what, rng.choice(ZONES[4:6]))
 
 

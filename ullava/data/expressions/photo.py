@@ -58,7 +58,7 @@ class Photo:
 
 
 def photo_of(record: Record, names: Mapping[int, str], image_rgb_u8: ImageArray, boxes_only: bool) -> Photo:
-    """Read one row of a COCO instances file (ullava.data.coco_rows) beside its image, uint8 [H, W, 3].
+    """Read one row of a COCO instances file (ullava.data.annotations.coco_rows) beside its image, uint8 [H, W, 3].
 
     ``boxes_only``: segmentations are not looked at. Raises SampleError for an annotation that is wrong.
     """

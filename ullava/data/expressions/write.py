@@ -12,16 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ullava.data.boxes import check_new
+from ullava.atomic_write import whole
+from ullava.data.annotations.file_names import find_below
+from ullava.data.annotations.store import AnnotationStore
 from ullava.data.expressions.make import Drawing, PhotoExpression, expressions_of
 from ullava.data.expressions.photo import Photo, PhotoObject, photo_of
-from ullava.data.file_names import find_below
+from ullava.data.readers.boxes import check_new
 from ullava.data.readers.record import Record
-from ullava.data.store import AnnotationStore
 from ullava.errors import DataError
 from ullava.media.images import read_image_rgb_u8
 from ullava.text.phrases import name_fault
-from ullava.whole_files import whole
 
 SHOWN = 20
 

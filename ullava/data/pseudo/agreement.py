@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.class_names import class_key
+from ullava.data.annotations.class_names import class_key
+from ullava.data.annotations.store import AnnotationStore
 from ullava.data.readers.coco_classes import has_mask
 from ullava.data.readers.record import Record
-from ullava.data.store import AnnotationStore
 from ullava.geometry import box_iou, mask_iou
 from ullava.structures import BoxXYXY, MaskArray
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ullava.data.class_names import class_key
-from ullava.data.file_names import find_below
+from ullava.data.annotations.class_names import class_key
+from ullava.data.annotations.file_names import find_below
+from ullava.data.annotations.store import AnnotationStore
 from ullava.data.pseudo.agreement import Agreement, ImageMasks, OtherMasks
 from ullava.data.pseudo.objects import (
     DISAGREES,
@@ -24,7 +25,6 @@ from ullava.data.pseudo.objects import (
 from ullava.data.pseudo.settings import PseudoSettings
 from ullava.data.readers.coco_classes import has_mask, is_flat
 from ullava.data.readers.record import Record
-from ullava.data.store import AnnotationStore
 from ullava.geometry import mask_iou, rle_encode
 from ullava.media.images import read_image_rgb_u8
 from ullava.structures import ImageArray, MaskArray

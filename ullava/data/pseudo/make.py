@@ -17,13 +17,13 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from ullava.data.json_stream import iter_object_lists
+from ullava.atomic_write import append, whole, write_whole
+from ullava.data.annotations.json_stream import iter_object_lists
 from ullava.data.pseudo.agreement import Agreement
 from ullava.data.pseudo.grab_cut import grab_cut
 from ullava.data.pseudo.images import Cut, ImageCutter, Item, PseudoJob
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.json_lines import numbered_lines, parse_line
-from ullava.whole_files import append, whole, write_whole
 
 _CHUNK = 4
 _PROCESS: list[ImageCutter] = []

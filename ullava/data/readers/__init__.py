@@ -1,1 +1,1 @@
-"""One reader for each annotation layout; ``ullava.data.layouts`` is the table of them."""
+"""One reader for each annotation layout; ``ullava.data.readers.layouts`` is the table of them."""

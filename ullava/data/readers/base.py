@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ullava.data.file_names import find_below
+from ullava.data.annotations.file_names import find_below
+from ullava.data.annotations.store import AnnotationStore, Kind
+from ullava.data.annotations.text_lengths import RecordLengths, TextLengths, record_lengths
 from ullava.data.readers.record import Record
-from ullava.data.store import AnnotationStore, Kind
-from ullava.data.templates import Templates
-from ullava.data.word_sizes import RecordSizes, WordSizes, record_sizes
+from ullava.data.readers.templates import Templates
 from ullava.errors import DataError
 from ullava.media.images import FOREGROUND_ABOVE
 from ullava.structures import FrameSampling, Region, Sample, Task, Turn
@@ -31,7 +31,7 @@ class TaskDataset(Protocol):
     task: Task
 
     def __len__(self) -> int:
-        """Return the number of samples: annotations, or pictures where annotations are grouped by picture."""
+        """Return the number of samples: annotations, or images where annotations are grouped by image."""
         ...
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -46,7 +46,7 @@ class TaskDataset(Protocol):
         """Return file, line and record number of what the index is made of."""
         ...
 
-    def word_sizes(self) -> WordSizes:
+    def text_lengths(self) -> TextLengths:
         """Return what every sample shows and about how many characters it has, without making it."""
         ...
 
@@ -55,9 +55,9 @@ class TaskDataset(Protocol):
 class Origin:
     """All that a reader has to know. ``turns``: questions per training sample at most, 0 for all of them.
 
-    ``classes``: the names that may occur (empty: any). A class of number c is stored in a label picture as
-    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Grey values
-    above ``foreground_above`` are the object of a foreground picture. ``frames``: which
+    ``classes``: the names that may occur (empty: any). A class of number c is stored in a label image as
+    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Gray values
+    above ``foreground_above`` are the object of a foreground image. ``frames``: which
     frames of a video training sees. ``class_names``, ``min_area``, ``absent``: for questions that name a class
     (class_questions.py): the names in the descriptor's order without those that nobody asks for, the least share of the
     image that a class has to cover, and the share of questions about one that is not there.
@@ -83,8 +83,8 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question that could be put about a picture: the words in it, the answer's regions, what metrics need."""
+class QAPair:
+    """One question that could be put about an image: the words in it, the answer's regions, what metrics need."""
 
     phrase: str
     regions: tuple[Region, ...]
@@ -94,14 +94,14 @@ class Ask:
 
     @property
     def answer(self) -> str:
-        """The answer in words; ``absent`` names a thing that is not in the picture."""
+        """The answer in words; ``absent`` names a thing that is not in the image."""
         return no_target_answer(self.absent) if self.absent else grounded_answer(self.regions, self.closing)
 
 
 class Reader(ABC):
     """Base of the readers: indices, names and records. ``origin.limit`` keeps the first records only.
 
-    What is particular to an annotation layout, its reader says; ``ullava.data.layouts`` has the table of them.
+    What is particular to an annotation layout, its reader says; ``ullava.data.readers.layouts`` has the table of them.
     """
 
     layout: ClassVar[str]
@@ -115,7 +115,7 @@ class Reader(ABC):
     grouped: ClassVar[bool] = False
     """Whether questions of several records of an image may be put together (``group: image`` in a recipe)."""
     store_kind: ClassVar[Kind] = "records"
-    """How the annotation file becomes records (ullava.data.store)."""
+    """How the annotation file becomes records (ullava.data.annotations.store)."""
     names_classes: ClassVar[bool] = False
     """Whether a question names a class and asks for all of it (``min_area`` and ``absent`` in a recipe)."""
 
@@ -153,18 +153,18 @@ class Reader(ABC):
         """Return evaluation queries; see TaskDataset."""
 
     @abstractmethod
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the words of each question, with its answer's own, that a record could put; unchecked."""
 
-    def word_sizes(self) -> WordSizes:
+    def text_lengths(self) -> TextLengths:
         """Return what samples show and say; see TaskDataset."""
-        return self.record_sizes().capped(self.origin.turns)
+        return self.record_lengths().capped(self.origin.turns)
 
-    def record_sizes(self) -> RecordSizes:
+    def record_lengths(self) -> RecordLengths:
         """Return what the records in use show and say."""
-        sizes = record_sizes(self.origin.store, type(self).__name__, self.said)
+        sizes = record_lengths(self.origin.store, type(self).__name__, self.texts)
         count = self._count
-        return RecordSizes(sizes.kinds[:count], sizes.characters[:count], sizes.questions[:count])
+        return RecordLengths(sizes.kinds[:count], sizes.characters[:count], sizes.questions[:count])
 
     def sources(self, index: int) -> str:
         """Return ``file:line: record n``."""
@@ -179,7 +179,7 @@ class Reader(ABC):
         return Record(self.origin.store.record(number), sample, partial(self.origin.store.where, number))
 
     def image(self, record: Record, key: str = "image_path") -> Path:
-        """Return the picture's path, which has to stay below the folder of the pictures."""
+        """Return the image's path, which has to stay below the folder of the images."""
         name = record.text(key)
         try:
             return find_below(self.origin.image_root, name, key)
@@ -202,8 +202,8 @@ def draw(rng: np.random.Generator, available: int, turns: int) -> list[int]:
     return chosen
 
 
-def training_turns(asks: Sequence[Ask], templates: Templates, rng: np.random.Generator) -> tuple[Turn, ...]:
-    """Word the questions with drawn templates; only the first keeps the picture's marker."""
+def training_turns(asks: Sequence[QAPair], templates: Templates, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Word the questions with drawn templates; only the first keeps the image's marker."""
     turns = []
     for place, ask in enumerate(asks):
         question = templates.fill(templates.pick(rng), ask.phrase)
@@ -213,7 +213,7 @@ def training_turns(asks: Sequence[Ask], templates: Templates, rng: np.random.Gen
     return tuple(turns)
 
 
-def query(reader: Reader, name: str, image: Path, ask: Ask) -> Sample:
+def query(reader: Reader, name: str, image: Path, ask: QAPair) -> Sample:
     """Word one question with the fixed template of evaluation."""
     templates = reader.templates()
     turn = Turn(templates.fill(templates.first, ask.phrase), ask.answer, ask.regions)

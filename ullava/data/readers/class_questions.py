@@ -20,11 +20,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.data.class_names import class_key
-from ullava.data.class_table import ClassRow, ClassTable, class_table
-from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
+from ullava.data.annotations.class_names import class_key
+from ullava.data.annotations.class_table import ClassRow, ClassTable, class_table
+from ullava.data.annotations.text_lengths import RecordLengths
+from ullava.data.readers.base import Origin, QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record
-from ullava.data.word_sizes import RecordSizes
 from ullava.errors import ConfigError, DataError
 from ullava.structures import Sample
 
@@ -61,7 +61,7 @@ class ClassQuestions(Reader):
         """Count the classes of a record. Raises SampleError for a wrong one."""
 
     @abstractmethod
-    def asks(self, record: Record, names: Sequence[str]) -> list[Ask]:
+    def asks(self, record: Record, names: Sequence[str]) -> list[QAPair]:
         """Return the questions about classes that the record shows, in the order of ``names``."""
 
     @abstractmethod
@@ -112,11 +112,11 @@ class ClassQuestions(Reader):
             lines.append(f"{self.origin.absent:.0%} of the questions about one of {len(self._listed)} that is absent")
         return lines
 
-    def record_sizes(self) -> RecordSizes:
+    def record_lengths(self) -> RecordLengths:
         """Return what the images show and say."""
-        sizes = super().record_sizes()
+        sizes = super().record_lengths()
         kept = self._records
-        return RecordSizes(sizes.kinds[kept], sizes.characters[kept], sizes.questions[kept])
+        return RecordLengths(sizes.kinds[kept], sizes.characters[kept], sizes.questions[kept])
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return one image with up to ``turns`` questions, each about an absent class with probability ``absent``."""
@@ -201,5 +201,5 @@ class ClassQuestions(Reader):
         return [self._listed[free[place]] for place in places.tolist()]
 
     @staticmethod
-    def _absent_asks(names: Sequence[str]) -> list[Ask]:
-        return [Ask(name, (), {"class": name, "absent": True}, absent=name) for name in names]
+    def _absent_asks(names: Sequence[str]) -> list[QAPair]:
+        return [QAPair(name, (), {"class": name, "absent": True}, absent=name) for name in names]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.class_names import class_key
-from ullava.data.class_table import ClassRow
-from ullava.data.readers.base import Ask
+from ullava.data.annotations.class_names import class_key
+from ullava.data.annotations.class_table import ClassRow
+from ullava.data.readers.base import QAPair
 from ullava.data.readers.class_questions import ClassQuestions
 from ullava.data.readers.coco_instances import CocoInstancesReader, is_crowd
 from ullava.data.readers.record import Record, are_numbers
@@ -31,7 +31,7 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
 
     tasks = ("res", "rec")
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names of the categories that are there, each once."""
         return list({number: self.categories[number] for number in self._numbers(value)}.values())
 
@@ -44,7 +44,7 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
         size = record.size_hw()
         return [self._row(number, parts, size) for number, parts in self.all_groups(record).items()]
 
-    def asks(self, record: Record, names: Sequence[str]) -> list[Ask]:
+    def asks(self, record: Record, names: Sequence[str]) -> list[QAPair]:
         """Return a question for each of the categories called ``names``."""
         groups = {class_key(self.categories[number]): (number, g) for number, g in self.all_groups(record).items()}
         return [self._ask_class(record, *groups[class_key(name)]) for name in names]
@@ -62,14 +62,14 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
         box = _area(_only_box(things[0], size)) / pixels if len(things) == 1 and not is_flat(things[0]) else 0.0
         return ClassRow(self.categories[number], area, box, unmasked, len(things), len(things) < len(parts))
 
-    def _ask_class(self, record: Record, number: int, parts: list[Record]) -> Ask:
+    def _ask_class(self, record: Record, number: int, parts: list[Record]) -> QAPair:
         size, name = record.size_hw(), self.categories[number]
         truth: dict[str, Any] = {"class": name, "image_id": record.integer("image_id"), "category_id": number}
         truth |= {"height": size[0], "width": size[1]}
         things = [part for part in parts if not is_crowd(part)]
         if self.task == "rec":
             mask = things[0].mask(size) if has_mask(things[0]) else None
-            return Ask(name, (Region(name.lower(), mask, _only_box(things[0], size)),), truth)
+            return QAPair(name, (Region(name.lower(), mask, _only_box(things[0], size)),), truth)
         mask = _union([part for part in things if has_mask(part)], size)
         if mask is None or not mask.any():
             record.fail(f"no pixel is in the mask of a '{name}'")
@@ -77,7 +77,7 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
         if crowd is not None:
             truth["ignore_mask"] = crowd & ~mask
             mask = mask | crowd
-        return Ask(name, (Region(name.lower(), mask, mask_to_box_xyxy_px(mask)),), truth)
+        return QAPair(name, (Region(name.lower(), mask, mask_to_box_xyxy_px(mask)),), truth)
 
 
 def has_mask(part: Record) -> bool:

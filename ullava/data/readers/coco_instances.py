@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ullava.data.class_names import class_key
-from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
+from ullava.data.annotations.class_names import class_key
+from ullava.data.readers.base import Origin, QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
 from ullava.errors import DataError
 from ullava.structures import Sample, Task
@@ -16,7 +16,7 @@ from ullava.text.phrases import name_fault
 
 
 class CocoInstancesReader(Reader):
-    """An index is a picture that has instances; a question asks for all instances of one category in it.
+    """An index is an image that has instances; a question asks for all instances of one category in it.
 
     Categories of one name are one: they would be two truths for one question. Crowd regions (``iscrowd: 1``) are
     nobody's instance: they are no regions of the answer. Queries carry their segmentations, as they were written, in
@@ -41,7 +41,7 @@ class CocoInstancesReader(Reader):
         first: dict[str, int] = {}
         self.same = {number: first.setdefault(class_key(name), number) for number, name in self.categories.items()}
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names of the categories that are there, as often as each has instances: all are answered."""
         named: dict[int, list[str]] = {}
         for part in value["annotations"]:
@@ -50,12 +50,12 @@ class CocoInstancesReader(Reader):
         return [" ".join(names) for names in named.values()]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with up to ``turns`` of its categories."""
+        """Return one image with up to ``turns`` of its categories."""
         record = self.record(index, self.name(index))
         groups = self._groups(record)
         numbers = list(groups)
         chosen = [numbers[place] for place in draw(rng, len(numbers), self.origin.turns)]
-        asks = [self._ask(record, number, groups[number]) for number in chosen]
+        asks = [self._qa_pair(record, number, groups[number]) for number in chosen]
         height, width = record.size_hw()
         truth = {"height": height, "width": width, "image_id": record.integer("image_id")}
         turns = training_turns(asks, self.templates(), rng)
@@ -65,7 +65,7 @@ class CocoInstancesReader(Reader):
         """Return one query a category; ``truth`` has ``image_id`` and ``category_id``."""
         record = self.record(index, self.name(index))
         image = self.image(record)
-        asks = [self._ask(record, number, parts) for number, parts in self._groups(record).items()]
+        asks = [self._qa_pair(record, number, parts) for number, parts in self._groups(record).items()]
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
     def _groups(self, record: Record) -> dict[int, list[Record]]:
@@ -83,13 +83,13 @@ class CocoInstancesReader(Reader):
             groups.setdefault(self.same[number], []).append(part)
         return dict(sorted(groups.items()))
 
-    def _ask(self, record: Record, number: int, parts: list[Record]) -> Ask:
+    def _qa_pair(self, record: Record, number: int, parts: list[Record]) -> QAPair:
         size, name = record.size_hw(), self.categories[number]
         regions = left_to_right([part.region(name.lower(), size) for part in parts if not is_crowd(part)])
         truth: dict[str, Any] = {"image_id": record.integer("image_id"), "category_id": number, "category": name}
         truth |= {"height": size[0], "width": size[1]}
         crowd = [part.field("segmentation") for part in parts if is_crowd(part)]
-        return Ask(name, regions, truth | ({"crowd": crowd} if crowd else {}))
+        return QAPair(name, regions, truth | ({"crowd": crowd} if crowd else {}))
 
 
 def is_crowd(part: Record) -> bool:

@@ -1,12 +1,12 @@
-"""Label pictures, asked by class as expressions are: task ``res`` in the place of ``semantic``."""
+"""Label images, asked by class as expressions are: task ``res`` in the place of ``semantic``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ullava.data.class_names import class_key
-from ullava.data.class_table import ClassRow
-from ullava.data.readers.base import Ask
+from ullava.data.annotations.class_names import class_key
+from ullava.data.annotations.class_table import ClassRow
+from ullava.data.readers.base import QAPair
 from ullava.data.readers.class_questions import ClassQuestions
 from ullava.data.readers.label_png import LabelPngReader
 from ullava.data.readers.record import Record
@@ -31,7 +31,7 @@ class LabelClassReader(ClassQuestions, LabelPngReader):
         areas = {name: self.pixels(record, name, numbers, labels).mean() for name, numbers in self._named(record)}
         return [ClassRow(name, float(area), 0.0, 0.0, 1, False) for name, area in areas.items()]
 
-    def asks(self, record: Record, names: Sequence[str]) -> list[Ask]:
+    def asks(self, record: Record, names: Sequence[str]) -> list[QAPair]:
         """Return a question for each of the classes called ``names``."""
         if not names:
             return []

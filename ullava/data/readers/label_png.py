@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
+from ullava.data.readers.base import QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px
@@ -23,12 +23,12 @@ class LabelPngReader(Reader):
     tasks: ClassVar[tuple[Task, ...]] = ("semantic",)
     default_template = "CLS.json"
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the classes' names."""
         return list({part["class"].lower(): part["class"] for part in value["classes"]}.values())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with up to ``turns`` of its classes."""
+        """Return one image with up to ``turns`` of its classes."""
         record = self.record(index, self.name(index))
         classes, labels = self.classes(record), self.labels(record)
         chosen = [classes[place] for place in draw(rng, len(classes), self.origin.turns)]
@@ -61,12 +61,12 @@ class LabelPngReader(Reader):
         return classes
 
     def labels(self, record: Record) -> NDArray[np.int32]:
-        """Read the label picture as it is stored, int32 [H, W]."""
+        """Read the label image as it is stored, int32 [H, W]."""
         try:
             labels = read_label_png(self.image(record, "label_path"))
         except DataError as error:
             record.fail(str(error))
-        record.check_size(labels.shape, "the label picture")
+        record.check_size(labels.shape, "the label image")
         return labels
 
     def pixels(self, record: Record, name: str, numbers: Sequence[int], labels: NDArray[np.int32]) -> MaskArray:
@@ -77,7 +77,7 @@ class LabelPngReader(Reader):
         masks = [labels == number - self.origin.label_offset for number in numbers]
         return masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
 
-    def ask(self, record: Record, name: str, numbers: Sequence[int], labels: NDArray[np.int32]) -> Ask:
+    def ask(self, record: Record, name: str, numbers: Sequence[int], labels: NDArray[np.int32]) -> QAPair:
         """Return the question about the class ``name``, which has one number, or several that are all of it."""
         mask, number = self.pixels(record, name, numbers, labels), numbers[0]
         box = mask_to_box_xyxy_px(mask)
@@ -87,4 +87,4 @@ class LabelPngReader(Reader):
         truth = {"class": name, "class_id": number, "height": height, "width": width}
         if self.origin.ignore_label is not None:
             truth["ignore_mask"] = labels == self.origin.ignore_label
-        return Ask(name, (Region(name.lower(), mask, box),), truth)
+        return QAPair(name, (Region(name.lower(), mask, box),), truth)

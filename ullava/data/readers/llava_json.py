@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ullava.data.annotations.text_lengths import VIDEO_KEYS
 from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
-from ullava.data.word_sizes import VIDEO_KEYS
 from ullava.errors import did_you_mean
 from ullava.structures import Clip, Region, Sample, Turn
 from ullava.text.phrases import turn_fault
@@ -20,9 +20,9 @@ SPEAKERS = ("human", "gpt")
 
 
 class LlavaJsonReader(Reader):
-    """A record is a conversation of questions and answers; the first question holds ``<image>`` if there is a picture.
+    """A record is a conversation of questions and answers; the first question holds ``<image>`` if there is an image.
 
-    The marker of a single picture is moved to the front of its question. With templates (captions), the drawn template
+    The marker of a single image is moved to the front of its question. With templates (captions), the drawn template
     takes the place of the first question. ``<video>`` stands for a video in the same way; a video without a marker
     comes at the end of the first question, where u-LLaVA puts those of TGIF.
 
@@ -30,14 +30,14 @@ class LlavaJsonReader(Reader):
     ``truth`` of queries. A record that has one of the first two is a quiz: its questions do not build on each other.
     ``references``: all that is right in the place of the first answer; training draws one each time, queries carry them
     as ``truth["references"]``. ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists
-    everything in the picture.
+    everything in the image.
     """
 
     layout = "llava_json"
     tasks = ("text", "caption", "vqa")
     has_phrase = False
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each question with its answer."""
         texts = [part["value"] for part in value["conversations"]]
         return [question + answer for question, answer in zip(texts[::2], texts[1::2], strict=False)]
@@ -141,10 +141,10 @@ class LlavaJsonReader(Reader):
         return [Turn(question, answer) for question, answer in zip(questions, texts[1::2], strict=True)]
 
     def _unmarked(self, record: Record, questions: list[str]) -> list[str]:
-        """Check the markers; that of a single picture or video is taken out of the first question."""
-        pictures, videos = len(self._images(record)), len(self._videos(record))
+        """Check the markers; that of a single image or video is taken out of the first question."""
+        images, videos = len(self._images(record)), len(self._videos(record))
         first = questions[0]
-        for marker, wanted, things in ((IMAGE_MARKER, pictures, "pictures"), (VIDEO_MARKER, videos, "videos")):
+        for marker, wanted, things in ((IMAGE_MARKER, images, "images"), (VIDEO_MARKER, videos, "videos")):
             found = [question.count(marker) for question in questions]
             if things == "videos" and not sum(found):
                 continue
@@ -152,9 +152,9 @@ class LlavaJsonReader(Reader):
                 record.fail(f"{sum(found)} {marker} markers in the questions, but {wanted} {things}")
             if found[0] != wanted:
                 record.fail(f"{marker} has to stand in the first question")
-            if wanted == 1 and pictures + videos == 1:
+            if wanted == 1 and images + videos == 1:
                 first = first.replace(marker, "").strip()
-        if pictures + videos == 1 and not first and not self.origin.templates:
+        if images + videos == 1 and not first and not self.origin.templates:
             record.fail("the first question asks nothing")
         return [first, *questions[1:]]
 
@@ -201,7 +201,7 @@ def _is_quiz(record: Record) -> bool:
 
 
 def _with_markers(question: str, record: Record, images: int, videos: int) -> str:
-    """Put a marker for each picture and video in front, unless the question places them itself.
+    """Put a marker for each image and video in front, unless the question places them itself.
 
     Videos that no marker places come last.
     """
@@ -211,5 +211,5 @@ def _with_markers(question: str, record: Record, images: int, videos: int) -> st
 
 
 def _asked_of(template: str, images: tuple[Path, ...]) -> str:
-    """A template whose ``<image>`` stands for what the record has, pictures or videos."""
+    """A template whose ``<image>`` stands for what the record has, images or videos."""
     return template if images else template.replace(IMAGE_MARKER, VIDEO_MARKER)

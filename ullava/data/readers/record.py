@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ullava.data.json_stream import is_finite_number
+from ullava.data.annotations.json_stream import is_finite_number
 from ullava.errors import DataError, SampleError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import BoxXYXY, MaskArray, Region
 from ullava.text.phrases import expression_fault, name_fault
 
 BOX_SLACK_PX = 1.0
-"""Boxes may lie this far outside the picture (published annotations round that way); they are cut at its border."""
+"""Boxes may lie this far outside the image (published annotations round that way); they are cut at its border."""
 
 
 class Record:
@@ -105,14 +105,14 @@ class Record:
         return [self.part(value, f"{key}[{place}]") for place, value in enumerate(self.items(key))]
 
     def size_hw(self) -> tuple[int, int]:
-        """Return the picture's (height, width)."""
+        """Return the image's (height, width)."""
         height, width = self.integer("height"), self.integer("width")
         if height < 1 or width < 1:
-            self.fail(f"a picture of {width} x {height} (width x height) pixels cannot be")
+            self.fail(f"an image of {width} x {height} (width x height) pixels cannot be")
         return height, width
 
     def check_size(self, found_hw: tuple[int, ...], what: str) -> None:
-        """Raise if the record states a size of the picture and ``what`` has another one."""
+        """Raise if the record states a size of the image and ``what`` has another one."""
         if "height" in self.value or "width" in self.value:
             height, width = self.size_hw()
             if found_hw != (height, width):
@@ -133,7 +133,7 @@ class Record:
         return mask
 
     def box_xyxy_px(self, size_hw: tuple[int, int]) -> BoxXYXY:
-        """Return ``bbox`` (x, y, width, height in pixels) as xyxy; one that leaves the picture is an error."""
+        """Return ``bbox`` (x, y, width, height in pixels) as xyxy; one that leaves the image is an error."""
         try:
             return box_inside(self.items("bbox"), size_hw)
         except DataError as error:
@@ -163,10 +163,10 @@ def box_inside(values: Any, size_hw: tuple[int, int]) -> BoxXYXY:
     if box_width <= 0 or box_height <= 0:
         raise DataError(f"{values} (x, y, width, height) is empty or inside out")
     if min(x0, y0) < -BOX_SLACK_PX or x1 > width + BOX_SLACK_PX or y1 > height + BOX_SLACK_PX:
-        raise DataError(f"{values} (x, y, width, height) leaves the picture of {width} x {height} pixels")
+        raise DataError(f"{values} (x, y, width, height) leaves the image of {width} x {height} pixels")
     inside = float(max(x0, 0)), float(max(y0, 0)), float(min(x1, width)), float(min(y1, height))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        raise DataError(f"{values} (x, y, width, height) has nothing inside the picture of {width} x {height} pixels")
+        raise DataError(f"{values} (x, y, width, height) has nothing inside the image of {width} x {height} pixels")
     return inside
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.readers.base import Ask, Origin, Reader, draw, query, training_turns
+from ullava.data.annotations.text_lengths import RecordLengths
+from ullava.data.readers.base import Origin, QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
-from ullava.data.word_sizes import RecordSizes
 from ullava.errors import did_you_mean
 from ullava.structures import Region, Sample
 
 
 class ExpressionReader(Reader):
-    """Records with expressions in ``sentences``. ``by_image``: an index is a picture, its records taken together."""
+    """Records with expressions in ``sentences``. ``by_image``: an index is an image, its records taken together."""
 
     tasks = ("res", "rec")
     default_template = "SEG.json"
@@ -25,64 +25,64 @@ class ExpressionReader(Reader):
 
     def __init__(self, origin: Origin) -> None:
         super().__init__(origin)
-        self._pictures = origin.store.groups(origin.limit) if origin.by_image else None
+        self._images = origin.store.groups(origin.limit) if origin.by_image else None
 
     def __len__(self) -> int:
-        """Return the number of records, or of pictures."""
-        return self._count if self._pictures is None else len(self._pictures[1]) - 1
+        """Return the number of records, or of images."""
+        return self._count if self._images is None else len(self._images[1]) - 1
 
     def sources(self, index: int) -> str:
-        """Return where the record is, or the records of this picture are."""
+        """Return where the record is, or the records of this image are."""
         return "; ".join(self.origin.store.where(number) for number in self._numbers(index))
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the expressions."""
         return list(value["sentences"])
 
-    def record_sizes(self) -> RecordSizes:
-        """Return what records, or pictures, show and say."""
-        sizes = super().record_sizes()
-        return sizes if self._pictures is None else sizes.grouped(*self._pictures)
+    def record_lengths(self) -> RecordLengths:
+        """Return what records, or images, show and say."""
+        sizes = super().record_lengths()
+        return sizes if self._images is None else sizes.grouped(*self._images)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with up to ``turns`` questions.
+        """Return one image with up to ``turns`` questions.
 
-        Of one record: different expressions of it. Of a picture: one expression each of different records.
+        Of one record: different expressions of it. Of an image: one expression each of different records.
         """
         name, numbers = self.name(index), self._numbers(index)
-        if self._pictures is None:
+        if self._images is None:
             record = self.record(numbers[0], name)
             sentences = record.expressions("sentences")
             places = draw(rng, len(sentences), self.origin.turns)
-            asks = self._asks(record, [sentences[place] for place in places])
+            asks = self._qa_pairs(record, [sentences[place] for place in places])
         else:
             asks = []
             for place in draw(rng, len(numbers), self.origin.turns):
                 record = self.record(numbers[place], name)
                 sentences = record.expressions("sentences")
-                asks += self._asks(record, [sentences[int(rng.integers(len(sentences)))]])
+                asks += self._qa_pairs(record, [sentences[int(rng.integers(len(sentences)))]])
         image, truth = self.image(record), self._size(record)
         turns = training_turns(asks, self.templates(), rng)
         return Sample(name, self.id, self.task, (image,), turns, truth)
 
     def queries(self, index: int) -> list[Sample]:
-        """Return one query for each expression of the record, or of the picture's records."""
+        """Return one query for each expression of the record, or of the image's records."""
         name = self.name(index)
-        found: list[tuple[Path, Ask]] = []
+        found: list[tuple[Path, QAPair]] = []
         for number in self._numbers(index):
             record = self.record(number, name)
             image = self.image(record)
-            found += [(image, ask) for ask in self._asks(record, record.expressions("sentences"))]
+            found += [(image, ask) for ask in self._qa_pairs(record, record.expressions("sentences"))]
         return [query(self, f"{name}/{place}", image, ask) for place, (image, ask) in enumerate(found)]
 
     @abstractmethod
     def _regions(self, record: Record) -> tuple[Region, ...]:
-        """Return what the expressions of the record mean; nothing if it is not in the picture."""
+        """Return what the expressions of the record mean; nothing if it is not in the image."""
 
-    def _asks(self, record: Record, sentences: list[str]) -> list[Ask]:
+    def _qa_pairs(self, record: Record, sentences: list[str]) -> list[QAPair]:
         regions, truth = self._regions(record), self._size(record) | self._ignored(record)
         return [
-            Ask(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
+            QAPair(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
             for sentence in sentences
         ]
 
@@ -93,9 +93,9 @@ class ExpressionReader(Reader):
         return category
 
     def _numbers(self, index: int) -> list[int]:
-        if self._pictures is None:
+        if self._images is None:
             return [index]
-        order, starts = self._pictures
+        order, starts = self._images
         numbers: list[int] = order[starts[index] : starts[index + 1]].tolist()
         return numbers
 
@@ -140,7 +140,7 @@ class GroupReferReader(ExpressionReader):
         """Any number of targets, none too."""
         return True
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each expression with the names of what it means."""
         names = " ".join(part["category"] for part in value["annotations"])
         return [f"{sentence} {names}" for sentence in value["sentences"]]

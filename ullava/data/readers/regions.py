@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.readers.base import Ask, Reader, draw, query, training_turns
+from ullava.data.readers.base import QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record, left_to_right
 from ullava.errors import did_you_mean
 from ullava.structures import Sample
@@ -20,16 +20,18 @@ class RegionsReader(Reader):
     tasks = ("res", "rec")
     default_template = "SEG.json"
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the names, each once."""
         return list(dict.fromkeys(value["classes"]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with up to ``turns`` of its names."""
+        """Return one image with up to ``turns`` of its names."""
         record = self.record(index, self.name(index))
         groups = self._groups(record)
         names = list(groups)
-        asks = [self._ask(name, groups[name]) for name in (names[k] for k in draw(rng, len(names), self.origin.turns))]
+        asks = [
+            self._qa_pair(name, groups[name]) for name in (names[k] for k in draw(rng, len(names), self.origin.turns))
+        ]
         truth = {key: asks[0].truth[key] for key in ("height", "width")}
         turns = training_turns(asks, self.templates(), rng)
         return Sample(record.sample, self.id, self.task, (self.image(record),), turns, truth)
@@ -38,7 +40,7 @@ class RegionsReader(Reader):
         """Return one query a name; ``truth`` has it as ``class``."""
         record = self.record(index, self.name(index))
         image = self.image(record)
-        asks = [self._ask(name, parts) for name, parts in self._groups(record).items()]
+        asks = [self._qa_pair(name, parts) for name, parts in self._groups(record).items()]
         return [query(self, f"{record.sample}/{place}", image, ask) for place, ask in enumerate(asks)]
 
     def _groups(self, record: Record) -> dict[str, list[Record]]:
@@ -51,10 +53,10 @@ class RegionsReader(Reader):
                 part.fail(f"unknown class '{name}'{did_you_mean(name.lower(), self.origin.classes)}")
             groups.setdefault(name, []).append(part)
         if len({part.size_hw() for part in parts}) > 1:
-            record.fail("the annotations give different sizes of the picture")
+            record.fail("the annotations give different sizes of the image")
         return groups
 
-    def _ask(self, name: str, parts: list[Record]) -> Ask:
+    def _qa_pair(self, name: str, parts: list[Record]) -> QAPair:
         size = parts[0].size_hw()
         regions = left_to_right([part.region(name.lower(), size, self.task != "rec") for part in parts])
-        return Ask(name, regions, {"class": name, "height": size[0], "width": size[1]})
+        return QAPair(name, regions, {"class": name, "height": size[0], "width": size[1]})

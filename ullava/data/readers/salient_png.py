@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.readers.base import Ask, Reader, query, training_turns
+from ullava.data.readers.base import QAPair, Reader, query, training_turns
 from ullava.errors import DataError
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.media.images import read_foreground
@@ -20,32 +20,32 @@ UNNAMED = "salient object"
 
 
 class SalientPngReader(Reader):
-    """One question a picture; the answer closes with the reason, where there is one."""
+    """One question an image; the answer closes with the reason, where there is one."""
 
     layout = "salient_png"
     tasks = ("salient",)
     default_template = "SS.json"
     has_phrase = False
 
-    def said(self, value: dict[str, Any]) -> Sequence[str]:
+    def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return the object's name with the reason."""
         words = value.get("gpt", {"tag": UNNAMED, "reason": ""})
         return [f"{words['tag']} {words['reason']}"]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return one picture with its one question."""
+        """Return one image with its one question."""
         name = self.name(index)
-        image, ask = self._ask(index, name)
+        image, ask = self._qa_pair(index, name)
         turns = training_turns([ask], self.templates(), rng)
         return Sample(name, self.id, self.task, image, turns, ask.truth)
 
     def queries(self, index: int) -> list[Sample]:
-        """Return the one query of this picture; ``truth`` has ``tag`` and ``reason``."""
+        """Return the one query of this image; ``truth`` has ``tag`` and ``reason``."""
         name = self.name(index)
-        image, ask = self._ask(index, name)
+        image, ask = self._qa_pair(index, name)
         return [query(self, f"{name}/0", image[0], ask)]
 
-    def _ask(self, index: int, name: str) -> tuple[tuple[Path], Ask]:
+    def _qa_pair(self, index: int, name: str) -> tuple[tuple[Path], QAPair]:
         record = self.record(index, name)
         tag, reason = UNNAMED, ""
         if "gpt" in record.value:
@@ -63,4 +63,4 @@ class SalientPngReader(Reader):
         if box is None:
             record.fail(f"the mask {record.text('label_path')} has no pixel")
         truth = {"tag": tag, "reason": reason, "height": mask.shape[0], "width": mask.shape[1]}
-        return (self.image(record),), Ask("", (Region(tag.lower(), mask, box),), truth, closing=reason)
+        return (self.image(record),), QAPair("", (Region(tag.lower(), mask, box),), truth, closing=reason)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
-from ullava.evaluation.metrics.wording import normal_answer
+from ullava.text.normalization import normal_answer
 
 MOST_NATS = 700.0
 """Above this a power of e is no number any more."""

@@ -50,7 +50,7 @@ class WrittenBoxes(ReferringBoxes):
         return figures
 
 
-class GeneralisedReferringBoxes(Metric):
+class GeneralizedReferringBoxes(Metric):
     """REC with one, several or no targets (GREC, He et al. 2023).
 
     ``Acc@t`` and ``mIoU`` are over expressions with one target, as in REC. ``Pr@F1``: share of all expressions whose

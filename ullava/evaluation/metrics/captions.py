@@ -6,11 +6,11 @@ Tokens are those of the COCO caption programs (``caption_words``), so that both 
             the captions' total length c is below r, the total of the nearest reference lengths (the shorter of two that
             are as near). No smoothing: one n without a single match makes it 0.
 ``CIDEr``   CIDEr-D (Vedantam et al. 2015), which papers report by that name, times 100. For n = 1 … 4 a caption c and a
-            reference r are vectors of n-gram counts times ln(pictures / pictures whose references have the n-gram).
+            reference r are vectors of n-gram counts times ln(images / images whose references have the n-gram).
             With l the length in words,
               sim_n(c, r) = exp(-(l_c - l_r)^2 / (2 * 6^2)) * sum_g min(c_g, r_g) r_g / (|c| |r|)
-            and CIDEr-D = 10 * mean over n and references; then the mean over pictures. Document frequencies come from
-            the references of the evaluated pictures, so one picture alone always has 0.
+            and CIDEr-D = 10 * mean over n and references; then the mean over images. Document frequencies come from
+            the references of the evaluated images, so one image alone always has 0.
 ``facts``   share of captions in which nothing that can be checked is wrong (``facts.py`` says what is checked);
             ``facts_complete``: and which name all that the facts hold.
 """
@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ullava.evaluation.metrics.caption_words import caption_words
-from ullava.evaluation.metrics.facts import FactCheck
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
+from ullava.synthetic.facts import FactCheck
 
 NGRAM = 4
 SIGMA = 6.0
@@ -70,7 +70,7 @@ def ngrams(tokens: Sequence[str], n: int) -> Counter[Ngram]:
 
 
 def bleu(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], order: int = NGRAM) -> float:
-    """Return BLEU of tokenised captions, each with its tokenised references, as a fraction."""
+    """Return BLEU of tokenized captions, each with its tokenized references, as a fraction."""
     matched, possible = [0] * order, [0] * order
     length = nearest = 0
     for caption, texts in zip(captions, references, strict=True):
@@ -90,9 +90,9 @@ def bleu(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequen
 
 
 def cider_d(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
-    """Return CIDEr-D of each tokenised caption (0 … 10)."""
-    pictures = len(references)
-    scores = [0.0] * pictures
+    """Return CIDEr-D of each tokenized caption (0 … 10)."""
+    images = len(references)
+    scores = [0.0] * images
     for n in range(1, NGRAM + 1):
         counted = [[ngrams(text, n) for text in texts] for texts in references]
         frequency: Counter[Ngram] = Counter()
@@ -100,7 +100,7 @@ def cider_d(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Seq
             frequency.update(set().union(*counts))
 
         def weigh(counts: Counter[Ngram], frequency: Counter[Ngram] = frequency) -> dict[Ngram, float]:
-            return {gram: count * math.log(pictures / max(1, frequency[gram])) for gram, count in counts.items()}
+            return {gram: count * math.log(images / max(1, frequency[gram])) for gram, count in counts.items()}
 
         for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
             weights = weigh(ngrams(caption, n))

@@ -1,6 +1,6 @@
 """Instance segmentation: COCO's average precision of scored masks, computed by pycocotools.
 
-As with semantic classes, a picture is asked only for the categories that it shows; a category that is not there brings
+As with semantic classes, an image is asked only for the categories that it shows; a category that is not there brings
 no false detections. ``AP`` is the mean over IoU 0.50, 0.55 … 0.95 and over categories, at most 100 detections each.
 """
 
@@ -19,19 +19,19 @@ _FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 class InstanceMasks(Metric):
-    """Rows: ``picture``, ``category``, ``truth`` and ``crowd`` (parallel), ``detections`` (``mask``, ``score``)."""
+    """Rows: ``image``, ``category``, ``truth`` and ``crowd`` (parallel), ``detections`` (``mask``, ``score``)."""
 
     resamples: ClassVar[bool] = False
 
     def update(
         self,
-        picture: str,
+        image: str,
         category: str,
         predicted: Sequence[tuple[MaskArray, float]],
         truth: Sequence[MaskArray],
         crowd: Sequence[bool] | None = None,
     ) -> Row:
-        """Keep one category of one picture: masks [H, W] with scores against true masks [H, W].
+        """Keep one category of one image: masks [H, W] with scores against true masks [H, W].
 
         ``crowd`` marks true masks that stand for many instances (neither hit nor miss). Raises ValueError if it is not
         as long as ``truth``.
@@ -42,7 +42,7 @@ class InstanceMasks(Metric):
         detections = [{"mask": rle_encode(mask), "score": float(score)} for mask, score in predicted]
         return self.add(
             {
-                "picture": picture,
+                "image": image,
                 "category": category,
                 "truth": [rle_encode(mask) for mask in truth],
                 "crowd": marks,
@@ -69,22 +69,22 @@ class InstanceMasks(Metric):
 
     def _tables(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the true and the found annotations in COCO's form."""
-        pictures = {name: number for number, name in enumerate(sorted({row["picture"] for row in self.rows}), start=1)}
+        images = {name: number for number, name in enumerate(sorted({row["image"] for row in self.rows}), start=1)}
         categories = {name: n for n, name in enumerate(sorted({row["category"] for row in self.rows}), start=1)}
         sizes = {
-            row["picture"]: {"height": rle["size"][0], "width": rle["size"][1]}
+            row["image"]: {"height": rle["size"][0], "width": rle["size"][1]}
             for row in self.rows
             for rle in (*row["truth"], *(detection["mask"] for detection in row["detections"]))
         }
         shared = {
-            "images": [{"id": number, **sizes.get(name, {})} for name, number in pictures.items()],
+            "images": [{"id": number, **sizes.get(name, {})} for name, number in images.items()],
             "categories": [{"id": number, "name": name} for name, number in categories.items()],
         }
         truth: list[dict[str, Any]] = []
         found: list[dict[str, Any]] = []
         # A fixed order, because equal scores are ranked as they come.
-        for row in sorted(self.rows, key=lambda row: (row["picture"], row["category"])):
-            place = {"image_id": pictures[row["picture"]], "category_id": categories[row["category"]]}
+        for row in sorted(self.rows, key=lambda row: (row["image"], row["category"])):
+            place = {"image_id": images[row["image"]], "category_id": categories[row["category"]]}
             for rle, crowd in zip(row["truth"], row["crowd"], strict=True):
                 truth.append({**place, **_annotation(rle, len(truth) + 1), "iscrowd": int(crowd)})
             for detection in row["detections"]:

@@ -2,7 +2,8 @@
 
 ``cIoU`` (cumulative): sum of intersections over sum of unions. ``gIoU``: mean of the per-expression IoU; where neither
 truth nor answer has a pixel it is 1. ``P@t``: share of expressions whose IoU is above t. An answer without a mask is
-an empty mask everywhere (spec/ullava.md 6; unlike the original it never leaves a sum or a denominator).
+an empty mask everywhere (the released evaluation scripts of u-LLaVA; unlike the original it never leaves a sum or a
+denominator).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def overlap(predicted: MaskArray | None, truth: MaskArray | None, ignore: MaskAr
     """
     shapes = {mask.shape for mask in (predicted, truth, ignore) if mask is not None}
     if len(shapes) > 1:
-        raise ValueError(f"masks of one picture have different sizes: {sorted(shapes)}")
+        raise ValueError(f"masks of one image have different sizes: {sorted(shapes)}")
     first = _counted(predicted, ignore)
     second = _counted(truth, ignore)
     if first is None or second is None:
@@ -62,7 +63,7 @@ class ReferringMasks(Metric):
         return figures
 
 
-class GeneralisedReferringMasks(Metric):
+class GeneralizedReferringMasks(Metric):
     """GRES: expressions with one, several or no targets (gRefCOCO).
 
     The IoU of a no-target expression is 1 if the answer has no mask, else 0. ``cIoU`` takes all expressions: a mask

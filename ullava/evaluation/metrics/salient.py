@@ -2,13 +2,13 @@
 
 With p the map, g the truth, t one of 256 thresholds k/255 and "binary at t" meaning p >= t:
 
-``mIoU``   mean over pictures of the IoU at 0.5 (what u-LLaVA's salient table matches); ``cIoU`` the cumulative one
-``MAE``    mean over pictures of mean |p - g|
-``maxF``   F with beta^2 = 0.3 at every threshold, averaged over pictures, then the best threshold
+``mIoU``   mean over images of the IoU at 0.5 (what u-LLaVA's salient table matches); ``cIoU`` the cumulative one
+``MAE``    mean over images of mean |p - g|
+``maxF``   F with beta^2 = 0.3 at every threshold, averaged over images, then the best threshold
 ``S``      structure measure, alpha 0.5 (Fan et al. 2017): half object-aware, half region-aware similarity
-``meanE``, ``maxE``, ``adpE``  enhanced alignment (Fan et al. 2018), averaged over pictures; mean and maximum over the
+``meanE``, ``maxE``, ``adpE``  enhanced alignment (Fan et al. 2018), averaged over images; mean and maximum over the
            thresholds, and at the adaptive one: twice the mean of p, at most 1. Divided by the number of pixels as in
-           the paper (published programs divide by one less, which is visible only in tiny pictures).
+           the paper (published programs divide by one less, which is visible only in tiny images).
 
 Maps are taken as they are: they are not stretched to [0, 1] first. For binary masks the thresholds above 0 all agree.
 Curves are kept as run lengths, so a row of a binary mask has two entries, not 256.
@@ -37,7 +37,7 @@ class SalientMaps(Metric):
     """Rows: ``intersection``, ``union``, ``iou``, ``mae``, ``s``, ``adaptive_e``, ``f_curve``, ``e_curve``."""
 
     def update(self, predicted: SaliencyMap | None, truth: MaskArray) -> Row:
-        """Measure one picture: a map [H, W] in [0, 1] or a mask (None: nothing found) against a mask [H, W].
+        """Measure one image: a map [H, W] in [0, 1] or a mask (None: nothing found) against a mask [H, W].
 
         Raises ValueError for maps outside [0, 1] or of another size than the truth.
         """
@@ -152,10 +152,10 @@ def _object_similarity(values: Curve) -> float:
 
 
 def _region_similarity(saliency: Curve, truth: MaskArray) -> float:
-    """Structural similarity of the four quarters cut at the truth's centre of mass, weighted by area."""
+    """Structural similarity of the four quarters cut at the truth's center of mass, weighted by area."""
     rows, columns = np.nonzero(truth)
     height, width = truth.shape
-    # The row and the column of the centre belong to the upper left quarter.
+    # The row and the column of the center belong to the upper left quarter.
     bottom, right = round(float(rows.mean())) + 1, round(float(columns.mean())) + 1
     total = 0.0
     for part in (

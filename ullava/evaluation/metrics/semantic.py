@@ -1,9 +1,9 @@
-"""Semantic segmentation by class prompts: every class that a picture shows is asked for by name.
+"""Semantic segmentation by class prompts: every class that an image shows is asked for by name.
 
 ``mIoU``: intersections and unions summed over the data set for each class, then the mean over classes. A pixel may lie
-in the masks of several classes; each mask is judged on its own. ``pixel_accuracy``: each labelled pixel of the asked
+in the masks of several classes; each mask is judged on its own. ``pixel_accuracy``: each labeled pixel of the asked
 classes goes to the class with the highest-scoring mask over it; share of pixels that go to their own class.
-Classes that a picture does not show are not asked, so they cannot be found falsely: compare such figures only with
+Classes that an image does not show are not asked, so they cannot be found falsely: compare such figures only with
 others of the same protocol.
 """
 
@@ -23,7 +23,7 @@ from ullava.structures import MaskArray
 
 @dataclass(frozen=True, slots=True)
 class ClassAnswer:
-    """One class of one picture: the united mask of the answer [H, W] (None: none), its score, and the truth [H, W]."""
+    """One class of one image: the united mask of the answer [H, W] (None: none), its score, and the truth [H, W]."""
 
     name: str
     predicted: MaskArray | None
@@ -32,25 +32,25 @@ class ClassAnswer:
 
 
 class SemanticMasks(Metric):
-    """Rows: ``class``, ``intersection``, ``union``, ``labelled`` and ``right`` (pixels)."""
+    """Rows: ``class``, ``intersection``, ``union``, ``labeled`` and ``right`` (pixels)."""
 
     def update(self, answers: Sequence[ClassAnswer], ignore: MaskArray | None = None) -> list[Row]:
-        """Measure all classes of one picture together; pixels of ``ignore`` [H, W] count nowhere."""
+        """Measure all classes of one image together; pixels of ``ignore`` [H, W] count nowhere."""
         if not answers:
             return []
         winner = _winners(answers)
         rows = []
         for number, answer in enumerate(answers):
             intersection, union = overlap(answer.predicted, answer.truth, ignore)
-            labelled = answer.truth if ignore is None else answer.truth & ~ignore
+            labeled = answer.truth if ignore is None else answer.truth & ~ignore
             rows.append(
                 self.add(
                     {
                         "class": answer.name,
                         "intersection": intersection,
                         "union": union,
-                        "labelled": int(np.count_nonzero(labelled)),
-                        "right": int(np.count_nonzero(winner[labelled] == number)),
+                        "labeled": int(np.count_nonzero(labeled)),
+                        "right": int(np.count_nonzero(winner[labeled] == number)),
                     }
                 )
             )
@@ -60,7 +60,7 @@ class SemanticMasks(Metric):
         """Return ``mIoU`` and ``pixel_accuracy``."""
         figures: dict[str, float] = {}
         put_mean(figures, "mIoU", (value / 100.0 for value in self.details().values()))
-        put_ratio(figures, "pixel_accuracy", column(self.rows, "right"), column(self.rows, "labelled"))
+        put_ratio(figures, "pixel_accuracy", column(self.rows, "right"), column(self.rows, "labeled"))
         return figures
 
     def details(self) -> dict[str, float]:

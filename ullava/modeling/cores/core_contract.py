@@ -143,7 +143,7 @@ class Core(ABC):
         return self.language()[1]
 
     @abstractmethod
-    def start_afresh(self, pretrained: Collection[str]) -> None:
+    def init_new_weights(self, pretrained: Collection[str]) -> None:
         """Set starting values of what has no pretrained weights, where transformers' own are meant for large models.
 
         ``pretrained``: the keys of model.yaml whose weights are read afterwards.
@@ -157,7 +157,7 @@ class Core(ABC):
         """
 
     def grow_vocabulary(self, rows: int) -> None:
-        """Add rows for new tokens, each the mean of the old rows (spec/ullava.md 1.6), in and out."""
+        """Add rows for new tokens, each the mean of the old rows (as in u-LLaVA's released code), in and out."""
         old = self._language.get_input_embeddings().weight.shape[0]
         self._language.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():

@@ -20,8 +20,8 @@ from ullava.errors import UserError
 from ullava.examples import BASE_VIEW, IMAGE_TOKENS, VIEW_KEYS, ModelInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
-from ullava.modeling.strict_loading import load_part, read_part
-from ullava.modeling.vision.strategy import refuse_unknown, zero_of
+from ullava.modeling.loading.strict_loading import load_part, read_part
+from ullava.modeling.vision.strategy import refuse_unknown, zero_loss_of
 
 NAME = "native"
 TOKEN_KINDS = ("mm_token_type_ids", "token_type_ids")
@@ -84,7 +84,7 @@ class NativeCore(Core):
         rest = any(not f"{NAME}.{name}".startswith(known) for name, _ in self.native.named_parameters())
         return (*found, CorePart("vision projector", (f"{NAME}.",), "projector")) if rest else tuple(found)
 
-    def start_afresh(self, pretrained: Collection[str]) -> None:
+    def init_new_weights(self, pretrained: Collection[str]) -> None:
         """See Core; transformers' own values stay."""
 
     def load_pretrained(self, folders: Mapping[str, Path], *, num_layers: int | None = None) -> None:
@@ -108,7 +108,7 @@ class NativeCore(Core):
             raise UserError("the batch holds neither input_ids nor inputs_embeds")
         if inputs.videos is not None:
             raise UserError("core native: videos are not supported; ask about images")
-        refuse_unknown(inputs.force, (), NAME)
+        refuse_unknown(inputs.overrides, (), NAME)
         arguments: dict[str, Any] = {}
         at_image = ids == cast(int, self.config.image_patch_id)
         found, given = int(at_image.sum()), 0
@@ -143,7 +143,7 @@ class NativeCore(Core):
 
     def idle(self, prepared: CoreInputs, zero: torch.Tensor) -> torch.Tensor:
         """See Core."""
-        return zero if "pixel_values" in prepared.arguments else zero + zero_of(self.native)
+        return zero if "pixel_values" in prepared.arguments else zero + zero_loss_of(self.native)
 
     @property
     def generator(self) -> Any:

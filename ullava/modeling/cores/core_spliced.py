@@ -14,14 +14,14 @@ from ullava.errors import UserError
 from ullava.examples import ModelInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
-from ullava.modeling.gradient_ullava_v1 import embed_as_configured
-from ullava.modeling.language_layers import read_language
-from ullava.modeling.read_heads import item_of_position
-from ullava.modeling.splice import ExpandedText, VisualItems, splice_visual
-from ullava.modeling.strategies import build_strategy
-from ullava.modeling.strict_loading import load_part
+from ullava.modeling.heads.read_heads import item_of_position
+from ullava.modeling.loading.language_layers import read_language
+from ullava.modeling.loading.strict_loading import load_part
+from ullava.modeling.model.gradient_ullava_v1 import embed_as_configured
+from ullava.modeling.model.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.model.vision_batch import context_of, views_of
+from ullava.modeling.vision.strategies import build_strategy
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, VisionStrategy
-from ullava.modeling.vision_batch import context_of, views_of
 
 LANGUAGE = "language"
 VISION = "vision."
@@ -77,13 +77,13 @@ class SplicedCore(Core):
         """See Core."""
         self.vision = strategy
 
-    def start_afresh(self, pretrained: Collection[str]) -> None:
+    def init_new_weights(self, pretrained: Collection[str]) -> None:
         """See Core.
 
         A word table of its own (not tied to the language head) starts at the size that its RMS norm would give it:
         words then weigh as much as what the first layers add to them (models/tiny/README.md has the effect).
         """
-        self.vision.start_afresh(frozenset(_below(VISION, pretrained)))
+        self.vision.init_new_weights(frozenset(_below(VISION, pretrained)))
         if LANGUAGE not in pretrained and not self.text_config.tie_word_embeddings:
             table: Any = self.get_input_embeddings()
             torch.nn.init.normal_(table.weight)

@@ -17,7 +17,7 @@ from ullava.errors import ConfigError, UserError
 from ullava.examples import BASE_VIEW, IMAGE_TOKENS, NATIVE_VIEWS, VIEW_KEYS, TokenCount
 from ullava.hub import find_folder
 from ullava.modeling.cores.core_native import TOKEN_KINDS
-from ullava.modeling.pretrained import read_processor
+from ullava.modeling.loading.pretrained import read_processor
 from ullava.modeling.vision.strategy import PLAIN, ItemNotes, VideoInputs, VisionInputs, refuse_unknown
 
 FOLDER = "core_processor"
@@ -96,7 +96,7 @@ class NativePreprocessor:
 
         Raises UserError for an override, and for inputs that no core of ours reads.
         """
-        refuse_unknown(notes.force, (), "native")
+        refuse_unknown(notes.overrides, (), "native")
         made = self.processor(
             text=[self.image_token],
             images=[Image.fromarray(image_rgb_u8)],

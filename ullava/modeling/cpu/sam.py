@@ -10,7 +10,7 @@ from ullava.modeling.cpu.sam_encoder import can_block, encode_one
 
 
 def encode(sam: SamModel, squares: torch.Tensor) -> torch.Tensor:
-    """Run the image encoder on normalised squares [I, 3, S, S] -> embeddings [I, C, S/p, S/p]."""
+    """Run the image encoder on normalized squares [I, 3, S, S] -> embeddings [I, C, S/p, S/p]."""
     encoder = sam.vision_encoder
     if can_block(encoder, squares.device):
         return torch.cat([encode_one(encoder, square[None]) for square in squares])

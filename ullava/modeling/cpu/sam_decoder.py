@@ -1,8 +1,8 @@
-"""SAM's mask decoder on few prompt tokens, with the projections of the picture folded away: for CPUs.
+"""SAM's mask decoder on few prompt tokens, with the projections of the image folded away: for CPUs.
 
-The stock decoder projects all N positions of the picture to queries, keys and values in every attention, although only
+The stock decoder projects all N positions of the image to queries, keys and values in every attention, although only
 T = 6 tokens meet them. A score is ``(Wq t) . (Wk x) = (Wk' Wq t) . x``, so the tokens are brought to the width
-of the picture; and sums over the picture are projected after they are taken. Transposed convolutions of stride 2 are
+of the image; and sums over the image are projected after they are taken. Transposed convolutions of stride 2 are
 one product for each position. Same weights, same result up to rounding (tests/unit/modeling/test_sam_speed.py), a
 third of the time and memory, forward and backward.
 
@@ -52,7 +52,7 @@ def decode_folded(
         prompts: [K, C], the only sparse prompt of each mask.
         image_embeddings: [I, C, g, g].
         dense: [C], the dense prompt, alike everywhere.
-        positions: [C, g, g], the picture's positional embedding.
+        positions: [C, g, g], the image's positional embedding.
         image_of_prompt: [K], numbers below I.
         rows: draw the first rows of the grid alone; the logits below them are 0. None draws all g.
 
@@ -62,40 +62,40 @@ def decode_folded(
     if len(prompts) == 0:
         side = 4 * image_embeddings.shape[-1]
         return prompts.new_zeros(0, side, side), prompts.new_zeros(0)
-    pictures = image_embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format).add_(dense)
+    images = image_embeddings.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format).add_(dense)
     places = positions.flatten(1).T.contiguous()
-    chunk = max(1, CHUNK_NUMBERS // pictures[0].numel())
+    chunk = max(1, CHUNK_NUMBERS // images[0].numel())
     made = []
     for start in range(0, len(prompts), chunk):
         part = slice(start, start + chunk)
-        made.append(_decode_chunk(decoder, prompts[part], pictures[image_of_prompt[part]], places, rows))
+        made.append(_decode_chunk(decoder, prompts[part], images[image_of_prompt[part]], places, rows))
     return torch.cat([masks for masks, _ in made]), torch.cat([quality for _, quality in made])
 
 
 def _decode_chunk(
-    decoder: SamMaskDecoder, prompts: Tensor, picture: Tensor, places: Tensor, rows: int | None
+    decoder: SamMaskDecoder, prompts: Tensor, image: Tensor, places: Tensor, rows: int | None
 ) -> tuple[Tensor, Tensor]:
     """[k, C] on [k, N, C] with positions [N, C] -> masks [k, 4g, 4g], quality [k]."""
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     first = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts[:, None]], dim=1)
-    tokens, placed = first, picture + places
+    tokens, placed = first, image + places
     for layer in decoder.transformer.layers:
         if layer.skip_first_layer_pe:
             tokens = _among_tokens(layer.self_attn, tokens, tokens)
         else:
             tokens = tokens + _among_tokens(layer.self_attn, tokens + first, tokens)
         tokens = layer.layer_norm1(tokens)
-        tokens = tokens + _from_picture(layer.cross_attn_token_to_image, tokens + first, placed, picture)
+        tokens = tokens + _from_image(layer.cross_attn_token_to_image, tokens + first, placed, image)
         tokens = layer.layer_norm2(tokens)
         tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
-        picture = _to_picture(layer.cross_attn_image_to_token, picture, placed, tokens + first, tokens)
-        picture = layer.layer_norm4(picture)
-        placed = picture + places
-    tokens = tokens + _from_picture(decoder.transformer.final_attn_token_to_image, tokens + first, placed, picture)
+        image = _to_image(layer.cross_attn_image_to_token, image, placed, tokens + first, tokens)
+        image = layer.layer_norm4(image)
+        placed = image + places
+    tokens = tokens + _from_image(decoder.transformer.final_attn_token_to_image, tokens + first, placed, image)
     tokens = decoder.transformer.layer_norm_final_attn(tokens)
     quality = decoder.iou_prediction_head(tokens[:, 0])[:, 0]
     mask_weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    return _draw(decoder, picture, mask_weights, rows), quality
+    return _draw(decoder, image, mask_weights, rows), quality
 
 
 def _among_tokens(attention: SamAttention, query: Tensor, value: Tensor) -> Tensor:
@@ -109,8 +109,8 @@ def _by_head(attention: SamAttention, tensor: Tensor) -> Tensor:
     return tensor.unflatten(-1, (attention.num_attention_heads, -1))
 
 
-def _from_picture(attention: SamAttention, query: Tensor, placed: Tensor, picture: Tensor) -> Tensor:
-    """Tokens [k, T, C] attend to positions: scores with ``placed``, sums of ``picture``, both [k, N, C].
+def _from_image(attention: SamAttention, query: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+    """Tokens [k, T, C] attend to positions: scores with ``placed``, sums of ``image``, both [k, N, C].
 
     The bias of the keys adds the same to all scores of a token and so drops out.
     """
@@ -120,14 +120,14 @@ def _from_picture(attention: SamAttention, query: Tensor, placed: Tensor, pictur
     weight_v = attention.v_proj.weight.unflatten(0, (heads, -1))
     widened = torch.einsum("kthd,hdc->khtc", token, weight_k).flatten(1, 2)
     shares = torch.softmax(_meet(widened, placed), dim=-1)
-    sums = (shares @ picture).unflatten(1, (heads, -1))
+    sums = (shares @ image).unflatten(1, (heads, -1))
     values = torch.einsum("khtc,hdc->kthd", sums, weight_v) + _by_head(attention, attention.v_proj.bias)
     result: Tensor = attention.out_proj(values.flatten(2))
     return result
 
 
-def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Positions attend to the tokens [k, T, C]; return ``picture`` plus what they gathered, [k, N, C]."""
+def _to_image(attention: SamAttention, image: Tensor, placed: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Positions attend to the tokens [k, T, C]; return ``image`` plus what they gathered, [k, N, C]."""
     heads = attention.num_attention_heads
     key = _by_head(attention, attention.k_proj(keys)) * attention.scaling
     value = _by_head(attention, attention.v_proj(values))
@@ -138,26 +138,26 @@ def _to_picture(attention: SamAttention, picture: Tensor, placed: Tensor, keys: 
     scores = _meet(widened, placed) + offsets[:, :, None]
     shares = torch.softmax(scores.unflatten(1, (heads, -1)), dim=2).flatten(1, 2)
     gathered = torch.einsum("kthd,chd->kcht", value, weight_out).flatten(2)
-    base, weights = picture + attention.out_proj.bias, shares.transpose(1, 2)
-    if len(picture) == 1:
+    base, weights = image + attention.out_proj.bias, shares.transpose(1, 2)
+    if len(image) == 1:
         return linear_added(base[0], weights[0].contiguous(), gathered[0])[None]
     return torch.baddbmm(base, weights, gathered.transpose(1, 2))
 
 
-def _meet(tokens: Tensor, picture: Tensor) -> Tensor:
+def _meet(tokens: Tensor, image: Tensor) -> Tensor:
     """Products of tokens [k, t, C] with positions [k, N, C]: [k, t, N]."""
     if len(tokens) == 1:
-        return linear(tokens[0], picture[0])[None]
-    return tokens @ picture.transpose(1, 2)
+        return linear(tokens[0], image[0])[None]
+    return tokens @ image.transpose(1, 2)
 
 
-def _draw(decoder: SamMaskDecoder, picture: Tensor, mask_weights: Tensor, rows: int | None) -> Tensor:
+def _draw(decoder: SamMaskDecoder, image: Tensor, mask_weights: Tensor, rows: int | None) -> Tensor:
     """Refine [k, N, C] twice by 2 x 2 and weigh the channels with ``mask_weights`` [k, C / 8]: [k, 4g, 4g]."""
-    grid = round(picture.shape[1] ** 0.5)
+    grid = round(image.shape[1] ** 0.5)
     drawn = grid if rows is None else min(rows, grid)
     norm = decoder.upscale_layer_norm
     pieces = []
-    for part in picture[:, : drawn * grid].split(PART_POSITIONS, dim=1):
+    for part in image[:, : drawn * grid].split(PART_POSITIONS, dim=1):
         finer = _split_positions(part, decoder.upscale_conv1)
         finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))

@@ -1,7 +1,7 @@
 """SAM's frozen image encoder without its largest intermediate, for CPUs.
 
 In a global block every position attends to all N = g x g; with relative positions the stock block holds the N x N
-table of their sum for every head and picture (268 MB at 1024 pixels and 4 heads) and reads it back. Here a block of
+table of their sum for every head and image (268 MB at 1024 pixels and 4 heads) and reads it back. Here a block of
 queries is finished while its part of the table is in the processor's cache, and linear layers are oneDNN's
 (ullava/modeling/cpu/products.py). Same weights, same result up to rounding.
 """
@@ -23,7 +23,7 @@ BLOCK_NUMBERS = 1 << 18
 
 
 def can_block(encoder: SamVisionEncoder, device: torch.device) -> bool:
-    """Whether ``encode_one`` should be used: float32 on a CPU, no gradient, a picture of many positions."""
+    """Whether ``encode_one`` should be used: float32 on a CPU, no gradient, an image of many positions."""
     grid = encoder.config.image_size // encoder.config.patch_size
     weight = encoder.patch_embed.projection.weight
     plain = device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -31,9 +31,9 @@ def can_block(encoder: SamVisionEncoder, device: torch.device) -> bool:
     return plain and whole and not torch.is_grad_enabled() and grid * grid >= MIN_POSITIONS
 
 
-def encode_one(encoder: SamVisionEncoder, picture: Tensor) -> Tensor:
-    """Run the encoder on one normalised picture [1, 3, S, S] -> [1, C, g, g]. Keeps no gradient."""
-    hidden = encoder.patch_embed(picture)
+def encode_one(encoder: SamVisionEncoder, image: Tensor) -> Tensor:
+    """Run the encoder on one normalized image [1, 3, S, S] -> [1, C, g, g]. Keeps no gradient."""
+    hidden = encoder.patch_embed(image)
     if encoder.pos_embed is not None:
         hidden = hidden + encoder.pos_embed
     for layer in encoder.layers:

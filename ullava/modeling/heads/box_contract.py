@@ -1,8 +1,9 @@
 """The contract of a box head. The rest of the flow sees nothing else of it, and never asks which one it has.
 
-A head has a part with weights, ``BoxHead``, and a part without, ``BoxRules`` (ullava.modeling.heads.box_rules), which
-lives in the processor and knows frames, pictures and words. Boxes come in one of two ways, and a head chooses one:
-it reads the states of ``[LOC]`` in the same pass as everything else, or it finds phrases once the words are known.
+A head has a part with weights, ``BoxHead``, and a part without, ``BoxRules``
+(ullava.modeling.heads.box_post_processing), which lives in the processor and knows frames, images and words. Boxes come
+in one of two ways, and a head chooses one: it reads the states of ``[LOC]`` in the same pass as everything else, or it
+finds phrases once the words are known.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import nn
 
 from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import paired_iou_giou
-from ullava.modeling.outputs import LocOutput
-from ullava.modeling.read_heads import TokenStates
+from ullava.modeling.heads.outputs import LocOutput
+from ullava.modeling.heads.read_heads import TokenStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class PhrasePrompts:
     """P phrases to be found, as the detector's text encoder reads them.
 
     ``input_ids``, ``attention_mask`` [P, L]; ``is_word`` bool [P, L] tells words from separators and padding;
-    ``image`` [P], which distinct picture of the batch; ``row`` and ``thing`` say whose phrase it is: the row of the
+    ``image`` [P], which distinct image of the batch; ``row`` and ``thing`` say whose phrase it is: the row of the
     batch and the place among the things of its answer.
     """
 
@@ -69,18 +70,18 @@ class FoundBoxes:
 class BoxHead(nn.Module):
     """The part with weights. ``forward`` reads states, ``find`` finds phrases; a head has the one or the other.
 
-    ``reads_states``: boxes come from ``[LOC]`` states. ``needs_picture``: only of a picture in the head's own view.
+    ``reads_states``: boxes come from ``[LOC]`` states. ``needs_image``: only of an image in the head's own view.
     ``trains``: a training stage may train it; ``unread``: how the names of those weights begin (below the head) that no
     pass reads all the same.
     """
 
     reads_states = True
-    needs_picture = False
+    needs_image = False
     trains = True
     unread: tuple[str, ...] = ()
 
-    def find(self, prompts: PhrasePrompts, pictures: HeadImages) -> FoundBoxes:
-        """Find P phrases in their pictures. A head that reads states finds nothing: no candidates at all."""
+    def find(self, prompts: PhrasePrompts, images: HeadImages) -> FoundBoxes:
+        """Find P phrases in their images. A head that reads states finds nothing: no candidates at all."""
         none = torch.zeros(len(prompts.row), 0, device=prompts.input_ids.device)
         return FoundBoxes(none[..., None].expand(-1, -1, 4), none, none)
 
@@ -88,23 +89,23 @@ class BoxHead(nn.Module):
 def read_boxes(
     head: Any, found: TokenStates, image: torch.Tensor, probability: torch.Tensor, shown: HeadImages | None
 ) -> LocOutput:
-    """Read the boxes of ``[LOC]`` states [K, D] that speak of distinct pictures ``image`` [K].
+    """Read the boxes of ``[LOC]`` states [K, D] that speak of distinct images ``image`` [K].
 
     Of several candidates the most believed is taken. With shares ``p_q = softmax_q(logits)`` its score is
     ``P([LOC]) * sum_q p_q IoU(box_q, box_taken)``: how likely the token was, times the overlap that the head itself
     expects with the right box. A head of one box for each thing scores ``P([LOC])``.
     """
-    pictures = shown if head.needs_picture else None
+    images = shown if head.needs_image else None
     row = found.row
     if not head.reads_states:
         return LocOutput(row=row, image=image, token_probability=probability, scores=probability)
     states, rows = found.states, None
-    if head.needs_picture:
-        rows = pictures.rows(image) if pictures is not None else torch.full_like(image, -1)
+    if head.needs_image:
+        rows = images.rows(image) if images is not None else torch.full_like(image, -1)
         if len(rows) and bool((rows < 0).any()):
             keep = rows >= 0
             states, row, image, probability, rows = (part[keep] for part in (states, row, image, probability, rows))
-    sets = head(states, rows, pictures)
+    sets = head(states, rows, images)
     boxes, certainty = choose(sets[-1])
     return LocOutput(
         boxes_xyxy_head=boxes,

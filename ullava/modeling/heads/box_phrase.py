@@ -1,7 +1,7 @@
 """``grounding_dino_phrase``: GroundingDINO, frozen, finds the words that the answer puts between its tags.
 
-What u-LLaVA did before it had ``[LOC]`` (spec/ullava.md 2.7): the language model names the thing, the detector
-finds things of that name, and the mask says which of them is meant.
+What u-LLaVA did before it had ``[LOC]`` (its first release, arXiv 2311.05348): the language model names the thing, the
+detector finds things of that name, and the mask says which of them is meant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from ullava.examples import HeadImages
-from ullava.geometry.box_tensors import corners_of_centres
+from ullava.geometry.box_tensors import corners_of_centers
 from ullava.modeling.heads.box_contract import BoxHead, FoundBoxes, PhrasePrompts
 from ullava.modeling.heads.detector import detector_class, run_by_size
 
@@ -29,7 +29,7 @@ class PhraseBoxHead(BoxHead):
         self.detector: Any = detector_class(config)(config)
 
     @torch.no_grad()
-    def find(self, prompts: PhrasePrompts, pictures: HeadImages) -> FoundBoxes:
+    def find(self, prompts: PhrasePrompts, images: HeadImages) -> FoundBoxes:
         """Find P phrases; every query of the detector is returned, with its scores (see FoundBoxes)."""
 
         def run(pixels: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -43,7 +43,7 @@ class PhraseBoxHead(BoxHead):
             )
             match = output.logits.float().sigmoid()
             of_words = match[..., : words.shape[1]].masked_fill(~words[:, None], 0.0)
-            return corners_of_centres(output.pred_boxes), match.amax(dim=-1), of_words.amax(dim=-1)
+            return corners_of_centers(output.pred_boxes), match.amax(dim=-1), of_words.amax(dim=-1)
 
-        boxes, scores, word_scores = run_by_size(self.detector, pictures, pictures.rows(prompts.image), run)
+        boxes, scores, word_scores = run_by_size(self.detector, images, images.rows(prompts.image), run)
         return FoundBoxes(boxes, scores, word_scores)

@@ -1,6 +1,6 @@
 """``grounding_dino_query``: the projected ``[LOC]`` state takes the place of GroundingDINO's text features.
 
-For every ``[LOC]`` the detector looks at the picture with a text of one token, whose features are
+For every ``[LOC]`` the detector looks at the image with a text of one token, whose features are
 ``projector(state)``; its text encoder (and the projection behind it) is left out of the model, everything else is
 transformers' class under its own names. The class hands its ``token_type_ids`` to the text encoder untouched, and that
 is the way on which the state travels in.
@@ -47,7 +47,7 @@ class StateAsText(nn.Module):
 class QueryBoxHead(BoxHead):
     """Projector of its own and a GroundingDINO without its text encoder."""
 
-    needs_picture = True
+    needs_image = True
     skipped_weights = TEXT_PARTS
     unread = ("detector.model.backbone.conv_encoder.model.swin.layernorm.",)
 
@@ -59,11 +59,11 @@ class QueryBoxHead(BoxHead):
         self.detector.model.text_projection = nn.Identity()
 
     def forward(
-        self, states: torch.Tensor, rows: torch.Tensor | None, pictures: HeadImages | None
+        self, states: torch.Tensor, rows: torch.Tensor | None, images: HeadImages | None
     ) -> tuple[Candidates, ...]:
-        """States [K, D] on pictures ``rows`` [K] -> one set of candidates for each stage, the deciding one last."""
+        """States [K, D] on images ``rows`` [K] -> one set of candidates for each stage, the deciding one last."""
         features = self.projector(states)
-        if pictures is None or rows is None or len(states) == 0:
+        if images is None or rows is None or len(states) == 0:
             return (Candidates(features.new_zeros(0, 1, 4).float(), features.new_zeros(0, 1).float()),)
 
         # transformers' own way of recomputing this decoder hands its layers their arguments in the wrong order.
@@ -83,5 +83,5 @@ class QueryBoxHead(BoxHead):
             sets = decoded_sets(self.detector, output, present.bool(), token=0)
             return tuple(part for made in sets for part in (made.boxes_xyxy_head, made.logits))
 
-        flat = run_by_size(self.detector, pictures, rows, run)
+        flat = run_by_size(self.detector, images, rows, run)
         return tuple(Candidates(boxes, logits) for boxes, logits in zip(flat[::2], flat[1::2], strict=True))

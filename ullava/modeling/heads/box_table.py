@@ -13,11 +13,11 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box import RegressionBoxHead
 from ullava.modeling.heads.box_contract import BoxHead
 from ullava.modeling.heads.box_phrase import PhraseBoxHead
+from ullava.modeling.heads.box_post_processing import BoxPostProcessor, PhrasePostProcessor
 from ullava.modeling.heads.box_query import QueryBoxHead
-from ullava.modeling.heads.box_rules import BoxRules, PhraseBoxRules
 from ullava.modeling.heads.detector import detector_class
-from ullava.modeling.pretrained import read_tokenizer
-from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.loading.pretrained import read_tokenizer
+from ullava.modeling.loading.strict_loading import load_part, read_part
 
 BOX_HEADS = ("regression", "grounding_dino_query", "grounding_dino_phrase")
 
@@ -39,15 +39,15 @@ def build_box_head(config: UllavaConfig, width_in: int) -> BoxHead:
     return PhraseBoxHead(config.detector_config)
 
 
-def build_box_rules(settings: Mapping[str, Any], frame: str) -> BoxRules:
+def build_box_post_processor(settings: Mapping[str, Any], frame: str) -> BoxPostProcessor:
     """Build the part without weights from the processor's ``box`` settings; ``frame`` is that of regressed boxes."""
     kind = settings["kind"]
     if kind == "regression":
-        return BoxRules(frame, None)
+        return BoxPostProcessor(frame, None)
     if kind == "grounding_dino_query":
-        return BoxRules("norm", settings["sides"])
+        return BoxPostProcessor("norm", settings["sides"])
     if kind == "grounding_dino_phrase":
-        return PhraseBoxRules(
+        return PhrasePostProcessor(
             settings["sides"],
             box_threshold=settings["box_threshold"],
             text_threshold=settings["text_threshold"],

@@ -1,7 +1,7 @@
-"""GroundingDINO and MM-GroundingDINO, transformers' own classes, on pictures of any sizes and many prompts.
+"""GroundingDINO and MM-GroundingDINO, transformers' own classes, on images of any sizes and many prompts.
 
-Prompts on pictures of one size run together, those of other sizes apart, so that no picture is padded to another's
-size: what a prompt finds does not depend on who shares its batch. The backbone runs once for each picture, however many
+Prompts on images of one size run together, those of other sizes apart, so that no image is padded to another's
+size: what a prompt finds does not depend on who shares its batch. The backbone runs once for each image, however many
 prompts ask about it (but once more where they are too many for one chunk).
 """
 
@@ -25,9 +25,9 @@ from transformers.modeling_outputs import BackboneOutput
 
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import HeadImages
-from ullava.geometry.box_tensors import corners_of_centres
+from ullava.geometry.box_tensors import corners_of_centers
 from ullava.modeling.heads.box_contract import Candidates
-from ullava.modeling.pixels import normalise_u8
+from ullava.modeling.pixels import normalize_u8
 
 DETECTORS: dict[str, tuple[type[PreTrainedConfig], type[Any]]] = {
     GroundingDinoConfig.model_type: (GroundingDinoConfig, GroundingDinoForObjectDetection),
@@ -39,10 +39,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CHUNK_PIXELS = 4 * 800 * 1333
-"""How many pixels of prompted pictures run at once: four of 800 x 1333 (docs/box_heads.md has the memory)."""
+"""How many pixels of prompted images run at once: four of 800 x 1333 (docs/box_heads.md has the memory)."""
 
 MIN_SIDE_SHARE = 8
-"""A picture is padded (and masked) to at least 1 / 8 of its long side, or a ribbon would hold too few positions."""
+"""An image is padded (and masked) to at least 1 / 8 of its long side, or a ribbon would hold too few positions."""
 
 
 def detector_class(config: PreTrainedConfig) -> type[Any]:
@@ -66,7 +66,7 @@ def decoded_sets(detector: Any, output: Any, text_mask: torch.Tensor, token: int
         coordinates, logits = output.enc_outputs_coord_logits, output.enc_outputs_class[..., token].float()
         real = torch.isfinite(coordinates).all(dim=-1)
         boxes = coordinates.masked_fill(~real[..., None], 0.0)
-        sets.append(Candidates(corners_of_centres(boxes.float().sigmoid()), logits.masked_fill(~real, -torch.inf)))
+        sets.append(Candidates(corners_of_centers(boxes.float().sigmoid()), logits.masked_fill(~real, -torch.inf)))
     reference = output.init_reference_points
     for level in range(output.intermediate_hidden_states.shape[1]):
         queries = output.intermediate_hidden_states[:, level]
@@ -78,22 +78,22 @@ def decoded_sets(detector: Any, output: Any, text_mask: torch.Tensor, token: int
             text_hidden_state=output.encoder_last_hidden_state_text,
             text_token_mask=text_mask,
         )
-        sets.append(Candidates(corners_of_centres(raw.sigmoid()), logits[..., token].float()))
+        sets.append(Candidates(corners_of_centers(raw.sigmoid()), logits[..., token].float()))
         reference = output.intermediate_reference_points[:, level]
     return tuple(sets)
 
 
 Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
-"""(normalised pixels [J, 3, h, w], pixel mask [k, h, w], places [k] of the prompts) -> tensors [k, ...]."""
+"""(normalized pixels [J, 3, h, w], pixel mask [k, h, w], places [k] of the prompts) -> tensors [k, ...]."""
 
 
-def run_by_size(detector: Any, pictures: HeadImages, rows: torch.Tensor, run: Run) -> tuple[torch.Tensor, ...]:
-    """Call ``run`` on P prompts about pictures ``rows`` [P], those of one picture size together; results in order.
+def run_by_size(detector: Any, images: HeadImages, rows: torch.Tensor, run: Run) -> tuple[torch.Tensor, ...]:
+    """Call ``run`` on P prompts about images ``rows`` [P], those of one image size together; results in order.
 
-    Tensors of another second dimension (more positions in a larger picture) are filled up: with -inf where they are
+    Tensors of another second dimension (more positions in a larger image) are filled up: with -inf where they are
     [k, N], else with 0.
     """
-    sizes = [tuple(size) for size in pictures.sizes.tolist()]
+    sizes = [tuple(size) for size in images.sizes.tolist()]
     size_of = [sizes[row] for row in rows.tolist()]
     parts: list[tuple[torch.Tensor, ...]] = []
     order: list[int] = []
@@ -104,7 +104,7 @@ def run_by_size(detector: Any, pictures: HeadImages, rows: torch.Tensor, run: Ru
         for start in range(0, len(alike), step):
             places = torch.tensor(alike[start : start + step], device=rows.device)
             used, which = rows[places].unique(return_inverse=True)
-            pixels, mask = _canvas(pictures.pixels[used, :, :height, :width], detector.dtype)
+            pixels, mask = _canvas(images.pixels[used, :, :height, :width], detector.dtype)
             with _shared_backbone(detector, which):
                 parts.append(run(pixels, mask.expand(len(places), -1, -1), places))
             order.extend(alike[start : start + step])
@@ -113,20 +113,20 @@ def run_by_size(detector: Any, pictures: HeadImages, rows: torch.Tensor, run: Ru
 
 
 def _canvas(pixels_u8: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalise [J, 3, h, w]; a ribbon is widened with zeros that the mask [1, h', w'] leaves out."""
+    """Normalize [J, 3, h, w]; a ribbon is widened with zeros that the mask [1, h', w'] leaves out."""
     height, width = pixels_u8.shape[-2:]
     least = -(-max(height, width) // MIN_SIDE_SHARE)
     padding = (0, max(0, least - width), 0, max(0, least - height))
-    pixels = functional.pad(normalise_u8(pixels_u8, IMAGENET_MEAN, IMAGENET_STD, dtype), padding)
+    pixels = functional.pad(normalize_u8(pixels_u8, IMAGENET_MEAN, IMAGENET_STD, dtype), padding)
     mask = torch.ones(1, height, width, dtype=torch.long, device=pixels.device)
     return pixels, functional.pad(mask, padding)
 
 
 @contextmanager
 def _shared_backbone(detector: Any, which: torch.Tensor) -> Iterator[None]:
-    """While open, the backbone's maps of J pictures are handed on to k prompts: map ``which[i]`` to prompt i.
+    """While open, the backbone's maps of J images are handed on to k prompts: map ``which[i]`` to prompt i.
 
-    Raises UserError inside where the pictures are too small for the detector's number of queries.
+    Raises UserError inside where the images are too small for the detector's number of queries.
     """
     config = detector.config
 
@@ -138,7 +138,7 @@ def _shared_backbone(detector: Any, which: torch.Tensor) -> Iterator[None]:
             height, width = (height + 1) // 2, (width + 1) // 2
             positions += height * width
         if config.two_stage and positions < config.num_queries:
-            raise UserError(f"box.detector: {config.num_queries} queries, but the picture has {positions} positions")
+            raise UserError(f"box.detector: {config.num_queries} queries, but the image has {positions} positions")
         return BackboneOutput(feature_maps=tuple(level[which] for level in maps))
 
     hook = detector.model.backbone.conv_encoder.model.register_forward_hook(spread)

@@ -49,7 +49,7 @@ class MaskHead(nn.Module, ABC):
     plane_hw: tuple[int, int]
     reads_pyramid = False
 
-    def start_afresh(self) -> None:  # noqa: B027 (most have nothing to set)
+    def init_new_weights(self) -> None:  # noqa: B027 (most have nothing to set)
         """Set starting values of a head without pretrained weights, where transformers' own do not do."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class MaskRules(ABC):
 
     @abstractmethod
     def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8] | None:
-        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalisation: uint8 [3, h, w].
+        """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalization: uint8 [3, h, w].
 
         None where the head reads the vision tower's maps: it sees what that one is shown.
         """

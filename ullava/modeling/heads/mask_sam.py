@@ -17,7 +17,7 @@ from ullava.geometry.mask_resize import covered_lowres, to_original
 from ullava.modeling.cpu import sam as fast_sam
 from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules, Pyramid
 from ullava.modeling.heads.projector import two_layer_projector
-from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalise_u8, resize_planes_u8
+from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalize_u8, resize_planes_u8
 from ullava.modeling.positions import start_sam_positions
 from ullava.structures import ImageArray
 
@@ -35,14 +35,14 @@ class SamMaskHead(MaskHead):
         self.projector = two_layer_projector(width_in, config.prompt_encoder_config.hidden_size)
         self.sam = SamModel(config)
 
-    def start_afresh(self) -> None:
+    def init_new_weights(self) -> None:
         """The encoder's position table; see ullava.modeling.positions."""
         start_sam_positions(self.sam)
 
     def embed(self, images: HeadImages | Pyramid, rows: torch.Tensor) -> torch.Tensor:
         """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p].
 
-        They are padded to the square here; padding becomes zero *after* normalisation, as in SAM.
+        They are padded to the square here; padding becomes zero *after* normalization, as in SAM.
         """
         if not isinstance(images, HeadImages):
             raise UserError("mask.kind sam encodes images of its own and reads no maps of the vision tower")
@@ -52,11 +52,11 @@ class SamMaskHead(MaskHead):
             return fast_sam.encode(self.sam, self._squares(images.pixels[rows], sizes))
 
     def _squares(self, views: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Views uint8 [n, 3, h, w] -> normalised [n, 3, S, S], zero outside each one's content (h, w)."""
+        """Views uint8 [n, 3, h, w] -> normalized [n, 3, S, S], zero outside each one's content (h, w)."""
         dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
         squares = torch.zeros(len(views), 3, self.side, self.side, dtype=dtype, device=views.device)
         for square, view, (height, width) in zip(squares, views, sizes, strict=True):
-            square[:, :height, :width] = normalise_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
+            square[:, :height, :width] = normalize_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
         return squares
 
     def decode(

@@ -53,7 +53,7 @@ class Sam2MaskHead(MaskHead):
         self.decoder.dynamic_multimask_via_stability = False  # training and inference see the same mask
 
     @torch.no_grad()
-    def start_afresh(self) -> None:
+    def init_new_weights(self) -> None:
         """Things are there until something else is learned; see MaskHead."""
         self.decoder.pred_obj_score_head.proj_out.bias.fill_(PRESENT_AT_FIRST)
 

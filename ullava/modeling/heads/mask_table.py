@@ -50,7 +50,7 @@ MASK_HEADS: Mapping[str, MaskHeadKind] = {
     ),
     "sam2": MaskHeadKind(
         network=_sam2,
-        rules=lambda settings: VisionViewRules(int(settings["side"]), str(settings["aspect"])),
+        rules=lambda settings: VisionViewRules(int(settings["side"]), str(settings["image_aspect_ratio"])),
         part="sam2_config",
         config=Sam2MaskDecoderConfig,
     ),
@@ -70,5 +70,7 @@ def build_mask_head(config: UllavaConfig, width_in: int) -> MaskHead:
 
 
 def build_mask_rules(settings: Mapping[str, Any]) -> MaskRules:
-    """Build the part without weights from the processor's settings: ``kind``, ``side``, ``score`` and ``aspect``."""
+    """Build the part without weights from the processor's settings: ``kind``, ``side``, ``score`` and
+    ``image_aspect_ratio``.
+    """
     return mask_row(settings["kind"]).rules(settings)

@@ -12,26 +12,26 @@ from ullava.geometry.mask_resize import covered_of_view, view_to_original
 from ullava.modeling.heads.mask_contract import MaskRules
 from ullava.structures import ImageArray
 
-WHOLE_VIEWS: dict[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch"}
-"""``vision.aspect`` -> kind of view, of those that show the whole image."""
+WHOLE_VIEWS: dict[str, ViewKind] = {"pad": "pad_center", "stretch": "stretch"}
+"""``vision.image_aspect_ratio`` -> kind of view, of those that show the whole image."""
 
 
 class VisionViewRules(MaskRules):
-    """Masks on the plane of the strategy's square of ``side`` pixels, into which ``aspect`` fits an image.
+    """Masks on the plane of the strategy's square of ``side`` pixels, into which ``image_aspect_ratio`` fits an image.
 
     Raises UserError for an aspect that does not show the whole image: there would be no mask outside.
     """
 
     tells_presence = True
 
-    def __init__(self, side: int, aspect: str) -> None:
-        if aspect not in WHOLE_VIEWS:
+    def __init__(self, side: int, image_aspect_ratio: str) -> None:
+        if image_aspect_ratio not in WHOLE_VIEWS:
             raise UserError(
-                f"mask.encoder vision needs a view of the whole image: vision.aspect {' or '.join(WHOLE_VIEWS)}, "
-                f"not {aspect}"
+                f"mask.encoder vision needs a view of the whole image: vision.image_aspect_ratio {' or '.join(WHOLE_VIEWS)}, "
+                f"not {image_aspect_ratio}"
             )
         self.side = side
-        self.kind = WHOLE_VIEWS[aspect]
+        self.kind = WHOLE_VIEWS[image_aspect_ratio]
 
     def view(self, image_rgb_u8: ImageArray) -> None:
         """See MaskRules; nothing beside what the vision tower is shown."""

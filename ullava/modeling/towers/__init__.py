@@ -1,1 +1,1 @@
-"""Vision towers: what a front-end has to know of each kind, and one table of them (docs/front_ends.md)."""
+"""Vision towers: what a vision encoder has to know of each kind, and one table of them (docs/vision_encoders.md)."""

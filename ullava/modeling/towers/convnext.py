@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import WeightsError
+from ullava.modeling.loading.strict_loading import find_misfits, read_part
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD
-from ullava.modeling.strict_loading import find_misfits, read_part
 from ullava.modeling.towers.tower_contract import MapTower, trains, without
 
 NORM = "layernorm."

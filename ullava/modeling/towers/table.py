@@ -1,4 +1,4 @@
-"""The one table of vision towers: ``model_type`` of transformers -> its row. To add one: docs/front_ends.md."""
+"""The one table of vision towers: ``model_type`` of transformers -> its row. To add one: docs/vision_encoders.md."""
 
 from __future__ import annotations
 

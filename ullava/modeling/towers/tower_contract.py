@@ -1,4 +1,4 @@
-"""The contract of a vision tower: all that a front-end knows of the network that looks at the pixels.
+"""The contract of a vision tower: all that a vision encoder knows of the network that looks at the pixels.
 
 The network itself is transformers' own class, so that weights keep its names and its files load as they are. A
 ``Tower`` stands beside it and says how it is read. It holds the config and no weights; methods that need the network
@@ -19,9 +19,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ullava.errors import UserError
 from ullava.geometry.patches import patch_grid_side
-from ullava.modeling.pixels import normalise_u8
+from ullava.modeling.loading.strict_loading import load_part, read_part
+from ullava.modeling.pixels import normalize_u8
 from ullava.modeling.positions import SAM_SCALE, resize_positions, sincos_grid
-from ullava.modeling.strict_loading import load_part, read_part
 
 FINEST_STRIDE = 4
 """Of the levels of a pyramid: the stem's own map, which some towers have at half of the image's size, is none."""
@@ -76,7 +76,7 @@ class Tower(ABC):
     def depth(self, layer: int) -> int:
         """How many layers run for hidden state ``layer``. Raises UserError where there is no such state."""
         if not -self.num_layers - 1 <= layer <= self.num_layers:
-            raise UserError(f"vision.hidden_layer {layer}: the tower has {self.num_layers} layers")
+            raise UserError(f"vision.vision_feature_layer {layer}: the tower has {self.num_layers} layers")
         return layer % (self.num_layers + 1)
 
     def grid_side(self, layer: int, side: int | None = None) -> int:
@@ -95,7 +95,7 @@ class Tower(ABC):
     def normalize(self, network: nn.Module, pixels: Tensor) -> Tensor:
         """uint8 [I, 3, h, w] -> what the network reads, in its type; a float tensor is taken as normalized already."""
         dtype: torch.dtype = self.stem(network).weight.dtype  # type: ignore[assignment,union-attr]
-        return normalise_u8(pixels, self.image_mean, self.image_std, dtype)
+        return normalize_u8(pixels, self.image_mean, self.image_std, dtype)
 
     @abstractmethod
     def patch_states(self, network: Any, pixels: Tensor, layer: int) -> Tensor:

@@ -1,1 +1,1 @@
-"""Vision strategies: a picture in, visual tokens out. They know nothing of token ids, labels, SAM or the LLM."""
+"""Vision strategies: an image in, visual tokens out. They know nothing of token ids, labels, SAM or the LLM."""

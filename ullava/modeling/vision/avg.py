@@ -1,7 +1,7 @@
-"""Front-end of AVG-LLaVA: as many tokens as the question needs (arXiv 2410.02745).
+"""Vision encoder of AVG-LLaVA: as many tokens as the question needs (arXiv 2410.02745).
 
-A picture is seen whole and in tiles; every crop gives P patch tokens, which the scaler may average to fewer. A router
-reads tokens and question and picks the granularity of the picture, unless the override ``granularity`` (tokens per
+An image is seen whole and in tiles; every crop gives P patch tokens, which the scaler may average to fewer. A router
+reads tokens and question and picks the granularity of the image, unless the override ``granularity`` (tokens per
 crop) says it. Rows and columns of padding go, a newline token follows every row of tiles.
 """
 
@@ -44,10 +44,10 @@ from ullava.modeling.vision.strategy import (
     VisionOutput,
     VisionPart,
     refuse_unknown,
-    zero_of,
+    zero_loss_of,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
-from ullava.modeling.vision.tower_front_end import TowerFrontEnd
+from ullava.modeling.vision.tower_encoder import TowerVisionEncoder
 
 VIEW = "base"
 OVERRIDES = ("granularity",)
@@ -63,20 +63,20 @@ def chosen_levels(grid_side: int, wanted: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(wanted))) or levels_of(grid_side)
 
 
-def forced_level(force: Mapping[str, Any], levels: Sequence[int], usual: int | None) -> int | None:
+def forced_level(overrides: Mapping[str, Any], levels: Sequence[int], usual: int | None) -> int | None:
     """The override ``granularity``, else the model's own; None = the router's choice.
 
     Raises UserError for anything but one of ``levels``.
     """
-    refuse_unknown(force, OVERRIDES, "avg")
-    level = force.get("granularity", usual)
+    refuse_unknown(overrides, OVERRIDES, "avg")
+    level = overrides.get("granularity", usual)
     if level is not None and (isinstance(level, bool) or level not in levels):
         raise UserError(f"granularity has to be one of {', '.join(map(str, levels))}, not {level!r}")
     return level
 
 
 class AvgPreprocessor:
-    """The picture stretched to a square of side R, and the tiles of its canvas, R x R each.
+    """The image stretched to a square of side R, and the tiles of its canvas, R x R each.
 
     Without an override the number of tokens is open until the router has chosen. A budget takes away the levels that
     would not fit. A video is its frames at one of ``video_levels``, without tiles and newlines.
@@ -96,7 +96,7 @@ class AvgPreprocessor:
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """Base crop, tiles, and ``plan``: width, height, finest level allowed; see VisionPreprocessor."""
-        forced = forced_level(notes.force, self.levels, self.granularity)
+        forced = forced_level(notes.overrides, self.levels, self.granularity)
         orig_wh = (image_rgb_u8.shape[1], image_rgb_u8.shape[0])
         plan = plan_canvas(orig_wh, self.side, self.canvases)
         tokens = {level: plan_layout(plan, self.grid_side, level, self.unpad).num_tokens for level in self.levels}
@@ -118,7 +118,7 @@ class AvgPreprocessor:
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         """Every frame stretched to the square; see VisionPreprocessor."""
-        forced = forced_level(notes.force, self.levels, self.granularity)
+        forced = forced_level(notes.overrides, self.levels, self.granularity)
         pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
         allowed = self.video_levels if forced is None else (forced,)
         variant = "" if forced is None else f"|granularity {forced}"
@@ -142,12 +142,12 @@ def floor_of(settings: Mapping[str, Any], levels: Sequence[int]) -> int:
 
 def canvases_of(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """The canvases of a model in tiles (columns, rows). Raises UserError for one that is not two numbers from 1."""
-    if not settings["canvases"]:
-        raise UserError("vision.avg.canvases: a picture needs at least one")
+    if not settings["image_grid_pinpoints"]:
+        raise UserError("vision.avg.image_grid_pinpoints: an image needs at least one")
     canvases = []
-    for canvas in settings["canvases"]:
+    for canvas in settings["image_grid_pinpoints"]:
         if len(canvas) != 2 or min(canvas) < 1:
-            raise UserError(f"vision.avg.canvases: a canvas is [columns, rows], not {list(canvas)}")
+            raise UserError(f"vision.avg.image_grid_pinpoints: a canvas is [columns, rows], not {list(canvas)}")
         canvases.append((int(canvas[0]), int(canvas[1])))
     return tuple(canvases)
 
@@ -171,7 +171,7 @@ class RowEnd(nn.Module):
         return self.weight.clone()
 
 
-class Avg(TowerFrontEnd):
+class Avg(TowerVisionEncoder):
     """States of the tower, a projector, the scaler and the router."""
 
     choices = OVERRIDES
@@ -180,21 +180,21 @@ class Avg(TowerFrontEnd):
         self,
         config: PreTrainedConfig,
         *,
-        hidden_layer: int,
+        vision_feature_layer: int,
         projector: str,
         width_out: int,
         settings: Mapping[str, Any],
     ) -> None:
-        super().__init__(config, hidden_layer)
+        super().__init__(config, vision_feature_layer)
         self.side = self.kind.side
-        self.grid_side = self.kind.grid_side(hidden_layer)
+        self.grid_side = self.kind.grid_side(vision_feature_layer)
         self.levels = chosen_levels(self.grid_side, settings["levels"])
         self.video_levels = video_levels(self.grid_side, settings)
         self.granularity: int | None = settings["granularity"]
         self.min_level = floor_of(settings, self.levels)
         self.canvases = canvases_of(settings)
         self.unpad: Unpad = settings["unpad"]
-        self.projector = build_projector(projector, self.kind.width(hidden_layer), width_out)
+        self.projector = build_projector(projector, self.kind.width(vision_feature_layer), width_out)
         self.newline = RowEnd(width_out)
         self.router = GranularityRouter(
             width_out,
@@ -205,13 +205,13 @@ class Avg(TowerFrontEnd):
             axis=settings["attention_axis"],
         )
 
-    # ------------------------------------------------------------ pictures
+    # ------------------------------------------------------------ images
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """Base [I, 3, R, R], tiles [m_i, 3, R, R], plans [I, 3] -> tokens of every place of the text.
 
-        Forced, they are those of every distinct picture.
+        Forced, they are those of every distinct image.
         """
-        forced = forced_level(context.force, self.levels, self.granularity)
+        forced = forced_level(context.overrides, self.levels, self.granularity)
         crops = self._crops(views)
         plans = [tuple(int(value) for value in plan) for plan in views["plan"]]
         if forced is not None:
@@ -274,19 +274,19 @@ class Avg(TowerFrontEnd):
         return self.levels[best], one.to(logits.dtype)
 
     def _crops(self, views: Views) -> list[torch.Tensor]:
-        """Projected tokens [1 + m_i, P, D] of each picture's crops, all crops through the tower together."""
+        """Projected tokens [1 + m_i, P, D] of each image's crops, all crops through the tower together."""
         entries = list(views["states"]) if "states" in views else self._states(views)
         return list(self.projector(torch.cat(entries)).split([len(entry) for entry in entries]))
 
     def _states(self, views: Views) -> list[torch.Tensor]:
-        """States of the tower [1 + m_i, P, W] of each picture's crops, or of each video's frames [T, P, W]."""
+        """States of the tower [1 + m_i, P, W] of each image's crops, or of each video's frames [T, P, W]."""
         entries = list(views[VIEW])
         if "tiles" in views:
             entries = [torch.cat([base[None], tiles]) for base, tiles in zip(entries, views["tiles"], strict=True)]
         states = self.patch_states(self.normalize(torch.cat(entries)))
         return list(states.split([len(entry) for entry in entries]))
 
-    def seen_once(self, views: Views) -> Mapping[str, Any]:
+    def cached_features(self, views: Views) -> Mapping[str, Any]:
         """The tower's states, where it does not train: all levels are made of the same."""
         return {} if trains(self.tower) else {"states": self._states(views)}
 
@@ -302,7 +302,7 @@ class Avg(TowerFrontEnd):
         The router chooses among ``video_levels`` and takes the frames for crops; its words are those near to the mean
         of the frames.
         """
-        forced = forced_level(context.force, self.levels, self.granularity)
+        forced = forced_level(context.overrides, self.levels, self.granularity)
         states = self.projector(torch.stack(list(views["states"]) if "states" in views else self._states(views)))
         if forced is not None:
             pieces = [scale_tokens(frames, forced).flatten(0, 1) for frames in states]
@@ -314,10 +314,10 @@ class Avg(TowerFrontEnd):
             scale_tokens(states[item], level).flatten(0, 1) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)
         ]
-        return _output(pieces, per_place=True, idle=zero_of(self.newline), told=_told(logits, picks, self.levels))
+        return _output(pieces, per_place=True, idle=zero_loss_of(self.newline), told=_told(logits, picks, self.levels))
 
     def _idle_router(self) -> torch.Tensor:
-        return zero_of(self.router, self.newline)
+        return zero_loss_of(self.router, self.newline)
 
     # ------------------------------------------------------------ the contract's other parts
     def parts(self) -> tuple[VisionPart, ...]:
@@ -328,9 +328,9 @@ class Avg(TowerFrontEnd):
             VisionPart("vision projector", ("",), "projector"),
         )
 
-    def start_afresh(self, pretrained: frozenset[str]) -> None:
+    def init_new_weights(self, pretrained: frozenset[str]) -> None:
         """The published start of the router; the tower's table."""
-        super().start_afresh(pretrained)
+        super().init_new_weights(pretrained)
         self.router.start()
 
     def candidates(self) -> tuple[Mapping[str, Any], ...]:

@@ -1,8 +1,8 @@
-"""AVG-LLaVA's geometry: which canvas a picture gets, how coarse its tokens may be, and which of them are padding.
+"""AVG-LLaVA's geometry: which canvas an image gets, how coarse its tokens may be, and which of them are padding.
 
-A picture is seen whole, stretched to a square (the base crop), and cut into tiles from a canvas. The scaler averages
+An image is seen whole, stretched to a square (the base crop), and cut into tiles from a canvas. The scaler averages
 the tokens of every crop over a kernel; then the tiles are put together and rows and columns of padding dropped
-(spec/siblings.md 2.1; arXiv 2410.02745). Sizes are (width, height) unless a name says ``hw``.
+(section on architecture; arXiv 2410.02745). Sizes are (width, height) unless a name says ``hw``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CANVASES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 """Canvases in tiles (columns, rows), in the published order."""
 
 KERNELS_HW = ((4, 4), (2, 4), (2, 2), (1, 2), (1, 1))
-"""How many neighbouring tokens each level averages, (rows, columns), coarsest first."""
+"""How many neighboring tokens each level averages, (rows, columns), coarsest first."""
 
 
 def levels_of(grid_side: int, kernels: int = len(KERNELS_HW)) -> tuple[int, ...]:
@@ -56,12 +56,12 @@ def scale_tokens(states: torch.Tensor, level: int) -> torch.Tensor:
 
 
 def plan_canvas(orig_wh: tuple[int, int], side: int, canvases: Sequence[tuple[int, int]] = CANVASES) -> TilePlan:
-    """Choose the canvas that keeps most of the picture's pixels, then the one that wastes least, and lay it there.
+    """Choose the canvas that keeps most of the image's pixels, then the one that wastes least, and lay it there.
 
     Raises UserError for a size that is not positive, or no canvas to choose from.
     """
     if min(*orig_wh, side) <= 0 or not canvases:
-        raise UserError(f"a picture of {orig_wh[0]}x{orig_wh[1]} finds no canvas of tiles of {side} pixels")
+        raise UserError(f"an image of {orig_wh[0]}x{orig_wh[1]} finds no canvas of tiles of {side} pixels")
     sizes_hw = [(rows * side, columns * side) for columns, rows in canvases]
     canvas_h, canvas_w = select_best_resolution((orig_wh[1], orig_wh[0]), sizes_hw)
     resized = fit_into(orig_wh, (canvas_w, canvas_h))
@@ -71,10 +71,10 @@ def plan_canvas(orig_wh: tuple[int, int], side: int, canvases: Sequence[tuple[in
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """Where the tokens of one picture lie at one level.
+    """Where the tokens of one image lie at one level.
 
     ``crop_hw``: rows and columns of one crop's tokens; ``rows``, ``columns``: the half-open part of the canvas of
-    tiles that holds the picture. Base tokens come first, then every kept row followed by one newline.
+    tiles that holds the image. Base tokens come first, then every kept row followed by one newline.
     """
 
     crop_hw: tuple[int, int]
@@ -94,10 +94,10 @@ class TokenLayout:
 
 
 def plan_layout(plan: TilePlan, grid_side: int, level: int, unpad: Unpad = "pixels") -> TokenLayout:
-    """Lay out the tokens of a picture at ``level``.
+    """Lay out the tokens of an image at ``level``.
 
-    ``pixels`` finds the padding in pixels and turns it into cells; something of the picture always stays. ``cells`` is
-    the released way: it takes cells for square, so that it cuts off much of the picture at the levels whose cells are
+    ``pixels`` finds the padding in pixels and turns it into cells; something of the image always stays. ``cells`` is
+    the released way: it takes cells for square, so that it cuts off much of the image at the levels whose cells are
     twice as wide as high, and all of a very long one.
     """
     kernel = kernel_of(grid_side, level)
@@ -119,7 +119,7 @@ def _kept(length: int, cut: int) -> tuple[int, int]:
 
 
 def lay_out(states: torch.Tensor, layout: TokenLayout, newline: torch.Tensor) -> torch.Tensor:
-    """Tokens [N, D] of one picture from its scaled crops [1 + tiles, level, D], base crop first, tiles row by row."""
+    """Tokens [N, D] of one image from its scaled crops [1 + tiles, level, D], base crop first, tiles row by row."""
     base, tiles = states[0], states[1:]
     columns, rows = layout.tiles_cr
     plane = tiles.unflatten(1, layout.crop_hw).unflatten(0, (rows, columns)).permute(0, 2, 1, 3, 4)

@@ -13,8 +13,8 @@ from torch.nn import functional
 from ullava.config.fields import CountKind
 from ullava.examples import ModelInputs
 from ullava.losses import answer_nll, ranking_loss
+from ullava.modeling.model.vision_batch import context_of
 from ullava.modeling.vision.passes import EveryCandidate, network_of
-from ullava.modeling.vision_batch import context_of
 from ullava.text.tokens import IGNORE_LABEL
 
 RANKING_TERMS: Mapping[str, CountKind] = {"rglf_ce": "images", "rglf_rank": "images"}
@@ -47,9 +47,9 @@ class RankedCandidates(EveryCandidate):
         supervised = labels != IGNORE_LABEL
         row = supervised.nonzero()[:, 0]
         costs = []
-        for place, force in enumerate(self.candidates):
+        for place, overrides in enumerate(self.candidates):
             with torch.set_grad_enabled(place == len(self.candidates) - 1):
-                output = model(**replace(inputs, force=force).as_kwargs())
+                output = model(**replace(inputs, overrides=overrides).as_kwargs())
             each = functional.cross_entropy(output.supervised_logits.detach().float(), output.targets, reduction="none")
             costs.append(answer_nll(each, row, len(labels)))
         scored = router_scores(model, inputs)

@@ -1,7 +1,7 @@
-"""AVG-LLaVA's granularity router: from a picture's tokens and the question to a score for every level.
+"""AVG-LLaVA's granularity router: from an image's tokens and the question to a score for every level.
 
-One transformer layer over the tokens of all levels and the words of the question that the picture is about, a small
-network at each place, a learned weight for each place, the mean over crops, a norm (spec/siblings.md 2.1; arXiv
+One transformer layer over the tokens of all levels and the words of the question that the image is about, a small
+network at each place, a learned weight for each place, the mean over crops, a norm (section on architecture; arXiv
 2410.02745). Shapes: S places = tokens of all levels, coarsest first, then ``text_slots`` words; L levels; D width.
 """
 
@@ -29,7 +29,7 @@ class ChosenWords:
 
 
 def choose_words(base: torch.Tensor, words: torch.Tensor, slots: int) -> ChosenWords:
-    """The ``slots`` words nearest to the picture: highest mean cosine with its base tokens [P, D] first.
+    """The ``slots`` words nearest to the image: highest mean cosine with its base tokens [P, D] first.
 
     ``words`` [t, D] are those of the question alone; where they are fewer, the rest of the slots stay empty (zero).
     """
@@ -42,10 +42,10 @@ def choose_words(base: torch.Tensor, words: torch.Tensor, slots: int) -> ChosenW
 
 
 class GranularityRouter(nn.Module):
-    """Scores [L] of the levels for each picture.
+    """Scores [L] of the levels for each image.
 
     ``axis``: ``tokens`` lets the places of one crop look at each other. ``crops`` is the released way: the layer was
-    built for another order of dimensions, so each place looks only at its like in the other crops (in a picture of one
+    built for another order of dimensions, so each place looks only at its like in the other crops (in an image of one
     crop, at itself); for released weights. There an empty slot counts as a word; else nobody looks at it and it has no
     vote.
     """
@@ -80,7 +80,7 @@ class GranularityRouter(nn.Module):
         nn.init.normal_(self.voter)
 
     def states(self, crops: torch.Tensor, chosen: ChosenWords) -> torch.Tensor:
-        """What the transformer layer makes of one picture's crops [n, P, D] (base first): [n, S, D]."""
+        """What the transformer layer makes of one image's crops [n, P, D] (base first): [n, S, D]."""
         seen = [scale_tokens(crops, level) for level in self.levels]
         words = chosen.rows.to(crops.dtype).expand(len(crops), -1, -1)
         places = torch.cat([*seen, words], dim=1)
@@ -91,7 +91,7 @@ class GranularityRouter(nn.Module):
         return self.merger(places, src_key_padding_mask=padding)
 
     def forward(self, crops: torch.Tensor, chosen: ChosenWords) -> torch.Tensor:
-        """Scores [L] of one picture from its crops [n, P, D], the base crop first."""
+        """Scores [L] of one image from its crops [n, P, D], the base crop first."""
         scores = self.router(self.states(crops, chosen))
         votes = self.voter[:, 0].to(scores.dtype)
         if self.axis == "tokens":

@@ -1,4 +1,4 @@
-"""Plain front-end of u-LLaVA and LLaVA: one square view, patch states of one layer of its tower, a projector."""
+"""Plain vision encoder of u-LLaVA and LLaVA: one square view, patch states of one layer of its tower, a projector."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from ullava.modeling.vision.strategy import (
     refuse_unknown,
     stacked,
 )
-from ullava.modeling.vision.tower_front_end import TowerFrontEnd
+from ullava.modeling.vision.tower_encoder import TowerVisionEncoder
 
-ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_centre", "stretch": "stretch", "crop": "short_side"}
-"""``aspect`` in model.yaml -> kind of view."""
+ASPECTS: Mapping[str, ViewKind] = {"pad": "pad_center", "stretch": "stretch", "crop": "short_side"}
+"""``image_aspect_ratio`` in model.yaml -> kind of view."""
 
-PAD_COLOUR = 255  # white, as u-LLaVA pads
+PAD_COLOR = 255  # white, as u-LLaVA pads
 VIEW = "base"
 OVERRIDES: tuple[str, ...] = ()
 
 
 class ClipMlpPreprocessor:
-    """Square view of side R; a picture gives P = (R / patch / merge)^2 tokens, a video of T frames T n^2 + P.
+    """Square view of side R; an image gives P = (R / patch / merge)^2 tokens, a video of T frames T n^2 + P.
 
     n is ``frame_grid`` (ullava.config.vision.ClipMlpConfig).
     """
@@ -47,43 +47,45 @@ class ClipMlpPreprocessor:
     view_names: tuple[str, ...] = (VIEW,)
     reads_text = False
 
-    def __init__(self, side: int, patch: int, aspect: str, merge: int = 1, frame_grid: int = 1) -> None:
+    def __init__(
+        self, side: int, patch: int, image_aspect_ratio: str, spatial_merge_size: int = 1, frame_grid: int = 1
+    ) -> None:
         self.side = side
         self.frame_grid = frame_grid
-        self.aspect = aspect
-        self.grid_side = patch_grid_side(side, patch, merge)
+        self.image_aspect_ratio = image_aspect_ratio
+        self.grid_side = patch_grid_side(side, patch, spatial_merge_size)
         self.num_tokens = self.grid_side**2
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """Bicubic resize into the square; see VisionPreprocessor."""
-        refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
+        refuse_unknown(notes.overrides, OVERRIDES, "clip_mlp")
         height, width = image_rgb_u8.shape[:2]
-        view = plan_square(ASPECTS[self.aspect], (width, height), self.side)
-        pixels = render_view(image_rgb_u8, view, mode="bicubic", fill=PAD_COLOUR)
+        view = plan_square(ASPECTS[self.image_aspect_ratio], (width, height), self.side)
+        pixels = render_view(image_rgb_u8, view, mode="bicubic", fill=PAD_COLOR)
         count = TokenCount(self.num_tokens, self.num_tokens)
         return VisionInputs({VIEW: pixels}, {VIEW: view}, count, (self.grid_side, self.grid_side))
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
-        """Each frame as a picture; see VisionPreprocessor."""
-        refuse_unknown(notes.force, OVERRIDES, "clip_mlp")
+        """Each frame as an image; see VisionPreprocessor."""
+        refuse_unknown(notes.overrides, OVERRIDES, "clip_mlp")
         pixels = np.stack([self.preprocess(frame).views[VIEW] for frame in frames_rgb_u8])
         total = len(pixels) * self.frame_grid**2 + self.num_tokens
         return VideoInputs({VIEW: pixels}, TokenCount(total, total))
 
 
 def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:
-    """``linear``: one layer; ``mlp2x``: two with an exact GELU between (spec/ullava.md 1.3)."""
+    """``linear``: one layer; ``mlp2x``: two with an exact GELU between (u-LLaVA's and LLaVA-1.5's projectors)."""
     if kind == "linear":
         return nn.Linear(width_in, width_out)
     return nn.Sequential(nn.Linear(width_in, width_out), nn.GELU(), nn.Linear(width_out, width_out))
 
 
-def merge_patches(states: torch.Tensor, merge: int) -> torch.Tensor:
-    """Join merge x merge neighbours of a square grid: [I, P, D] -> [I, P / merge^2, merge^2 D], rows first."""
-    if merge == 1:
+def merge_patches(states: torch.Tensor, spatial_merge_size: int) -> torch.Tensor:
+    """Join merge x merge neighbors of a square grid: [I, P, D] -> [I, P / merge^2, merge^2 D], rows first."""
+    if spatial_merge_size == 1:
         return states
-    side = round(states.shape[1] ** 0.5) // merge
-    grid = states.unflatten(1, (side, merge, side, merge))
+    side = round(states.shape[1] ** 0.5) // spatial_merge_size
+    grid = states.unflatten(1, (side, spatial_merge_size, side, spatial_merge_size))
     return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 5).flatten(1, 2)
 
 
@@ -91,7 +93,7 @@ def pool_frames(states: torch.Tensor, frame_grid: int = 1) -> torch.Tensor:
     """Tokens of videos from their frames' patches, [V, T, P, D] -> [V, T n^2 + P, D] for ``frame_grid`` n.
 
     First n x n temporal tokens for each frame, rows first, the means of the patches in its fields; then a spatial token
-    for each patch, its mean over the frames. At n = 1 spec/ullava.md 1.4 (Video-ChatGPT).
+    for each patch, its mean over the frames. At n = 1 as published (Video-ChatGPT).
     """
     if frame_grid == 1:
         return torch.cat([states.mean(dim=2), states.mean(dim=1)], dim=1)
@@ -100,44 +102,48 @@ def pool_frames(states: torch.Tensor, frame_grid: int = 1) -> torch.Tensor:
     return torch.cat([grid.mean(dim=(3, 5)).flatten(1, 3), states.mean(dim=1)], dim=1)
 
 
-class ClipMlp(TowerFrontEnd):
-    """Hidden state ``hidden_layer`` of the tower, patches alone, projected to width D."""
+class ClipMlp(TowerVisionEncoder):
+    """Hidden state ``vision_feature_layer`` of the tower, patches alone, projected to width D."""
 
     def __init__(
         self,
         config: PreTrainedConfig,
         *,
-        hidden_layer: int,
+        vision_feature_layer: int,
         projector: str,
         width_out: int,
-        merge: int = 1,
+        spatial_merge_size: int = 1,
         frame_grid: int = 1,
         pyramid: bool = False,
     ) -> None:
-        super().__init__(config, hidden_layer, pyramid=pyramid)
-        grid = self.kind.grid_side(hidden_layer)
-        if grid % merge:
-            raise UserError(f"vision.merge {merge}: the tower's grid of {grid} x {grid} patches cannot be joined so")
-        if grid // merge % frame_grid:
+        super().__init__(config, vision_feature_layer, pyramid=pyramid)
+        grid = self.kind.grid_side(vision_feature_layer)
+        if grid % spatial_merge_size:
             raise UserError(
-                f"vision.clip_mlp.frame_grid {frame_grid}: a grid of {grid // merge} x {grid // merge} tokens "
+                f"vision.spatial_merge_size {spatial_merge_size}: the tower's grid of {grid} x {grid} patches cannot be joined so"
+            )
+        if grid // spatial_merge_size % frame_grid:
+            raise UserError(
+                f"vision.clip_mlp.frame_grid {frame_grid}: a grid of {grid // spatial_merge_size} x {grid // spatial_merge_size} tokens "
                 "cannot be cut so"
             )
-        self.merge = merge
+        self.spatial_merge_size = spatial_merge_size
         self.frame_grid = frame_grid
-        self.projector = build_projector(projector, self.kind.width(hidden_layer) * merge**2, width_out)
+        self.projector = build_projector(
+            projector, self.kind.width(vision_feature_layer) * spatial_merge_size**2, width_out
+        )
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """uint8 or normalised float [I, 3, R, R] -> tokens [I * P, D]."""
-        refuse_unknown(context.force, OVERRIDES, "clip_mlp")
+        """uint8 or normalized float [I, 3, R, R] -> tokens [I * P, D]."""
+        refuse_unknown(context.overrides, OVERRIDES, "clip_mlp")
         states, pyramid = self.states_and_pyramid(self.normalize(stacked(views[VIEW])))
-        return replace(self._project(merge_patches(states, self.merge)), pyramid=pyramid)
+        return replace(self._project(merge_patches(states, self.spatial_merge_size)), pyramid=pyramid)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """uint8 or normalised float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
-        refuse_unknown(context.force, OVERRIDES, "clip_mlp")
+        """uint8 or normalized float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""
+        refuse_unknown(context.overrides, OVERRIDES, "clip_mlp")
         clips = stacked(views[VIEW])
-        states = merge_patches(self.patch_states(self.normalize(clips.flatten(0, 1))), self.merge)
+        states = merge_patches(self.patch_states(self.normalize(clips.flatten(0, 1))), self.spatial_merge_size)
         return self._project(pool_frames(states.unflatten(0, clips.shape[:2]), self.frame_grid))
 
     def _project(self, states: torch.Tensor) -> VisionOutput:

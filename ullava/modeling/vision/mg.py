@@ -1,6 +1,7 @@
-"""Front-end of MG-LLaVA: fused tokens of a low and a high resolution, then a token for each box (arXiv 2406.17770).
+"""Vision encoder of MG-LLaVA: fused tokens of a low and a high resolution, then a token for each box (arXiv
+2406.17770).
 
-One view travels, the high-resolution square; the low one is made of its normalised pixels, as published. P fused tokens
+One view travels, the high-resolution square; the low one is made of its normalized pixels, as published. P fused tokens
 on the grid of both, k object tokens in the order of the boxes' scores: P + k, known before anything is encoded.
 """
 
@@ -39,11 +40,11 @@ from ullava.modeling.vision.strategy import (
     VisionPart,
     refuse_unknown,
 )
-from ullava.modeling.vision.tower_front_end import TowerFrontEnd
+from ullava.modeling.vision.tower_encoder import TowerVisionEncoder
 from ullava.structures import DetectedBoxes
 
-PAD_COLOUR = (122, 116, 104)
-"""CLIP's mean colour in whole grey levels, rounded down; the published padding."""
+PAD_COLOR = (122, 116, 104)
+"""CLIP's mean color in whole gray levels, rounded down; the published padding."""
 
 VIEW = "base"
 OVERRIDES = ("max_boxes",)
@@ -51,7 +52,7 @@ NO_BOXES = DetectedBoxes(np.zeros((0, 4)), np.zeros(0), ())
 
 
 class MgPreprocessor:
-    """Centre-padded square of side ``high``; a picture with k boxes gives P + k tokens.
+    """Center-padded square of side ``high``; an image with k boxes gives P + k tokens.
 
     A video gives, for each frame, P / ``frame_pool``^2 tokens and one for each of its boxes. ``box_rule``: ``top``
     keeps the ``max_boxes`` best of those that are not of one class and one place; ``released`` is the published rule,
@@ -75,7 +76,7 @@ class MgPreprocessor:
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
         """The square view and the boxes on it; see VisionPreprocessor. A small budget leaves out the last boxes."""
-        limit = self._limit(notes.force)
+        limit = self._limit(notes.overrides)
         view, pixels = self._square(image_rgb_u8)
         boxes = self._boxes(notes.boxes, view, limit)
         tokens = self.grid_side**2
@@ -92,8 +93,8 @@ class MgPreprocessor:
         )
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
-        """Each frame as a picture; see VisionPreprocessor."""
-        limit = self._limit(notes.force)
+        """Each frame as an image; see VisionPreprocessor."""
+        limit = self._limit(notes.overrides)
         found = notes.frame_boxes or (None,) * len(frames_rgb_u8)
         if len(found) != len(frames_rgb_u8):
             raise UserError(f"boxes of {len(found)} frames for a video of {len(frames_rgb_u8)}")
@@ -108,16 +109,16 @@ class MgPreprocessor:
         }
         return VideoInputs(views, TokenCount(total, total), _name_of(joined))
 
-    def _limit(self, force: Mapping[str, Any]) -> int:
-        refuse_unknown(force, OVERRIDES, "mg")
-        limit = force.get("max_boxes", self.max_boxes)
+    def _limit(self, overrides: Mapping[str, Any]) -> int:
+        refuse_unknown(overrides, OVERRIDES, "mg")
+        limit = overrides.get("max_boxes", self.max_boxes)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
             raise UserError(f"max_boxes has to be a whole number from 0, not {limit!r}")
         return limit
 
     def _square(self, image_rgb_u8: NDArray[np.uint8]) -> tuple[View, NDArray[np.uint8]]:
-        view = plan_view("pad_centre", (image_rgb_u8.shape[1], image_rgb_u8.shape[0]), self.high)
-        return view, render_view(image_rgb_u8, view, mode="pillow", fill=PAD_COLOUR)
+        view = plan_view("pad_center", (image_rgb_u8.shape[1], image_rgb_u8.shape[0]), self.high)
+        return view, render_view(image_rgb_u8, view, mode="pillow", fill=PAD_COLOR)
 
     def _boxes(self, found: DetectedBoxes | None, view: View, limit: int) -> NDArray[np.float32]:
         """Boxes float32 [k, 4] in pixels of the view, the best first."""
@@ -136,31 +137,31 @@ def _name_of(boxes: NDArray[np.float32]) -> str:
     return f"|boxes {hashlib.blake2b(boxes.tobytes(), digest_size=8).hexdigest()}" if len(boxes) else ""
 
 
-class Mg(TowerFrontEnd):
+class Mg(TowerVisionEncoder):
     """The tower's states of the low view fused with the coarsest map of a ConvNeXt on the high one; tokens of boxes."""
 
     def __init__(
         self,
         config: PreTrainedConfig,
         *,
-        hidden_layer: int,
+        vision_feature_layer: int,
         projector: str,
         width_out: int,
         settings: Mapping[str, Any],
     ) -> None:
-        super().__init__(config, hidden_layer)
+        super().__init__(config, vision_feature_layer)
         self.pyramid = ConvNextPyramid(ConvNextConfig(**settings["pyramid"]))
         self.low = self.kind.side
-        self.high = self.kind.grid_side(hidden_layer) * self.pyramid.stride
+        self.high = self.kind.grid_side(vision_feature_layer) * self.pyramid.stride
         self.frame_pool = int(settings["frame_pool"])
         channels = self.pyramid.channels
-        self.fusion = ConvGateFusion(settings["fusion"], self.kind.width(hidden_layer), channels[-1])
+        self.fusion = ConvGateFusion(settings["fusion"], self.kind.width(vision_feature_layer), channels[-1])
         self.projector = build_projector(projector, self.fusion.width_out, width_out)
         self.objects = ObjectTokens(settings["pooling"], channels, width_out, embed_boxes=settings["embed_boxes"])
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """uint8 or normalised float [I, 3, R, R] and boxes [k_i, 4] -> tokens [sum(P + k_i), D]."""
-        refuse_unknown(context.force, OVERRIDES, "mg")
+        """uint8 or normalized float [I, 3, R, R] and boxes [k_i, 4] -> tokens [sum(P + k_i), D]."""
+        refuse_unknown(context.overrides, OVERRIDES, "mg")
         pixels = torch.stack(list(views[VIEW]))
         tokens, objects, gate = self._see(pixels, list(views["boxes"]), pool=1)
         pieces = [torch.cat(pair) for pair in zip(tokens, objects, strict=True)]
@@ -168,8 +169,8 @@ class Mg(TowerFrontEnd):
         return VisionOutput(torch.cat(pieces), tuple(len(piece) for piece in pieces), diagnostics=told)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """uint8 or normalised float [V, T, 3, R, R] -> for each frame its pooled tokens, then those of its boxes."""
-        refuse_unknown(context.force, OVERRIDES, "mg")
+        """uint8 or normalized float [V, T, 3, R, R] -> for each frame its pooled tokens, then those of its boxes."""
+        refuse_unknown(context.overrides, OVERRIDES, "mg")
         clips = torch.stack(list(views[VIEW]))
         boxes = [
             rows
@@ -185,7 +186,7 @@ class Mg(TowerFrontEnd):
     def _see(
         self, pixels: torch.Tensor, boxes: Sequence[torch.Tensor], pool: int
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """Fused tokens [I, P / pool^2, D], object tokens [k_i, D] of each picture, the gates [I]."""
+        """Fused tokens [I, P / pool^2, D], object tokens [k_i, D] of each image, the gates [I]."""
         high = self.pyramid.normalize(pixels)
         own = high if self._same_normalization() else self.normalize(pixels)
         low = functional.interpolate(own, (self.low, self.low), mode="bilinear", align_corners=False)
@@ -217,7 +218,7 @@ class Mg(TowerFrontEnd):
         if "pyramid" in paths:
             self.pyramid.load(paths["pyramid"])
 
-    def start_afresh(self, pretrained: frozenset[str]) -> None:
+    def init_new_weights(self, pretrained: frozenset[str]) -> None:
         """The published start of the fusion, which leaves the low-resolution states as they are; the tower's table."""
-        super().start_afresh(pretrained)
+        super().init_new_weights(pretrained)
         self.fusion.start()

@@ -1,4 +1,4 @@
-"""From boxes that a detector found to the boxes that MG-LLaVA makes tokens of (spec/siblings.md 1.2 and part 6).
+"""From boxes that a detector found to the boxes that MG-LLaVA makes tokens of (arXiv 2406.17770, released code).
 
 Ours: suppression within a class, then the best by score up to one number, drawn on the high-resolution view as they
 are. ``released_boxes`` is the published order of the same steps with its rounding, its soft cap and its filler box, for
@@ -45,9 +45,9 @@ def suppress(boxes: ArrayLike, scores: ArrayLike, labels: Sequence[str]) -> NDAr
 def boxes_on_view(
     boxes_xyxy_px: ArrayLike, scores: ArrayLike, labels: Sequence[str], view: View, limit: int
 ) -> tuple[Boxes, int]:
-    """The ``limit`` best boxes of a picture in pixels of ``view``, float64 [k, 4], and how many were left out.
+    """The ``limit`` best boxes of an image in pixels of ``view``, float64 [k, 4], and how many were left out.
 
-    Boxes are cut at the picture's edge; those outside it, and those that another of their class stands for, go first.
+    Boxes are cut at the image's edge; those outside it, and those that another of their class stands for, go first.
     """
     corners = as_coordinates(boxes_xyxy_px)
     places = suppress(corners, scores, labels)

@@ -1,7 +1,7 @@
 """MG-LLaVA's fusion of low-resolution tokens with a high-resolution map on the same grid (arXiv 2406.17770).
 
-Shapes: I pictures, P patches of the grid h x w row by row, C_low and C_high channels. The paper writes a gate for every
-token; the released module, reproduced here, has one number for every picture (spec/siblings.md 1.1).
+Shapes: I images, P patches of the grid h x w row by row, C_low and C_high channels. The paper writes a gate for every
+token; the released module, reproduced here, has one number for every image (arXiv 2406.17770).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FUSIONS: tuple[FusionKind, ...] = ("gate", "gate_concat", "concat", "raw_concat"
 
 
 class ConvGateFusion(nn.Module):
-    """Fused tokens of pictures from patch states [I, P, C_low] and a map [I, C_high, h, w] with h * w = P.
+    """Fused tokens of images from patch states [I, P, C_low] and a map [I, C_high, h, w] with h * w = P.
 
     With L' the low states and H' the map, each changed by two small convolutions, and g = tanh of a gate that reads the
     mean of both, the kinds give: ``gate`` L' + g H' (the published one), ``gate_concat`` [L', g H'], ``concat``

@@ -1,13 +1,13 @@
 """MG-LLaVA's object tokens: the mean of a feature pyramid over each box (RoIAlign, then the mean of its bins).
 
 As published, every map is brought to the finest one's size, all are joined, and RoIAlign reads the result, 405 MiB for
-a picture of 768 x 768. It reads at points spread evenly over the box, by bilinear interpolation, and the mean over
+an image of 768 x 768. It reads at points spread evenly over the box, by bilinear interpolation, and the mean over
 its bins is the mean over its points. Both interpolations work on rows and columns apart, so the whole is
 ``w_y^T map w_x`` for each map as it is, with a weight for each row and each column: the same numbers, and no bins and
-no up-sampled map ever exist. The border follows the compiled kernels (spec/siblings.md 6.2): a box below one cell is
+no up-sampled map ever exist. The border follows the compiled kernels (RoIAlign of torchvision): a box below one cell is
 widened to one cell, and points that then lie beyond the last row or column count as zero.
 
-Shapes: I pictures, k boxes of one picture, C channels, h x w cells of a map; boxes are corners in pixels of the view.
+Shapes: I images, k boxes of one image, C channels, h x w cells of a map; boxes are corners in pixels of the view.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def pool_map(
 
 
 class ObjectTokens(nn.Module):
-    """A token for each box of a picture from the maps of a pyramid, finest first.
+    """A token for each box of an image from the maps of a pyramid, finest first.
 
     ``pyramid`` (published) pools every map and joins the channels; ``last_only`` pools the coarsest map, in its own
     cells; ``multi_level`` adds the levels up, each behind a layer of its own. A two-layer projector follows.
-    ``embed_boxes`` adds what two layers make of the box itself (centre and size over the view's side); not published.
+    ``embed_boxes`` adds what two layers make of the box itself (center and size over the view's side); not published.
     """
 
     def __init__(self, kind: PoolingKind, channels: Sequence[int], width_out: int, *, embed_boxes: bool) -> None:
@@ -102,7 +102,7 @@ class ObjectTokens(nn.Module):
         self.box_embedding = _two_layers(4, width_out) if embed_boxes else None
 
     def pool(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, view_side: int) -> torch.Tensor:
-        """Means [k, ``width_in``] of one picture's maps [C_s, h_s, w_s] over its boxes [k, 4] in view pixels."""
+        """Means [k, ``width_in``] of one image's maps [C_s, h_s, w_s] over its boxes [k, 4] in view pixels."""
         if self.kind == "last_only":
             return pool_map(maps[-1], boxes, view_side, bins=BINS_LAST)
         finest = maps[0].shape[-1]
@@ -115,7 +115,7 @@ class ObjectTokens(nn.Module):
     def forward(
         self, maps: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], view_side: int
     ) -> list[torch.Tensor]:
-        """Tokens [k_i, D] of every picture from maps [I, C_s, h_s, w_s] and boxes [k_i, 4]; k may be 0."""
+        """Tokens [k_i, D] of every image from maps [I, C_s, h_s, w_s] and boxes [k_i, 4]; k may be 0."""
         pooled = [self.pool([level[row] for level in maps], found, view_side) for row, found in enumerate(boxes)]
         tokens = self.projector(torch.cat(pooled).to(next(self.projector.parameters()).dtype))
         if self.box_embedding is not None:

@@ -1,4 +1,4 @@
-"""MG-LLaVA's high-resolution encoder: every map of a ConvNeXt, without its final norm (spec/siblings.md 1.1)."""
+"""MG-LLaVA's high-resolution encoder: every map of a ConvNeXt, without its final norm (arXiv 2406.17770)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import ConvNextConfig
 
-from ullava.modeling.strict_loading import load_part, read_part
+from ullava.modeling.loading.strict_loading import load_part, read_part
 from ullava.modeling.towers.convnext import BESIDE, UNREAD, ConvNextTower
 
 
@@ -19,7 +19,7 @@ class ConvNextPyramid(nn.Module):
         super().__init__()
         self.kind = ConvNextTower(config)
         self.model = self.kind.build()
-        self.model.layernorm = nn.Identity()  # of the mean over the picture, which nobody reads here
+        self.model.layernorm = nn.Identity()  # of the mean over the image, which nobody reads here
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ class ConvNextPyramid(nn.Module):
         return self.kind.normalize(self.model, pixels)
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Normalised pixels [I, 3, R, R] -> maps [I, C_s, R / stride_s, R / stride_s]; no gradient if it is frozen."""
+        """Normalized pixels [I, 3, R, R] -> maps [I, C_s, R / stride_s, R / stride_s]; no gradient if it is frozen."""
         return self.kind.maps(self.model, pixels)[1:]
 
     def load(self, folder: Path) -> None:

@@ -32,7 +32,7 @@ class Passes:
         """The overrides of the passes that each have a backward pass of their own; the loss is the mean over them."""
         return ({},)
 
-    def seen_once(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
+    def cached_features(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
         """A batch with what all of its passes share computed beforehand."""
         return inputs
 
@@ -56,9 +56,9 @@ class EveryCandidate(Passes):
         """The candidates."""
         return self.candidates
 
-    def seen_once(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
+    def cached_features(self, model: nn.Module, inputs: ModelInputs) -> ModelInputs:
         """A batch with the views that no override changes (``VisionStrategy.seen_once``)."""
-        seen = network_of(model).vision.seen_once
+        seen = network_of(model).vision.cached_features
 
         def with_seen(visual: VisualInputs | None) -> VisualInputs | None:
             return None if visual is None else replace(visual, views={**visual.views, **seen(visual.views)})

@@ -1,6 +1,7 @@
-"""SliME's front-end: a gated global view, tiles pressed by a resampler, and of their tokens those the question is near.
+"""SliME's vision encoder: a gated global view, tiles pressed by a resampler, and of their tokens those the question is
+near.
 
-Spec/siblings.md 4 and 5.5 (arXiv 2406.08487). Tokens of a picture: the global view's, a separator, the kept local ones.
+SliME's paper and code (arXiv 2406.08487). Tokens of an image: the global view's, a separator, the kept local ones.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from ullava.modeling.vision.strategy import (
     stacked,
 )
 from ullava.modeling.vision.tiles import render_tiles, render_whole, whole_view
-from ullava.modeling.vision.tower_front_end import TowerFrontEnd
+from ullava.modeling.vision.tower_encoder import TowerVisionEncoder
 
-OVERRIDES = ("gamma", "max_tiles")
+OVERRIDES = ("top_p", "max_tiles")
 SCORE_NOISE = 0.1
 """Standard deviation, in units of the temperature, of what is added to the scores in training."""
 
 
 class SlimePreprocessor:
-    """The whole picture as a square of side R, and the tiles of its grid; a video gives its frames as tiles."""
+    """The whole image as a square of side R, and the tiles of its grid; a video gives its frames as tiles."""
 
     view_names: tuple[str, ...] = ("base", "tiles", "grid")
 
@@ -54,14 +55,14 @@ class SlimePreprocessor:
         self.reads_text = settings.view != "global"
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
-        """See VisionPreprocessor; where the budget is short, the picture is cut into fewer tiles."""
-        refuse_unknown(notes.force, OVERRIDES, "slime")
+        """See VisionPreprocessor; where the budget is short, the image is cut into fewer tiles."""
+        refuse_unknown(notes.overrides, OVERRIDES, "slime")
         size = (image_rgb_u8.shape[1], image_rgb_u8.shape[0])
-        most = int(notes.force.get("max_tiles", self.settings.max_tiles))
+        most = int(notes.overrides.get("max_tiles", self.settings.max_tiles))
         plan = wanted = plan_tiles(size, self.side, most)
-        gamma = gamma_of(notes.force, self.settings)
+        top_p = top_p_of(notes.overrides, self.settings)
         while notes.budget is not None and plan.num_tiles > MIN_WANTED:
-            if self._count(plan.num_tiles, gamma).high <= notes.budget:
+            if self._count(plan.num_tiles, top_p).high <= notes.budget:
                 break
             plan = plan_tiles(size, self.side, plan.num_tiles - 1)
         views: dict[str, NDArray[Any]] = {"base": render_whole(image_rgb_u8, self.side)}
@@ -69,7 +70,7 @@ class SlimePreprocessor:
         if self.settings.view != "global":
             views |= {"tiles": render_tiles(image_rgb_u8, plan), "grid": np.asarray(plan.grid_cr, np.int64)}
             geometry |= {f"tiles.{number}": view for number, view in enumerate(plan.views())}
-        count = self._count(plan.num_tiles, gamma)
+        count = self._count(plan.num_tiles, top_p)
         return VisionInputs(
             views,
             geometry,
@@ -80,18 +81,18 @@ class SlimePreprocessor:
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
         """Each frame stretched to the square; see VisionPreprocessor."""
-        refuse_unknown(notes.force, OVERRIDES, "slime")
+        refuse_unknown(notes.overrides, OVERRIDES, "slime")
         pixels = np.stack([render_whole(frame, self.side) for frame in frames_rgb_u8])
-        return VideoInputs({"base": pixels}, self._count(len(pixels), gamma_of(notes.force, self.settings)))
+        return VideoInputs({"base": pixels}, self._count(len(pixels), top_p_of(notes.overrides, self.settings)))
 
-    def _count(self, tiles: int, gamma: float) -> TokenCount:
+    def _count(self, tiles: int, top_p: float) -> TokenCount:
         """Bounds of the tokens of an item with so many tiles; exact where nothing is selected."""
         view = self.settings.view
         if view == "global":
             return TokenCount(self.whole_tokens, self.whole_tokens)
         fixed = self.whole_tokens + 1 if view == "both" else 0
         most = fixed + tiles * self.tile_tokens
-        return TokenCount(most if gamma >= 1.0 else fixed + 1, most)
+        return TokenCount(most if top_p >= 1.0 else fixed + 1, most)
 
 
 def slime_settings(table: Mapping[str, Any]) -> SlimeConfig:
@@ -99,30 +100,36 @@ def slime_settings(table: Mapping[str, Any]) -> SlimeConfig:
     return SlimeConfig(**{entry.name: table[entry.name] for entry in fields(SlimeConfig) if entry.name in table})
 
 
-def gamma_of(force: Mapping[str, Any], settings: SlimeConfig) -> float:
+def top_p_of(overrides: Mapping[str, Any], settings: SlimeConfig) -> float:
     """The share of the local tokens' probability that is kept. Raises UserError for one outside 0 to 1."""
-    gamma = float(force.get("gamma", settings.gamma))
-    if not 0.0 <= gamma <= 1.0:
-        raise UserError(f"gamma is {gamma}: a share lies between 0 and 1")
-    return gamma
+    top_p = float(overrides.get("top_p", settings.top_p))
+    if not 0.0 <= top_p <= 1.0:
+        raise UserError(f"top_p is {top_p}: a share lies between 0 and 1")
+    return top_p
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Tokens of one picture or video before the selection: [G, D] of the whole (or none), [n, D] of its tiles."""
+    """Tokens of one image or video before the selection: [G, D] of the whole (or none), [n, D] of its tiles."""
 
     whole: torch.Tensor
     local: torch.Tensor
 
 
-class Slime(TowerFrontEnd):
+class Slime(TowerVisionEncoder):
     """``mixture`` for the tower's states of the whole, ``local`` (resampler B) and the mixture's MLP for the tiles'."""
 
     def __init__(
-        self, config: PreTrainedConfig, *, hidden_layer: int, settings: SlimeConfig, separator_id: int, width_out: int
+        self,
+        config: PreTrainedConfig,
+        *,
+        vision_feature_layer: int,
+        settings: SlimeConfig,
+        separator_id: int,
+        width_out: int,
     ) -> None:
-        super().__init__(config, hidden_layer)
-        side, width = self.kind.grid_side(hidden_layer), self.kind.width(hidden_layer)
+        super().__init__(config, vision_feature_layer)
+        side, width = self.kind.grid_side(vision_feature_layer), self.kind.width(vision_feature_layer)
         self.settings = settings
         self.separator_id = separator_id
         self.mixture = GatedMixture(side, width, settings.heads, width_out)
@@ -130,7 +137,7 @@ class Slime(TowerFrontEnd):
 
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [I, 3, R, R], ``tiles`` [m, 3, R, R] and ``grid`` (columns, rows) of each item -> its tokens."""
-        refuse_unknown(context.force, OVERRIDES, "slime")
+        refuse_unknown(context.overrides, OVERRIDES, "slime")
         whole = stacked(views["base"])
         if self.settings.view == "global":
             return self.tokens_of(self._states(whole), [], [], context)
@@ -145,7 +152,7 @@ class Slime(TowerFrontEnd):
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [V, T, 3, R, R]: the mean of the frames' states is the whole, each frame is a tile."""
-        refuse_unknown(context.force, OVERRIDES, "slime")
+        refuse_unknown(context.overrides, OVERRIDES, "slime")
         clips = stacked(views["base"])
         states = self._states(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         whole = states.mean(dim=1) if self.settings.view != "local" else states[:0, 0]
@@ -163,13 +170,13 @@ class Slime(TowerFrontEnd):
 
         Either may be empty (``view`` local, global). Where tokens are selected the counts are those of the places.
         """
-        gamma = gamma_of(context.force, self.settings)
-        floor = 0.0 if "gamma" in context.force else self.settings.gamma_floor
+        top_p = top_p_of(context.overrides, self.settings)
+        floor = 0.0 if "top_p" in context.overrides else self.settings.min_top_p
         items, told = self._project(whole, tiles, grids, context)
         places: Sequence[int] = range(len(items))
-        if tiles and gamma < 1.0:
+        if tiles and top_p < 1.0:
             places = context.places
-            shares = [gamma if not context.is_grounded(n) else max(gamma, floor) for n in range(len(places))]
+            shares = [top_p if not context.is_grounded(n) else max(top_p, floor) for n in range(len(places))]
             kept = [self._select(items[item].local, n, shares[n], context) for n, item in enumerate(places)]
         else:
             kept = [torch.arange(len(item.local), device=item.local.device) for item in items]
@@ -210,12 +217,12 @@ class Slime(TowerFrontEnd):
             return [_Item(tokens[:0], tokens) for tokens in merged], told
         return [_Item(*pair) for pair in zip(wholes, merged, strict=True)], told
 
-    def _select(self, local: torch.Tensor, place: int, gamma: float, context: EncodeContext) -> torch.Tensor:
+    def _select(self, local: torch.Tensor, place: int, top_p: float, context: EncodeContext) -> torch.Tensor:
         """Which of the local tokens [n, D] the place of the text gets."""
         scores = reduce_cosines(word_cosines(local, context.words_of(place)), self.settings.reduce)
         if self.training:
-            scores = scores + SCORE_NOISE * self.settings.tau * _normal(scores.shape, scores, context)
-        return select_top_p(scores, gamma, self.settings.tau)
+            scores = scores + SCORE_NOISE * self.settings.temperature * _normal(scores.shape, scores, context)
+        return select_top_p(scores, top_p, self.settings.temperature)
 
     def _row(self, item: _Item, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [N, D] of one place and the ids of words among them [N]."""

@@ -1,6 +1,6 @@
 """SliME's projector: for the global view a gated mixture of an MLP and of a resampler followed by the same MLP.
 
-Spec/siblings.md 4.2 and 4.7. The gate is computed in float32; noise is drawn in training only, from a generator that
+arXiv 2406.08487, global view. The gate is computed in float32; noise is drawn in training only, from a generator that
 the caller passes.
 """
 

@@ -1,6 +1,6 @@
 """SliME's resampler: learned queries on a grid read a grid of patch states through one cross-attention.
 
-Spec/siblings.md 4.2-4.3 and 6.1. The table of positions belongs to the grid of the queries and has the precision of
+arXiv 2406.08487, released code. The table of positions belongs to the grid of the queries and has the precision of
 float16, in which it was stored; keys get that table resized to their own grid and rounded to float16 once more.
 """
 

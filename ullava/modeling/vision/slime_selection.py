@@ -1,6 +1,6 @@
-"""SliME's choice of local tokens: those that the words of the prompt are close to, until their shares add up to gamma.
+"""SliME's choice of local tokens: those that the words of the prompt are close to, until their shares add up to top_p.
 
-Spec/siblings.md 4.3 and 4.7. Pure functions without weights; no gradient runs through the choice.
+arXiv 2406.08487, local view. Pure functions without weights; no gradient runs through the choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sharper the shares and the fewer tokens are kept; ``mean`` does not depend on th
 REDUCTIONS: tuple[Reduce, ...] = ("sum", "mean")
 
 EVERYTHING = 1.0
-"""From this gamma on nothing is dropped. The released rule drops tokens there, when the running sum is rounded up."""
+"""From this top_p on nothing is dropped. The released rule drops tokens there, when the running sum is rounded up."""
 
 
 @torch.no_grad()
@@ -37,30 +37,30 @@ def reduce_cosines(cosines: torch.Tensor, reduce: Reduce) -> torch.Tensor:
 
 
 @torch.no_grad()
-def select_top_p(scores: torch.Tensor, gamma: float, tau: float = 1.0, reduce: Reduce = "sum") -> torch.Tensor:
+def select_top_p(scores: torch.Tensor, top_p: float, temperature: float = 1.0, reduce: Reduce = "sum") -> torch.Tensor:
     """Indices of the tokens that are kept, ascending, int64 [K]; at least one of any.
 
     Args:
         scores: [N], one of each token, or cosines [N, T], which ``reduce`` makes into one.
-        gamma: from the best score on, tokens are kept while the sum of their shares softmax(scores / tau) is at most
-            gamma, and the next one too; 1 keeps all.
-        tau: temperature, above 0.
+        top_p: from the best score on, tokens are kept while the sum of their shares softmax(scores / temperature) is at
+            most top_p, and the next one too; 1 keeps all.
+        temperature: temperature, above 0.
         reduce: ``sum`` or ``mean`` over T.
 
     Raises:
-        UserError: a gamma outside 0 to 1, a tau that is not positive, an unknown ``reduce``.
+        UserError: a top_p outside 0 to 1, a temperature that is not positive, an unknown ``reduce``.
     """
-    if not 0.0 <= gamma <= EVERYTHING:
-        raise UserError(f"gamma is {gamma}: a share lies between 0 and 1")
-    if tau <= 0:
-        raise UserError(f"tau is {tau}: a temperature is above 0")
+    if not 0.0 <= top_p <= EVERYTHING:
+        raise UserError(f"top_p is {top_p}: a share lies between 0 and 1")
+    if temperature <= 0:
+        raise UserError(f"temperature is {temperature}: a temperature is above 0")
     if scores.ndim == 2:
         scores = reduce_cosines(scores, reduce)
-    if gamma >= EVERYTHING or len(scores) == 0:
+    if top_p >= EVERYTHING or len(scores) == 0:
         return torch.arange(len(scores), device=scores.device)
-    shares = (scores.double() / tau).softmax(dim=0)
+    shares = (scores.double() / temperature).softmax(dim=0)
     ordered, order = shares.sort(descending=True, stable=True)
-    kept = min(int((ordered.cumsum(dim=0) <= gamma).sum()) + 1, len(scores))
+    kept = min(int((ordered.cumsum(dim=0) <= top_p).sum()) + 1, len(scores))
     return order[:kept].sort().values
 
 

@@ -1,6 +1,6 @@
-"""SliME's slicing: which grid of tiles a picture gets, and where it lies on the canvas.
+"""SliME's slicing: which grid of tiles an image gets, and where it lies on the canvas.
 
-Spec/siblings.md 4.1 and 6.4 (arXiv 2406.08487). Sizes are written (width, height), grids (columns, rows) as the
+arXiv 2406.08487, slicing (arXiv 2406.08487). Sizes are written (width, height), grids (columns, rows) as the
 published code returns them.
 """
 
@@ -14,7 +14,7 @@ from ullava.errors import UserError
 from ullava.modeling.vision.tiles import TilePlan, fit_into
 
 MIN_WANTED, MAX_WANTED = 2, 6
-"""Bounds of the number of tiles that the picture's area asks for; the grid may hold one tile more (7) or fewer."""
+"""Bounds of the number of tiles that the image's area asks for; the grid may hold one tile more (7) or fewer."""
 MAX_TILES = MAX_WANTED + 1
 
 
@@ -30,17 +30,17 @@ def candidate_grids(wanted: int) -> list[tuple[int, int]]:
 
 
 def plan_tiles(orig_wh: tuple[int, int], side: int, max_tiles: int = MAX_TILES) -> TilePlan:
-    """Choose the grid for a picture and lay the picture on the canvas.
+    """Choose the grid for an image and lay the image on the canvas.
 
     The area asks for s = ceil(W H / side^2) tiles, kept within 2 and 6; of all grids of s - 1, s and s + 1 tiles that
-    with most of the picture's pixels wins, then the one that wastes least. ``max_tiles`` leaves out larger grids.
+    with most of the image's pixels wins, then the one that wastes least. ``max_tiles`` leaves out larger grids.
 
     Raises:
         UserError: a size that is not positive, or fewer than the two tiles that the smallest grid has.
     """
     width, height = orig_wh
     if min(width, height, side) <= 0:
-        raise UserError(f"sizes must be positive: picture {width}x{height}, tile {side}")
+        raise UserError(f"sizes must be positive: image {width}x{height}, tile {side}")
     if max_tiles < MIN_WANTED:
         raise UserError(f"max_tiles is {max_tiles}: the smallest grid of SliME has {MIN_WANTED} tiles")
     wanted = min(max(math.ceil(width * height / side**2), MIN_WANTED), MAX_WANTED, max_tiles)

@@ -1,7 +1,8 @@
-"""The contract of a vision strategy (spec/siblings.md 5.2-5.3; docs/front_ends.md tells how to write one).
+"""The contract of a vision strategy (what MG-LLaVA, AVG-LLaVA, ConvLLaVA and SliME need of one; docs/vision_encoders.md
+tells how to write one).
 
-The language side sees nothing else of a front-end. A strategy has two parts: a ``VisionPreprocessor``, which runs in
-data workers, and a ``VisionStrategy``, which holds the weights. Neither touches token ids, labels or heads.
+The language side sees nothing else of a vision encoder. A strategy has two parts: a ``VisionPreprocessor``, which runs
+in data workers, and a ``VisionStrategy``, which holds the weights. Neither touches token ids, labels or heads.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from ullava.structures import DetectedBoxes
 
 @dataclass(frozen=True, slots=True)
 class ItemNotes:
-    """What is known of a picture or video beside its pixels.
+    """What is known of an image or video beside its pixels.
 
-    ``boxes``: things that somebody found in a picture, ``frame_boxes`` in each frame of a video (or empty); None =
-    nobody looked. ``force``: the user's overrides by name. ``budget``: a picture should give no more tokens than this;
-    a strategy that can see it coarser does so, and the row is refused where that is not enough.
+    ``boxes``: things that somebody found in an image, ``frame_boxes`` in each frame of a video (or empty); None =
+    nobody looked. ``overrides``: the user's overrides by name. ``budget``: an image should give no more tokens than
+    this; a strategy that can see it coarser does so, and the row is refused where that is not enough.
     """
 
     boxes: DetectedBoxes | None = None
     frame_boxes: tuple[DetectedBoxes | None, ...] = ()
-    force: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = None
 
 
@@ -45,12 +46,12 @@ PLAIN = ItemNotes()
 
 @dataclass(frozen=True, slots=True)
 class VisionInputs:
-    """One preprocessed picture: what the network reads of it by name, the View (geometry) of pixels, its token count.
+    """One preprocessed image: what the network reads of it by name, the View (geometry) of pixels, its token count.
 
     ``views``: pixels uint8 [3, h, w] or tiles [n, 3, h, w], and whatever else belongs to the item (boxes float32
     [k, 4], a grid int64 [2]); one of them is ``base``. ``grid_hw``: rows and columns, where the tokens are patches
-    that share out the view ``base``, row by row. ``variant`` tells what one picture became under different notes;
-    equal pictures of equal variant share a place in the batch. ``shrunk``: the budget of the notes changed something.
+    that share out the view ``base``, row by row. ``variant`` tells what one image became under different notes;
+    equal images of equal variant share a place in the batch. ``shrunk``: the budget of the notes changed something.
     ``text_ids``: the ids that stand in the text for the item, where those are not ``count`` placeholders.
     """
 
@@ -78,7 +79,7 @@ class EncodeContext:
 
     ``places``: for each place of the text, in reading order, which of the distinct items it shows; ``rows``: in which
     row of the batch it stands. ``words`` [B, T, D] and ``word_mask`` [B, T]: the word embeddings of what each row
-    asks (no answers, no padding, no placeholders); None for strategies that read no text. ``force``: overrides.
+    asks (no answers, no padding, no placeholders); None for strategies that read no text. ``overrides``: overrides.
     ``generator``: where noise in training comes from; None = torch's own, which the trainer seeds and restores.
     ``grounded`` [B]: which rows ask for masks or boxes; empty = none of them.
     """
@@ -87,7 +88,7 @@ class EncodeContext:
     rows: tuple[int, ...] = ()
     words: torch.Tensor | None = None
     word_mask: torch.Tensor | None = None
-    force: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
     grounded: tuple[bool, ...] = ()
 
@@ -115,7 +116,7 @@ class VisionOutput:
     visual token (a separator), -1 elsewhere; its row of ``tokens`` is not read. ``pyramid``: maps [I, C, h, w] of the
     distinct images, finest first, for a mask head that reads them. ``idle``: a zero that depends on the
     trainable weights that these items did not use. ``aux``: scalar loss terms by the names of
-    ``VisionStrategy.aux_terms``. ``diagnostics``: named values for logs and pictures.
+    ``VisionStrategy.aux_terms``. ``diagnostics``: named values for logs and images.
     """
 
     tokens: torch.Tensor
@@ -136,7 +137,7 @@ class VisionPreprocessor(Protocol):
     """Whether ``encode`` wants the words of the question (``EncodeContext.words``)."""
 
     def preprocess(self, image_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VisionInputs:
-        """Make the views of one picture, uint8 [H, W, 3]. Raises UserError for an override it does not know."""
+        """Make the views of one image, uint8 [H, W, 3]. Raises UserError for an override it does not know."""
         ...
 
     def preprocess_video(self, frames_rgb_u8: NDArray[np.uint8], notes: ItemNotes = PLAIN) -> VideoInputs:
@@ -167,7 +168,7 @@ class VisionStrategy(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
-        """Encode distinct pictures. Raises UserError for an override it does not know.
+        """Encode distinct images. Raises UserError for an override it does not know.
 
         The result for an item must not depend on the others in the batch, and noise belongs to training alone.
         """
@@ -184,18 +185,18 @@ class VisionStrategy(nn.Module, ABC):
     def load_pretrained(self, paths: Mapping[str, Path]) -> None:
         """Read the weights of the towers that have some: ``tower``, or the name of a PartConfig in the settings."""
 
-    def start_afresh(self, pretrained: frozenset[str]) -> None:
+    def init_new_weights(self, pretrained: frozenset[str]) -> None:
         """Set starting values of parts without pretrained weights, where transformers' own are meant for large ones."""
 
     def encode_dummy(self) -> torch.Tensor:
-        """A zero that depends on every trainable weight, for batches without pictures (keeps ranks in step)."""
-        return zero_of(self)
+        """A zero that depends on every trainable weight, for batches without images (keeps ranks in step)."""
+        return zero_loss_of(self)
 
     def unread(self) -> tuple[str, ...]:
         """Prefixes of parameters (of the strategy) that no pass reads."""
         return ()
 
-    def seen_once(self, views: Views) -> Mapping[str, Any]:
+    def cached_features(self, views: Views) -> Mapping[str, Any]:
         """Further views, for passes that see the same items under several overrides: what no override changes.
 
         Nothing that trains may be in them. ``views`` with these give what ``views`` alone give.
@@ -203,7 +204,7 @@ class VisionStrategy(nn.Module, ABC):
         return {}
 
     def candidates(self) -> tuple[Mapping[str, Any], ...]:
-        """Overrides, one for each way in which the strategy may choose to see a picture."""
+        """Overrides, one for each way in which the strategy may choose to see an image."""
         return ({},)
 
     def passes(self, kind: str = "one") -> Passes:
@@ -215,10 +216,12 @@ class VisionStrategy(nn.Module, ABC):
         if kind == "one":
             return Passes(terms)
         if len(self.candidates()) < 2:
-            raise ConfigError(f"passes: {kind} is for a front-end that chooses how to see a picture; this one does not")
+            raise ConfigError(
+                f"passes: {kind} is for a vision encoder that chooses how to see an image; this one does not"
+            )
         if kind == "every":
             return EveryCandidate(self.candidates(), terms)
-        raise ConfigError(f"passes: {kind} teaches a router; the model's front-end has none")
+        raise ConfigError(f"passes: {kind} teaches a router; the model's vision encoder has none")
 
 
 def stacked(entries: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
@@ -226,7 +229,7 @@ def stacked(entries: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     return entries if isinstance(entries, torch.Tensor) else torch.stack(list(entries))
 
 
-def zero_of(*modules: nn.Module) -> torch.Tensor:
+def zero_loss_of(*modules: nn.Module) -> torch.Tensor:
     """A zero that depends on every trainable weight of ``modules``.
 
     Those that lie with other processes (ZeRO-3: without elements while their module does not run) are left out; their
@@ -240,9 +243,9 @@ def zero_of(*modules: nn.Module) -> torch.Tensor:
     return zero
 
 
-def refuse_unknown(force: Mapping[str, Any], known: Sequence[str], strategy: str) -> None:
+def refuse_unknown(overrides: Mapping[str, Any], known: Sequence[str], strategy: str) -> None:
     """Raise UserError for overrides that are not among ``known``."""
-    unknown = [name for name in force if name not in known]
+    unknown = [name for name in overrides if name not in known]
     if unknown and not known:
         raise UserError(f"vision strategy {strategy} takes no override, but was given {', '.join(sorted(unknown))}")
     if unknown:

@@ -1,4 +1,4 @@
-"""A picture on a canvas of square tiles: where it lies, and the pixels of its crops (AVG-LLaVA, SliME).
+"""An image on a canvas of square tiles: where it lies, and the pixels of its crops (AVG-LLaVA, SliME).
 
 Sizes are written (width, height), grids (columns, rows).
 """
@@ -17,9 +17,9 @@ from ullava.modeling.pixels import resize_pillow_u8
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """A picture on its canvas: ``grid_cr`` columns and rows of square tiles of ``side`` pixels.
+    """An image on its canvas: ``grid_cr`` columns and rows of square tiles of ``side`` pixels.
 
-    The picture is resized to ``resized_wh`` and pasted with its upper left corner at ``offset_xy``; the rest is black.
+    The image is resized to ``resized_wh`` and pasted with its upper left corner at ``offset_xy``; the rest is black.
     """
 
     orig_wh: tuple[int, int]
@@ -43,7 +43,7 @@ class TilePlan:
     def cell_boxes_xyxy_px(self, cells: int) -> Boxes:
         """Where the tokens of the tiles look: boxes [m cells^2, 4] in original pixels, row by row over the canvas.
 
-        ``cells``: tokens along a side of a tile. Boxes are cut at the picture's border; those of padding are empty.
+        ``cells``: tokens along a side of a tile. Boxes are cut at the image's border; those of padding are empty.
         """
         columns, rows = self.grid_cr[0] * cells, self.grid_cr[1] * cells
         corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
@@ -67,7 +67,7 @@ def fit_into(orig_wh: tuple[int, int], canvas_wh: tuple[int, int]) -> tuple[int,
 
 
 def whole_view(orig_wh: tuple[int, int], side: int) -> View:
-    """The geometry of the global view: the whole picture stretched to a square."""
+    """The geometry of the global view: the whole image stretched to a square."""
     return plan_view("stretch", orig_wh, side)
 
 

@@ -1,6 +1,6 @@
 """CLIP checkpoints -> ``CLIPVisionModel``: OpenAI's and open_clip's names, or those of transformers (any version).
 
-Only the picture side is kept; the text side is named in the report. The original joins query, key and value in one
+Only the image side is kept; the text side is named in the report. The original joins query, key and value in one
 table, which is cut in three. Heads and activation are not to be seen in the tensors.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ullava.errors import WeightsError
-from ullava.modeling.strict_loading import find_misfits, load_strict
+from ullava.modeling.loading.strict_loading import find_misfits, load_strict
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, shape_of
 

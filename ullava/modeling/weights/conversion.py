@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import transformers
 
+from ullava.atomic_write import whole_folder
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.build import build_model
-from ullava.modeling.strict_loading import load_strict
-from ullava.modeling.weight_files import prefix_hint, read_pickled_or_safe, weight_files
+from ullava.modeling.construction.build import build_model
+from ullava.modeling.loading.strict_loading import load_strict
+from ullava.modeling.loading.weight_files import prefix_hint, read_pickled_or_safe, weight_files
 from ullava.run_lock import hold
-from ullava.whole_files import whole_folder
 
 REPORT = "conversion.json"
 OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")

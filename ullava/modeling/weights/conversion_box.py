@@ -9,8 +9,8 @@ import torch
 
 from ullava.config.schema import ModelConfig
 from ullava.config.site import Site
-from ullava.modeling.auto import load_folder
-from ullava.modeling.fresh_heads import build_fresh_box
+from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.fresh_heads import build_fresh_box
 from ullava.modeling.weights.conversion import write_folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.errors import WeightsError
-from ullava.modeling.weight_files import read_pickled_or_safe, read_table
+from ullava.modeling.loading.weight_files import read_pickled_or_safe, read_table
 from ullava.modeling.weights.clip import convert_clip
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.convnext import convert_convnext

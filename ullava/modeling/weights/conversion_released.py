@@ -11,13 +11,13 @@ from transformers import CLIPVisionConfig, ConvNextConfig, PreTrainedConfig, Sam
 
 from ullava.config.schema import LanguageConfig, MaskHeadConfig, ModelConfig, PartConfig, TextConfig, VisionConfig
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.build import build_processor
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.pretrained import read_config, read_tokenizer
-from ullava.modeling.strategies import word_ids
-from ullava.modeling.strict_loading import find_misfits, load_strict
-from ullava.modeling.ullava import UllavaForConditionalGeneration
-from ullava.modeling.weight_files import read_pickled_or_safe, read_state_dict, read_table
+from ullava.modeling.construction.build import build_processor
+from ullava.modeling.loading.pretrained import read_config, read_tokenizer
+from ullava.modeling.loading.strict_loading import find_misfits, load_strict
+from ullava.modeling.loading.weight_files import read_pickled_or_safe, read_state_dict, read_table
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.vision.strategies import word_ids
 from ullava.modeling.weights.conversion import write_folder
 from ullava.modeling.weights.llava import read_llava
 from ullava.modeling.weights.mg_llava import is_mg_llava, read_mg_llava
@@ -42,7 +42,9 @@ MAX_LENGTH = {CORE: 1024}
 STAGE_TWO_LENGTH = 512
 LLAVA_WORDS = TextConfig(template="vicuna_v1", system=SYSTEM["conv_sep2"], max_length=2048)
 MG_LENGTH = 1472 + 576 + 100
-"""Words as in MG-LLaVA's training, tokens of the picture, and of a hundred boxes (spec/siblings.md 1.3)."""
+"""Words as in MG-LLaVA's training, tokens of the image, and of a hundred boxes (arXiv 2406.17770, released training
+code).
+"""
 
 
 @dataclass(frozen=True, slots=True)

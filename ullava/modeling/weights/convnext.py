@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import ConvNextConfig, ConvNextModel
 
 from ullava.errors import WeightsError
-from ullava.modeling.strict_loading import find_misfits, load_strict
+from ullava.modeling.loading.strict_loading import find_misfits, load_strict
 from ullava.modeling.weights.clip import TEXT_SIDE
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, shape_of

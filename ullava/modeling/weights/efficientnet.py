@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ullava.errors import UserError, WeightsError
-from ullava.modeling.strict_loading import find_misfits, load_strict
+from ullava.modeling.loading.strict_loading import find_misfits, load_strict
 from ullava.modeling.towers.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteModel
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, shape_of

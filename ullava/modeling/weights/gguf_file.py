@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ullava.errors import WeightsError
 from ullava.given_files import open_plain
-from ullava.modeling.pretrained import read_gguf
-from ullava.modeling.strict_loading import load_strict, refuse_misfits
+from ullava.modeling.loading.pretrained import read_gguf
+from ullava.modeling.loading.strict_loading import load_strict, refuse_misfits
 
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"

@@ -1,6 +1,6 @@
 """llama2.c's binary files (version 0: seven integers, then float32 tables) -> ``LlamaForCausalLM``.
 
-The file turns neighbouring pairs of a head's dimensions, transformers its first half against its second, so the rows of
+The file turns neighboring pairs of a head's dimensions, transformers its first half against its second, so the rows of
 query and key tables change places.
 """
 
@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ullava.errors import WeightsError
 from ullava.given_files import read_plain
-from ullava.modeling.strict_loading import load_strict
+from ullava.modeling.loading.strict_loading import load_strict
 
 HEADER = struct.Struct("<7i")
 EPSILON = 1e-5
@@ -116,6 +116,6 @@ def _named(tables: dict[str, Tensor], sizes: dict[str, int], tied: bool) -> dict
 
 
 def halves_from_pairs(table: Tensor, heads: int) -> Tensor:
-    """Rows [heads * d, n] whose rotary pairs are neighbours -> pairs half a head apart."""
+    """Rows [heads * d, n] whose rotary pairs are neighbors -> pairs half a head apart."""
     width = len(table) // heads
     return table.view(heads, width // 2, 2, -1).transpose(1, 2).reshape(table.shape).contiguous()

@@ -1,7 +1,7 @@
 """LLaVA checkpoints -> the language part of ``UllavaForConditionalGeneration``, as a start for training the heads.
 
 Two layouts: LLaVA's own (``model.mm_projector.*``, with or without its tower) and that of transformers
-(``multi_modal_projector.*``). LLaVA marks no beginning and end of a picture, points at nothing and has no SAM: those
+(``multi_modal_projector.*``). LLaVA marks no beginning and end of an image, points at nothing and has no SAM: those
 rows and heads start afresh, and the report says so. SliME's checkpoints are of LLaVA's layout too, with a gated
 projector and a second resampler; they become our strategy ``slime`` with its switches as released. Those of ConvLLaVA
 have a ConvNeXt for a tower, in the checkpoint or beside it, and become our strategy ``conv``. AVG-LLaVA's have a router
@@ -115,7 +115,7 @@ def _config_of(
     rows = tensors.get("language_model.model.embed_tokens.weight")
     if rows is not None:
         text["vocab_size"] = len(rows)
-    aspect = "pad" if not own or config.get("image_aspect_ratio") == "pad" else "crop"
+    image_aspect_ratio = "pad" if not own or config.get("image_aspect_ratio") == "pad" else "crop"
     layer = config.get("mm_vision_select_layer" if own else "vision_feature_layer", -2)
     strategy = "conv" if isinstance(tower, ConvNextConfig) else "slime" if projector == GATED else "clip_mlp"
     if VOTER in tensors and strategy == "clip_mlp":
@@ -129,9 +129,9 @@ def _config_of(
         text_config=LlamaConfig(**text),
         vision_config=tower,
         sam_config=sam,
-        hidden_layer=int(layer),
+        vision_feature_layer=int(layer),
         projector=PROJECTORS[projector],
-        aspect=aspect,
+        image_aspect_ratio=image_aspect_ratio,
         strategy=strategy,
         vision_settings=settings[strategy]() if strategy in settings else None,
         seg_id=NO_TOKEN,
@@ -151,8 +151,8 @@ def _slime_settings(config: Mapping[str, Any], width: int) -> dict[str, Any]:
         )
     return asdict(
         SlimeConfig(
-            gamma=float(config.get("mm_resampler_topp", 0.95)),
-            tau=float(config.get("mm_resampler_temp", 1.0)),
+            top_p=float(config.get("mm_resampler_topp", 0.95)),
+            temperature=float(config.get("mm_resampler_temp", 1.0)),
             reduce="sum",
             gate=GATES[gate],
             noise="gate",
@@ -173,11 +173,13 @@ def _avg_settings(config: Mapping[str, Any], tensors: Mapping[str, Tensor], towe
             f"the router weighs {len(tensors[VOTER])} places and {0 if choices is None else len(choices)} levels; "
             f"a tower of {side} pixels has the levels {', '.join(map(str, levels))} (and some words)"
         )
-    pinpoints = config.get("image_grid_pinpoints") or [[side * c, side * r] for c, r in AvgConfig().canvases]
+    pinpoints = config.get("image_grid_pinpoints") or [
+        [side * c, side * r] for c, r in AvgConfig().image_grid_pinpoints
+    ]
     if any(len(size) != 2 or size[0] % side or size[1] % side for size in pinpoints):
         raise WeightsError(f"config.json: image_grid_pinpoints {pinpoints}; canvases are whole tiles of {side} pixels")
     canvases = [[int(size[0]) // side, int(size[1]) // side] for size in pinpoints]
-    return asdict(AvgConfig(canvases=canvases, text_slots=slots, attention_axis="crops", unpad="cells"))
+    return asdict(AvgConfig(image_grid_pinpoints=canvases, text_slots=slots, attention_axis="crops", unpad="cells"))
 
 
 def _given_tower(

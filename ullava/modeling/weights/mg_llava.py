@@ -2,7 +2,7 @@
 
 Such a file holds what was trained: language model, fusion, and the projectors of patches and of boxes. Both towers were
 frozen and are given beside it. There is no config of its own: the one beside it is the language model's, and everything
-else is read off the tensors (spec/siblings.md 1.1, 1.6). It marks no beginning and end of a picture, points at nothing
+else is read off the tensors (its released checkpoints). It marks no beginning and end of an image, points at nothing
 and has no SAM: those rows and heads start afresh.
 """
 
@@ -90,9 +90,9 @@ def read_mg_llava(
         text_config=LlamaConfig(**text),
         vision_config=tower[0],
         sam_config=sam[0],
-        hidden_layer=-2,
+        vision_feature_layer=-2,
         projector="mlp2x",
-        aspect="pad",
+        image_aspect_ratio="pad",
         strategy="mg",
         vision_settings=_settings(tensors, tower[0].hidden_size, convnext.config),
         seg_id=NO_TOKEN,

@@ -1,4 +1,5 @@
-"""u-LLaVA's own checkpoints -> ``UllavaForConditionalGeneration`` (layouts: spec/ullava.md 1.1, 2.1, 2.7 and part 3).
+"""u-LLaVA's own checkpoints -> ``UllavaForConditionalGeneration`` (layouts: those of its released code, first version
+included).
 
 Three layouts: stage I (``ullava_core``: language model, tower, projector), stage II (``ullava``), and stage II before
 the box head existed (``text_hidden_fcs``, no ``det_*``, no ``[LOC]``). What a layout lacks starts at random, by name.
@@ -157,9 +158,9 @@ def _config_of(
         text_config=LlamaConfig(**text),
         vision_config=CLIPVisionConfig(**clip_sizes(core.get("vision_config") or {})),
         sam_config=sam_config,
-        hidden_layer=int(core.get("vision_hidden_layer", -1)),
+        vision_feature_layer=int(core.get("vision_hidden_layer", -1)),
         projector=_PROJECTORS[projector],
-        aspect="pad" if has_boxes else "crop",
+        image_aspect_ratio="pad" if has_boxes else "crop",
         head_state="predicting",
         box_width=int(config.get("out_dim", sam_config.prompt_encoder_config.hidden_size)),
         box_frame="padsq",
@@ -203,7 +204,7 @@ def start_missing_parts(model: nn.Module, tensors: dict[str, Tensor]) -> list[st
 
 
 def grow_rows(released: Released, rows: int) -> None:
-    """Bring the two word tables to ``rows`` rows; new ones are the mean of the old (spec/ullava.md 1.6)."""
+    """Bring the two word tables to ``rows`` rows; new ones are the mean of the old (as in u-LLaVA's released code)."""
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         table = released.tensors[name]
         mean = table.float().mean(dim=0, keepdim=True).to(table.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from ullava.errors import WeightsError
-from ullava.modeling.strict_loading import load_strict
+from ullava.modeling.loading.strict_loading import load_strict
 from ullava.modeling.weights.keymap import Rule, rename_keys
 from ullava.modeling.weights.shapes import count_layers, refuse_missing, shape_of
 

@@ -1,0 +1,1 @@
+"""Converters of foreign annotations: a person's own (imported), the authors' (published)."""

@@ -1,0 +1,1 @@
+"""A person's own annotations become a dataset folder: descriptor, annotations, images (docs/your_data.md)."""

@@ -1,0 +1,1 @@
+"""From dataset.yaml and recipes to encoded rows: descriptors, building, encoding, statistics."""

@@ -1,0 +1,1 @@
+"""Which samples come when: the mixture of datasets, grouping by length, word dropout."""

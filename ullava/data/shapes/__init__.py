@@ -1,1 +1,0 @@
-"""The drawn world: scenes of shapes with pictures, masks and words that are true of them by construction."""

@@ -1,0 +1,114 @@
+"""The second stage's model from the first stage's: language model, tower and projector kept, heads made afresh."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import SamModel
+
+from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
+from ullava.config.site import Site
+from ullava.errors import WeightsError
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.construction.build import (
+    box_fields,
+    build_processor,
+    hub_sources,
+    mask_fields,
+    set_attention,
+    weights_of,
+)
+from ullava.modeling.construction.trial import try_system
+from ullava.modeling.heads.box_table import box_settings, load_box_parts
+from ullava.modeling.loading.strict_loading import load_part, read_part
+from ullava.modeling.loading.template_files import chat_template_of
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.processing.processor import UllavaProcessor
+
+
+def build_fresh_heads(
+    core: UllavaForConditionalGeneration,
+    processor: UllavaProcessor,
+    heads: HeadsConfig,
+    folder: Path,
+    *,
+    attn_implementation: str = "sdpa",
+    site: Site,
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Return a model with the language model and vision of ``core`` and the heads that ``heads`` describes.
+
+    Relative paths of ``heads`` start at ``folder``; ``site`` is where they were written. SAM comes from its path, or at
+    random where it has none; the projectors of the heads are random (seed before). View and conversation are those of
+    ``heads``. ``core`` gives its weights away and is not to be used any more.
+    """
+    own = processor.chat_template if processor.native else None
+    chat_template = own or chat_template_of(heads.text, folder, site.of("text"))
+    config = copy.deepcopy(core.config)
+    for name, value in mask_fields(heads.mask, folder, site.of("mask")).items():
+        setattr(config, name, value)
+    _set_box(config, heads.box, folder, site.of("box"))
+    config.image_aspect_ratio = heads.image_aspect_ratio
+    config.max_text_length = heads.text.max_length
+    set_attention(config, attn_implementation)
+    try_system(config, site)
+    model = UllavaForConditionalGeneration(config)
+    if not heads.mask.part.path:
+        model.mask_head.init_new_weights()
+    kept = core.core.modules()
+    for name, network in model.core.modules().items():
+        network.load_state_dict(kept[name].state_dict(), strict=True, assign=True)
+    if heads.mask.sam is not None and heads.mask.sam.path:
+        sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
+        load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
+    model.tie_weights()
+    model.generation_config = copy.deepcopy(core.generation_config)
+    made = build_processor(heads, config, processor.tokenizer, chat_template, processor.native)
+    load_box_parts(model, made, heads.box, folder)
+    _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
+    return model, made
+
+
+def build_fresh_box(
+    core: UllavaForConditionalGeneration,
+    processor: UllavaProcessor,
+    box: BoxHeadConfig,
+    folder: Path,
+    *,
+    attn_implementation: str = "sdpa",
+    site: Site,
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Return ``core`` with another box head, as ``box`` describes it; all else, masks included, is kept.
+
+    Relative paths of ``box`` start at ``folder``; ``site`` is where it was written. ``core`` and ``processor`` are
+    not to be used any more.
+    """
+    config = copy.deepcopy(core.config)
+    _set_box(config, box, folder, site)
+    set_attention(config, attn_implementation)
+    try_system(config, site)
+    model = UllavaForConditionalGeneration(config)
+    kept = {name: value for name, value in core.state_dict().items() if not name.startswith("box_head.")}
+    result = model.load_state_dict(kept, strict=False, assign=True)
+    lost = [name for name in result.missing_keys if not name.startswith("box_head.")] + result.unexpected_keys
+    if lost:
+        raise WeightsError([f"weight {name} has no place beside another box head" for name in lost])
+    model.tie_weights()
+    model.generation_config = copy.deepcopy(core.generation_config)
+    processor.set_box(box_settings(box, config), config.box_frame)
+    load_box_parts(model, processor, box, folder)
+    _note_sources(config, {"box.detector": box.detector}, folder, site)
+    return model, processor
+
+
+def _note_sources(config: UllavaConfig, heads: Mapping[str, PartConfig | None], folder: Path, site: Site) -> None:
+    """Write down where the new heads came from, in the place of where the old ones did."""
+    kept = {key: source for key, source in config.pretrained.items() if key not in heads}
+    config.pretrained = kept | hub_sources(heads, folder, site)
+
+
+def _set_box(config: UllavaConfig, box: BoxHeadConfig, folder: Path, site: Site) -> None:
+    for name, value in box_fields(box, folder, site).items():
+        setattr(config, name, value)

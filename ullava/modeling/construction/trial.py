@@ -1,0 +1,241 @@
+"""Networks of transformers built and run once without memory for weights, to see that a config holds together."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    Sam2MaskDecoderConfig,
+    SamConfig,
+    SamModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
+
+from ullava.config.load import place
+from ullava.config.site import Site
+from ullava.errors import ConfigError, UserError
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.heads.detector import DETECTORS
+from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+from ullava.modeling.towers.table import TOWERS
+
+LANGUAGES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+"""``model_type`` of what can go on with words."""
+NATIVES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - {UllavaConfig.model_type}
+"""``model_type`` of what reads images and goes on with words by itself."""
+MAX_PARAMETERS = 10**12
+MAX_RUN_PARAMETERS = 30_000_000
+"""A detector reads numbers as it goes and cannot run without memory; a small one runs with it."""
+MAX_QUERIES = 10_000
+FLOAT_BYTES = 4
+WORDS = 4
+"""Words of the trial: enough for every kind of position and cache."""
+
+
+class TrialError(Exception):
+    """The network is none that anything could hold, or its parts do not fit; ``key`` is the value to blame, if any."""
+
+    def __init__(self, reason: str, key: str = "") -> None:
+        self.key = key
+        super().__init__(reason)
+
+
+LIBRARY_ERRORS = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TrialError,
+)
+"""What transformers and torch raise for values of a config that they cannot use."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the line of a library's message that says something; strict configs say it below the name of the field."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[1] if isinstance(error, StrictDataclassError) and len(lines) > 1 else (lines or [""])[0]
+    told = told.removeprefix("TypeError: ").removeprefix("ValueError: ")
+    return told[:200] or type(error).__name__
+
+
+def try_network(config: PreTrainedConfig) -> None:
+    """Build the network of ``config`` on the meta device and run it on an input of the least size.
+
+    The random numbers of the caller stay as they are. Raises whatever transformers or torch raise, and TrialError for
+    more parameters than any network has.
+    """
+    config = copy.deepcopy(config)
+    if config.model_type in TOWERS:
+        _refuse_lists("", config)
+    if isinstance(config, SamConfig):
+        _refuse_unequal_sam(config)
+    if isinstance(config, Sam2MaskDecoderConfig):
+        _refuse_narrow_decoder(config)
+    if type(config) in _DETECTORS:
+        _refuse_many_queries(config)
+    build, run = _NETWORKS.get(type(config), _WORDS if config.model_type in LANGUAGES else _IMAGES_AND_WORDS)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.device("meta"):
+            network = build(config).eval()
+        size = sum(parameter.numel() for parameter in network.parameters())
+        if size > MAX_PARAMETERS:
+            raise TrialError(f"a network of {size:,} parameters")
+        if type(config) not in _DETECTORS:
+            with torch.device("meta"):
+                run(network, config)
+        elif size <= MAX_RUN_PARAMETERS:
+            run(build(config).eval(), config)
+
+
+@contextmanager
+def vision_of(site: Site) -> Iterator[None]:
+    """Let what a vision strategy refuses name file and line of its settings."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except UserError as error:
+        told = site.of("vision")
+        raise ConfigError([f"{place(told.file, told.key)}: {problem}" for problem in error.problems]) from error
+
+
+def try_system(config: UllavaConfig, site: Site) -> None:
+    """Build a whole system without memory.
+
+    Raises ConfigError, which names ``site``, where its parts do not go together, and for weights (float32) that this
+    machine has no memory for.
+    """
+    try:
+        with vision_of(site), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            size = sum(value.numel() for value in UllavaForConditionalGeneration(copy.deepcopy(config)).parameters())
+    except LIBRARY_ERRORS as error:
+        raise ConfigError(f"{site}: no network can be made of these parts ({reason_of(error)})") from error
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size * FLOAT_BYTES > memory:
+        needed = f"{size:,} parameters take {size * FLOAT_BYTES / 1e9:,.0f} GB"
+        raise ConfigError(f"{site}: {needed}, this machine has {memory / 1e9:,.0f} GB of memory")
+
+
+def _run_words(network: Any, config: PreTrainedConfig) -> None:
+    network(input_ids=torch.zeros(1, WORDS, dtype=torch.long))
+
+
+def _run_image(network: Any, config: PreTrainedConfig) -> None:
+    network(pixel_values=torch.zeros(1, 3, int(config.image_size), int(config.image_size)))
+
+
+def _run_sam(network: Any, config: PreTrainedConfig) -> None:
+    side = int(config.vision_config.image_size)
+    network(pixel_values=torch.zeros(1, 3, side, side), input_points=torch.zeros(1, 1, 1, 2))
+
+
+def _run_decoder(network: Any, config: PreTrainedConfig) -> None:
+    """SAM 2's decoder on a grid of 2 x 2 cells, as it is used here: always the one mask."""
+    network.dynamic_multimask_via_stability = False
+    width = int(config.hidden_size)
+    plane = torch.zeros(1, width, 2, 2)
+    network(
+        image_embeddings=plane,
+        image_positional_embeddings=plane,
+        sparse_prompt_embeddings=torch.zeros(1, 1, 1, width),
+        dense_prompt_embeddings=plane,
+        multimask_output=False,
+        high_resolution_features=[torch.zeros(1, width // 8, 8, 8), torch.zeros(1, width // 4, 4, 4)],
+    )
+
+
+def _refuse_narrow_decoder(config: PreTrainedConfig) -> None:
+    """Raise TrialError where the decoder's width has no eighth, or its heads do not share out what attention sees."""
+    if config.hidden_size % 8:
+        raise TrialError(f"{config.hidden_size} is no multiple of 8", "hidden_size")
+    inner = config.hidden_size // config.attention_downsample_rate
+    if inner % config.num_attention_heads:
+        raise TrialError(
+            f"{config.num_attention_heads} heads do not divide {inner}, hidden_size / attention_downsample_rate",
+            "num_attention_heads",
+        )
+
+
+def _refuse_lists(prefix: str, sizes: PreTrainedConfig) -> None:
+    """transformers takes a height and a width too; our views are squares."""
+    for name in ("image_size", "patch_size"):
+        value = getattr(sizes, name, 1)  # a tower of convolutions has no patches
+        if not isinstance(value, int):
+            raise TrialError(f"expected a whole number, got {value}", f"{prefix}{name}")
+
+
+def _refuse_unequal_sam(config: PreTrainedConfig) -> None:
+    """Raise TrialError where SAM's three parts do not have the sizes in common that they share."""
+    vision, prompt, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
+    _refuse_lists("vision_config.", vision)
+    _refuse_lists("prompt_encoder_config.", prompt)
+    if vision.image_size % vision.patch_size:
+        raise TrialError(
+            f"{vision.image_size} is no multiple of patch_size {vision.patch_size}", "vision_config.image_size"
+        )
+    width = prompt.hidden_size
+    equal = (
+        ("prompt_encoder_config.image_size", prompt.image_size, "vision_config.image_size", vision.image_size),
+        ("prompt_encoder_config.patch_size", prompt.patch_size, "vision_config.patch_size", vision.patch_size),
+        ("vision_config.output_channels", vision.output_channels, "prompt_encoder_config.hidden_size", width),
+        ("mask_decoder_config.hidden_size", decoder.hidden_size, "prompt_encoder_config.hidden_size", width),
+        ("vision_config.num_pos_feats", vision.num_pos_feats, "half of prompt_encoder_config.hidden_size", width / 2),
+    )
+    for key, value, other, wanted in equal:
+        if value != wanted:
+            raise TrialError(f"{value} has to equal {other}, which is {wanted:g}", key)
+    layers = int(vision.num_hidden_layers)
+    nowhere = [number for number in vision.global_attn_indexes if not 0 <= number < layers]
+    if nowhere:
+        raise TrialError(f"{nowhere[0]} is none of {layers} layers", "vision_config.global_attn_indexes")
+
+
+def _refuse_many_queries(config: PreTrainedConfig) -> None:
+    """The queries are the best places of an image, so that it has to have as many."""
+    if int(config.num_queries) > MAX_QUERIES:
+        raise TrialError(f"{config.num_queries} is more than an image has places ({MAX_QUERIES})", "num_queries")
+
+
+def _run_detector(network: Any, config: PreTrainedConfig) -> None:
+    """An image with a place for every query, where that is no larger than images are."""
+    side = min(max(128, 16 * (math.isqrt(int(config.num_queries)) + 1)), 1024)
+    words = min(WORDS, int(config.max_text_len))
+    ids = torch.zeros(1, words, dtype=torch.long)
+    network(pixel_values=torch.zeros(1, 3, side, side), input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def _run_nothing(network: Any, config: PreTrainedConfig) -> None:
+    """Image-text-to-text models look into what they are given, which has no values here."""
+
+
+_WORDS = (AutoModelForCausalLM.from_config, _run_words)
+_IMAGES_AND_WORDS = (AutoModelForImageTextToText.from_config, _run_nothing)
+_DETECTORS = {kind: (network, _run_detector) for kind, network in DETECTORS.values()}
+_NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    **{row.config_class: (row.network_class, _run_image) for row in TOWERS.values()},
+    SamConfig: (SamModel, _run_sam),
+    Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
+    **_DETECTORS,
+}
+"""Config -> how its network is built and run; any other is a language model's, or an image-text-to-text model's."""

@@ -1,0 +1,58 @@
+"""Finds ``[SEG]`` and ``[LOC]`` and the hidden states that belong to them; one function for training and generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ullava.modeling.model.grounding_layer import PassStates
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStates:
+    """Grounded tokens of one kind in reading order: states [K, D], row [K], item [K] (which image; -1 = none).
+
+    ``last`` [K, D]: what the language head reads at the same places; ``states`` itself without a grounding layer.
+    """
+
+    states: torch.Tensor
+    row: torch.Tensor
+    item: torch.Tensor
+    last: torch.Tensor
+
+    def chosen(self, keep: torch.Tensor) -> TokenStates:
+        """Return those that ``keep`` bool [K] names."""
+        return TokenStates(self.states[keep], self.row[keep], self.item[keep], self.last[keep])
+
+
+def align_states(states: PassStates, head_state: str) -> PassStates:
+    """Shift both [B, L, D] so that position t holds the state that belongs to the token at t; see ``_aligned``."""
+    grounding = _aligned(states.grounding, head_state)
+    return PassStates(grounding, grounding if states.last is states.grounding else _aligned(states.last, head_state))
+
+
+def _aligned(hidden: torch.Tensor, head_state: str) -> torch.Tensor:
+    """Shift [B, L, D] so that position t holds the state that belongs to the token at t.
+
+    ``predicting``: the state one before it. Position 0 has none and repeats its own; no grounded token stands there.
+    """
+    if head_state == "token":
+        return hidden
+    return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+
+
+def item_of_position(input_ids: torch.Tensor, image_start_id: int) -> torch.Tensor:
+    """For every position [B, L] the number of the last image begun before it, counted over the batch; -1 = none."""
+    starts = (input_ids == image_start_id).long()
+    in_row = starts.cumsum(dim=1)
+    before = starts.sum(dim=1).cumsum(dim=0) - starts.sum(dim=1)
+    return torch.where(in_row > 0, before[:, None] + in_row - 1, torch.full_like(in_row, -1))
+
+
+def read_heads(aligned: PassStates, tokens: torch.Tensor, items: torch.Tensor, token_id: int) -> TokenStates:
+    """Pick the states of all ``token_id`` in ``tokens`` [B, L]; ``items`` [B, L] says which image each speaks of."""
+    row, position = (tokens == token_id).nonzero(as_tuple=True)
+    states = aligned.grounding[row, position]
+    last = states if aligned.last is aligned.grounding else aligned.last[row, position]
+    return TokenStates(states, row, items[row, position], last)

@@ -1,0 +1,1 @@
+"""The one door to pretrained files: reading, strict judging, templates."""

@@ -1,0 +1,1 @@
+"""The network itself: forward, generation, and how visual tokens enter the language model."""

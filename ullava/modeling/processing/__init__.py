@@ -1,0 +1,1 @@
+"""The processor: text and images to rows, answers back to pixels."""

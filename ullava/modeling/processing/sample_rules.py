@@ -1,0 +1,120 @@
+"""What a sample has to keep to before it becomes a row, and what it wants from the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ullava.errors import SampleError
+from ullava.orientation import missed_turn, wrong_size
+from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
+from ullava.text.tokens import (
+    GROUNDING_TOKENS,
+    IMAGE_MARKER,
+    IMAGE_PATCH,
+    VIDEO_MARKER,
+    VIDEO_PATCH,
+    is_whole,
+    mark_places,
+)
+
+
+def question_sample(
+    question: str,
+    images: Sequence[Path],
+    name: str = "question",
+    videos: Sequence[Clip] = (),
+    history: Sequence[tuple[str, str]] = (),
+) -> Sample:
+    """A sample for a free question after ``history``, earlier questions with their answers.
+
+    Images, then videos, come first in the first question unless one of the questions marks their places.
+    """
+    questions = [*(asked for asked, _ in history), question]
+    placed = "".join(questions)
+    unplaced = [0 if IMAGE_MARKER in placed else len(images), 0 if VIDEO_MARKER in placed else len(videos)]
+    questions[0] = mark_places(questions[0], *unplaced)
+    answers = [*(answer for _, answer in history), ""]
+    task: Task = "res" if images else "vqa" if videos else "text"
+    turns = tuple(Turn(asked, answer) for asked, answer in zip(questions, answers, strict=True))
+    return Sample(name, "", task, tuple(images), turns, videos=tuple(videos))
+
+
+def asks_for_things(sample: Sample) -> bool:
+    """Whether a sample's task is to point at things: the same before and after it is answered.
+
+    A free question about an image may be one (``question_sample``), so it counts as one.
+    """
+    return sample.task in GROUNDING_TASKS or any(turn.regions for turn in sample.turns)
+
+
+def validate_placeholders(sample: Sample, marker: str, things: str, given: int, named: int) -> None:
+    """Compare the markers of one kind with the decoded items and with those that the sample names.
+
+    Raises SampleError: they do not number the same, there is no question, or a question holds special tokens.
+    """
+    markers = sum(turn.question.count(marker) for turn in sample.turns)
+    if markers != given or given != named:
+        raise SampleError(sample.name, f"{markers} {marker} markers, {given} {things}")
+    if not sample.turns:
+        raise SampleError(sample.name, "no question")
+    for turn in sample.turns:
+        if not is_whole(turn.question + turn.answer):
+            raise SampleError(sample.name, "its words hold half of a character")
+        for token in GROUNDING_TOKENS:
+            if token in turn.question:
+                raise SampleError(sample.name, f"the question holds the special token {token}")
+            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH):
+                raise SampleError(sample.name, f"the answer holds the special token {token}")
+
+
+def check_phrases(sample: Sample, signs: Collection[str]) -> None:
+    """Raise SampleError where what is asked for, or the name of a thing, holds one of the tokenizer's own ``signs``.
+
+    Words of conversations may hold them: those only speak about text.
+    """
+    if not asks_for_things(sample):
+        return
+    for turn in sample.turns:
+        for words in (turn.question, *(region.phrase for region in turn.regions)):
+            sign = next((sign for sign in signs if sign in words), None)
+            if sign is not None:
+                raise SampleError(sample.name, f"'{words[:60]}' holds the tokenizer's special token {sign}")
+
+
+def check_frame(sample: Sample, images: Sequence[ImageArray]) -> None:
+    """Compare decoded images with what they have to be, and the last with the size that the annotation states.
+
+    Raises SampleError: an array that is not uint8 [H, W, 3], or another size, which would put boxes in wrong places.
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise SampleError(sample.name, f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    stated = sample.truth.get("height"), sample.truth.get("width")
+    if images and None not in stated and stated != images[-1].shape[:2]:
+        size_hw = (images[-1].shape[0], images[-1].shape[1])
+        raise SampleError(sample.name, wrong_size(sample.images[-1], size_hw, stated, "the record says"))
+
+
+def targets_of(
+    sample: Sample, images: Sequence[ImageArray], prompt_only: bool
+) -> tuple[tuple[NDArray[np.bool_], ...], list[tuple[float, float, float, float]]]:
+    """Masks bool [H, W] and boxes (xyxy in original pixels) of all turns in order; none with ``prompt_only``.
+
+    Raises SampleError for a mask of another size than the last image.
+    """
+    if prompt_only:
+        return (), []
+    regions = [region for turn in sample.turns for region in turn.regions]
+    masks = tuple(region.mask for region in regions if region.mask is not None)
+    for mask in masks:
+        if not images or mask.shape != images[-1].shape[:2]:
+            size = f"{images[-1].shape[1]}x{images[-1].shape[0]}" if images else "missing"
+            reason = missed_turn(sample.images[-1], images[-1].shape[:2], mask.shape) if images else ""
+            raise SampleError(
+                sample.name, f"a mask of {mask.shape[1]}x{mask.shape[0]} on an image that is {size}{reason}"
+            )
+    return masks, [region.box_xyxy_px for region in regions if region.box_xyxy_px is not None]

@@ -1,0 +1,1 @@
+"""Weights, gradients and checkpoints shared out over processes."""

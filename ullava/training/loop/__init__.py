@@ -1,0 +1,1 @@
+"""The run from end to end: start, trainer, steps, checkpoints, resume, end."""

@@ -1,0 +1,61 @@
+"""What a run leaves at its end: the model for ``ullava.load`` and, of a LoRA run, the adapter folder beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ullava.atomic_write import whole_folder
+from ullava.training.distributed.sharding import is_sharded, whole_state
+from ullava.training.loop.init import Start
+from ullava.training.optim.lora import HEADS, merge_adapter, save_adapter
+from ullava.training.reporting.folder import RunFolder
+
+
+def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
+    """Write ``model/`` and, with adapters, ``adapter/``. Every process has to call this; the first one writes.
+
+    Each is there whole or not at all, and what was there before stays until then.
+    """
+    state = whole_state(trainer)
+    if not trainer.is_world_process_zero():
+        return
+    if start.adapters is None:
+        save_model(start.model, start.processor, folder.model, state)
+        return
+    plan = trainer.plan
+    trained = set(plan.trainable)
+    if start.fresh_heads:
+        trained |= {name for name in state if name.startswith(HEADS)}
+    with whole_folder(folder.adapter) as draft:
+        save_adapter(
+            draft,
+            model=start.model,
+            processor=start.processor,
+            adapters=start.adapters,
+            state=state,
+            base=start.base.resolve() if start.base is not None else None,
+            trained=trained,
+            row_tables=plan.row_tables,
+            row_ids=plan.row_ids,
+        )
+    if is_sharded(start.model) or trainer.is_deepspeed_enabled:
+        if trainer.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()  # else the model that is built here would be partitioned as well
+        merged, _ = merge_adapter(folder.adapter)
+        save_model(merged, start.processor, folder.model)
+    else:
+        start.adapters.merge_and_unload()
+        save_model(start.model, start.processor, folder.model)
+
+
+def save_model(model: Any, processor: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write weights and processor to a temporary folder, then put it in the place of ``folder``."""
+    with whole_folder(folder) as draft:
+        model.save_pretrained(str(draft), state_dict=None if state is None else dict(state))
+        processor.save_pretrained(str(draft))

@@ -1,0 +1,1 @@
+"""What is optimized and how: stages, adapters, objective, optimizers, learning rates."""

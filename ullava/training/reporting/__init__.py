@@ -1,0 +1,1 @@
+"""What a run tells: its folder, losses, evaluation on the way, plots, bad samples."""

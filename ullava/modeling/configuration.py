@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, SamConfig
 
+from ullava.config.renamed import current_saved
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.table import tower_class
 
@@ -113,6 +114,11 @@ class UllavaConfig(PreTrainedConfig):
         self.pretrained = dict(pretrained or {})
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read what ``to_dict`` wrote, also in a release that called some keys otherwise."""
+        return super().from_dict(current_saved(config_dict), **kwargs)
 
     @property
     def sam_side(self) -> int:

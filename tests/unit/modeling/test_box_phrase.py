@@ -147,7 +147,7 @@ def test_the_answer_has_the_box_that_transformers_finds_for_the_words(
             theirs = whole.post_process_grounded_object_detection(
                 output, threshold=0.0, text_threshold=0.0, target_sizes=[shown.shape[:2]]
             )[0]
-            limits = np.tile(image.shape[1::-1], 2)
+            limits = np.tile(shown.shape[1::-1], 2)
             boxes = np.clip(theirs["boxes"].double().numpy(), 0, limits)
             mask_box = mask_to_box_xyxy_px(item.mask)
             if mask_box is None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ullava.atomic_write import whole, write_whole
+from ullava.data.annotations.coco_rows import coco_rows
 from ullava.data.annotations.json_stream import iter_records
+from ullava.data.annotations.rows import Row
 from ullava.errors import DataError
 from ullava.given_files import check_plain
 
@@ -37,14 +39,6 @@ Kind = Literal["records", "coco"]
 FACTS_SUFFIX = ".facts.json"
 SIZES_SUFFIX = ".sizes.npy"
 """Of what ullava.data.annotations.text_lengths keeps beside a converted file."""
-
-
-class Row(NamedTuple):
-    """What one Arrow row holds: the record's JSON text, its image ('' without one) and its line in the source."""
-
-    record: bytes
-    image: str
-    line: int
 
 
 class AnnotationStore:
@@ -198,8 +192,6 @@ def _convert_beside(source: Path, arrow: Path, kind: Kind) -> None:
 
 def _rows(source: Path, kind: Kind, on_read: Callable[[int], object]) -> tuple[dict[str, Any], Iterable[Row]]:
     if kind == "coco":
-        from ullava.data.annotations.coco_rows import coco_rows
-
         return coco_rows(source, on_read)
     return {}, _plain_rows(source, on_read)
 

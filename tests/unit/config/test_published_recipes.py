@@ -84,7 +84,7 @@ def test_models() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_small_twin_differs_in_size_alone(name: str) -> None:
-    full, twin = recipe(name), recipe(f"twins/{name.replace('ullava', 'tiny')}")
+    full, twin = recipe(name), recipe(f"smoke/{name.replace('ullava', 'tiny')}")
     for key in ("stage", "reinit_heads", "lora", "parts", "loss", "optimizer", "eval_protocol"):
         assert getattr(full, key) == getattr(twin, key), key
     assert (twin.init == "scratch") == (full.init == "scratch")

@@ -12,7 +12,7 @@ KINDS = {
     "ullava": "a released folder of u-LLaVA (stage I, stage II, or stage II without box head)",
     "llava": "a LLaVA checkpoint, as a start for training",
     "box_head": "a trained model, onto which goes the box head of another model.yaml",
-    "vision_encoder": "a trained model, onto which goes the vision encoder of another model.yaml, as a start for training",
+    "vision_encoder": "a trained model with the vision encoder of another model.yaml, as a start for training",
     "sam": "a segment-anything checkpoint (sam_vit_b/l/h)",
     "grounding_dino": "an original GroundingDINO checkpoint (groundingdino_swint_ogc and the like)",
     "clip": "a CLIP checkpoint of OpenAI, open_clip or transformers; keeps the vision tower",

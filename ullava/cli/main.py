@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ullava import __version__
 from ullava.atomic_write import refusal
+from ullava.config.renamed import current_arguments
 from ullava.errors import Interrupted, UserError, did_you_mean, one_line
 
 COMMANDS: dict[str, str] = {
@@ -176,6 +177,7 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"ullava {__version__}")
         return 0
+    argv = current_arguments(argv)
     module = load_command(argv[0])
     args = build_parser(argv[0]).parse_args(argv[1:])
     status: int = module.run(args)

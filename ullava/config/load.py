@@ -18,6 +18,7 @@ import yaml
 
 from ullava.config import compat_ullava_v1, nodes, old_form
 from ullava.config.nodes import Node
+from ullava.config.renamed import KEYS, current_keys, current_override
 from ullava.config.schema import EvalRecipe, TrainRecipe
 from ullava.errors import ConfigError, did_you_mean
 
@@ -64,6 +65,8 @@ def place(path: Path, dotted: str) -> str:
         node = _extended(nodes.parse(nodes.read_file(path), str(path), []), path.parent, [])
     except ConfigError:
         return str(path)
+    for config in {row.config for row in KEYS}:  # which one the file is meant for is not known here
+        current_keys(node, config, [], quiet=True)
     for key in dotted.split("."):
         if not isinstance(node.value, dict) or key not in node.value:
             break
@@ -115,8 +118,8 @@ def _parse(cls: type[T], text: str, name: str, overrides: Sequence[str], folder:
         root = old_form.translate(root, problems)
         if problems:
             raise ConfigError(sorted(set(problems), key=problems.index))
-    root = _extended(root, folder, problems)
-    root = compat_ullava_v1.expand(cls, _overridden(root, overrides, problems))
+    root = _extended(current_keys(root, cls.__name__, problems), folder, problems, cls.__name__)
+    root = compat_ullava_v1.expand(cls, _overridden(root, overrides, problems, cls.__name__))
     config = _Builder(problems).build(cls, root, "")
     if problems:
         raise ConfigError(sorted(set(problems), key=problems.index))
@@ -124,8 +127,8 @@ def _parse(cls: type[T], text: str, name: str, overrides: Sequence[str], folder:
     return built
 
 
-def _extended(root: Node, folder: Path, problems: list[str]) -> Node:
-    """Lay ``root`` over the file that it extends, if it does."""
+def _extended(root: Node, folder: Path, problems: list[str], config: str = "") -> Node:
+    """Lay ``root`` over the file that it extends, if it does. ``config``: the class that both are meant for."""
     if not isinstance(root.value, dict) or EXTENDS not in root.value:
         return root
     link = root.value[EXTENDS]
@@ -142,10 +145,10 @@ def _extended(root: Node, folder: Path, problems: list[str]) -> Node:
     if isinstance(base.value, dict) and EXTENDS in base.value:
         problems.append(f"{link.where}: {EXTENDS}: {path} extends another file itself; only one level is allowed")
         base.value.pop(EXTENDS)
-    return nodes.merge(base, rest)
+    return nodes.merge(current_keys(base, config, problems), rest)
 
 
-def _overridden(root: Node, overrides: Sequence[str], problems: list[str]) -> Node:
+def _overridden(root: Node, overrides: Sequence[str], problems: list[str], config: str) -> Node:
     for override in overrides:
         key, equals, text = override.partition("=")
         path = key.strip().split(".")
@@ -157,6 +160,7 @@ def _overridden(root: Node, overrides: Sequence[str], problems: list[str]) -> No
         except ConfigError as error:
             problems.extend(f"{COMMAND_LINE}: {key}: {problem.split(': ', 1)[1]}" for problem in error.problems)
             continue
+        path, value = current_override(path, value, config, problems)
         root = _with(root, path, value, key, problems)
     return root
 

@@ -14,6 +14,11 @@ from typing import Any, Literal
 from ullava.config.augment import AugmentConfig as AugmentConfig
 from ullava.config.augment import refuse_augment
 from ullava.config.core import CoreConfig as CoreConfig
+from ullava.config.datasets import DatasetConfig as DatasetConfig
+from ullava.config.datasets import DatasetEntry as DatasetEntry
+from ullava.config.datasets import OriginalConfig as OriginalConfig
+from ullava.config.datasets import OriginalSplit as OriginalSplit
+from ullava.config.datasets import SplitConfig as SplitConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.text import Template as Template
@@ -123,7 +128,7 @@ class ModelConfig:
     and ``vision``, which the other kind needs, and writes conversations in its own format (not ``text.template``).
     ``head_state``: masks and boxes are read at ``[SEG]`` and ``[LOC]`` themselves or, ``predicting``, one place before;
     ``grounding_layer``: of this layer of the language model, counted from 1, not of the last
-    (ullava.modeling.model.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
+    (ullava.modeling.heads.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
     (ullava.config.compat_ullava_v1), one way of which is ``marker_gradient_only``: words next to an image get no
     gradient.
     """
@@ -157,136 +162,7 @@ class ModelConfig:
             raise ValueError("as_released and marker_gradient_only reproduce u-LLaVA, whose core is of kind spliced")
 
 
-# ---------------------------------------------------------------- datasets/<id>/dataset.yaml
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitConfig:
-    """Where one split lies below the data root; ``count`` is what ``ullava check`` expects to find.
-
-    ``about``: a figure that was published rounded, in the place of ``count``; a tenth more or less is right too.
-    """
-
-    annotations: str
-    images: str = "."
-    count: int | None = field(default=None, metadata=at_least(0))
-    about: int | None = field(default=None, metadata=at_least(1))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OriginalSplit:
-    """One split in the files that a data set's authors publish; every path is below the data root.
-
-    ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
-    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
-    ``sentences``: expected expressions.
-    """
-
-    annotations: str
-    images: str = "."
-    companion: str | None = None
-    part: str | None = None
-    count: int | None = field(default=None, metadata=at_least(0))
-    sentences: int | None = field(default=None, metadata=at_least(0))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OriginalConfig:
-    """How the authors' own files are laid out (ullava.data.originals). ``leave_out``: classes that nobody asks for."""
-
-    kind: Literal[
-        "refs",
-        "grefs",
-        "reasonseg",
-        "label_folders",
-        "mask_pairs",
-        "ade_objects",
-        "paco",
-        "pascal_part",
-        "scienceqa",
-        "alpaca",
-        "sharegpt",
-        "tgif_tsv",
-        "boxed_refs",
-        "coco_captions",
-    ]
-    splits: dict[str, OriginalSplit]
-    leave_out: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetConfig:
-    """One dataset: which reader, which files, which words.
-
-    ``splits`` are in the form of ``layout``; ``original`` are the authors' own files, converted when they are opened.
-    A name outside ``classes`` is an error unless ``classes_open``. ``foreground``: which gray values of a mask are
-    the object: above half of the range, or white alone (u-LLaVA's way, which thins masks with soft edges).
-    ``boxes_only``: things have boxes and no masks, which serves the task rec alone. ``exhaustive: false``: an image may
-    hold things of these classes that are not annotated, so nothing can be said to be absent from it.
-    ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
-    """
-
-    name: str
-    layout: str
-    """One of the table in ullava.data.readers.layouts."""
-    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
-    splits: dict[str, SplitConfig] = field(default_factory=dict)
-    original: OriginalConfig | None = None
-    root: str | None = None
-    template: str | None = None
-    classes: list[str] = field(default_factory=list)
-    classes_open: bool = False
-    foreground: Literal["half", "white"] = "half"
-    label_offset: int = 0
-    ignore_label: int | None = None
-    boxes_only: bool = False
-    exhaustive: bool = True
-    license: str
-    source: str
-    notes: str = ""
-
-
 # ---------------------------------------------------------------- configs/train/*.yaml, configs/eval/*.yaml
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetEntry:
-    """A dataset's part in a recipe.
-
-    ``portion`` below 1 takes a seeded subset, above 1 repeats; ``weight`` is instead a sampling ratio (all entries of
-    a recipe use the one or the other). ``turns`` caps questions per sample; ``group: image`` lets them come from
-    different annotations of one image. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
-    the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
-    files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
-    ``frames``: which frames of a video training sees (ullava.media.frames). ``foreground``: see DatasetConfig; without
-    it that of the dataset.
-    """
-
-    dataset: str | None = None
-    portion: float | None = field(default=None, metadata=above(0, 1000))
-    weight: float | None = field(default=None, metadata=above(0))
-    split: str | None = None
-    template: str | None = None
-    data_root: str | None = None
-    task: str | None = None
-    form: Literal["reworked", "original"] | None = None
-    turns: int = field(default=3, metadata=at_least(0, 65_536))
-    group: Literal["item", "image"] = "item"
-    limit: int | None = field(default=None, metadata=at_least(1))
-    frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
-    foreground: Literal["half", "white"] | None = None
-    annotations: str | None = None
-    """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
-    images: str | None = None
-    """This folder of images in the place of the split's; relative to the working folder."""
-    boxes: str | None = None
-    """Boxes found in the images beforehand (ullava.data.readers.boxes), for vision encoders with objects; below the
-    data root.
-    """
-    augment: AugmentConfig | None = None
-    """What training changes in the images; none without it."""
-    min_area: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
-    """Where questions name a class (ullava.data.readers.class_questions): the least share of the image it covers."""
-    absent: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
-    """Of the same: the share of questions about a class that is not in the image."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
     """Low-rank adapters on the language model (peft)."""
@@ -432,9 +308,9 @@ class TrainRecipe:
         """Refuse augmentations where they would change what is measured, or words that are fixed (ValueError)."""
         refuse_augment(self.eval_dataset, "eval_dataset")
         augmented = [name for name, entry in self.dataset.items() if entry.augment is not None]
-        if self.tokenized and augmented:
+        if self.pretokenized and augmented:
             raise ValueError(
-                f"tokenized keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
+                f"pretokenized keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
             )
 
 

@@ -1,1 +1,1 @@
-"""From files to samples to batches: annotation readers, templates, images, mixture, collation, the synthetic world."""
+"""From files to samples to batches: annotation files, readers, converters, mixture, loading."""

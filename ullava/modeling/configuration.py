@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, Sam2MaskDecoderConfig, SamConfig
 
+from ullava.config.renamed import current_saved
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.table import tower_class
 
@@ -70,7 +71,7 @@ class UllavaConfig(PreTrainedConfig):
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
-    a defect of u-LLaVA (``ullava.modeling.model.gradient_ullava_v1``). ``pretrained`` notes which parts came from the
+    a defect of u-LLaVA (``ullava.modeling.cores.gradient_ullava_v1``). ``pretrained`` notes which parts came from the
     Hugging Face Hub: key of model.yaml -> its id (``path``) and commit (``revision``).
     """
 
@@ -177,6 +178,11 @@ class UllavaConfig(PreTrainedConfig):
         """PreTrainedConfig's, without what the core of this model does not have."""
         absent = foreign_keys(self.core_kind)
         return {key: value for key, value in super().to_dict().items() if key not in absent}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read what ``to_dict`` wrote, also in a release that called some keys otherwise."""
+        return super().from_dict(current_saved(config_dict), **kwargs)
 
     @property
     def sam_side(self) -> int:

@@ -45,7 +45,7 @@ class DrawnFiles:
 def _encode(suffix: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
     done, data = cv2.imencode(suffix, image, options)
     if not done:
-        raise DataError(f"OpenCV could not encode a {suffix} picture of shape {image.shape}")
+        raise DataError(f"OpenCV could not encode a {suffix} image of shape {image.shape}")
     return data.tobytes()
 
 

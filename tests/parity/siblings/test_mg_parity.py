@@ -11,7 +11,7 @@ from sibling_cases import agree, folders, read, same_normalized_pixels, tensors
 from torch.nn import functional
 
 from ullava.geometry import plan_view
-from ullava.modeling.model.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.cores.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8
 from ullava.modeling.vision.mg import MgPreprocessor
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes

@@ -111,14 +111,15 @@ def file_damages() -> Iterator[tuple[str, Damage, str]]:
 
 def value_damages() -> Iterator[tuple[str, str, Any]]:
     """Single keys: (file, dotted key, value)."""
-    for key in ("strategy", "vision_feature_layer", "image_aspect_ratio", "spatial_merge_size", "text_config", "vision_config", "sam_config",
-                "seg_id", "box_kind", "box_frame", "box_sigmoid", "mask_score", "vision_settings",
-                "detector_config"):  # fmt: skip
+    for key in ("strategy", "vision_feature_layer", "image_aspect_ratio", "spatial_merge_size", "text_config",
+                "vision_config", "sam_config", "seg_id", "box_kind", "box_frame", "box_sigmoid", "mask_score",
+                "vision_settings", "detector_config"):  # fmt: skip
         yield CONFIG, key, ...
         yield CONFIG, key, [1]
     for key, value in (
         ("model_type", "llama"), ("model_type", 3), ("model_type", ...), ("strategy", "clip-mlp"), ("strategy", "avg"),
-        ("vision_feature_layer", "x"), ("vision_feature_layer", 99), ("vision_feature_layer", True), ("projector", "mlp3x"), ("spatial_merge_size", 0),
+        ("vision_feature_layer", "x"), ("vision_feature_layer", 99), ("vision_feature_layer", True),
+        ("projector", "mlp3x"), ("spatial_merge_size", 0),
         ("spatial_merge_size", 2), ("video_frames", 0), ("box_kind", "boxes"), ("box_kind", "grounding_dino_query"),
         ("box_width", -1), ("box_width", 64), ("seg_id", 5), ("seg_id", "5"), ("loc_id", 10**9), ("eos_token_id", 7),
         ("eos_token_id", "</s>"), ("pad_token_id", 3), ("head_state", "last"), ("vision_settings.frame_grid", 0),

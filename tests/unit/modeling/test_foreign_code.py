@@ -135,7 +135,7 @@ def test_there_is_one_door() -> None:
         "registration.py",
         "modeling/loading/pretrained.py",
         "modeling/processing/processor.py",
-        "modeling/adapters.py",
+        "modeling/loading/adapters.py",
     }
     calls = re.compile(r"\.from_pretrained\(|trust_remote_code=True|weights_only=False")
     package = Path(ullava.__file__).parent

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ullava.errors import UserError
-from ullava.modeling.model.splice import ExpandedText, VisualItems, expand_markers, scatter_visual_tokens, splice_visual
+from ullava.modeling.cores.splice import ExpandedText, VisualItems, expand_markers, scatter_visual_tokens, splice_visual
 
 MARK, PAD = 9, 0
 

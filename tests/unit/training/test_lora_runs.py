@@ -86,7 +86,8 @@ def test_an_adapter_taken_up_otherwise_is_refused(
 
 def test_the_second_stage_makes_its_heads_afresh(run: Run, command: Any, recipe_file: Path, tmp_path: Path) -> None:
     core = run("core", "stage=align", "dataset={shapes_vqa: {}}", steps=1)
-    heads = "reinit_heads={mask: {sam: {config: SAM}}, box: {width: 16, frame: padsq, sigmoid: false}, image_aspect_ratio: crop}"
+    heads = "reinit_heads={mask: {sam: {config: SAM}}, box: {width: 16, frame: padsq, sigmoid: false}, "
+    heads += "image_aspect_ratio: crop}"
     sizes = "vision_config: {hidden_size: 32, output_channels: 32, num_hidden_layers: 1, num_attention_heads: 2, "
     sizes += "image_size: 64, patch_size: 8, mlp_dim: 48, window_size: 2, global_attn_indexes: [0], num_pos_feats: 16}"
     sizes += ", prompt_encoder_config: {hidden_size: 32, image_size: 64, patch_size: 8}"

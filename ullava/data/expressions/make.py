@@ -175,7 +175,7 @@ def _colored(photo: Photo, drawing: Drawing, rng: Random, alike: bool = False) -
     if not things:
         return None
     thing = rng.choice(things)
-    return Description(color=thing.color, shape=thing.name)
+    return Description(colour=thing.color, shape=thing.name)
 
 
 def _described(photo: Photo, drawing: Drawing, rng: Random, alike: bool) -> Description | None:
@@ -282,7 +282,7 @@ def _absent(photo: Photo, drawing: Drawing, rng: Random) -> Form | None:
         anchors = _anchors(photo, drawing)
         return Relation(what, _direction(rng), rng.choice(anchors)) if anchors else None
     if draw < 0.85:
-        return Select(Description(color=rng.choice(NAMES), shape=what.shape))
+        return Select(Description(colour=rng.choice(NAMES), shape=what.shape))
     return InZone(what, rng.choice(ZONES[4:6]))
 
 

@@ -51,12 +51,12 @@ def matches(what: Description, photo: Photo) -> list[int] | None:
     if what.shape is None or what.shape in photo.unsure:
         return None
     places = photo.of(what.shape)
-    if what.color is None:
+    if what.colour is None:
         return places
     things = [photo.objects[place] for place in places]
-    if any(thing.color != what.color and what.color not in thing.not_colors for thing in things):
+    if any(thing.color != what.colour and what.colour not in thing.not_colors for thing in things):
         return None
-    return [place for place, thing in zip(places, things, strict=True) if thing.color == what.color]
+    return [place for place, thing in zip(places, things, strict=True) if thing.color == what.colour]
 
 
 def denote(form: Form, photo: Photo) -> Denotation:

@@ -59,7 +59,7 @@ def _splitmix64(value: Any) -> Any:
 
 
 def feistel_permutation_all(indices: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
-    """Return ``permuted`` of many ``indices`` [n] at once."""
+    """Return ``feistel_permutation`` of many ``indices`` [n] at once."""
     half, low, state = _round_keys(size, key)
     result = indices.astype(np.uint64)
     open_places = np.arange(len(result))

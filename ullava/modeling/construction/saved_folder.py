@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from ullava.config.load import field_problems
+from ullava.config.renamed import current_saved
 from ullava.config.schema import BoxHeadConfig, CoreConfig, MaskHeadConfig, ModelConfig, TextConfig
 from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
@@ -88,7 +89,7 @@ def read_saved_config(folder: Path) -> UllavaConfig:
     """
     check_files(folder, (CONFIG_FILE,))
     file = folder / CONFIG_FILE
-    table = read_table(file)
+    table = current_saved(read_table(file))
     if table.get("model_type") != UllavaConfig.model_type:
         raise UserError(f"{file}: model_type: '{table.get('model_type')}', not '{UllavaConfig.model_type}'")
     own = _arguments(UllavaConfig) - foreign_keys(str(table.get("core_kind", "spliced")))
@@ -140,7 +141,7 @@ def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:
     Raises UserError with a line for each value that is missing, of a wrong type, or not the model's.
     """
     file = folder / PROCESSOR_FILE
-    table = read_table(file)
+    table = current_saved(read_table(file))
     saved = _arguments(UllavaProcessor) - _NOT_SAVED
     problems = [f"{file}: {key}: is missing" for key in saved - table.keys() - LATER_KEYS]
     wanted = processor_facts(config)

@@ -14,14 +14,14 @@ from ullava.errors import UserError
 from ullava.examples import ModelInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
+from ullava.modeling.cores.gradient_ullava_v1 import embed_as_configured
+from ullava.modeling.cores.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.heads.read_heads import item_of_position
 from ullava.modeling.loading.language_layers import read_language
 from ullava.modeling.loading.strict_loading import load_part
-from ullava.modeling.model.gradient_ullava_v1 import embed_as_configured
-from ullava.modeling.model.splice import ExpandedText, VisualItems, splice_visual
-from ullava.modeling.model.vision_batch import context_of, views_of
 from ullava.modeling.vision.strategies import build_strategy
 from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, VisionStrategy
+from ullava.modeling.vision.vision_batch import context_of, views_of
 
 LANGUAGE = "language"
 VISION = "vision."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ullava.modeling.model.grounding_layer import PassStates
+from ullava.modeling.heads.grounding_layer import PassStates
 
 
 @dataclass(frozen=True, slots=True)

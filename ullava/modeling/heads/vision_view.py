@@ -27,8 +27,8 @@ class VisionViewRules(MaskRules):
     def __init__(self, side: int, image_aspect_ratio: str) -> None:
         if image_aspect_ratio not in WHOLE_VIEWS:
             raise UserError(
-                f"mask.encoder vision needs a view of the whole image: vision.image_aspect_ratio {' or '.join(WHOLE_VIEWS)}, "
-                f"not {image_aspect_ratio}"
+                "mask.encoder vision needs a view of the whole image: "
+                f"vision.image_aspect_ratio {' or '.join(WHOLE_VIEWS)}, not {image_aspect_ratio}"
             )
         self.side = side
         self.kind = WHOLE_VIEWS[image_aspect_ratio]

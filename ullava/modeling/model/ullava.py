@@ -17,14 +17,14 @@ from ullava.modeling.cores.core_contract import CoreInputs
 from ullava.modeling.cores.core_table import build_core
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
 from ullava.modeling.heads.box_table import build_box_head
+from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.mask_contract import Pyramid
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.heads.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads
-from ullava.modeling.model.grounding_layer import PassStates, check_grounding_layer, tapped_layer
-from ullava.modeling.model.vision_batch import chosen_by, summed_aux, told_by
 from ullava.modeling.vision.patches import patch_cross_entropy
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_loss_of
+from ullava.modeling.vision.vision_batch import chosen_by, summed_aux, told_by
 from ullava.text.tokens import IGNORE_LABEL
 
 

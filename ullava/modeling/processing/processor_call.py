@@ -18,6 +18,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
 from ullava.batching.collate import Collator
+from ullava.config.renamed import current_saved
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import Example, flat_keys
 from ullava.media.images import first_line, read_image_rgb_u8
@@ -84,6 +85,11 @@ class CallableProcessor(ProcessorMixin):
     encode: Any
 
     video_token = VIDEO_PATCH
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a processor of saved values, also of a release that called some keys otherwise."""
+        return super().from_args_and_dict(args, current_saved(processor_dict), **kwargs)
 
     @property
     def image_token(self) -> str:
@@ -185,7 +191,7 @@ class CallableProcessor(ProcessorMixin):
         if self.vision.reads_text and asked is None:
             if np.isin(ids, turn_end_ids(self.tokenizer, self.chat_template)).any():
                 raise UserError(
-                    "this vision encoder reads the question, and a plain text does not tell which of its words are answers: "
+                    "this vision encoder reads the question, and a plain text does not tell which words are answers: "
                     "hand over what apply_chat_template returns, as it is"
                 )
             asked = ids[~np.isin(ids, self._places())]

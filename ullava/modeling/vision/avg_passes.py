@@ -13,8 +13,8 @@ from torch.nn import functional
 from ullava.config.fields import CountKind
 from ullava.examples import ModelInputs
 from ullava.losses import answer_nll, ranking_loss
-from ullava.modeling.model.vision_batch import context_of
 from ullava.modeling.vision.passes import EveryCandidate, network_of
+from ullava.modeling.vision.vision_batch import context_of
 from ullava.text.tokens import IGNORE_LABEL
 
 RANKING_TERMS: Mapping[str, CountKind] = {"rglf_ce": "images", "rglf_rank": "images"}

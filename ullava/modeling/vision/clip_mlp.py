@@ -81,7 +81,7 @@ def build_projector(kind: str, width_in: int, width_out: int) -> nn.Module:
 
 
 def merge_patches(states: torch.Tensor, spatial_merge_size: int) -> torch.Tensor:
-    """Join merge x merge neighbors of a square grid: [I, P, D] -> [I, P / merge^2, merge^2 D], rows first."""
+    """Join m x m neighbors of a square grid, rows first: [I, P, D] -> [I, P / m^2, m^2 D]; m is the merge size."""
     if spatial_merge_size == 1:
         return states
     side = round(states.shape[1] ** 0.5) // spatial_merge_size
@@ -120,12 +120,13 @@ class ClipMlp(TowerVisionEncoder):
         grid = self.kind.grid_side(vision_feature_layer)
         if grid % spatial_merge_size:
             raise UserError(
-                f"vision.spatial_merge_size {spatial_merge_size}: the tower's grid of {grid} x {grid} patches cannot be joined so"
+                f"vision.spatial_merge_size {spatial_merge_size}: the tower's grid of {grid} x {grid} patches cannot "
+                "be joined so"
             )
-        if grid // spatial_merge_size % frame_grid:
+        joined = grid // spatial_merge_size
+        if joined % frame_grid:
             raise UserError(
-                f"vision.clip_mlp.frame_grid {frame_grid}: a grid of {grid // spatial_merge_size} x {grid // spatial_merge_size} tokens "
-                "cannot be cut so"
+                f"vision.clip_mlp.frame_grid {frame_grid}: a grid of {joined} x {joined} tokens cannot be cut so"
             )
         self.spatial_merge_size = spatial_merge_size
         self.frame_grid = frame_grid

@@ -28,7 +28,7 @@ ROWS = pytest.mark.parametrize("reader", LAYOUTS, ids=layout_names())
 DOTS = '''
 """A layout that ullava does not have: ``{"file": "a.png", "what": "dog", "xy": [5, 4], "side": 6}``."""
 
-from ullava.data.readers.base import Ask, Reader, query, training_turns
+from ullava.data.readers.base import QAPair, Reader, query, training_turns
 from ullava.structures import Region, Sample
 
 
@@ -54,7 +54,7 @@ class DotsReader(Reader):
         height, width = record.size_hw()
         (x, y), side = record.value["xy"], record.integer("side")
         region = Region(record.expression("what"), None, (x, y, x + side, y + side))
-        return self.image(record, "file"), Ask(region.phrase, (region,), {"height": height, "width": width})
+        return self.image(record, "file"), QAPair(region.phrase, (region,), {"height": height, "width": width})
 '''
 
 

@@ -95,13 +95,13 @@ def test_classes_of_a_descriptor_and_of_coco_are_checked_when_they_are_opened(bu
 
 
 def test_an_import_leaves_out_categories_with_such_names(command: Any, tmp_path: Path) -> None:
-    from tests.unit.data.originals import as_json, image, instances, opened, read_all
+    from tests.unit.data.originals import as_json, instances, make_image, opened, read_all
 
     value = instances("a.jpg")
     value["images"][1] |= SIZE | {"file_name": "b.jpg"}
     value["categories"][1]["name"] = "racket [SEG]"
     for name in ("a.jpg", "b.jpg"):
-        image(tmp_path / "images" / name)
+        make_image(tmp_path / "images" / name)
     file = as_json(tmp_path / "given.json", value)
     line = ["data", "import", "coco", "--images", str(tmp_path / "images"), "--annotations", str(file)]
     line += ["--out", str(tmp_path / "mine")]

@@ -11,8 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ullava.data.annotations.json_stream import JsonRecord, iter_object_lists
-from ullava.data.annotations.rows import Row
+from ullava.data.annotations.json_stream import JsonRecord, Row, iter_object_lists
 from ullava.errors import DataError, did_you_mean
 
 MAX_PROBLEMS = 20

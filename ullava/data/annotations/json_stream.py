@@ -90,6 +90,14 @@ class JsonRecord(NamedTuple):
     value: dict[str, Any]
 
 
+class Row(NamedTuple):
+    """What the store keeps of a record: its JSON text, its image ('' without one) and its line in the source."""
+
+    record: bytes
+    image: str
+    line: int
+
+
 class JsonCursor:
     """Walks through one JSON text and holds no more of it than the value in hand.
 

@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from ullava.atomic_write import whole, write_whole
 from ullava.data.annotations.coco_rows import coco_rows
-from ullava.data.annotations.json_stream import iter_records
-from ullava.data.annotations.rows import Row
+from ullava.data.annotations.json_stream import Row, iter_records
 from ullava.errors import DataError
 from ullava.given_files import check_plain
 

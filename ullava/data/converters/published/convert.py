@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from ullava.data.annotations.rows import Row
+from ullava.data.annotations.json_stream import Row
 from ullava.data.annotations.store import PROGRESS_BYTES, AnnotationStore, cache_path, convert_rows
 from ullava.data.converters.published.boxed_refs import boxed_refs_rows
 from ullava.data.converters.published.captions import coco_captions_rows

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 from ullava.data.annotations.encodings import UTF_8, read_text
 from ullava.data.annotations.file_names import utf8_name
-from ullava.data.annotations.json_stream import JsonCursor
-from ullava.data.annotations.rows import Row
+from ullava.data.annotations.json_stream import JsonCursor, Row
 from ullava.errors import DataError, did_you_mean
 from ullava.media.images import stored_frame_of_head, upright_hw
 from ullava.resources import is_stray

@@ -158,6 +158,20 @@ def test_the_keys_are_refused_where_questions_name_no_class(build: Any, key: str
         build("coco_instances", TWO_DOGS_AND_A_CAT, DatasetEntry(**{key: 0.1}))
 
 
+def test_training_learns_everything_that_an_image_shows_whatever_it_asks(build: Any) -> None:
+    boxed = note(9, 1, None, bbox=[20, 10, 8, 6])
+    file = coco(note(1, 1, SQUARE), boxed, note(3, 2, CORNER))
+    for task in ("res", "rec"):
+        things = drawn(build("coco_instances", file, entry(task=task)), 1)[0].things
+        assert [(thing.phrase, thing.mask is None) for thing in things] == [
+            ("dog", False),
+            ("dog", True),
+            ("cat", False),
+        ]
+        assert things[1].box_xyxy_px == (20.0, 10.0, 28.0, 16.0)
+    assert drawn(build("coco_instances", file, entry(), exhaustive=False), 1)[0].things == ()
+
+
 def test_crowds_belong_to_the_class_and_count_in_no_figure(build: Any) -> None:
     crowd = note(2, 1, None, iscrowd=1, segmentation=dict(rle_encode(CORNER_MASK)), bbox=[1, 12, 3, 6])
     dataset = build("coco_instances", coco(note(1, 1, SQUARE), crowd), entry())

@@ -53,6 +53,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         min_area=entry.min_area or 0.0,
         absent=entry.absent or 0.0,
         label_offset=located.config.label_offset,
+        exhaustive=located.config.exhaustive,
         ignore_label=located.config.ignore_label,
         foreground_above=WHITE_ALONE if foreground == "white" else FOREGROUND_ABOVE,
     )

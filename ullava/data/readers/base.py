@@ -56,9 +56,10 @@ class Origin:
     """All that a reader has to know. ``turns``: questions per training sample at most, 0 for all of them.
 
     ``classes``: the names that may occur (empty: any). A class of number c is stored in a label image as
-    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Gray values
-    above ``foreground_above`` are the object of a foreground image. ``frames``: which
-    frames of a video training sees. ``class_names``, ``min_area``, ``absent``: for questions that name a class
+    ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Gray values above
+    ``foreground_above`` are the object of a foreground image. ``frames``: which frames of a video training sees.
+    ``exhaustive``: the annotations list every object of their classes.
+    ``class_names``, ``min_area``, ``absent``: for questions that name a class
     (class_questions.py): the names in the descriptor's order without those that nobody asks for, the least share of the
     image that a class has to cover, and the share of questions about one that is not there.
     """
@@ -74,6 +75,7 @@ class Origin:
     limit: int | None = None
     classes: frozenset[str] = field(default_factory=frozenset)
     label_offset: int = 0
+    exhaustive: bool = True
     ignore_label: int | None = None
     foreground_above: int = FOREGROUND_ABOVE
     frames: FrameSampling = "uniform"

@@ -26,7 +26,7 @@ from ullava.data.annotations.text_lengths import RecordLengths
 from ullava.data.readers.base import Origin, QAPair, Reader, draw, query, training_turns
 from ullava.data.readers.record import Record
 from ullava.errors import ConfigError, DataError
-from ullava.structures import Sample
+from ullava.structures import Region, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class ClassQuestions(Reader):
     @abstractmethod
     def class_list(self) -> Sequence[str]:
         """Return the classes that the annotations look for."""
+
+    def things(self, record: Record) -> tuple[Region, ...]:
+        """Return every object of an image of which all objects are annotated; none where a layout does not tell."""
+        return ()
 
     @property
     def whole_images(self) -> bool:
@@ -133,7 +137,8 @@ class ClassQuestions(Reader):
         turns = training_turns(asks, self.templates(), rng)
         truth = there[0].truth if there else {}
         known = {key: truth[key] for key in ("height", "width", "image_id") if key in truth}
-        return Sample(record.sample, self.id, self.task, (self.image(record),), turns, known)
+        things = self.things(record) if self.origin.exhaustive else ()
+        return Sample(record.sample, self.id, self.task, (self.image(record),), turns, known, things)
 
     def queries(self, index: int) -> list[Sample]:
         """Return one query a class, then those about absent ones; ``truth`` has ``class``, and ``absent`` is true."""

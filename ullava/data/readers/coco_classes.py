@@ -49,6 +49,19 @@ class CocoClassReader(ClassQuestions, CocoInstancesReader):
         groups = {class_key(self.categories[number]): (number, g) for number, g in self.all_groups(record).items()}
         return [self._ask_class(record, *groups[class_key(name)]) for name in names]
 
+    def things(self, record: Record) -> tuple[Region, ...]:
+        """Return every object, by its mask or, without one, by its box; those too thin for either are left out."""
+        size, found = record.size_hw(), []
+        for number, parts in self.all_groups(record).items():
+            name = self.categories[number].lower()
+            for part in parts:
+                mask = part.mask(size, may_be_empty=True) if has_mask(part) else None
+                if mask is not None and mask.any():
+                    found.append(Region(name, mask))
+                elif mask is None and not is_flat(part):
+                    found.append(Region(name, box_xyxy_px=part.box_xyxy_px(size)))
+        return tuple(found)
+
     def _numbers(self, value: dict[str, Any]) -> list[int]:
         return [self.same[part["category_id"]] for part in value["annotations"] if not part.get("iscrowd")]
 

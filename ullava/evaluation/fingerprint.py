@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+from ullava.data.annotations.store import AnnotationStore
 from ullava.data.readers.base import Reader, TaskDataset
 from ullava.data.readers.boxes import BoxedDataset, reader_of
 
@@ -36,12 +38,23 @@ def model_identity(predictor: Any) -> str:
 
 
 def dataset_identity(dataset: TaskDataset) -> str:
-    """Hash the annotation file of a data set (and that of its boxes); others are known by id, split and length."""
+    """Hash the annotation file of a data set (and that of its boxes); others are known by id, split and length.
+
+    Of annotations in a folder, what was read in it.
+    """
     reader = reader_of(dataset)
     if isinstance(reader, Reader):
-        own = _file_hash(reader.origin.store.source)
+        store = reader.origin.store
+        own = _records_hash(store) if store.source.is_dir() else _file_hash(store.source)
         return own if not isinstance(dataset, BoxedDataset) else f"{own}+{_file_hash(dataset.boxes.path)}"
     return hashlib.sha256(f"{dataset.id}/{dataset.split}/{len(dataset)}".encode()).hexdigest()[:20]
+
+
+def _records_hash(store: AnnotationStore) -> str:
+    digest = hashlib.sha256()
+    for number in range(len(store)):
+        digest.update(json.dumps(store.record(number), sort_keys=True).encode())
+    return digest.hexdigest()[:20]
 
 
 def _file_hash(path: Path) -> str:

@@ -43,7 +43,7 @@ class Fake:
 
 
 @pytest.fixture
-def make_image(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(path)
     return path

@@ -99,16 +99,16 @@ def test_a_batch_gives_what_single_questions_give(command: Command, random_model
 def test_a_model_that_wants_to_say_a_image_says_something_else(
     command: Command, random_model: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ullava.modeling.model.ullava import UllavaForConditionalGeneration
+    from ullava.modeling.cores.core_spliced import SplicedCore
 
-    plain = UllavaForConditionalGeneration._logits
+    plain = SplicedCore.logits
 
-    def eager(self: UllavaForConditionalGeneration, hidden: torch.Tensor) -> torch.Tensor:
+    def eager(self: SplicedCore, hidden: torch.Tensor) -> torch.Tensor:
         logits = plain(self, hidden)
         logits[..., self.config.image_patch_id] += 1e4
         return logits
 
-    monkeypatch.setattr(UllavaForConditionalGeneration, "_logits", eager)
+    monkeypatch.setattr(SplicedCore, "logits", eager)
     code, printed, errors = command(
         "predict", "--model", str(random_model), "--image", str(images[0]), "--prompt", "x", "--json",
         "--max-new-tokens", "4",

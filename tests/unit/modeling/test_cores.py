@@ -28,9 +28,9 @@ from ullava.modeling.construction.stage_settings import change_conversation
 from ullava.modeling.cores.core_table import CORES, build_core
 from ullava.modeling.cores.native_processor import FOLDER
 from ullava.modeling.heads.box_table import BOX_HEADS
+from ullava.modeling.vision.passes import Passes
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
-from ullava.training.loop.passes import Passes
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import LANGUAGE, apply_stage, assign_parts
 

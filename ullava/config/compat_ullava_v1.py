@@ -1,9 +1,9 @@
 """``compat: ullava_v1``: one key for all in which u-LLaVA's first release differs from ours (docs/released_weights.md).
 
-It stands in a model.yaml, in ``heads`` of a training recipe, or in a recipe. Before the tree becomes a dataclass, the
-keys that the switch stands for are written into it, so that nothing else has to know of the switch. A key that is
-there keeps its value, but for ``frames``: u-LLaVA has its own of each of our ways. A recipe's switch covers what the
-recipe spells out itself (``system``, ``heads``); a model that it names has one of its own.
+It stands in a model.yaml, in ``reinit_heads`` of a training recipe, or in a recipe. Before the tree becomes a
+dataclass, the keys that the switch stands for are written into it, so that nothing else has to know of the switch. A
+key that is there keeps its value, but for ``frames``: u-LLaVA has its own of each of our ways. A recipe's switch covers
+what the recipe spells out itself (``system``, ``reinit_heads``); a model that it names has one of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def expand(cls: type[Any], root: Node) -> Node:
     switch = _at(root, KEY)
     if cls is TrainRecipe and isinstance(root.value, dict):
         passed = {KEY: switch} if _is_on(switch) and switch is not None else {}
-        for key, inner in (("system", ModelConfig), ("heads", HeadsConfig)):
+        for key, inner in (("system", ModelConfig), ("reinit_heads", HeadsConfig)):
             child = root.value.get(key)
             if child is not None and isinstance(child.value, dict):
                 own = Node(child.where, {**passed, **child.value})

@@ -158,7 +158,8 @@ class ModelConfig:
         given = [name for name, there in parts.items() if there]
         if self.core.kind != "spliced" and given:
             raise ValueError(f"core.kind {self.core.kind} brings its own: leave out {', '.join(given)}")
-        if self.core.kind != "spliced" and (self.text.as_released or self.marker_gradient_only):
+        released = self.text.as_released or self.marker_gradient_only
+        if self.core.kind != "spliced" and released:
             raise ValueError("as_released and marker_gradient_only reproduce u-LLaVA, whose core is of kind spliced")
 
 

@@ -214,5 +214,5 @@ def test_save_and_load_give_the_same_tokens(conv: tuple[Any, Any], tmp_path: Pat
     again, processor_again = load_folder(tmp_path, torch.float32)
     (row,) = rows(processor_again, SHAPES[:1])
     batch = Collator(processor.tokenizer.pad_token_id)([row]).inputs
-    assert torch.equal(again.encode_images(batch).tokens, model.core.encode_images(batch).tokens)
+    assert torch.equal(again.core.encode_images(batch).tokens, model.core.encode_images(batch).tokens)
     assert processor_again.vision.area == 1.0 and again.config.vision_settings == model.config.vision_settings

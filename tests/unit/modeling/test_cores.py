@@ -28,7 +28,6 @@ from ullava.modeling.construction.stage_settings import change_conversation
 from ullava.modeling.cores.core_table import CORES, build_core
 from ullava.modeling.cores.native_processor import FOLDER
 from ullava.modeling.heads.box_table import BOX_HEADS
-from ullava.modeling.vision.passes import Passes
 from ullava.structures import Clip, Sample, Turn
 from ullava.text.tokens import IGNORE_LABEL
 from ullava.training.optim.objective import GroundingObjective
@@ -185,7 +184,7 @@ def test_a_step_of_training_moves_what_the_stage_trains(built: Built, tmp_path: 
     plan = apply_stage(model.train(), "ground")
     batch = batch_of(processor, samples())
     inputs, targets = batch.usable()
-    objective = GroundingObjective(LossConfig(), processor.masks, Passes(strategy=model.core.strategy).aux_terms)
+    objective = GroundingObjective(LossConfig(), processor.masks, model.core.passes().aux_terms)
     result = objective(model(**inputs.as_kwargs()), targets)
     result.total.backward()
     moved = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.abs().max() > 0}

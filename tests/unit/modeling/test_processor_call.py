@@ -196,8 +196,8 @@ USER = {"role": "user", "content": "Hi"}
         (lambda p: p.apply_chat_template([]), "a conversation is a list of messages"),
         (lambda p: p.apply_chat_template([{"role": "judge", "content": "?"}]), "message 1: role 'judge' is none of"),
         (
-            lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "image", "image": IMAGE}]}]),
-            "message 1, part 1: the model reads no part of type 'image'",
+            lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "audio", "audio": IMAGE}]}]),
+            "message 1, part 1: the model reads no part of type 'audio'",
         ),
         (
             lambda p: p.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=True),

@@ -185,7 +185,7 @@ def test_a_smaller_gamma_keeps_a_part_of_the_same(slime: tuple[Any, Any]) -> Non
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [({"gama": 0.5}, "no override 'gama'; did you mean 'top_p'"), ({"top_p": 2.0}, "a share lies between 0 and 1")],
+    [({"topp": 0.5}, "no override 'topp'; did you mean 'top_p'"), ({"top_p": 2.0}, "a share lies between 0 and 1")],
 )
 def test_wrong_overrides_are_refused(slime: tuple[Any, Any], overrides: dict[str, Any], message: str) -> None:
     model, processor = slime

@@ -228,8 +228,8 @@ def test_a_fresh_tower_starts_with_places_to_tell_apart(name: str) -> None:
 def test_kinds_that_the_table_lacks_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"vision\.tower\.config\.model_type: unknown 'siglip_vision'; did you mean"):
         build_with("{config: {model_type: siglip_vision}}")
-    with pytest.raises(ConfigError, match="unknown 'siglip2_vision_model'; did you mean 'siglip_vision_model'"):
-        build_with("{config: {model_type: siglip2_vision_model}}")
+    with pytest.raises(ConfigError, match="unknown 'siglip3_vision_model'; did you mean 'siglip_vision_model'"):
+        build_with("{config: {model_type: siglip3_vision_model}}")
     with pytest.raises(UserError, match="unknown vision tower 'vit'; known: clip_vision_model, convnext"):
         tower_class("vit")
     _, network = network_of("siglip")

@@ -173,6 +173,6 @@ def test_a_vision_encoder_that_does_not_choose_is_refused(make_model: Any) -> No
 
 def test_the_trainer_knows_no_kind_of_passes() -> None:
     """What a batch is run for is the strategy's affair: neither the loop nor the criterion names a kind or a term."""
-    for name in ("trainer", "objective", "batches", "loss_window"):
+    for name in ("loop.trainer", "optim.objective", "loop.batches", "reporting.loss_window"):
         text = Path(importlib.import_module(f"ullava.training.{name}").__file__ or "").read_text(encoding="utf-8")
         assert not re.search(r"rglf|router|granularity|[\"'](every|rank)[\"']", text), name

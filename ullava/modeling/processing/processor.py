@@ -312,7 +312,7 @@ class UllavaProcessor(CallableProcessor):
         if self.answer == "name_last":
             turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
 
-        slots = [self.token_ids[name] for name in PLACEHOLDERS]
+        slots = [self.token_ids[name] for name in PLACEHOLDERS if name in self.token_ids]  # a native core has fewer
         return self.rows.tokenize(self, replace(sample, turns=turns), left_out=slots, prompt_only=prompt_only)
 
     def _check_counts(

@@ -254,7 +254,7 @@ class UllavaTrainer(Trainer):
             return self.window
         sums = self.accelerator.reduce(self.window.sums.clone(), reduction="sum")
         counts = self.accelerator.reduce(self.window.counts.float().to(self.args.device), reduction="sum")
-        return LossWindow(sums, counts.double().cpu(), self.window.steps, self.window.aux_terms)
+        return replace(self.window, sums=sums, counts=counts.double().cpu())
 
     # ------------------------------------------------------------ evaluation
     def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def test_the_wheel_holds_what_the_checkout_holds(wheel: Path) -> None:
     expected = {f"ullava/{name}" for name in _below(ROOT / "ullava")}
     for folder in FOLDERS:
         expected |= {f"ullava/_resources/{folder}/{name}" for name in _below(ROOT / folder)}
+    expected = {name for name in expected if not re.search("/models/photo/(language|tower)/", name)}  # of the set-up
     assert len(expected) >= 80
     assert packed == expected
 

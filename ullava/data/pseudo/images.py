@@ -65,8 +65,9 @@ class ImageCutter:
         self.job = job
         self.cut = cut
         self.store = AnnotationStore.open(job.boxes, "coco")
-        self.names = {int(number): str(name) for number, name in self.store.facts["categories"].items()}
+        self.names = _category_names(self.store)
         self.truth = None if job.truth is None else AnnotationStore.open(job.truth, "coco")
+        self.true_names = {} if self.truth is None else _category_names(self.truth)
         self.other = None if job.agree_with is None else OtherMasks(job.agree_with)
 
     def items(self, left_out: Collection[str]) -> list[Item]:
@@ -81,7 +82,9 @@ class ImageCutter:
         Of an image of the truth there are no ``annotations`` but the IoUs of its objects and classes with what was cut.
         Raises DataError for an image or an annotation that is wrong.
         """
-        store = self.truth if item.of_truth and self.truth is not None else self.store
+        store, names = self.store, self.names
+        if item.of_truth and self.truth is not None:
+            store, names = self.truth, self.true_names
         name = store.image_name(item.number)
         record = Record(store.record(item.number), name, lambda: store.where(item.number))
         path = find_below(self.job.images, record.text("image_path"), "file_name")
@@ -89,7 +92,6 @@ class ImageCutter:
         if image.shape[:2] != size:
             record.fail(f"{path} has {image.shape[1]} x {image.shape[0]} pixels, the file says {size[1]} x {size[0]}")
         parts = {part.integer("id"): part for part in record.parts("annotations")}
-        names = {int(number): str(known) for number, known in store.facts["categories"].items()}
         groups = _groups(parts, names, size, masked=item.of_truth)
         masks: dict[int, MaskArray] = {}
         lines = {
@@ -163,6 +165,11 @@ class ImageCutter:
                     united = np.logical_or.reduce([masks[number] for number in kept])
                     agreement.add_class(united, np.logical_or.reduce([truths[number] for number in group.numbers]))
         return agreement
+
+
+def _category_names(store: AnnotationStore) -> dict[int, str]:
+    """Return the categories of a COCO file: number -> name."""
+    return {int(number): str(name) for number, name in store.facts["categories"].items()}
 
 
 def _groups(parts: dict[int, Record], names: dict[int, str], size: tuple[int, int], masked: bool) -> list[ClassBoxes]:

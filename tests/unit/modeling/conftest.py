@@ -16,15 +16,7 @@ from ullava.text.answers import grounded_answer
 
 ROOT = Path(__file__).resolve().parents[3]
 
-SMALL = """
-name: small
-language:
-  config: {model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4,
-           num_key_value_heads: 2, max_position_embeddings: 512, initializer_range: 0.1, tie_word_embeddings: true}
-tokenizer: models/tiny/tokenizer
-vision:
-  tower: {config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4,
-                   image_size: 32, patch_size: 8}}
+SMALL_HEADS = """
 mask:
   sam:
     config:
@@ -34,8 +26,22 @@ mask:
       prompt_encoder_config: {hidden_size: 32, image_size: 32, patch_size: 8}
       mask_decoder_config: {hidden_size: 32, mlp_dim: 48, num_attention_heads: 4, iou_head_hidden_dim: 32}
 box: {width: 32}
-text: {max_length: 256}
 """
+
+SMALL = (
+    """
+name: small
+language:
+  config: {model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4,
+           num_key_value_heads: 2, max_position_embeddings: 512, initializer_range: 0.1, tie_word_embeddings: true}
+tokenizer: models/tiny/tokenizer
+vision:
+  tower: {config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4,
+                   image_size: 32, patch_size: 8}}
+"""
+    + SMALL_HEADS
+    + "text: {max_length: 256}\n"
+)
 
 
 def build_small(overrides: tuple[str, ...] = ()) -> tuple[Any, Any]:

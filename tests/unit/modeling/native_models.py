@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from tests.unit.modeling.conftest import SMALL_HEADS
 from transformers import AutoTokenizer
 
 from ullava.config.load import parse_text
@@ -119,18 +120,7 @@ NATIVES: dict[str, Native] = {
 }  # fmt: skip
 """Two of tiles in many signs, two of M-RoPE (the second with features of deeper layers)."""
 
-HEADS = """
-mask:
-  sam:
-    config:
-      vision_config: {hidden_size: 32, output_channels: 32, num_hidden_layers: 2, num_attention_heads: 2,
-                      image_size: 32, patch_size: 8, mlp_dim: 48, window_size: 2, global_attn_indexes: [1],
-                      num_pos_feats: 16, initializer_range: 0.1}
-      prompt_encoder_config: {hidden_size: 32, image_size: 32, patch_size: 8}
-      mask_decoder_config: {hidden_size: 32, mlp_dim: 48, num_attention_heads: 4, iou_head_hidden_dim: 32}
-box: {width: 32}
-text: {max_length: 512}
-"""
+HEADS = SMALL_HEADS + "text: {max_length: 512}\n"
 
 
 def needed_packages(family: str) -> None:

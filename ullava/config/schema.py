@@ -44,35 +44,39 @@ NO_LANGUAGE = LanguageConfig()
 NO_VISION = VisionConfig(tower=PartConfig())
 
 
+MASK_ENCODERS: dict[str, tuple[str, ...]] = {"sam": ("own",), "sam2": ("own", "vision"), "edgetam": ("own",)}
+"""``mask.kind`` -> what may encode images for it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
     """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability.
 
-    ``sam`` is a whole SAM, which encodes images by itself (``encoder: own``). ``sam2`` are the sizes of SAM 2's mask
-    decoder, which reads the maps of the vision tower (``encoder: vision``), and starts afresh; its score is its quality
-    estimate, times how likely the thing is there at all.
+    ``sam``, ``sam2`` and ``edgetam`` are whole segmenters, which encode images by themselves (``encoder: own``). With
+    ``encoder: vision``, ``sam2`` are the sizes of SAM 2's mask decoder alone, which reads the maps of the vision tower
+    and starts afresh. The score of all but ``sam`` is the quality estimate, times how likely the thing is there at all.
     """
 
     sam: PartConfig | None = None
     sam2: PartConfig | None = None
-    kind: Literal["sam", "sam2"] = "sam"
+    edgetam: PartConfig | None = None
+    kind: Literal["sam", "sam2", "edgetam"] = "sam"
     encoder: Literal["own", "vision"] = "own"
     score: Literal["iou_head", "mean_probability"] = "iou_head"
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other (ValueError)."""
-        other = "sam2" if self.kind == "sam" else "sam"
         if getattr(self, self.kind) is None:
             raise ValueError(f"kind {self.kind} needs the table {self.kind}")
-        if getattr(self, other) is not None:
-            raise ValueError(f"kind {self.kind} takes no table {other}")
-        if self.encoder != ("own" if self.kind == "sam" else "vision"):
-            told = "has an encoder of its own" if self.kind == "sam" else "reads the vision tower (encoder: vision)"
-            raise ValueError(f"kind {self.kind} {told}")
-        if self.sam2 is not None and self.sam2.path:
-            raise ValueError("sam2.path: a decoder on the vision tower starts afresh; give sam2.config")
-        if self.kind == "sam2" and self.score != "iou_head":
-            raise ValueError("kind sam2 scores by iou_head, times how likely the thing is there")
+        for other in MASK_ENCODERS:
+            if other != self.kind and getattr(self, other) is not None:
+                raise ValueError(f"kind {self.kind} takes no table {other}")
+        if self.encoder not in MASK_ENCODERS[self.kind]:
+            raise ValueError(f"kind {self.kind} has an encoder of its own")
+        if self.encoder == "vision" and self.part.path:
+            raise ValueError(f"{self.kind}.path: a decoder on the vision tower starts afresh; give {self.kind}.config")
+        if self.kind != "sam" and self.score != "iou_head":
+            raise ValueError(f"kind {self.kind} scores by iou_head, times how likely the thing is there")
 
     @property
     def part(self) -> PartConfig:

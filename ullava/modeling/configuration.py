@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig, Sam2MaskDecoderConfig, SamConfig
+from transformers import CONFIG_MAPPING, EdgeTamConfig, PreTrainedConfig, Sam2Config, Sam2MaskDecoderConfig, SamConfig
 
 from ullava.config.renamed import current_saved
 from ullava.modeling.towers.clip import ClipTower
@@ -56,6 +56,13 @@ def _sam_config(value: dict[str, Any] | SamConfig | None, mask_kind: str) -> Sam
     return SamConfig(**(value or {})) if value or mask_kind == "sam" else None
 
 
+def _sam2_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    """A whole SAM 2 where the table says so (``model_type``), else its mask decoder."""
+    if not isinstance(value, dict):
+        return value
+    return (Sam2Config if value.get("model_type") == Sam2Config.model_type else Sam2MaskDecoderConfig)(**value)
+
+
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
@@ -66,8 +73,9 @@ class UllavaConfig(PreTrainedConfig):
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
     head reads). ``video_frames``: frames of a video that are seen.
-    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config`` or ``sam2_config`` holds its
-    sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
+    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config`` or
+    ``edgetam_config`` holds its sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the
+    maps of the ``vision`` tower.
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
@@ -89,7 +97,8 @@ class UllavaConfig(PreTrainedConfig):
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         sam_config: dict[str, Any] | SamConfig | None = None,
-        sam2_config: dict[str, Any] | Sam2MaskDecoderConfig | None = None,
+        sam2_config: dict[str, Any] | Sam2Config | Sam2MaskDecoderConfig | None = None,
+        edgetam_config: dict[str, Any] | EdgeTamConfig | None = None,
         strategy: str = "clip_mlp",
         vision_feature_layer: int = -2,
         projector: str = "mlp2x",
@@ -133,7 +142,8 @@ class UllavaConfig(PreTrainedConfig):
             self.text_config = self.native_config.get_text_config(decoder=True)
             self.vision_config = None
         self.sam_config = _sam_config(sam_config, mask_kind)
-        self.sam2_config = Sam2MaskDecoderConfig(**sam2_config) if isinstance(sam2_config, dict) else sam2_config
+        self.sam2_config = _sam2_config(sam2_config)
+        self.edgetam_config = EdgeTamConfig(**edgetam_config) if isinstance(edgetam_config, dict) else edgetam_config
         self.strategy = strategy
         self.vision_feature_layer = vision_feature_layer
         self.projector = projector
@@ -171,8 +181,13 @@ class UllavaConfig(PreTrainedConfig):
     def networks(self) -> tuple[PreTrainedConfig, ...]:
         """The configs of transformers' networks that the core and the mask head are made of."""
         core = (self.text_config, self.vision_config) if self.native_config is None else (self.native_config,)
-        heads = (head for head in (self.sam_config, self.sam2_config) if head is not None)
-        return (*core, *heads)
+        return (*core, self.mask_part)
+
+    @property
+    def mask_part(self) -> PreTrainedConfig:
+        """The sizes of the mask head, as transformers has them."""
+        part: PreTrainedConfig = getattr(self, f"{self.mask_kind}_config")
+        return part
 
     def to_dict(self) -> dict[str, Any]:
         """PreTrainedConfig's, without what the core of this model does not have."""
@@ -187,9 +202,9 @@ class UllavaConfig(PreTrainedConfig):
     @property
     def sam_side(self) -> int:
         """Side S of the square that the mask head's encoder sees, in pixels."""
-        if self.sam_config is None:
+        if self.mask_encoder == "vision":
             return int(self.vision_config.image_size)
-        return int(self.sam_config.vision_config.image_size)
+        return int(self.mask_part.prompt_encoder_config.image_size)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The language model's config; generation and caches size themselves by it."""

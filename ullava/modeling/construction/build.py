@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from transformers import ConvNextConfig, SamModel
+from transformers import ConvNextConfig
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, MaskHeadConfig, ModelConfig, PartConfig
 from ullava.config.site import Site
@@ -19,9 +19,8 @@ from ullava.modeling.construction.trial import NATIVES, try_system, vision_of
 from ullava.modeling.cores.native_processor import read_native, template_of
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
-from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
+from ullava.modeling.heads.mask_table import MASK_HEADS, load_mask_head, mask_row
 from ullava.modeling.loading.pretrained import CONFIG_FILE, read_tokenizer
-from ullava.modeling.loading.strict_loading import load_part, read_part
 from ullava.modeling.loading.template_files import chat_template_of
 from ullava.modeling.loading.weight_files import read_table
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
@@ -64,7 +63,7 @@ def build_model(
     with vision_of(site):
         processor = build_processor(config, model_config, tokenizer, chat_template, native)
     load_box_parts(model, processor, config.box, folder)
-    parts = core_parts(config) | {"mask.sam": config.mask.sam, "box.detector": config.box.detector}
+    parts = core_parts(config) | head_parts(config)
     model.config.pretrained = hub_sources(parts, folder, site)
     return model, processor
 
@@ -78,12 +77,15 @@ def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, cha
 
 
 def set_attention(config: UllavaConfig, attn_implementation: str) -> None:
-    """Choose the attention kernel of every part that attends; SAM's decoder has a config two levels down."""
-    sam, decoder = config.sam_config, config.sam2_config
-    parts = [config, config.native_config or config.text_config, *([] if decoder is None else [decoder])]
-    parts += [] if sam is None else [sam, sam.vision_config, sam.mask_decoder_config]
-    for part in parts:
-        part._attn_implementation = attn_implementation
+    """Choose the attention kernel of every part that attends; a mask decoder's config may lie two levels down."""
+    mask = config.mask_part
+    within = [getattr(mask, key, None) for key in ("vision_config", "mask_decoder_config")]
+    backbone = getattr(within[0], "backbone_config", None)
+    for part in (config, config.native_config or config.text_config, mask, *within, backbone):
+        if part is not None:
+            part._attn_implementation = attn_implementation
+    if backbone is not None and backbone.model_type == "timm_wrapper":
+        backbone._attn_implementation = "sdpa"  # of convolutions; the wrapper knows no other word
     if config.vision_config is not None:
         config.vision_config._attn_implementation = (
             attn_implementation if tower_of(config.vision_config).attends else "eager"
@@ -182,8 +184,10 @@ def to_model_config(
 
 def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
     """Return what ``UllavaConfig`` holds of a mask head. Raises ConfigError as ``part_config``, for ``site``."""
-    row = mask_row(mask.kind)
-    sizes = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
+    row = mask_row(mask.kind, mask.encoder)
+    if missing := row.lacks():
+        raise ConfigError(f"{site.of('kind')}: {mask.kind} {missing}")
+    sizes: dict[str, Any] = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
     sizes[row.part] = part_config(mask.part, folder, site.of(mask.kind), (row.config,))
     return {**sizes, "mask_kind": mask.kind, "mask_encoder": mask.encoder, "mask_score": mask.score}
 
@@ -278,6 +282,11 @@ def core_parts(config: ModelConfig) -> dict[str, PartConfig]:
     return {"language": config.language, **vision}
 
 
+def head_parts(config: ModelConfig | HeadsConfig) -> dict[str, PartConfig | None]:
+    """The parts of transformers that the heads are made of, by their keys in model.yaml."""
+    return {f"mask.{config.mask.kind}": config.mask.part, "box.detector": config.box.detector}
+
+
 def _load_parts(
     model: UllavaForConditionalGeneration, config: ModelConfig, folder: Path, vocabulary: int, site: Site
 ) -> None:
@@ -287,9 +296,8 @@ def _load_parts(
     model.core.load_pretrained(folders, num_layers=config.language.num_layers)
     if vocabulary > model.config.text_config.vocab_size:
         model.core.grow_vocabulary(vocabulary)
-    if config.mask.sam is not None and config.mask.sam.path:
-        sam = weights_of(config.mask.sam, folder, site.of("mask.sam"))
-        load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
+    if config.mask.part.path:
+        load_mask_head(model, weights_of(config.mask.part, folder, site.of(f"mask.{config.mask.kind}")))
     model.tie_weights()
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-
-from transformers import SamModel
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
 from ullava.config.site import Site
@@ -16,6 +13,7 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.build import (
     box_fields,
     build_processor,
+    head_parts,
     hub_sources,
     mask_fields,
     set_attention,
@@ -23,7 +21,7 @@ from ullava.modeling.construction.build import (
 )
 from ullava.modeling.construction.trial import try_system
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
-from ullava.modeling.loading.strict_loading import load_part, read_part
+from ullava.modeling.heads.mask_table import load_mask_head
 from ullava.modeling.loading.template_files import chat_template_of
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
@@ -60,14 +58,13 @@ def build_fresh_heads(
     kept = core.core.modules()
     for name, network in model.core.modules().items():
         network.load_state_dict(kept[name].state_dict(), strict=True, assign=True)
-    if heads.mask.sam is not None and heads.mask.sam.path:
-        sam = weights_of(heads.mask.sam, folder, site.of("mask.sam"))
-        load_part(cast(Any, model.mask_head).sam, read_part(SamModel, sam), sam)
+    if heads.mask.part.path:
+        load_mask_head(model, weights_of(heads.mask.part, folder, site.of(f"mask.{heads.mask.kind}")))
     model.tie_weights()
     model.generation_config = copy.deepcopy(core.generation_config)
     made = build_processor(heads, config, processor.tokenizer, chat_template, processor.native)
     load_box_parts(model, made, heads.box, folder)
-    _note_sources(config, {"mask.sam": heads.mask.sam, "box.detector": heads.box.detector}, folder, site)
+    _note_sources(config, head_parts(heads), folder, site)
     return model, made
 
 
@@ -105,7 +102,8 @@ def build_fresh_box(
 
 def _note_sources(config: UllavaConfig, heads: Mapping[str, PartConfig | None], folder: Path, site: Site) -> None:
     """Write down where the new heads came from, in the place of where the old ones did."""
-    kept = {key: source for key, source in config.pretrained.items() if key not in heads}
+    made = {key.partition(".")[0] for key in heads}
+    kept = {key: source for key, source in config.pretrained.items() if key.partition(".")[0] not in made}
     config.pretrained = kept | hub_sources(heads, folder, site)
 
 

@@ -33,7 +33,7 @@ MAX_COUNT = 1 << 10
 _COUNTS = re.compile(r"(^|_)(layers?|depths?|stages?|levels?|points|outputs|experts|point_embeddings)($|_)")
 _SHARES = re.compile(r"(dropout|drop_?path|layerdrop)")
 _SMALL_AND_POSITIVE = re.compile(r"(_eps|_epsilon|rope_theta)$")
-_PLACES = re.compile(r"(indexes|indices|_ids?)$")
+_PLACES = re.compile(r"(indexes|indices|_ids?|attention_blocks|top_down_levels)$")
 _WIDTHS_AND_HEADS = (
     ("hidden_size", "num_attention_heads"),
     ("d_model", "encoder_attention_heads"),

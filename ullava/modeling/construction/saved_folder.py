@@ -24,7 +24,7 @@ from ullava.given_files import read_plain_text
 from ullava.modeling.configuration import UllavaConfig, foreign_keys
 from ullava.modeling.construction.build import processor_facts
 from ullava.modeling.construction.trial import try_network
-from ullava.modeling.heads.mask_table import MASK_HEADS
+from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
 from ullava.modeling.loading.pretrained import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -47,12 +47,12 @@ from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
 LATER_KEYS = frozenset(
-    {"pretrained", "mask_kind", "mask_encoder", "sam2_config", "grounding_layer", "core_kind", "core"}
+    {"pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "grounding_layer", "core_kind", "core"}
 )
 """Keys of a saved config or processor that folders of before they existed lack."""
-PARTS = ("text_config", "vision_config", "native_config", "sam_config", "sam2_config", "detector_config")
-HEADS = ("sam_config", "sam2_config", "detector_config")
-"""Those of them that are null where the model has no such head."""
+HEADS = ("sam_config", "sam2_config", "edgetam_config", "detector_config")
+PARTS = ("text_config", "vision_config", "native_config", *HEADS)
+"""Tables of a saved config; those of ``HEADS`` are null where the model has no such head."""
 CHOICES: Mapping[str, tuple[type[Any], str]] = {
     **{
         key: (VisionConfig, key)
@@ -191,16 +191,23 @@ def _is_id(value: Any) -> bool:
 
 def _mask_problems(table: Mapping[str, Any], file: str) -> list[str]:
     """What is wrong with the choice of a mask head: its sizes are not there, or those of another kind are."""
-    kind = table.get("mask_kind", "sam")
-    wanted = {row.part: name == kind for name, row in MASK_HEADS.items()}
+    kind, encoder = table.get("mask_kind", "sam"), table.get("mask_encoder", "own")
+    try:
+        row = mask_row(kind, encoder)
+    except UserError as error:
+        return [f"{file}: mask_encoder: {problem}" for problem in error.problems]
     problems = [
-        f"{file}: {part}: {'is missing' if needed else 'is there'}, but the mask head is a {kind}"
-        for part, needed in wanted.items()
-        if needed == (table.get(part) is None)
+        f"{file}: {part}: {'is missing' if part == row.part else 'is there'}, but the mask head is a {kind}"
+        for part in {entry.part for entry in MASK_HEADS.values()}
+        if (part == row.part) == (table.get(part) is None)
     ]
-    encoder = "own" if kind == "sam" else "vision"
-    if table.get("mask_encoder", "own") != encoder:
-        problems.append(f"{file}: mask_encoder: a mask head {kind} has '{encoder}', not {table.get('mask_encoder')!r}")
+    found, wanted = (table.get(row.part) or {}).get("model_type"), row.config.model_type
+    if found not in (None, wanted):
+        problems.append(
+            f"{file}: {row.part}.model_type: a '{found}', but with mask_encoder {encoder} it is a '{wanted}'"
+        )
+    if missing := row.lacks():
+        problems.append(f"{file}: mask_kind: {kind} {missing}")
     return problems
 
 

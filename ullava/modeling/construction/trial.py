@@ -14,8 +14,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    EdgeTamConfig,
+    EdgeTamModel,
     PreTrainedConfig,
+    Sam2Config,
     Sam2MaskDecoderConfig,
+    Sam2Model,
     SamConfig,
     SamModel,
 )
@@ -92,6 +96,8 @@ def try_network(config: PreTrainedConfig) -> None:
         _refuse_unequal_sam(config)
     if isinstance(config, Sam2MaskDecoderConfig):
         _refuse_narrow_decoder(config)
+    if isinstance(config, Sam2Config | EdgeTamConfig):
+        _refuse_unequal_segmenter(config)
     if type(config) in _DETECTORS:
         _refuse_many_queries(config)
     build, run = _NETWORKS.get(type(config), _WORDS if config.model_type in LANGUAGES else _IMAGES_AND_WORDS)
@@ -165,16 +171,54 @@ def _run_decoder(network: Any, config: PreTrainedConfig) -> None:
     )
 
 
-def _refuse_narrow_decoder(config: PreTrainedConfig) -> None:
+def _run_segmenter(network: Any, config: PreTrainedConfig) -> None:
+    """A whole SAM 2 or EdgeTAM, as it is used here: always the one mask."""
+    network.mask_decoder.dynamic_multimask_via_stability = False
+    side = int(config.prompt_encoder_config.image_size)
+    network(pixel_values=torch.zeros(1, 3, side, side), multimask_output=False)
+
+
+def _refuse_narrow_decoder(config: PreTrainedConfig, prefix: str = "") -> None:
     """Raise TrialError where the decoder's width has no eighth, or its heads do not share out what attention sees."""
     if config.hidden_size % 8:
-        raise TrialError(f"{config.hidden_size} is no multiple of 8", "hidden_size")
+        raise TrialError(f"{config.hidden_size} is no multiple of 8", f"{prefix}hidden_size")
     inner = config.hidden_size // config.attention_downsample_rate
     if inner % config.num_attention_heads:
         raise TrialError(
             f"{config.num_attention_heads} heads do not divide {inner}, hidden_size / attention_downsample_rate",
-            "num_attention_heads",
+            f"{prefix}num_attention_heads",
         )
+
+
+def _refuse_unequal_segmenter(config: PreTrainedConfig) -> None:
+    """Raise TrialError where the parts of a SAM 2 or EdgeTAM do not have the sizes in common that they share."""
+    vision, prompt, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
+    _refuse_lists("prompt_encoder_config.", prompt)
+    if prompt.image_size % prompt.patch_size:
+        raise TrialError(
+            f"{prompt.image_size} is no multiple of patch_size {prompt.patch_size}", "prompt_encoder_config.image_size"
+        )
+    grid = prompt.image_size // prompt.patch_size
+    maps = [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2]
+    width, backbone = prompt.hidden_size, vision.backbone_config
+    channels = getattr(backbone, "embed_dim_per_stage", None)
+    equal = [
+        ("vision_config.num_feature_levels", vision.num_feature_levels, "the number of maps", len(maps)),
+        ("vision_config.backbone_feature_sizes", [list(pair) for pair in vision.backbone_feature_sizes],
+         "4, 2 and 1 times image_size / patch_size of prompt_encoder_config", maps),
+        ("vision_config.fpn_hidden_size", vision.fpn_hidden_size, "prompt_encoder_config.hidden_size", width),
+        ("mask_decoder_config.hidden_size", decoder.hidden_size, "prompt_encoder_config.hidden_size", width),
+    ]  # fmt: skip
+    if channels is not None:
+        start = "embed_dim_per_stage of backbone_config"
+        last = ("vision_config.backbone_channel_list", vision.backbone_channel_list, f"{start} from its end")
+        equal.append((*last, list(reversed(channels))))
+        first = ("vision_config.backbone_config.hidden_size", backbone.hidden_size, f"the first {start}")
+        equal.append((*first, channels[0]))
+    for key, value, other, wanted in equal:
+        if value != wanted:
+            raise TrialError(f"{value} has to equal {other}, which is {wanted}", key)
+    _refuse_narrow_decoder(decoder, "mask_decoder_config.")
 
 
 def _refuse_lists(prefix: str, sizes: PreTrainedConfig) -> None:
@@ -235,7 +279,9 @@ _DETECTORS = {kind: (network, _run_detector) for kind, network in DETECTORS.valu
 _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     **{row.config_class: (row.network_class, _run_image) for row in TOWERS.values()},
     SamConfig: (SamModel, _run_sam),
+    Sam2Config: (Sam2Model, _run_segmenter),
     Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
+    EdgeTamConfig: (EdgeTamModel, _run_segmenter),
     **_DETECTORS,
 }
 """Config -> how its network is built and run; any other is a language model's, or an image-text-to-text model's."""

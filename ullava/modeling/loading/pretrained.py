@@ -56,6 +56,9 @@ _PROCESSOR_FILES = (
     "chat_template.json",
 )
 
+IMAGE_PARTS = {"sam2_video": "sam2", "edgetam_video": "edgetam"}
+"""``model_type`` of a segmenter of videos -> of the one for images that its weights hold; the Hub's are of the former.
+"""
 CODE_KEY = "auto_map"
 """The key with which a folder names classes of its own Python."""
 REAL_NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -129,16 +132,32 @@ def read_config(folder: Path, kinds: Sequence[type[PreTrainedConfig]] = ()) -> P
         hint = did_you_mean(str(name), CONFIG_MAPPING) if isinstance(name, str) else ""
         raise UserError(f"{file}: model_type: {'is missing' if name is None else f'unknown {name!r}'}{hint}")
     kind = next((kind for kind in kinds if _is_or_holds(name, kind)), None)
-    if kinds and kind is None:
+    image = next((kind for kind in kinds if IMAGE_PARTS.get(name) == kind.model_type), None)
+    if kinds and kind is None and image is None:
         needed = " or ".join(f"'{kind.model_type}'" for kind in kinds)
         raise UserError(f"{file}: model_type: a '{name}', where a {needed} is needed")
     headed = any((folder / weights).is_file() for weights in (SAFE_FILE, SAFE_INDEX))
     check_depth(read_table(file), len(read_shapes(folder)) if headed else MOST_LAYERS, folder)
     with reading(file):
+        if kind is None and image is not None:
+            return _image_part(read_table(file), image)
         config: PreTrainedConfig = (kind or AutoConfig).from_pretrained(
             str(folder), local_files_only=True, **({} if kind else {"trust_remote_code": False})
         )
     return config
+
+
+def _image_part(table: Mapping[str, Any], kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """What ``table``, the config of a segmenter of videos, says of its parts for single images, as a ``kind``.
+
+    The names of the types of those parts differ, their values do not.
+    """
+    known = kind().to_dict()
+    parts = {name: value for name, value in table.items() if isinstance(known.get(name), dict)}
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            parts[name] = value | {"model_type": known[name]["model_type"]}
+    return kind(**parts)
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -102,7 +102,13 @@ class UllavaProcessor(CallableProcessor):
         self.mask_kind = mask_kind
         self.mask_encoder = mask_encoder
         self.masks = build_mask_rules(
-            {"kind": mask_kind, "side": sam_side, "score": mask_score, "image_aspect_ratio": image_aspect_ratio}
+            {
+                "kind": mask_kind,
+                "encoder": mask_encoder,
+                "side": sam_side,
+                "score": mask_score,
+                "image_aspect_ratio": image_aspect_ratio,
+            }
         )
         self.system = system
         self.max_length = max_length

@@ -177,8 +177,9 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
     names = ["core_kind", "strategy", "vision_feature_layer", "projector", "spatial_merge_size"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "all":
-        names += ["image_aspect_ratio", "head_state", "mask_kind", "sam_side"]
-        parts["mask head"] = config.sam2_config if config.sam_config is None else config.sam_config.vision_config
+        names += ["image_aspect_ratio", "head_state", "mask_kind", "mask_encoder", "sam_side"]
+        encoder = getattr(config.mask_part, "vision_config", config.mask_part)
+        parts["mask head"] = getattr(encoder, "backbone_config", encoder)
     if heads == "none":
         names += ["box_kind", "box_width", "box_frame", "box_sigmoid"]
     shape = {name: getattr(config, name) for name in names}
@@ -186,6 +187,6 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
         sizes = ("model_type", "d_model", "num_queries", "encoder_layers", "decoder_layers")
         shape |= {f"detector {name}": getattr(config.detector_config, name, None) for name in sizes}
     for part, sizes in parts.items():
-        named = ("model_type", "hidden_size", "num_hidden_layers", "hidden_sizes", "depths")
+        named = ("model_type", "hidden_size", "num_hidden_layers", "hidden_sizes", "depths", "blocks_per_stage")
         shape |= {f"{part} {name}": getattr(sizes, name, None) for name in named}
     return shape

@@ -40,10 +40,17 @@ BOX_HEAD = "box head"
 UNREAD = "never read"
 
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (SAM_ENCODER, ("mask_head.sam.vision_encoder.",)),
+    (SAM_ENCODER, ("mask_head.sam.vision_encoder.", "mask_head.sam.no_memory_embedding")),
     (PROMPT_ENCODER, ("mask_head.sam.prompt_encoder.", "mask_head.sam.shared_image_embedding.")),
     (QUALITY, ("mask_head.sam.mask_decoder.iou_prediction_head.", "mask_head.decoder.iou_prediction_head.")),
-    (PRESENCE, ("mask_head.decoder.pred_obj_score_head.", "mask_head.decoder.obj_score_token.")),
+    (
+        PRESENCE,
+        tuple(
+            f"mask_head.{decoder}.{part}."
+            for decoder in ("sam.mask_decoder", "decoder")
+            for part in ("pred_obj_score_head", "obj_score_token")
+        ),
+    ),
     (DECODER, ("mask_head.sam.mask_decoder.", "mask_head.decoder.")),
     (MASK_NECK, ("mask_head.neck.",)),
     (MASK_PROJECTOR, ("mask_head.projector.", "mask_head.modulation.")),

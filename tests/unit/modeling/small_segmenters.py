@@ -1,0 +1,97 @@
+"""Whole segmenters of SAM 2's family at the smallest sizes that keep every part alive, and checkpoints of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tests.unit.modeling.conftest import build_small
+from transformers import (
+    EdgeTamConfig,
+    EdgeTamModel,
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
+    Sam2Config,
+    Sam2Model,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+)
+
+SIDE = 64
+PROMPT = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16}
+DECODER = {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
+MAPS = [[16, 16], [8, 8], [4, 4]]
+HIERA = {
+    "hidden_size": 8,
+    "embed_dim_per_stage": [8, 16, 24, 32],
+    "blocks_per_stage": [1, 1, 2, 1],
+    "num_attention_heads_per_stage": [1, 1, 2, 2],
+    "window_size_per_stage": [4, 2, 2, 2],
+    "global_attention_blocks": [3],
+    "window_positional_embedding_background_size": [4, 4],
+}
+REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1",
+    "num_classes": 0,
+    "label_names": [],
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "sam2": {
+        "backbone_config": {"model_type": "sam2_hiera_det_model", **HIERA},
+        "backbone_channel_list": [32, 24, 16, 8],
+    },
+    "edgetam": {"model_type": "edgetam_vision_model", "backbone_config": REPVIT},
+}
+MEMORY = {
+    "image_size": SIDE,
+    "memory_attention_hidden_size": 32,
+    "memory_attention_num_layers": 1,
+    "memory_encoder_hidden_size": 32,
+    "memory_encoder_output_channels": 16,
+    "mask_downsampler_embed_dim": 32,
+    "memory_fuser_embed_dim": 32,
+    "memory_fuser_intermediate_dim": 32,
+    "memory_attention_rope_feat_sizes": [4, 4],
+}
+CLASSES: dict[str, tuple[Any, Any, Any, Any]] = {
+    "sam2": (Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel),
+    "edgetam": (EdgeTamConfig, EdgeTamModel, EdgeTamVideoConfig, EdgeTamVideoModel),
+}
+"""Kind of mask head -> config and network for images, and those for videos."""
+
+
+def sizes(kind: str) -> dict[str, Any]:
+    """The config of a small segmenter, as a table."""
+    vision = {**ENCODERS[kind], "backbone_feature_sizes": MAPS, "fpn_hidden_size": 32}
+    return {"vision_config": vision, "prompt_encoder_config": dict(PROMPT), "mask_decoder_config": dict(DECODER)}
+
+
+def write_segmenter(kind: str, folder: Path, *, video: bool = False, seed: int = 3) -> Any:
+    """Save a small network of transformers with random weights, none of them at its usual first value; return it."""
+    torch.manual_seed(seed)
+    image_config, image_network, video_config, video_network = CLASSES[kind]
+    memory = {**MEMORY, **({} if kind == "sam2" else {"perceiver_resampler_hidden_size": 16})}
+    config = video_config(**sizes(kind), **memory) if video else image_config(**sizes(kind))
+    network = (video_network if video else image_network)(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(
+                torch.randn_like(parameter) * (0.2 if parameter.dim() < 2 else 0.6 * parameter[0].numel() ** -0.5)
+            )
+    network.save_pretrained(folder)
+    return network
+
+
+def head(kind: str, part: dict[str, Any]) -> str:
+    """The override that chooses a mask head with an encoder of its own; ``part``: its path, or its config."""
+    table = yaml.safe_dump({"kind": kind, "encoder": "own", kind: part}, default_flow_style=True, width=10_000)
+    return f"mask={table.strip()}"
+
+
+def build_segmenter(kind: str, part: dict[str, Any] | None = None, *overrides: str) -> tuple[Any, Any]:
+    """Model and processor with a small mask head of ``kind``; without ``part`` afresh."""
+    return build_small((head(kind, {"config": sizes(kind)} if part is None else part), *overrides))

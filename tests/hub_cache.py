@@ -27,6 +27,27 @@ SAM_HUGE = {
     "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120,
     "global_attn_indexes": [7, 15, 23, 31],
 }  # fmt: skip
+HIERA = {
+    "model_type": "sam2_hiera_det_model", "hidden_size": 96, "blocks_per_stage": [1, 2, 7, 2],
+    "global_attention_blocks": [5, 7, 9],
+}  # fmt: skip
+REPVIT = {
+    "model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 0, "label_names": [],
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}  # fmt: skip
+
+
+def _sam2_video(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """A config file of SAM 2 as the Hub has them: of the model for videos, whatever it is used for."""
+    return {
+        "model_type": "sam2_video",
+        "vision_config": {"model_type": "sam2_vision_model", "backbone_config": dict(backbone)},
+        "prompt_encoder_config": {"model_type": "sam2_video_prompt_encoder"},
+        "mask_decoder_config": {"model_type": "sam2_video_mask_decoder"},
+        "memory_attention_num_layers": 4,
+    }
+
+
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "lmsys/vicuna-7b-v1.1": LLAMA_7B | {"max_position_embeddings": 2048},
     "lmsys/vicuna-7b-v1.5": LLAMA_7B,
@@ -35,7 +56,29 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "openai/clip-vit-large-patch14": {"model_type": "clip", "vision_config": CLIP_LARGE | {"image_size": 224}},
     "openai/clip-vit-large-patch14-336": {"model_type": "clip", "vision_config": CLIP_LARGE | {"image_size": 336}},
     "facebook/sam-vit-huge": {"model_type": "sam", "vision_config": SAM_HUGE},
-}
+    "HuggingFaceTB/SmolLM2-135M-Instruct": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-0.6B": {
+        "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "head_dim": 128,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936, "max_position_embeddings": 40960,
+        "tie_word_embeddings": True,
+    },
+    "google/siglip2-base-patch16-224": {"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}},
+    "google/siglip2-base-patch16-384": {
+        "model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model", "image_size": 384},
+    },
+    "facebook/sam2.1-hiera-tiny": _sam2_video(HIERA),
+    "facebook/sam2.1-hiera-small": _sam2_video(
+        HIERA | {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]}
+    ),
+    "yonigozlan/EdgeTAM-hf": _sam2_video({}) | {
+        "model_type": "edgetam_video",
+        "vision_config": {"model_type": "edgetam_vision_model", "backbone_config": REPVIT},
+    },
+}  # fmt: skip
 """What the published config files say of the parts that the models of this repository name."""
 
 
@@ -62,7 +105,7 @@ def put_published(cache: Path, work: Path) -> None:
         folder = work / repository.replace("/", "-")
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
-        if config["model_type"] == "llama":
+        if config["model_type"] in ("llama", "qwen3"):
             for file in TOKENIZER.iterdir():
                 (folder / file.name).write_bytes(file.read_bytes())
         put_in_cache(cache, repository, folder)

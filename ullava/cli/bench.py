@@ -1,4 +1,4 @@
-"""``ullava bench``: how fast data, training, evaluation and generation are, on fixed work."""
+"""``ullava bench``: how fast data, training, evaluation, generation and mask heads are, on fixed work."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 import json
 import os
 
-HELP = "measure the speed of data, training, evaluation or generation"
+HELP = "measure the speed of data, training, evaluation, generation or mask heads"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava bench``."""
-    parser.add_argument("what", choices=("data", "train", "eval", "generate"), help="what to measure")
+    parser.add_argument("what", choices=("data", "train", "eval", "generate", "masks"), help="what to measure")
     parser.add_argument("--preset", choices=("peer", "tiny"), default="peer", help="network sizes (default peer)")
     parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
     parser.add_argument("--repeats", type=_positive, default=5, help="passes, of which the median counts (default 5)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default cpu)")
     parser.add_argument("--sam-sides", type=_positive, nargs="+", metavar="S", help="SAM sizes (default: the preset's)")
     parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
+    parser.add_argument("--heads", nargs="+", metavar="NAME", help="masks only: which heads (default: all that can be)")
+    parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -27,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.annotations is not None and args.what != "data":
         raise UserError("--annotations belongs to 'ullava bench data'")
+    if args.what != "masks" and (args.heads or args.sizes):
+        raise UserError("--heads and --sizes belong to 'ullava bench masks'")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
     if args.annotations is not None:
@@ -34,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(bench_annotations(args.annotations, args.threads), indent=1))
         return 0
+    if args.what == "masks":
+        return _masks(args)
     from ullava.benchmarks.run import run_benchmark
     from ullava.benchmarks.timing import table
 
@@ -50,6 +56,29 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table(figures))
         print(f"{report['preset']}, {report['threads']} thread(s), {report['device']}: {report['processor']}")
+    return 0
+
+
+def _masks(args: argparse.Namespace) -> int:
+    """Count the parameters of mask heads, and measure them unless sizes alone are asked for."""
+    import torch
+
+    from ullava.benchmarks.mask_heads import HEADS, bench_mask_heads, head_sizes, sizes_table
+    from ullava.benchmarks.timing import surroundings, table
+    from ullava.inference.predictor import pick_device
+
+    torch.set_num_threads(args.threads)
+    names = args.heads or [name for name, head in HEADS.items() if head.lacks() is None]
+    sizes = head_sizes(names)
+    device = pick_device(args.device)
+    figures = [] if args.sizes else bench_mask_heads(names, repeats=args.repeats, device=device)
+    if args.json:
+        report = {"benchmark": "masks", "device": device.type, **surroundings(args.threads, args.repeats)}
+        print(json.dumps({**report, "heads": sizes, "results": [figure.to_json() for figure in figures]}, indent=1))
+        return 0
+    print(sizes_table(sizes))
+    if figures:
+        print(table(figures))
     return 0
 
 

@@ -204,6 +204,8 @@ class UllavaConfig(PreTrainedConfig):
         """Side S of the square that the mask head's encoder sees, in pixels."""
         if self.mask_encoder == "vision":
             return int(self.vision_config.image_size)
+        if self.sam_config is not None:
+            return int(self.sam_config.vision_config.image_size)
         return int(self.mask_part.prompt_encoder_config.image_size)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:

@@ -67,11 +67,12 @@ class HeadSize:
 
     def config(self) -> UllavaConfig:
         """A model with this head; the rest of it does not matter."""
+        sizes: dict[str, Any] = {f"{self.kind}_config": {**self.sizes, "model_type": self.model_type()}}
         made = UllavaConfig(
             mask_kind=self.kind,
             mask_encoder=self.encoder,
             vision_config=None if self.vision is None else dict(self.vision),
-            **{f"{self.kind}_config": {**self.sizes, "model_type": self.model_type()}},
+            **sizes,
         )
         set_attention(made, "sdpa")
         return made
@@ -149,7 +150,7 @@ def _figures(name: str, size: HeadSize, repeats: int, device: torch.device) -> l
     torch.manual_seed(0)
     with torch.device(device):
         head = build_mask_head(config, STATE_WIDTH).eval()
-    facts = {"head": name, "side": config.sam_side, "masks": MASKS}
+    facts: dict[str, Any] = {"head": name, "side": config.sam_side, "masks": MASKS}
     shown = _shown(size, config, device)
     states = torch.randn(MASKS, STATE_WIDTH, device=device)
     first = torch.zeros(MASKS, dtype=torch.long, device=device)

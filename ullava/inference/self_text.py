@@ -7,8 +7,9 @@ keeps the model at its own way of speaking, and no text of anybody is needed.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,15 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ullava.atomic_write import write_json
+from ullava.atomic_write import append, write_json, write_whole
 from ullava.errors import UserError
+from ullava.json_lines import parse_line
 
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 """The marks of the template ``chatml``."""
+
+SEED_STEP = 1_000_003
+"""Between the random numbers of one seed and the next, so that no round of one is a round of the other."""
 
 _SENTENCES = re.compile(r"(?s).*[.!?](?=\s|$)")
 
@@ -50,6 +55,8 @@ class SelfText:
 def write_self_text(language: Path, out: Path, settings: SelfText, *, progress: bool = True) -> dict[str, int]:
     """Write ``count`` conversations of one question as LLaVA JSON, and return how many were drawn and left out.
 
+    While it is made, ``OUT.part`` holds a line for each round of ``batch_size``; an interrupted run goes on with it.
+
     Args:
         language: folder of a causal language model with a tokenizer that has ChatML's marks.
         out: the file to write.
@@ -58,42 +65,55 @@ def write_self_text(language: Path, out: Path, settings: SelfText, *, progress: 
 
     Raises UserError for a tokenizer without those marks, and where the model says hardly a whole sentence.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(language), padding_side="left")
-    missing = [mark for mark in ("<|im_start|>", END) if mark not in tokenizer.get_vocab()]
-    if missing:
-        raise UserError(f"{language}: its tokenizer lacks {', '.join(missing)}, the marks of ChatML")
-    model = AutoModelForCausalLM.from_pretrained(str(language), dtype=getattr(torch, settings.dtype)).eval()
-    speaker = _Speaker(model, tokenizer, settings)
-    found: dict[str, str] = {}
-    drawn = 0
-    torch.manual_seed(settings.seed)
+    part = out.with_name(out.name + ".part")
+    rounds = _begin(part, json.dumps({"language": str(language.resolve()), **asdict(settings)}, sort_keys=True))
+    speaker = _Speaker(language, settings)
     with tqdm(total=settings.count, desc="talking", disable=None if progress else True) as bar:
-        while len(found) < settings.count:
-            if drawn >= 20 * settings.count + 10 * settings.batch_size:
-                raise UserError(
-                    f"{language}: of {drawn} conversations only {len(found)} hold a sentence; allow more tokens"
-                )
-            drawn += settings.batch_size
-            found |= dict(speaker.conversations())
-            bar.update(min(len(found), settings.count) - bar.n)
+        while len(found := {asked: told for drawn in rounds for asked, told in drawn}) < settings.count:
+            bar.update(len(found) - bar.n)
+            if len(rounds) * settings.batch_size >= 20 * settings.count + 10 * settings.batch_size:
+                raise UserError(f"{language}: {len(found)} of many conversations hold a sentence; allow more tokens")
+            rounds.append(speaker.conversations(len(rounds)))
+            append(part, json.dumps(rounds[-1]) + "\n")
+        bar.update(settings.count - bar.n)
     kept = list(found.items())[: settings.count]
     records = [
         {"id": f"{number:06d}", "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": told}]}
         for number, (asked, told) in enumerate(kept)
     ]
     write_json(out, records)
-    return {"drawn": drawn, "kept": len(kept)}
+    part.unlink()
+    return {"drawn": len(rounds) * settings.batch_size, "kept": len(kept)}
+
+
+def _begin(part: Path, head: str) -> list[list[tuple[str, str]]]:
+    """Return the conversations of each round that is done; begins the file of rounds where there is none."""
+    if not part.is_file():
+        write_whole(part, head + "\n")
+        return []
+    lines = [line for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    if not lines or lines[0].decode("utf-8", "replace").rstrip("\n") != head:
+        raise UserError(f"{part}: was begun with other settings; remove it or name another --out")
+    write_whole(part, b"".join(lines))  # without a last line that was cut short
+    return [[(asked, told) for asked, told in parse_line(line)] for line in lines[1:]]
 
 
 class _Speaker:
     """Draws conversations a batch at a time."""
 
-    def __init__(self, model: Any, tokenizer: Any, settings: SelfText) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.end = int(tokenizer.convert_tokens_to_ids(END))
+    def __init__(self, language: Path, settings: SelfText) -> None:
+        self.settings = settings
+        self.tokenizer = AutoTokenizer.from_pretrained(str(language), padding_side="left")
+        missing = [mark for mark in ("<|im_start|>", END) if mark not in self.tokenizer.get_vocab()]
+        if missing:
+            raise UserError(f"{language}: its tokenizer lacks {', '.join(missing)}, the marks of ChatML")
+        dtype = getattr(torch, settings.dtype)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(str(language), dtype=dtype).eval()
+        self.end = int(self.tokenizer.convert_tokens_to_ids(END))
 
-    def conversations(self) -> list[tuple[str, str]]:
-        """Questions with their answers, those of them that both hold a sentence."""
+    def conversations(self, number: int) -> list[tuple[str, str]]:
+        """Questions with their answers, those of round ``number`` that both hold a sentence."""
+        torch.manual_seed(self.settings.seed * SEED_STEP + number)
         asked = self._say([USER] * self.settings.batch_size, self.settings.question_tokens)
         questions = list(dict.fromkeys(text for text in asked if text))
         if not questions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ullava.cli.main import main
 from ullava.errors import UserError
-from ullava.inference.self_text import END, SelfText, write_self_text
+from ullava.inference.self_text import END, SelfText, _Speaker, write_self_text
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,33 @@ def test_a_model_that_says_no_sentence_is_given_up(language: Path, tmp_path: Pat
     settings = SelfText(count=40, question_tokens=1, answer_tokens=1, batch_size=8)
     with pytest.raises(UserError, match="hold a sentence; allow more tokens"):
         write_self_text(language, tmp_path / "a.json", settings, progress=False)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SelfText(count=30, seed=1, question_tokens=12, answer_tokens=20, batch_size=8)
+    write_self_text(language, tmp_path / "whole.json", settings, progress=False)
+    drawn: list[int] = []
+    real = _Speaker.conversations
+
+    def interrupted(self: _Speaker, number: int) -> list[tuple[str, str]]:
+        drawn.append(number)
+        if drawn.count(2) == 1 and number == 2:
+            raise KeyboardInterrupt
+        return real(self, number)
+
+    monkeypatch.setattr(_Speaker, "conversations", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_self_text(language, tmp_path / "a.json", settings, progress=False)
+    part = tmp_path / "a.json.part"
+    part.write_bytes(part.read_bytes() + b'[["cut off')
+    with pytest.raises(UserError, match="begun with other settings"):
+        write_self_text(language, tmp_path / "a.json", replace(settings, seed=2), progress=False)
+    write_self_text(language, tmp_path / "a.json", settings, progress=False)
+    assert drawn[:4] == [0, 1, 2, 2]
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "whole.json").read_text() and not part.exists()
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"temperature": 0.0}, {"top_p": 1.5}])

@@ -215,9 +215,7 @@ def _class_problems(config: DatasetConfig, entry: DatasetEntry) -> list[str]:
     if entry.absent_as is not None:
         reader = reader_of(config.layout, task)
         if not reader.speaks_of_absent or (reader.names_classes and not entry.absent):
-            return [
-                "absent_as: no question of this entry is about what is not there (absent: 0.25 asks such)"
-            ]
+            return ["absent_as: no question of this entry is about what is not there (absent: 0.25 asks such)"]
         if entry.absent_as == "empty_mask" and task != "res":
             return [f"absent_as: an empty mask answers questions of the task 'res', and this is '{task}'"]
     if entry.absent and not config.exhaustive:

@@ -124,6 +124,7 @@ class Answer:
     was asked for (``Predictor.surprise``).
     ``chosen``: what a vision encoder that chooses took for each image of the question, by name ({"granularity":
     (64,)}).
+    ``not_found``: the names of what the words offered a mask for and the mask head found nowhere in the image.
     """
 
     text: str
@@ -132,3 +133,4 @@ class Answer:
     new_tokens: int = 0
     chosen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     surprise: tuple[float, int] | None = None
+    not_found: tuple[str, ...] = ()

@@ -72,5 +72,5 @@ def _told(answer: object) -> str:
     from ullava.cli.predict import object_lines
     from ullava.inference.export import answer_to_json
 
-    lines = object_lines(answer_to_json(answer)["objects"], several=False)  # type: ignore[arg-type]
+    lines = object_lines(answer_to_json(answer), several=False)  # type: ignore[arg-type]
     return "".join(f"\n{line}" for line in lines) + "\n"

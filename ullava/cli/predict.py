@@ -154,24 +154,24 @@ def _print_words(record: dict[str, Any]) -> None:
     from tqdm import tqdm
 
     lines = [f"{record['id']}: {record['plain_text']}" + ("" if record["finished"] else " ... (cut off)")]
-    tqdm.write("\n".join([*lines, *object_lines(record["objects"], len(record["images"]) > 1)]))
+    tqdm.write("\n".join([*lines, *object_lines(record, len(record["images"]) > 1)]))
 
 
 def _print_objects(record: dict[str, Any]) -> None:
     """Print what comes behind words that were printed already."""
-    print("\n".join(["" if record["finished"] else " ... (cut off)", *object_lines(record["objects"], several=False)]))
+    print("\n".join(["" if record["finished"] else " ... (cut off)", *object_lines(record, several=False)]))
 
 
-def object_lines(objects: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
-    """One line for each object of a record; ``several``: there is more than one image to speak of."""
+def object_lines(record: Mapping[str, Any], several: bool) -> list[str]:
+    """One line for each object of a record, and for what it did not find; ``several``: there is more than one image."""
     lines = []
-    for number, item in enumerate(objects, start=1):
+    for number, item in enumerate(record["objects"], start=1):
         box = item["box_xyxy_px"]
         place = "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box)
         image = f", image {item['image'] + 1}" if several else ""
         mask = "" if item["mask"] is None else ", mask"
         lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{image}")
-    return lines
+    return lines + [f"  not in the image: {phrase or 'object'}" for phrase in record.get("not_found", ())]
 
 
 class _Speaking:

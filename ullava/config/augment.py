@@ -42,12 +42,14 @@ class AugmentConfig:
 
 
 def refuse_augment(entries: Mapping[str, Any], key: str) -> None:
-    """Raise ValueError where an entry of an evaluation (the recipe's table ``key``) has augmentations."""
+    """Raise ValueError where an entry of an evaluation (the recipe's table ``key``) has what is for training alone."""
     for name, entry in entries.items():
         if entry.augment is not None:
             raise ValueError(
                 f"{key}.{name}.augment: images are augmented in training only; evaluation takes them whole"
             )
+        if entry.absent_as is not None:
+            raise ValueError(f"{key}.{name}.absent_as: is how training answers; leave it out of an evaluation")
 
 
 def _is_range(values: list[float]) -> bool:

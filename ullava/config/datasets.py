@@ -135,3 +135,7 @@ class DatasetEntry:
     """Where questions name a class (ullava.data.readers.class_questions): the least share of the image it covers."""
     absent: float | None = field(default=None, metadata={"at_least": 0, "below": 1})
     """Of the same: the share of questions about a class that is not in the image."""
+    absent_as: Literal["words", "empty_mask"] | None = None
+    """How training answers those: by words alone (the default), or by a mask that is empty, for heads that tell
+    presence.
+    """

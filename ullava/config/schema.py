@@ -260,7 +260,8 @@ class HeadsConfig:
 class TrainRecipe:
     """What ``ullava train`` reads. ``training`` are Hugging Face TrainingArguments, checked by name.
 
-    ``init``: ``scratch``, a model with weights, or the ``adapter/`` of a LoRA run, which goes on. ``model``: a name or
+    ``init``: ``scratch``, a model with weights, or the ``adapter/`` of a LoRA run, or the
+    ``adapters/`` of a model saved without its language model, which go on. ``model``: a name or
     model.yaml; the folder of ``init`` itself where its weights say everything. ``system``: the model spelt out in the
     recipe, paths from the working folder. ``reinit_heads``: ``none``, they come from ``init``; ``all``, new ones as the
     model (or this table) says, for a second stage that follows one without masks and boxes; ``box``: the box head

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ullava.demo.report import Card, Report, ReportImage, Section, Table, Verdict
-from ullava.demo.run import DemoItem, DemoRun, seen_by
+from ullava.demo.run import PHOTO_DATASET, DemoItem, DemoRun, seen_by
 from ullava.geometry import mask_iou
 from ullava.inference.overlay import draw_overlay
 from ullava.media.images import read_image_rgb_u8
@@ -55,6 +55,13 @@ def _answer_type(asked: DemoItem) -> str:
 
 
 TOPICS: tuple[Topic, ...] = (
+    Topic(
+        PHOTO_DATASET,
+        "Photographs: everything of a class",
+        "One mask for all that a word names, or the answer that it is not there.",
+        (("gres", "gIoU"), ("gres", "cIoU"), ("gres", "N-acc"), ("gres", "T-acc")),
+        lambda asked: str(asked.sample.images[0].stem),
+    ),
     Topic(
         "shapes_res",
         "Referring expressions",
@@ -175,7 +182,7 @@ def _cards(mine: Sequence[DemoItem], topic: Topic) -> list[Card]:
     """Return the cards of one section: of each kind and split the first about a new image, then the worst answer."""
     groups: dict[tuple[str, bool], list[DemoItem]] = {}
     for asked in mine:
-        groups.setdefault((topic.kind(asked), asked.split != "seen"), []).append(asked)
+        groups.setdefault((topic.kind(asked), asked.split == "unseen"), []).append(asked)
     chosen: list[DemoItem] = []
     for key in sorted(groups):
         used = {seen_by(asked.sample) for asked in chosen}

@@ -1,7 +1,8 @@
-"""The questions of the demo: draw scenes and clips that training never showed, ask everything about them, measure.
+"""The questions of the demo: photographs, then scenes and clips that training never showed; all answers measured.
 
-They come from the held-out splits ``seen`` (new scenes of known color-shape pairs) and ``unseen`` (pairs that
-training never shows). Answers are measured by the code that ``ullava eval`` uses.
+Photographs are asked for each class that they show, and for classes that they do not. Scenes and clips come from the
+held-out splits ``seen`` (new scenes of known color-shape pairs) and ``unseen`` (pairs that training never shows).
+Answers are measured by the code that ``ullava eval`` uses.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from ullava.structures import Answer, Sample
 from ullava.synthetic.write import draw_world
 from ullava.synthetic.write_clips import draw_video_world
 
+PHOTOS = "photographs"
+"""What stands in the place of a split's name for questions about photographs."""
+PHOTO_DATASET = "photo_examples"
+PHOTO_ENTRY = DatasetEntry(task="res", split="val", min_area=0.005, absent=0.3)
+"""One question for each class of a photograph, and three in ten about a class that it does not show."""
 SPLITS = ("seen", "unseen")
 DATASETS = (
     "shapes_res",
@@ -39,6 +45,9 @@ DATASETS = (
 )
 VIDEO_DATASETS = ("shapes_video_caption", "shapes_video_qa")
 BATCH = 48
+
+Asked = tuple[str, str, str, Sample]
+"""Split, data set, family, query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +79,13 @@ class DemoItem:
 class DemoRun:
     """Everything that was asked, the results in the form of ``metrics.json``, and the seconds that answering took."""
 
-    asked: tuple[DemoItem, ...]
-    results: tuple[dict[str, Any], ...]
-    seconds: float
+    asked: tuple[DemoItem, ...] = ()
+    results: tuple[dict[str, Any], ...] = ()
+    seconds: float = 0.0
+
+    def then(self, other: DemoRun) -> DemoRun:
+        """Return both runs as one, this one first."""
+        return DemoRun(self.asked + other.asked, self.results + other.results, self.seconds + other.seconds)
 
 
 def draw_worlds(folder: Path, images: int, seed: int) -> dict[str, World]:
@@ -92,7 +105,20 @@ def ask_worlds(predictor: Answerer, worlds: dict[str, World], max_new_tokens: in
     Questions about one image or clip travel together, so that it is encoded once. Raises DataError for a world that
     cannot be read.
     """
-    questions = [item for split, world in worlds.items() for item in _questions(split, world)]
+    return _ask(
+        predictor, [item for split, world in worlds.items() for item in _questions(split, world)], max_new_tokens
+    )
+
+
+def ask_photos(predictor: Answerer, max_new_tokens: int = MAX_NEW_TOKENS) -> DemoRun:
+    """Ask for the classes of the photographs that ship with the project, and for some that they do not show."""
+    dataset = build_dataset(PHOTO_DATASET, PHOTO_ENTRY, Path())  # its descriptor names its own folder
+    family = family_of(dataset)
+    queries = [sample for index in range(len(dataset)) for sample in dataset.queries(index)]
+    return _ask(predictor, [(PHOTOS, PHOTO_DATASET, family, sample) for sample in queries], max_new_tokens)
+
+
+def _ask(predictor: Answerer, questions: Sequence[Asked], max_new_tokens: int) -> DemoRun:
     answers: list[Answer] = []
     started = time.perf_counter()
     with tqdm(total=len(questions), desc="answering", unit="question") as bar:
@@ -103,16 +129,21 @@ def ask_worlds(predictor: Answerer, worlds: dict[str, World], max_new_tokens: in
     seconds = time.perf_counter() - started
     asked: list[DemoItem] = []
     results: list[dict[str, Any]] = []
-    for split, world in worlds.items():
-        for dataset, _ in world.datasets():
-            mine = [
-                (family, sample, answer)
-                for (where, name, family, sample), answer in zip(questions, answers, strict=True)
-                if (where, name) == (split, dataset)
-            ]
-            if mine:
-                _measure(split, dataset, mine, asked, results)
+    for split, dataset in dict.fromkeys((split, name) for split, name, _, _ in sorted(questions, key=_exam_place)):
+        mine = [
+            (family, sample, answer)
+            for (where, name, family, sample), answer in zip(questions, answers, strict=True)
+            if (where, name) == (split, dataset)
+        ]
+        _measure(split, dataset, mine, asked, results)
     return DemoRun(tuple(asked), tuple(results), seconds)
+
+
+def _exam_place(question: Asked) -> tuple[int, int]:
+    """Where the figures of a question's split and data set stand among the others."""
+    split, name, _, _ = question
+    names = (PHOTO_DATASET, *DATASETS, *VIDEO_DATASETS)
+    return (PHOTOS, *SPLITS).index(split), names.index(name)
 
 
 def seen_by(sample: Sample) -> tuple[Path, ...]:
@@ -120,9 +151,9 @@ def seen_by(sample: Sample) -> tuple[Path, ...]:
     return (*sample.images, *(clip.path for clip in sample.videos))
 
 
-def _questions(split: str, world: World) -> list[tuple[str, str, str, Sample]]:
+def _questions(split: str, world: World) -> list[Asked]:
     """Return (split, data set, family, query) of a world, ordered by image and clip."""
-    found: list[tuple[str, str, str, Sample]] = []
+    found: list[Asked] = []
     for name, root in world.datasets():
         entry = DatasetEntry()
         if _holds_nothing(locate(name, entry, root).annotations):

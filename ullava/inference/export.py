@@ -29,7 +29,10 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
-    """Return an answer as JSON values; ``text`` holds the special tokens too, ``plain_text`` only the words."""
+    """Return an answer as JSON values; ``text`` holds the special tokens too, ``plain_text`` only the words.
+
+    ``not_found``, where there is any, names what a mask was offered for and what is nowhere in the image.
+    """
     return {
         "text": answer.text,
         "plain_text": strip_grounding(answer.text),
@@ -37,6 +40,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "new_tokens": answer.new_tokens,
         "objects": [object_to_json(item) for item in answer.objects],
         **chosen_to_json(answer),
+        **({"not_found": list(answer.not_found)} if answer.not_found else {}),
     }
 
 

@@ -203,6 +203,15 @@ def test_objects_outside_a_crop_leave_the_answer():
     assert counts == {1, 2}
 
 
+def test_a_crop_loses_nothing_of_what_is_not_there():
+    sample = _sample((Region("cow", np.zeros((HEIGHT, WIDTH), dtype=bool)),), "<image>Segment the cow.", "res")
+    plan = planned(sample, (HEIGHT, WIDTH), AugmentConfig(crop=1.0, crop_scale=[0.3, 0.5]), np.random.default_rng(0))
+    assert "crop" in plan.done
+    (region,) = plan.sample.turns[0].regions
+    assert region.mask.shape == (plan.sample.truth["height"], plan.sample.truth["width"]) != (HEIGHT, WIDTH)
+    assert not region.mask.any()
+
+
 def test_detected_boxes_go_along():
     found = DetectedBoxes(np.array([[4.0, 6.0, 24.0, 30.0]]), np.array([0.9]), ("dog",))
     sample = replace(_sample((Region("dog", None, (4.0, 6.0, 24.0, 30.0)),)), boxes=(found,))
@@ -321,6 +330,7 @@ RECIPE = "model: tiny\nstage: ground\ndataset: {shapes_res: {%s}}\n%s"
             "dataset: {shapes_res: {augment: {flip: 0.5}}}",
             "dataset.shapes_res.augment: images are augmented",
         ),
+        (EvalRecipe, "dataset: {shapes_gres: {absent_as: words}}", "shapes_gres.absent_as: is how training answers"),
         (TrainRecipe, RECIPE % ("", "eval_dataset: {shapes_res: {augment: {}}}"), "eval_dataset.shapes_res.augment"),
         (TrainRecipe, RECIPE % ("augment: {flip: 1.0}", "pretokenized: true"), "tokenized keeps the words once"),
         (TrainRecipe, RECIPE % ("augment: {flip: 1.5}", ""), "dataset.shapes_res.augment.flip"),

@@ -17,7 +17,7 @@ from ullava.evaluation.batching import image_groups
 from ullava.evaluation.scoring import SCORERS, family_of
 from ullava.geometry import rle_encode
 from ullava.structures import Answer, GroundedObject, Sample
-from ullava.text.answers import no_target_answer
+from ullava.text.answers import grounded_answer, no_target_answer
 
 DOG, CORNER_MASK = masks()[:2]
 NAMES = ["dog", "cat", "cow", "bus", "cup", "kite"]
@@ -144,6 +144,41 @@ def test_frequent_classes_are_absent_more_often(build: Any) -> None:
     named = [s.turns[0].question for s in drawn(dataset, 600, index=99) if not s.turns[0].regions]
     cats, buses = (sum(name in question for question in named) for name in ("cat", "bus"))
     assert cats > 4 * buses > 0
+
+
+def test_absent_classes_may_be_answered_by_an_empty_mask_in_training_alone(build: Any) -> None:
+    """The words are those of a class that is there; what is asked is the same as with an answer in words."""
+    dataset = build("coco_instances", TWO_DOGS_AND_A_CAT, entry(absent=0.5, absent_as="empty_mask"))
+    in_words = build("coco_instances", TWO_DOGS_AND_A_CAT, entry(absent=0.5))
+    empty = 0
+    for seed in range(30):
+        rngs = np.random.default_rng(seed), np.random.default_rng(seed)
+        turns, told = dataset.sample(0, rngs[0]).turns, in_words.sample(0, rngs[1]).turns
+        assert [turn.question for turn in turns] == [turn.question for turn in told]
+        for turn, same in zip(turns, told, strict=True):
+            assert turn.answer == grounded_answer(turn.regions)
+            (region,) = turn.regions
+            assert region.mask is not None and region.mask.shape == (H, W)
+            assert region.mask.any() == bool(same.regions)
+            empty += not region.mask.any()
+    assert empty > 10
+    absent = [query for query in dataset.queries(0) if query.truth.get("absent")]
+    assert all(query.turns[0].answer == no_target_answer(query.truth["class"]) for query in absent)
+
+
+@pytest.mark.parametrize(
+    ("layout", "keys", "message"),
+    [
+        ("coco_instances", {"absent_as": "empty_mask"}, "absent_as: no question of this entry"),
+        ("coco_instances", {"absent_as": "words", "task": "instance"}, "absent_as: no question of this entry"),
+        ("coco_instances", {"absent_as": "empty_mask", "task": "rec", "absent": 0.2}, "of the task 'res'"),
+    ],
+)
+def test_empty_masks_are_refused_where_they_mean_nothing(
+    build: Any, layout: str, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(layout, TWO_DOGS_AND_A_CAT, entry(**keys))
 
 
 def test_data_that_leaves_things_out_refuses_absent_classes_by_name(build: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ullava.demo.page import TOPICS, build_report, expression_kind, quality, results_table
 from ullava.demo.report import Card, Report, ReportImage, Section, Table, render_html
-from ullava.demo.run import DATASETS, VIDEO_DATASETS, DemoRun, World, ask_worlds, draw_worlds
+from ullava.demo.run import DATASETS, PHOTOS, VIDEO_DATASETS, DemoRun, World, ask_photos, ask_worlds, draw_worlds
 from ullava.structures import Answer, GroundedObject, Sample
 
 
@@ -46,6 +46,19 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
 @pytest.fixture(scope="module")
 def perfect(worlds: dict[str, World]) -> DemoRun:
     return ask_worlds(Oracle(), worlds)
+
+
+def test_photographs_are_asked_for_what_they_show_and_for_what_they_do_not(perfect: DemoRun) -> None:
+    run = ask_photos(Oracle())
+    (entry,) = run.results
+    assert (entry["dataset"], entry["split"], entry["task"]) == ("photo_examples", PHOTOS, "gres")
+    assert all(entry["metrics"][name] == 100.0 for name in ("cIoU", "N-acc", "T-acc"))
+    empty = [asked for asked in run.asked if not asked.sample.turns[0].regions]
+    assert len({asked.sample.images for asked in run.asked}) == 10 and 5 <= len(empty) < len(run.asked) / 2
+    report = build_report(run.then(perfect), "", [], "")
+    assert report.sections[0].title.startswith("Photographs") and len(report.sections[0].cards) == 10
+    assert report.table.header == ("task", "figure", PHOTOS, "seen", "unseen", "questions")
+    assert report.table.rows[0][1:] == ("gIoU", "100.0", "-", "-", f"{len(run.asked)} + 0 + 0")
 
 
 def test_an_oracle_gets_full_marks_everywhere(perfect: DemoRun) -> None:

@@ -13,11 +13,12 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import build_small
 from tests.unit.modeling.test_matrix import VISION_ENCODERS
+from torch.nn import functional
 
 from ullava.batching.collate import Collator
 from ullava.errors import SampleError
 from ullava.geometry import plan_view
-from ullava.modeling.vision.patches import BACKGROUND, TEMPERATURE, patch_cross_entropy, patch_words
+from ullava.modeling.vision.patches import BACKGROUND, COMMON_WORDS, TEMPERATURE, patch_cross_entropy, patch_words
 from ullava.structures import Region, Sample, Turn
 from ullava.training.loop.batches import counts_of
 
@@ -79,6 +80,19 @@ def test_cross_entropy_equals_the_formula_and_leaves_the_vocabulary_alone() -> N
     found.sum().backward()
     assert vocabulary.grad is None
     assert tokens.grad is not None and bool((tokens.grad.norm(dim=1) > 0).all())
+
+
+def test_of_a_large_vocabulary_the_common_words_and_those_given_are_candidates() -> None:
+    torch.manual_seed(0)
+    vocabulary, tokens = torch.randn(COMMON_WORDS + 50, 8), torch.randn(3, 8)
+    rare = COMMON_WORDS + 7
+    words = torch.tensor([[1, rare], [rare + 30, -100], [4, 5]])
+    kept = torch.cat([vocabulary[:COMMON_WORDS], vocabulary[[rare, rare + 30]]])
+    same = torch.tensor([[1, COMMON_WORDS], [COMMON_WORDS + 1, -100], [4, 5]])
+    cosines = functional.normalize(tokens, dim=-1) @ functional.normalize(kept, dim=-1).T
+    told = (cosines / TEMPERATURE).log_softmax(dim=-1)
+    expected = [-told[n, [word for word in row if word >= 0]].mean() for n, row in enumerate(same.tolist())]
+    torch.testing.assert_close(patch_cross_entropy(tokens, words, vocabulary), torch.stack(expected))
 
 
 def sample(path: Path, things: tuple[Region, ...]) -> Sample:

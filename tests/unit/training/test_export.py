@@ -163,6 +163,30 @@ def test_it_is_loaded_by_name_and_trained_on(
     )
 
 
+@pytest.mark.parametrize("system", [True], indirect=True)
+def test_its_adapters_go_on(
+    exported: tuple[Any, Any, Path], system: Path, recipe_file: Path, command: Command, tmp_path: Path
+) -> None:
+    """At a learning rate of 0 the same folder comes out again; other ranks are refused by name."""
+    folder = exported[2]
+    targets = json.loads((folder / "adapters" / "adapter_config.json").read_text())["target_modules"]
+    asked = (f"model={folder}", f"init={folder / 'adapters'}", "stage=ground", "training.max_steps=1")
+    lora = f"lora={{r: R, alpha: {LoraConfig().alpha}, dropout: 0.0, target: [{', '.join(targets)}]}}"
+    run = ("train", str(recipe_file), *asked, "training.learning_rate=0.0")
+    code, _, errors = command(*run, lora.replace("R", "2"), "--out", str(tmp_path / "no"))
+    assert code == 2 and "lora.r 4, not 2" in errors
+    code, _, errors = command(*run, lora.replace("R", "4"), "--out", str(tmp_path / "run"))
+    assert code == 0, errors
+    before = load_file(folder / "trained.safetensors")
+    adapters = load_file(folder / "adapters" / "adapter_model.safetensors")
+    shutil.rmtree(folder)
+    code, _, errors = export(command, tmp_path / "run" / "adapter", system)
+    assert code == 0, errors
+    for old, name in ((before, "trained.safetensors"), (adapters, "adapters/adapter_model.safetensors")):
+        new = load_file(folder / name)
+        assert new.keys() == old.keys() and all(torch.equal(new[key], value) for key, value in old.items())
+
+
 def other_weights(folder: Path) -> None:
     file = folder.parent / "language" / "model.safetensors"
     weights = load_file(file)

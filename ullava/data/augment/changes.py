@@ -115,7 +115,8 @@ def _cropped_region(region: Region, window: Window) -> _Part:
         return _Part(replace(region, box_xyxy_px=box), _area(box) / whole if box is not None and whole else 0.0)
     x0, y0, x1, y1 = window
     mask: MaskArray = np.ascontiguousarray(region.mask[y0:y1, x0:x1])
-    visible = float(mask.sum()) / max(float(region.mask.sum()), 1.0)
+    whole = float(region.mask.sum())
+    visible = float(mask.sum()) / whole if whole else 1.0  # nothing of a thing that is not there can be lost
     if visible < 1.0 and region.box_xyxy_px is not None:
         box = mask_to_box_xyxy_px(mask)
     return _Part(Region(region.phrase, mask, box), visible)

@@ -52,6 +52,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         class_names=_class_names(located),
         min_area=entry.min_area or 0.0,
         absent=entry.absent or 0.0,
+        absent_as=entry.absent_as or "words",
         label_offset=located.config.label_offset,
         exhaustive=located.config.exhaustive,
         ignore_label=located.config.ignore_label,

@@ -206,12 +206,18 @@ def _entry_problems(config: DatasetConfig, entry: DatasetEntry) -> Collection[st
 
 
 def _class_problems(config: DatasetConfig, entry: DatasetEntry) -> list[str]:
-    """Return why ``min_area`` and ``absent`` of an entry mean nothing for the dataset."""
+    """Return why ``min_area``, ``absent`` and ``absent_as`` of an entry mean nothing for the dataset."""
     task = entry.task or config.task
     given = [name for name in ("min_area", "absent") if getattr(entry, name) is not None]
     if task in tasks_of(config.layout) and given and not reader_of(config.layout, task).names_classes:
         able = ", ".join(f"{reader.layout} ({' and '.join(reader.tasks)})" for reader in CLASS_READERS)
         return [f"{name}: is for questions about classes: {able}; this is {config.layout} ({task})" for name in given]
+    if entry.absent_as is not None:
+        reader = reader_of(config.layout, task)
+        if not reader.speaks_of_absent or (reader.names_classes and not entry.absent):
+            return ["absent_as: no question of this entry is about what is not there (absent: 0.25 asks such)"]
+        if entry.absent_as == "empty_mask" and task != "res":
+            return [f"absent_as: an empty mask answers questions of the task 'res', and this is '{task}'"]
     if entry.absent and not config.exhaustive:
         return ["absent: the annotations leave things out (exhaustive: false), so nothing can be said to be absent"]
     return []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -59,9 +59,9 @@ class Origin:
     ``c - label_offset``; ``ignore_label`` is the stored value of pixels that belong to no class. Gray values above
     ``foreground_above`` are the object of a foreground image. ``frames``: which frames of a video training sees.
     ``exhaustive``: the annotations list every object of their classes.
-    ``class_names``, ``min_area``, ``absent``: for questions that name a class
+    ``class_names``, ``min_area``, ``absent``, ``absent_as``: for questions that name a class
     (class_questions.py): the names in the descriptor's order without those that nobody asks for, the least share of the
-    image that a class has to cover, and the share of questions about one that is not there.
+    image that a class has to cover, the share of questions about one that is not there, and how training answers these.
     """
 
     id: str
@@ -82,6 +82,7 @@ class Origin:
     class_names: tuple[str, ...] = ()
     min_area: float = 0.0
     absent: float = 0.0
+    absent_as: Literal["words", "empty_mask"] = "words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ class Reader(ABC):
     """Whether questions of several records of an image may be put together (``group: image`` in a recipe)."""
     store_kind: ClassVar[Kind] = "records"
     """How the annotation file becomes records (ullava.data.annotations.store)."""
+    speaks_of_absent: ClassVar[bool] = False
+    """Whether a question may be about something that is not in the image (``absent_as`` in a recipe)."""
     names_classes: ClassVar[bool] = False
     """Whether a question names a class and asks for all of it (``min_area`` and ``absent`` in a recipe)."""
 
@@ -175,6 +178,12 @@ class Reader(ABC):
     def name(self, index: int) -> str:
         """Return the sample's name, ``dataset/split/index``."""
         return f"{self.id}/{self.split}/{index}"
+
+    def answered_absent(self, ask: QAPair, size_hw: tuple[int, int]) -> QAPair:
+        """Return a question about something that is not there with the answer that ``absent_as`` wants."""
+        if self.origin.absent_as == "words":
+            return ask
+        return replace(ask, regions=(Region(ask.phrase, np.zeros(size_hw, dtype=np.bool_)),), absent="")
 
     def record(self, number: int, sample: str) -> Record:
         """Read record ``number``; ``sample`` is the name that its errors carry."""

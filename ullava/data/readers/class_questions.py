@@ -6,7 +6,8 @@ the box of its object (task ``rec``). A class below it is not asked, and it is n
 ``absent`` is the share of questions about a class of the class list that the image does not show. Such a class is drawn
 by the square root of how often it is asked where it is there (and once more, so that each can be drawn): were all drawn
 alike, a rare word alone would tell that there is no such thing. In training each question is absent with this
-probability; in evaluation so many are added to each image, by lot, which its name decides.
+probability; in evaluation so many are added to each image, by lot, which its name decides. Training answers it in
+words, or by an empty mask (``absent_as``), from which a mask head learns to tell what is there.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class ClassQuestions(Reader):
     """An index is an image in which a class can be asked. What a layout's records look like, its own reader says."""
 
     names_classes = True
+    speaks_of_absent = True
     default_template = "UNION.json"
 
     def __init__(self, origin: Origin) -> None:
@@ -133,6 +135,9 @@ class ClassQuestions(Reader):
         there = self.asks(record, chosen[len(missing) :])
         asks = [*there, *self._absent_asks(missing)]
         if missing:
+            truth = (there or self.asks(record, shown.asked[:1]))[0].truth
+            size_hw = (int(truth["height"]), int(truth["width"]))
+            asks = [*there, *(self.answered_absent(ask, size_hw) for ask in asks[len(there) :])]
             asks = [asks[place] for place in draw(rng, len(asks), 0)]
         turns = training_turns(asks, self.templates(), rng)
         truth = there[0].truth if there else {}

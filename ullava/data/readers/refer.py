@@ -81,10 +81,11 @@ class ExpressionReader(Reader):
 
     def _qa_pairs(self, record: Record, sentences: list[str]) -> list[QAPair]:
         regions, truth = self._regions(record), self._size(record) | self._ignored(record)
-        return [
+        asks = [
             QAPair(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
             for sentence in sentences
         ]
+        return asks if regions else [self.answered_absent(ask, record.size_hw()) for ask in asks]
 
     def _category(self, record: Record) -> str:
         category = record.expression("category").lower()
@@ -134,6 +135,7 @@ class GroupReferReader(ExpressionReader):
     """
 
     layout = "grefer"
+    speaks_of_absent = True
 
     @property
     def may_lack_targets(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.build import set_attention, settle_generation
-from ullava.modeling.construction.language_base import lacks_language, load_without_language
+from ullava.modeling.construction.language_base import lacks_language, load_unmerged, load_without_language
 from ullava.modeling.construction.saved_folder import check_ends, check_fit, read_saved_config, read_saved_processor
 from ullava.modeling.loading.pretrained import read_network
 from ullava.modeling.loading.strict_loading import refuse_misfits
@@ -54,6 +55,21 @@ def load_folder(
     processor = read_saved_processor(folder, config)
     check_ends(model, processor, folder)
     return model.eval(), processor
+
+
+def load_unmerged_folder(
+    folder: Path, *, attn_implementation: str = "sdpa"
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor, Any]:
+    """Load a saved system without its language model for further training: its adapters stay apart, as peft's handle.
+
+    Raises as ``load_folder``.
+    """
+    config = read_saved_config(folder)
+    set_attention(config, attn_implementation)
+    model, adapters = load_unmerged(folder, config, trainable=True)
+    processor = read_saved_processor(folder, config)
+    settle_generation(model, processor.tokenizer, processor.chat_template)
+    return model.eval(), processor, adapters
 
 
 register()

@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,8 +119,24 @@ def read_base(note: LanguageBase, folder: Path) -> dict[str, Tensor]:
 def load_without_language(folder: Path, config: UllavaConfig, dtype: torch.dtype) -> UllavaForConditionalGeneration:
     """Put the system in ``folder``, of ``config``, together with the language model that it names.
 
-    Adapters are merged in float32, and the whole is ``dtype`` then. Raises UserError where the language model is not
-    there, WeightsError where it is another one or where any weight is missing, unexpected or of another shape.
+    Adapters are merged in float32, and the whole is ``dtype`` then. Raises as ``load_unmerged``.
+    """
+    loaded, adapters = load_unmerged(folder, config)
+    if adapters is not None:
+        adapters.merge_and_unload()
+    if dtype != torch.float32:  # what is computed anew, as the tables of the rotation, keeps its own type
+        for value in loaded.state_dict(keep_vars=True).values():
+            value.data = value.data.to(dtype) if value.is_floating_point() else value.data
+    return loaded
+
+
+def load_unmerged(
+    folder: Path, config: UllavaConfig, *, trainable: bool = False
+) -> tuple[UllavaForConditionalGeneration, Any]:
+    """Put them together in float32 with the adapters in place: (model, peft's handle, or None where there are none).
+
+    Raises UserError where the language model is not there, WeightsError where it is another one or where any weight is
+    missing, unexpected or of another shape.
     """
     note = read_note(folder)
     if note.num_layers != config.text_config.num_hidden_layers:
@@ -130,13 +147,14 @@ def load_without_language(folder: Path, config: UllavaConfig, dtype: torch.dtype
     with reading(folder):
         model, info = network_of(UllavaForConditionalGeneration, config, weights)
     refuse_misfits(info, folder)
-    if (folder / ADAPTERS / SETTINGS_FILE).is_file():
-        read_adapters(model.language_model, folder / ADAPTERS).merge_and_unload()
-    if dtype != torch.float32:  # what is computed anew, as the tables of the rotation, keeps its own type
-        for value in model.state_dict(keep_vars=True).values():
-            value.data = value.data.to(dtype) if value.is_floating_point() else value.data
-    loaded: UllavaForConditionalGeneration = model
-    return loaded
+    if not is_adapted(folder / ADAPTERS):
+        return model, None
+    return model, read_adapters(model.language_model, folder / ADAPTERS, trainable)
+
+
+def is_adapted(folder: Path) -> bool:
+    """Whether ``folder`` holds the adapters of a saved system without its language model."""
+    return folder.name == ADAPTERS and lacks_language(folder.parent) and (folder / SETTINGS_FILE).is_file()
 
 
 def _assembled(

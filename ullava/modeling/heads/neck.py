@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ullava.modeling.cpu.convolutions import whole_precision
+
 GROUPS = 8
 """Of the normalization behind every map."""
 
@@ -30,6 +32,10 @@ class TopDownNeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps [I, C_s, h_s, w_s], finest first -> the ``kept`` finest [I, width, h_s, w_s]."""
+        with whole_precision(maps[0]):
+            return self._down(maps)
+
+    def _down(self, maps: Sequence[Tensor]) -> list[Tensor]:
         made: list[Tensor] = []
         above: Tensor | None = None
         for level in reversed(range(len(maps))):

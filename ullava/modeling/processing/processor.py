@@ -363,6 +363,7 @@ class UllavaProcessor(CallableProcessor):
         ``chosen``: see Answer.
         """
         objects: list[GroundedObject] = []
+        not_found: list[str] = []
         for number, found in enumerate(split_objects(text)):
             mask, mask_score = self._mask_of(found.seg_ordinal, masks, original_hw)
             box = box_score = None
@@ -372,7 +373,8 @@ class UllavaProcessor(CallableProcessor):
             score = mask_score if mask_score is not None else box_score
             if score is None:
                 continue
-            if mask is None and box is None:
+            if box is None and (mask is None or not mask.any()):
+                not_found += [] if mask is None else [found.phrase]
                 continue
             objects.append(
                 GroundedObject(
@@ -386,7 +388,7 @@ class UllavaProcessor(CallableProcessor):
                     image=max(len(original_hw) - 1, 0),
                 )
             )
-        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen))
+        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen), not_found=tuple(not_found))
 
     def _mask_of(
         self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ullava.modeling.cpu.convolutions import whole_precision
 from ullava.modeling.towers.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteModel
 from ullava.modeling.towers.tower_contract import MapTower, trains
 
@@ -53,6 +54,10 @@ class EfficientNetTower(MapTower):
 
     def maps(self, network: Any, pixels: Tensor, layer: int = -1) -> list[Tensor]:
         """See MapTower; sides that are no multiples of the stride are rounded up at every step."""
+        with whole_precision(pixels):
+            return self._maps(network, pixels, layer)
+
+    def _maps(self, network: Any, pixels: Tensor, layer: int) -> list[Tensor]:
         with torch.set_grad_enabled(trains(network.stem)):
             plane = network.embed(pixels.contiguous(memory_format=torch.channels_last))
         found = [plane]

@@ -13,9 +13,10 @@ from ullava.config.schema import HeadsConfig, LossConfig, ModelConfig, TrainReci
 from ullava.config.site import Site
 from ullava.errors import ConfigError
 from ullava.inference.load import names_saved_model, weights_folder
-from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.construction.auto import load_folder, load_unmerged_folder
 from ullava.modeling.construction.build import build_model, to_model_config
 from ullava.modeling.construction.fresh_heads import build_fresh_box, build_fresh_heads
+from ullava.modeling.construction.language_base import is_adapted
 from ullava.modeling.construction.stage_settings import change_conversation, change_vision
 from ullava.resources import find
 from ullava.training.optim.lora import attach_adapters, base_folder, is_adapter, load_adapter, read_run
@@ -44,7 +45,7 @@ class Start:
 def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
     """Make the model as ``recipe`` says. Raises UserError for what does not fit together, before any step is taken."""
     adapter = Path(recipe.init)
-    if is_adapter(adapter):
+    if is_adapter(adapter) or is_adapted(adapter):
         start = _going_on(recipe, recipe_path, adapter)
         _as_the_stage_sees(start.model, start.processor, recipe, recipe_path)
         return start
@@ -75,7 +76,14 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     where = f"{place(recipe_path, 'init')}: init"
     if recipe.reinit_heads != "none":
         raise ConfigError(f"{where}: a LoRA run goes on with its own heads; leave 'heads' out")
-    model, processor, adapters = load_adapter(adapter, attn_implementation=recipe.attn_implementation, trainable=True)
+    if is_adapted(adapter):  # everything is saved again: the base is a language model alone
+        model, processor, adapters = load_unmerged_folder(
+            adapter.parent, attn_implementation=recipe.attn_implementation
+        )
+    else:
+        model, processor, adapters = load_adapter(
+            adapter, attn_implementation=recipe.attn_implementation, trainable=True
+        )
     there = _lora_of(adapters)
     if recipe.lora is None:
         raise ConfigError(f"{where}: {adapter} has adapters; say so with lora: {there}, or merge them first")
@@ -83,6 +91,8 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     wrong = [f"lora.{key} {there[key]}, not {ours[key]}" for key in ours if ours[key] != there[key]]
     if wrong:
         raise ConfigError(f"{where}: {adapter} has {', '.join(wrong)}")
+    if is_adapted(adapter):
+        return Start(model, processor, adapters, _loss(recipe, model.config), None)
     run = read_run(adapter)
     base = base_folder(run, adapter)
     fresh = base is not None and _has_heads(adapter)

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 BoxXYXY = tuple[float, float, float, float]
 MaskArray = NDArray[np.bool_]
@@ -26,6 +30,7 @@ ImageArray = NDArray[np.uint8]
 Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
 Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
+_FORMS = "ullava.exports.in_memory"
 GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
 """Tasks whose answers point at things."""
 
@@ -125,6 +130,10 @@ class Answer:
     ``chosen``: what a vision encoder that chooses took for each image of the question, by name ({"granularity":
     (64,)}).
     ``not_found``: the names of what the words offered a mask for and the mask head found nowhere in the image.
+    ``images``: what the question showed, each a path or pixels uint8 [H, W, 3]; empty = not known.
+
+    The methods give it in other forms. They are found when they are called: these records import nothing, and
+    the libraries of the forms are extras.
     """
 
     text: str
@@ -134,3 +143,46 @@ class Answer:
     chosen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     surprise: tuple[float, int] | None = None
     not_found: tuple[str, ...] = ()
+    images: tuple[Path | ImageArray, ...] = field(default=(), compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values, as ``answer.json`` holds it; masks as run-length code of COCO."""
+        value: dict[str, Any] = import_module("ullava.inference.export").answer_to_json(self)
+        return value
+
+    def to_supervision(self, image: int | None = None) -> Any:
+        """Return it as ``supervision.Detections``: xyxy in pixels (the model's box, else the mask's), masks bool
+        [n, H, W], confidence, and in ``data`` class_name, phrase and span. ``class_id`` counts the answer's phrases in
+        sorted order, from 0.
+
+        Where some objects have a mask and some have not, those get an empty one. An object without box and mask has no
+        place and is left out. ``image``: of which image of the question, from 0 (None: the one that has objects).
+
+        Raises:
+            UserError: supervision is not installed; the objects are on several images and none was said.
+        """
+        return import_module(_FORMS).to_supervision(self, image)
+
+    def to_fiftyone(self, image: int | None = None, size_wh: tuple[int, int] | None = None) -> Any:
+        """Return it as ``fiftyone.Detections``: boxes [x, y, width, height] by the image's size, masks cut to the box.
+
+        A mask's box is its tight one; the model's own is the attribute ``model_box`` then. ``span`` is an attribute.
+        ``size_wh``: the image's (W, H), for boxes without masks of an answer that does not know its image.
+
+        Raises:
+            UserError: as ``to_supervision``; the size of the image is not known.
+        """
+        return import_module(_FORMS).to_fiftyone(self, image, size_wh)
+
+    def to_pil(self, image: Any = None, *, show_scores: bool = True) -> PillowImage:
+        """Return the image as a Pillow image, masks and boxes drawn with phrases and scores.
+
+        Small images are enlarged (``ullava.inference.overlay``). ``image``: what to draw on, or the place of one of the
+        question's images from 0; None: the one that has objects, of those that the question showed.
+
+        Raises:
+            UserError: no image is known, it cannot be read, or as ``to_supervision``. ValueError: a mask has another
+                size than the image.
+        """
+        drawn: PillowImage = import_module(_FORMS).to_pil(self, image, show_scores=show_scores)
+        return drawn

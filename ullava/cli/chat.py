@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ullava.cli.generation_flags import add_generation, generation_of
+from ullava.cli.talk import Talk
 from ullava.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from ullava.structures import Answer
 
 HELP = "talk with a model about an image or a video, question after question"
 PROMPT = "> "
@@ -28,33 +33,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer each line of the input until it ends; what cannot be asked is refused in one line, and the talk goes on.
+    """Take each line of the input until it ends; what cannot be asked or done is one line, and the talk goes on.
 
-    Exit code 2 where a question was refused that nobody could ask again, since they came from a file.
+    Exit code 2 where something was refused that nobody could say again, since it came from a file.
     """
     from ullava.inference.load import load, weights_folder
-    from ullava.structures import Answer
 
     weights_folder(args.model)
     generation = generation_of(args)
     predictor = load(args.model, device=args.device)
     predictor.check_length(args.max_new_tokens)
-    chat = predictor.chat(args.image, video=args.video, **generation)
+    talk = Talk(predictor, args.model, args.image, args.video, generation)
     in_person = sys.stdin.isatty()
     if in_person:
-        print("one question on each line; Ctrl-D ends", file=sys.stderr)
+        print("one question on each line; /help lists commands; Ctrl-D ends", file=sys.stderr)
     refused = False
-    while (line := _next_line(in_person)) is not None:
+    while not talk.ended and (line := _next_line(in_person)) is not None:
         if not line.strip():
             continue
         try:
-            for piece in chat.stream(line.strip()):
-                print(_told(piece) if isinstance(piece, Answer) else piece, end="", flush=True)
+            _print_said(talk, line.strip())
         except UserError as error:
             refused = True
             for problem in error.problems:
                 print(f"error: {one_line(problem)}", file=sys.stderr)
+        except KeyboardInterrupt:
+            if not in_person:
+                raise
+            print(" ... (stopped)")
     return 2 if refused and not in_person else 0
+
+
+def _print_said(talk: Talk, line: str) -> None:
+    for piece in talk.say(line):
+        print(piece if isinstance(piece, str) else _told(piece, len(talk.images) > 1), end="", flush=True)
 
 
 def _next_line(in_person: bool) -> str | None:
@@ -67,10 +79,10 @@ def _next_line(in_person: bool) -> str | None:
         raise UserError(f"the input is no UTF-8 text: {error.reason}") from error
 
 
-def _told(answer: object) -> str:
+def _told(answer: Answer, several: bool) -> str:
     """What is printed behind the words of an answer: a line for each object."""
     from ullava.cli.predict import object_lines
     from ullava.inference.export import answer_to_json
 
-    lines = object_lines(answer_to_json(answer), several=False)  # type: ignore[arg-type]
+    lines = object_lines(answer_to_json(answer), several)
     return "".join(f"\n{line}" for line in lines) + "\n"

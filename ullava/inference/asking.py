@@ -36,6 +36,10 @@ class Shown:
         said = [_pair(entry) for entry in history]
         return replace(question_sample(prompt, self.paths, videos=self.clips, history=said), boxes=self.boxes)
 
+    def told(self, answer: Answer) -> Answer:
+        """Return an answer to a question about it, which knows its images then."""
+        return replace(answer, images=self.images)
+
 
 def read_shown(
     image: ImageLike | Sequence[ImageLike] | None,

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ullava.atomic_write import append, make_folder, whole, write_whole
+from ullava.atomic_write import append, make_folder, whole
 from ullava.data.annotations.file_names import find_from
 from ullava.data.loading.encode import read_videos
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
-from ullava.inference.export import answer_to_json, png_bytes
-from ullava.inference.overlay import draw_overlay
+from ullava.inference.answer_files import answer_record, write_overlays
 from ullava.json_lines import numbered_lines, parse_line
 from ullava.media.images import read_image_rgb_u8
 from ullava.media.video import check_video
@@ -201,12 +200,12 @@ def answer_one(
     ``settings`` holds ``model``, ``max_new_tokens`` and further ``GENERATION``; they are part of the record.
     """
     answer = predictor.answer_samples([question.sample()], **_generation(settings))[0]
-    record = _record(question, answer, settings)
+    record = answer_record(question, answer, settings)
     if folder is not None:
         make_folder(folder)
         with whole(folder / "answer.json") as unfinished:  # takes its place when the overlays are there
             unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _write_overlays(question, answer, folder, "overlay")
+            write_overlays(question.images, answer, folder, "overlay")
     return record
 
 
@@ -236,10 +235,12 @@ def answer_all(
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
             answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
-            records = [_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
+            records = [
+                answer_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)
+            ]
             if folder is not None:
                 for question, answer in zip(batch, answers, strict=True):
-                    _write_overlays(question, answer, folder / "overlays", question.id)
+                    write_overlays(question.images, answer, folder / "overlays", question.id)
                 lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
                 append(folder / "answers.jsonl.part", "".join(lines))
             for record in records:
@@ -325,23 +326,6 @@ def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[
     return problems
 
 
-def _record(question: Question, answer: Answer, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON record of one answer."""
-    asked: dict[str, Any] = {"id": question.id, "images": [str(path) for path in question.images]}
-    if question.videos:
-        asked["videos"] = [str(path) for path in question.videos]
-    asked["prompt"] = question.prompt
-    return {**asked, **settings, **answer_to_json(answer)}
-
-
-def _write_overlays(question: Question, answer: Answer, folder: Path, stem: str) -> None:
-    """Write ``<stem>.png`` for the first image, ``<stem>-2.png`` for the second, and so on."""
-    for number, path in enumerate(question.images):
-        shown = [item for item in answer.objects if item.image == number]
-        name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"
-        write_whole(folder / name, png_bytes(draw_overlay(read_image_rgb_u8(path), shown)))
-
-
 def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any]) -> set[str]:
     """Return the ids answered before, after checking that they were the same questions.
 
@@ -352,7 +336,7 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
     source = part if part.exists() else final
     if not source.exists():
         return set()
-    asked = {question.id: _record(question, Answer(""), settings) for question in questions}
+    asked = {question.id: answer_record(question, Answer(""), settings) for question in questions}
     same = ("images", "videos", "prompt", *settings)
     done: set[str] = set()
     whole = 0

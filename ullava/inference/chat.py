@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ullava.errors import UserError
 from ullava.examples import ImageExample, VideoExample
 from ullava.inference.asking import Shown
 from ullava.structures import Answer
@@ -38,7 +39,14 @@ class Chat:
         options = {**self._generation, **generation}
         (answer,) = self._predictor.answer_examples([row], overrides=self._overrides, **options)
         self.history.append((prompt, answer.text))
-        return answer
+        return self._shown.told(answer)
+
+    def undo(self) -> str:
+        """Forget the last question and its answer; return the question. Raises UserError where none was answered."""
+        if not self.history:
+            raise UserError("nothing was answered yet that could be undone")
+        question, _ = self.history.pop()
+        return question
 
     def stream(self, prompt: str, **generation: Any) -> Iterator[str | Answer]:
         """Answer the next question as ``Predictor.stream``; an answer that was left early is not remembered."""
@@ -50,6 +58,7 @@ class Chat:
         for piece in pieces:
             if isinstance(piece, Answer):
                 self.history.append((prompt, piece.text))
+                piece = self._shown.told(piece)
             yield piece
 
     def _row(self, prompt: str) -> Any:

@@ -16,7 +16,7 @@ from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.loading.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
-from ullava.inference.asking import History, VideoLike, read_shown
+from ullava.inference.asking import History, Shown, VideoLike, read_shown
 from ullava.inference.chat import Chat
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
@@ -115,8 +115,9 @@ class Predictor:
         (docs/transformers.md). Raises UserError for a file that cannot be read, an empty question, an unknown override
         or option.
         """
-        row = self._question(image, prompt, video, history, boxes, overrides)
-        return self.answer_examples([row], max_new_tokens=max_new_tokens, overrides=overrides, **generation)[0]
+        row, shown = self._question(image, prompt, video, history, boxes, overrides)
+        (answer,) = self.answer_examples([row], max_new_tokens=max_new_tokens, overrides=overrides, **generation)
+        return shown.told(answer)
 
     def stream(
         self,
@@ -134,8 +135,9 @@ class Predictor:
 
         The texts joined are the Answer's text. Leaving early ends the generation.
         """
-        row = self._question(image, prompt, video, history, boxes, overrides)
-        return self.stream_example(row, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
+        row, shown = self._question(image, prompt, video, history, boxes, overrides)
+        pieces = self.stream_example(row, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
+        return (shown.told(piece) if isinstance(piece, Answer) else piece for piece in pieces)
 
     def chat(
         self,
@@ -158,7 +160,7 @@ class Predictor:
         history: History,
         boxes: Sequence[DetectedBoxes | None],
         overrides: Mapping[str, Any],
-    ) -> Example:
+    ) -> tuple[Example, Shown]:
         if prompt is None and isinstance(image, str):
             image, prompt = None, image
         if prompt is None or not prompt.strip():
@@ -166,7 +168,8 @@ class Predictor:
         shown = read_shown(image, video, boxes, self.processor.video_frames)
         sample = shown.sample(prompt, history)
         forced = {**self.overrides, **overrides}
-        return self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)
+        row = self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)
+        return row, shown
 
     def answer_samples(
         self,
@@ -178,7 +181,8 @@ class Predictor:
     ) -> list[Answer]:
         """Answer the last question of each sample in one batch; equal images and videos are encoded once."""
         rows = self.encode(samples, prompt_only=True, overrides=overrides)
-        return self.answer_examples(rows, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
+        answers = self.answer_examples(rows, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
+        return [replace(answer, images=sample.images) for sample, answer in zip(samples, answers, strict=True)]
 
     def stream_sample(self, sample: Sample, **options: Any) -> Iterator[str | Answer]:
         """Answer the last question of a sample as ``stream`` does; ``options`` of ``answer_samples``."""

@@ -1,0 +1,44 @@
+"""The files of answers: the record of one, its overlays, and a folder of several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ullava.atomic_write import whole_folder, write_whole
+from ullava.inference.export import answer_to_json, png_bytes
+from ullava.inference.overlay import draw_overlay
+from ullava.media.images import ImageLike, read_image_rgb_u8
+from ullava.structures import Answer
+
+if TYPE_CHECKING:
+    from ullava.inference.batch import Question
+
+
+def answer_record(question: Question, answer: Answer, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON record of one answer: the question, ``settings``, and what ``answer_to_json`` gives."""
+    asked: dict[str, Any] = {"id": question.id, "images": [str(path) for path in question.images]}
+    if question.videos:
+        asked["videos"] = [str(path) for path in question.videos]
+    asked["prompt"] = question.prompt
+    return {**asked, **settings, **answer_to_json(answer)}
+
+
+def write_overlays(images: Sequence[ImageLike], answer: Answer, folder: Path, stem: str) -> None:
+    """Write ``<stem>.png`` for the first of the question's images, ``<stem>-2.png`` for the second, and so on."""
+    for number, image in enumerate(images):
+        shown = [item for item in answer.objects if item.image == number]
+        name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"
+        write_whole(folder / name, png_bytes(draw_overlay(read_image_rgb_u8(image), shown)))
+
+
+def write_answers(turns: Sequence[tuple[Question, Answer]], folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write answers into the new ``folder``, as ``answer_all`` writes those of a batch. Images are those they know."""
+    with whole_folder(folder) as draft:
+        (draft / "overlays").mkdir()
+        for question, answer in turns:
+            write_overlays(answer.images or question.images, answer, draft / "overlays", question.id)
+        lines = [json.dumps(answer_record(*turn, settings), ensure_ascii=False) + "\n" for turn in turns]
+        write_whole(draft / "answers.jsonl", "".join(lines))

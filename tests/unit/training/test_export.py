@@ -171,7 +171,7 @@ def test_its_adapters_go_on(
     folder = exported[2]
     targets = json.loads((folder / "adapters" / "adapter_config.json").read_text())["target_modules"]
     asked = (f"model={folder}", f"init={folder / 'adapters'}", "stage=ground", "training.max_steps=1")
-    lora = f"lora={{r: R, alpha: {LoraConfig().alpha}, dropout: 0.0, target: [{', '.join(targets)}]}}"
+    lora = f"lora={{r: R, alpha: {LoraConfig(r=4).alpha}, dropout: 0.0, target: [{', '.join(targets)}]}}"
     run = ("train", str(recipe_file), *asked, "training.learning_rate=0.0")
     code, _, errors = command(*run, lora.replace("R", "2"), "--out", str(tmp_path / "no"))
     assert code == 2 and "lora.r 4, not 2" in errors

@@ -15,11 +15,13 @@ from tests.unit.modeling.small_sam2 import CONVNEXT, TOWER, build_sam2
 from torch.nn import functional
 
 from ullava.batching.collate import Collator
+from ullava.cli.predict import object_lines
 from ullava.config.load import parse_text
 from ullava.config.schema import LossConfig, MaskHeadConfig
 from ullava.errors import ConfigError, UserError
 from ullava.geometry import plan_view
 from ullava.geometry.mask_resize import LONGEST_BY_MATRIX, covered_of_view, view_to_original
+from ullava.inference.export import answer_to_json
 from ullava.inference.predictor import Predictor
 from ullava.modeling.construction.auto import load_folder
 from ullava.modeling.heads.outputs import SegOutput
@@ -151,6 +153,20 @@ def test_an_empty_mask_teaches_presence_and_is_answered_by_none() -> None:
     torch.testing.assert_close(scores, 0.8 * torch.tensor([2.0, -2.0]).sigmoid())
     plain = replace(seg, presence_logits=None).judged()
     assert bool((plain[0] == 3.0).all()) and torch.equal(plain[1], seg.iou_scores)
+
+
+def test_what_the_mask_head_finds_nowhere_is_named_and_is_no_object() -> None:
+    _, processor = build_sam2()
+    there, nowhere = torch.full((16, 16), 3.0), torch.full((16, 16), -3.0)
+    text = "Sure. [tag]dog[/tag]: Mask [SEG]. [tag]cat[/tag]: Mask [SEG]."
+    answer = processor.to_answer(text, original_hw=[(40, 60)], masks=[(nowhere, 0.1), (there, 0.9)], boxes=[])
+    assert [item.phrase for item in answer.objects] == ["cat"] and answer.not_found == ("dog",)
+    assert answer.objects[0].mask is not None and answer.objects[0].mask.all()
+    record = answer_to_json(answer)
+    assert record["not_found"] == ["dog"]
+    assert object_lines(record, several=False)[-1] == "  not in the image: dog"
+    found = processor.to_answer(text, original_hw=[(40, 60)], masks=[(there, 0.9)] * 2, boxes=[])
+    assert found.not_found == () and "not_found" not in answer_to_json(found)
 
 
 @pytest.mark.parametrize("image_aspect_ratio", ["pad", "stretch"])

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "demo": "ullava.cli.demo",
     "predict": "ullava.cli.predict",
     "chat": "ullava.cli.chat",
+    "serve": "ullava.cli.serve",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
     "compare": "ullava.cli.compare",

@@ -1,4 +1,4 @@
-"""``ullava bench``: how fast data, training, evaluation and generation are, on fixed work."""
+"""``ullava bench``: how fast data, training, evaluation, generation and serving are, on fixed work."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import argparse
 import json
 import os
 
-HELP = "measure the speed of data, training, evaluation or generation"
+HELP = "measure the speed of data, training, evaluation, generation or the server"
+CLIENTS, REQUESTS = 64, 2000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava bench``."""
-    parser.add_argument("what", choices=("data", "train", "eval", "generate"), help="what to measure")
+    parser.add_argument("what", choices=("data", "train", "eval", "generate", "serve"), help="what to measure")
     parser.add_argument("--preset", choices=("peer", "tiny"), default="peer", help="network sizes (default peer)")
     parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
     parser.add_argument("--repeats", type=_positive, default=5, help="passes, of which the median counts (default 5)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default cpu)")
     parser.add_argument("--sam-sides", type=_positive, nargs="+", metavar="S", help="SAM sizes (default: the preset's)")
     parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
+    parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
+    parser.add_argument("--requests", type=_positive, metavar="N", help=f"serve only: together (default {REQUESTS})")
+    parser.add_argument("--model", metavar="NAME", help="serve only: what to serve (default tiny)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -27,8 +31,19 @@ def run(args: argparse.Namespace) -> int:
 
     if args.annotations is not None and args.what != "data":
         raise UserError("--annotations belongs to 'ullava bench data'")
+    serving = {name: getattr(args, name) for name in ("clients", "requests", "model")}
+    for name, value in serving.items():
+        if value is not None and args.what != "serve":
+            raise UserError(f"--{name} belongs to 'ullava bench serve'")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
+    if args.what == "serve":
+        from ullava.benchmarks import serving as load
+
+        clients, requests = args.clients or CLIENTS, args.requests or REQUESTS
+        told = load.bench_serve(args.model or "tiny", clients, requests, args.threads, args.device)
+        print(json.dumps(told, indent=1) if args.json else load.table(told))
+        return 0
     if args.annotations is not None:
         from ullava.benchmarks.data import bench_annotations
 

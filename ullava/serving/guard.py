@@ -69,13 +69,14 @@ class Guard:
             return
         exchange = _Exchange(scope, send)
         begun = time.monotonic()
-        self._open += 1
+        asks = scope["method"] == "POST"
+        self._open += asks
         try:
             await self._serve(exchange, receive)
         except RefusedError as refusal:
             await exchange.refuse(refusal)
         finally:
-            self._open -= 1
+            self._open -= asks
             self._metrics.requests.labels(exchange.route, str(exchange.status or 499)).inc()
             self._metrics.seconds.labels(exchange.route).observe(time.monotonic() - begun)
 

@@ -84,9 +84,13 @@ def run_app(app: object, listening: socket.socket, timeout_s: int) -> int:
     server = uvicorn.Server(config)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn obeys these signals, then raises them again when all is done: here the wish to end was met by then.
+    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
     print(f"serving on http://{shown}:{port} (its API: http://{shown}:{port}/docs)", file=sys.stderr, flush=True)
-    # uvicorn raises the signals that ended it again when all is done; here they were the wish to end, and it was met.
-    before = {number: signal.signal(number, _heard) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listening])
     finally:
@@ -104,10 +108,6 @@ def listen(host: str, port: int) -> socket.socket:
         said = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: cannot be listened on ({said})") from error
     return made
-
-
-def _heard(number: int, frame: FrameType | None) -> None:
-    """Take a signal that uvicorn has obeyed already."""
 
 
 def _check(settings: Settings) -> None:

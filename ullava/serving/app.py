@@ -22,7 +22,7 @@ from ullava.serving.json_bodies import json_reply, refusal_of
 from ullava.serving.limits import Limits
 from ullava.serving.metrics import Metrics
 from ullava.serving.predictions import REFUSALS, ServiceOf
-from ullava.serving.refusals import INTERNAL, RefusedError
+from ullava.serving.refusals import RefusedError, internal
 from ullava.serving.registry import ModelRegistry
 from ullava.serving.service import Service
 
@@ -133,4 +133,4 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> Response:
         _log.error("a request to %s failed", request.url.path)
-        return refused(request, INTERNAL)
+        return refused(request, internal())

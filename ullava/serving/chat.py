@@ -17,7 +17,7 @@ from ullava.inference.export import object_to_json
 from ullava.serving.chat_bodies import ChatRequest
 from ullava.serving.json_bodies import json_bytes
 from ullava.serving.predictions import REFUSALS, ServiceOf
-from ullava.serving.refusals import INTERNAL, RefusedError
+from ullava.serving.refusals import RefusedError, internal
 from ullava.serving.service import Query, Reply, Service
 from ullava.structures import Answer
 from ullava.text.tokens import strip_grounding
@@ -129,7 +129,7 @@ class _Events:
             yield self._event(refusal.body())
         except Exception:  # the answer has begun, so its status is gone: the reader is told in an event
             _log.exception("a streamed answer failed")
-            yield self._event(INTERNAL.body())
+            yield self._event(internal().body())
         finally:
             self._task.cancel()
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from ullava.serving.limits import MIB, Limits
 from ullava.serving.metrics import Metrics
-from ullava.serving.refusals import INTERNAL, RefusedError, timed_out, too_large
+from ullava.serving.refusals import RefusedError, internal, timed_out, too_large
 from ullava.serving.service import queue_full
 
 Message = MutableMapping[str, Any]
@@ -137,7 +137,7 @@ class Guard:
         except RefusedError:
             raise
         except Exception as error:  # the app has logged it; its sender gets a whole answer or none
-            raise INTERNAL from error
+            raise internal() from error
         finally:
             for task in (app, gone):
                 task.cancel()

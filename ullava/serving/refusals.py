@@ -57,4 +57,6 @@ def timed_out(seconds: int) -> RefusedError:
     return RefusedError(504, "timeout", f"not answered within {seconds} s")
 
 
-INTERNAL = RefusedError(500, "internal_error", "the server failed to answer; its log says why")
+def internal() -> RefusedError:
+    """Return what is said where the fault is the server's own."""
+    return RefusedError(500, "internal_error", "the server failed to answer; its log says why")

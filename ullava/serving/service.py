@@ -18,7 +18,7 @@ from ullava.serving.engine import AbandonedError, Asked, Done, Engine, OnWords
 from ullava.serving.fetch import Fetcher
 from ullava.serving.limits import Limits
 from ullava.serving.metrics import Metrics
-from ullava.serving.refusals import INTERNAL, RefusedError, invalid, invalid_of, too_large
+from ullava.serving.refusals import RefusedError, internal, invalid, invalid_of, too_large
 from ullava.serving.registry import ModelRegistry
 from ullava.serving.sources import Source, check_pixels, read_image, read_video
 from ullava.structures import Answer, ImageArray
@@ -116,7 +116,7 @@ class Service:
                 raise
             except Exception as error:  # foreign code on foreign input: the sender learns that, the log learns why
                 _log.exception("a question to model %s failed", engine.name)
-                raise INTERNAL from error
+                raise internal() from error
         self.metrics.queue_seconds.labels(engine.name).observe(job.started - job.submitted)
         answers = tuple(done.answers) if copies == query.answers else tuple(done.answers) * query.answers
         seconds = {

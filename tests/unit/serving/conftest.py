@@ -106,7 +106,7 @@ def serve() -> Serve:
         from ullava.serving.registry import ModelRegistry
         from ullava.serving.server import listen
 
-        bounds, metrics = Limits(**{"timeout_s": 30, **(limits or {})}), Metrics()
+        bounds, metrics = Limits(**{"timeout_s": 300, **(limits or {})}), Metrics()
         engines: dict[str, Any] = {}
 
         def load(name: str, where: str) -> Engine:
@@ -118,17 +118,17 @@ def serve() -> Serve:
         app = create_app(registry, bounds, access, metrics=metrics, **options)
         listening = listen("127.0.0.1", 0)
         port = listening.getsockname()[1]
-        config = uvicorn.Config(app, log_level="critical", lifespan="on", ws="none", timeout_graceful_shutdown=20)  # type: ignore[arg-type]
+        config = uvicorn.Config(app, log_level="critical", lifespan="on", ws="none", timeout_graceful_shutdown=50)  # type: ignore[arg-type]
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{port}"
         try:
-            with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
                 yield Served(url, client, engines)
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
     return run

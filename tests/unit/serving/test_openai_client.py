@@ -15,7 +15,7 @@ def test_openais_client_chats_streams_and_reads_errors(serve: Any, tiny: Any) ->
 
     key = "a-key-of-some-length"
     with serve({"tiny": tiny}, access=Access(api_key=key)) as served:
-        with openai.OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=60) as client:
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=300) as client:
             assert [model.id for model in client.models.list()] == ["tiny"]
             assert client.models.retrieve("tiny").id == "tiny"
             asked = {"model": "tiny", "messages": CHAT["messages"], "max_completion_tokens": 40}
@@ -51,7 +51,7 @@ def test_openais_client_comes_again_when_the_queue_was_full(serve: Any, fake: An
 
     fake.seconds = 0.2
     with serve({"fake": fake}, limits={"max_queue": 2, "max_batch": 1}) as served:
-        with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=9, timeout=60) as client:
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=9, timeout=300) as client:
 
             def ask(number: int) -> str:
                 messages: Any = [{"role": "user", "content": f"Question {number}?"}]

@@ -22,7 +22,7 @@ from ullava.serving.limits import Limits, flag_of
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--model", "tyni"], "did you mean 'tiny'"),
+        (["--model", "tyni"], "no model 'tyni'"),
         (["--model", "tiny", "--model", "tiny"], "'tiny' is served already"),
         (["--model", "=tiny"], "expected MODEL or NAME=MODEL"),
         (["--host", "0.0.0.0"], "is open to the network: give --api-key"),
@@ -78,7 +78,8 @@ def test_the_examples_of_the_api_page_run(serve: Any, tiny: Any) -> None:
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The real command on a free port, and its address."""
-    command = [sys.executable, "-m", "ullava", "serve", "--port", "0", "--device", "cpu", "--max-batch", "2"]
+    command = [sys.executable, "-m", "ullava", "serve", "--port", "0", "--device", "cpu"]
+    command += ["--timeout-s", "300", "--max-batch", "8", "--max-wait-ms", "15000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stderr is not None
         for line in started.stderr:
@@ -102,18 +103,18 @@ def test_a_signal_ends_it_when_what_was_accepted_is_answered(
     answers: list[Any] = []
 
     def ask() -> None:
-        answers.append(httpx.post(f"{url}/v1/predictions", json=PREDICTION, timeout=120, trust_env=False))
+        answers.append(httpx.post(f"{url}/v1/predictions", json=PREDICTION, timeout=300, trust_env=False))
 
-    assert httpx.get(f"{url}/health", timeout=120, trust_env=False).json()["models_loaded"] == 1
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    assert httpx.get(f"{url}/health", timeout=300, trust_env=False).json()["models_loaded"] == 1
+    threads = [threading.Thread(target=ask) for _ in range(5)]  # a batch that waits for more
     for thread in threads:
         thread.start()
-    while "ullava_open_requests 6.0" not in httpx.get(f"{url}/metrics", timeout=120, trust_env=False).text:
+    while "ullava_open_requests 5.0" not in httpx.get(f"{url}/metrics", timeout=300, trust_env=False).text:
         assert not answers, "the questions are answered before all of them are there"
     server.send_signal(number)
     for thread in threads:
-        thread.join(120)
-    assert [answer.status_code for answer in answers] == [200] * 6
+        thread.join(300)
+    assert [answer.status_code for answer in answers] == [200] * 5
     assert all(json.loads(answer.content)["masks"] for answer in answers)
-    assert server.wait(60) == 0
+    assert server.wait(300) == 0
     assert server.stderr is not None and "Traceback" not in server.stderr.read()

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from ullava.errors import DataError
 from ullava.media.images import decode_image_rgb_u8
-from ullava.serving.limits import MIB, Limits
+from ullava.serving.limits import Limits
 from ullava.serving.refusals import RefusedError, invalid, too_large
 from ullava.structures import ImageArray
 
@@ -98,8 +98,3 @@ def check_pixels(images: list[tuple[str, ImageArray]], limits: Limits) -> None:
     most = ALL_IMAGES * limits.max_megapixels
     if sum(pixels.shape[0] * pixels.shape[1] for _, pixels in images) > most * 1_000_000:
         raise too_large(f"the images have more than {most} million pixels together")
-
-
-def max_bytes(limits: Limits) -> int:
-    """Return how large a file may be."""
-    return limits.max_body_mib * MIB

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from PIL import Image, ImageDraw
@@ -146,7 +146,8 @@ def _server(model: str, threads: int, device: str, flags: Sequence[str]) -> Iter
                 reason = next((line.strip() for line in said if line.startswith("error:")), "it gave no reason")
                 raise UserError(f"'ullava serve' does not start: {reason.removeprefix('error: ')}")
             late.cancel()
-            threading.Thread(target=server.stderr.read, daemon=True).start()  # so that its pipe never fills
+            # Its log goes where ours goes, so that the reason of an error can be read, and its pipe never fills.
+            threading.Thread(target=_pass_on, args=(server.stderr,), daemon=True).start()
             yield int(found[1]), psutil.Process(server.pid)
         finally:
             late.cancel()
@@ -155,6 +156,11 @@ def _server(model: str, threads: int, device: str, flags: Sequence[str]) -> Iter
                 server.wait(30)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def _pass_on(log: IO[str]) -> None:
+    for line in log:
+        print(line, end="", file=sys.stderr)
 
 
 def _bodies() -> list[bytes]:

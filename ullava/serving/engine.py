@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from transformers.generation import BaseStreamer
@@ -21,6 +23,10 @@ from ullava.structures import Answer, Clip, ImageArray
 if TYPE_CHECKING:
     from ullava.examples import Example
     from ullava.inference.predictor import Predictor
+
+_ONE_ROW_AT_A_TIME = Lock()
+"""transformers compiles a chat template once for all tokenizers, and what it notes the answers' places in cannot be
+shared: "AssistantTracker should not be reused before closed" (``transformers/utils/chat_template_utils.py``)."""
 
 OnWords = Callable[[int, str], None]
 """Takes the number of an answer (0, 1, ...) and the words that it has gained."""
@@ -107,15 +113,22 @@ class _Progress(BaseStreamer):
 
 @dataclass(eq=False)
 class Engine:
-    """A predictor and its batcher. ``observe`` hears of every batch: rows, seconds."""
+    """A predictor and its batcher. ``observe`` hears of every batch: rows, seconds.
+
+    ``row_processor``: makes the rows, in other threads than the one that answers, so it is a copy of the predictor's:
+    the Rust part of a tokenizer serves one thread at a time. None = the predictor's own, which must then bear both.
+    """
 
     name: str
     predictor: Predictor
     limits: Limits
     observe: Callable[[str, int, float], None] = lambda name, rows, seconds: None
+    row_processor: Any = None
     batcher: Batcher[Work, Done] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.row_processor is None:
+            self.row_processor = self.predictor.processor
         self.batcher = Batcher(
             self._run,
             max_batch=self.limits.max_batch,
@@ -152,9 +165,11 @@ class Engine:
             (),
         )
         sample = shown.sample(asked.prompt, asked.history)
-        return self.predictor.processor.encode(
-            sample, shown.images, prompt_only=True, videos=shown.videos, overrides=self.predictor.overrides
-        )
+        with _ONE_ROW_AT_A_TIME:
+            row: Example = self.row_processor.encode(
+                sample, shown.images, prompt_only=True, videos=shown.videos, overrides=self.predictor.overrides
+            )
+        return row
 
     def job(
         self, row: Example, answers: int, max_new_tokens: int, generation: Mapping[str, Any], on_words: OnWords | None
@@ -202,7 +217,8 @@ def load_engine(
     """Load a model by name, folder or Hub id and put it behind a queue. Raises UserError as ``ullava.load``."""
     from ullava.inference.load import load
 
-    return Engine(name, load(where, device=device), limits, observe)
+    predictor = load(where, device=device)
+    return Engine(name, predictor, limits, observe, deepcopy(predictor.processor))
 
 
 def _frozen(value: Any) -> Any:

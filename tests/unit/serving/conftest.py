@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,7 +112,8 @@ def serve() -> Serve:
 
         def load(name: str, where: str) -> Engine:
             made = predictors[name]
-            engines[name] = Engine(name, made() if callable(made) else made, bounds, metrics.batch)
+            rows = None if isinstance(made, FakePredictor) else deepcopy(made.processor)
+            engines[name] = Engine(name, made, bounds, metrics.batch, rows)
             return engines[name]
 
         registry = ModelRegistry({name: name for name in predictors}, load, bounds.max_loaded)

@@ -1,4 +1,4 @@
-"""``ullava bench``: how fast data, training, evaluation, generation and mask heads are, on fixed work."""
+"""``ullava bench``: how fast data, training, evaluation, generation, mask heads and serving are, on fixed work."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 
-HELP = "measure the speed of data, training, evaluation, generation or mask heads"
+HELP = "measure the speed of data, training, evaluation, generation, mask heads or the server"
+CLIENTS, REQUESTS = 64, 2000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava bench``."""
-    parser.add_argument("what", choices=("data", "train", "eval", "generate", "masks"), help="what to measure")
+    parser.add_argument("what", choices=("data", "train", "eval", "generate", "masks", "serve"), help="what to measure")
     parser.add_argument("--preset", choices=("peer", "tiny"), default="peer", help="network sizes (default peer)")
     parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
     parser.add_argument("--repeats", type=_positive, default=5, help="passes, of which the median counts (default 5)")
@@ -20,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
     parser.add_argument("--heads", nargs="+", metavar="NAME", help="masks only: which heads (default: all that can be)")
     parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
+    parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
+    parser.add_argument("--requests", type=_positive, metavar="N", help=f"serve only: together (default {REQUESTS})")
+    parser.add_argument("--model", metavar="NAME", help="serve only: what to serve (default tiny)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -31,8 +35,19 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--annotations belongs to 'ullava bench data'")
     if args.what != "masks" and (args.heads or args.sizes):
         raise UserError("--heads and --sizes belong to 'ullava bench masks'")
+    serving = {name: getattr(args, name) for name in ("clients", "requests", "model")}
+    for name, value in serving.items():
+        if value is not None and args.what != "serve":
+            raise UserError(f"--{name} belongs to 'ullava bench serve'")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
+    if args.what == "serve":
+        from ullava.benchmarks import serving as load
+
+        clients, requests = args.clients or CLIENTS, args.requests or REQUESTS
+        told = load.bench_serve(args.model or "tiny", clients, requests, args.threads, args.device)
+        print(json.dumps(told, indent=1) if args.json else load.table(told))
+        return 0
     if args.annotations is not None:
         from ullava.benchmarks.data import bench_annotations
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "predict": "ullava.cli.predict",
     "chat": "ullava.cli.chat",
     "export": "ullava.cli.export",
+    "serve": "ullava.cli.serve",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
     "compare": "ullava.cli.compare",

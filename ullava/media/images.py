@@ -64,6 +64,23 @@ def read_image_rgb_u8(image: ImageLike) -> ImageArray:
     return _array_rgb_u8(image)
 
 
+def decode_image_rgb_u8(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """Return the image of an encoded file in memory as ``read_image_rgb_u8`` does; ``name`` is how messages call it.
+
+    ``max_pixels``: a cap below ``MAX_PIXELS``, judged before anything is decoded. Raises DataError as there.
+    """
+    if not data:
+        raise DataError(f"{name}: the file is empty")
+    try:
+        image = _load(name, io.BytesIO(data), max_pixels)
+    except DataError:
+        bare = without_notes(data)
+        if bare is None:
+            raise
+        image = _load(name, io.BytesIO(bare), max_pixels)
+    return _pixels(image, name)
+
+
 def stored_frame(path: Path) -> tuple[tuple[int, int], int]:
     """Decode a file; return the (height, width) of its pixels as they are stored, and its EXIF orientation (1 to 8).
 
@@ -209,14 +226,14 @@ def _decode(path: Path) -> Image.Image:
             return _load(path, io.BytesIO(bare))
 
 
-def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
-    with _Decoding(path):
+def _load(path: object, file: BinaryIO | io.BytesIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    with _Decoding(path, max_pixels):
         try:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError as error:
             file.seek(0)
             raise DataError(f"{path}: {_unreadable(file.read(_HEAD_BYTES))}") from error
-        _check_size(path, image.width, image.height)
+        _check_size(path, image.width, image.height, max_pixels)
         if "progressive" in image.info:
             _check_scans(path, file)
         image.load()
@@ -227,10 +244,11 @@ def _load(path: Path, file: BinaryIO | io.BytesIO) -> Image.Image:
 class _Decoding:
     """Turns whatever a decoder makes of the image ``name`` into a DataError of one line."""
 
-    __slots__ = ("name",)
+    __slots__ = ("max_pixels", "name")
 
-    def __init__(self, name: object) -> None:
+    def __init__(self, name: object, max_pixels: int = MAX_PIXELS) -> None:
         self.name = name
+        self.max_pixels = max_pixels
 
     def __enter__(self) -> None: ...
 
@@ -238,7 +256,7 @@ class _Decoding:
         if error is None or isinstance(error, DataError):
             return
         if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-            raise DataError(f"{self.name}: more pixels than the cap of {MAX_PIXELS // 1_000_000} million") from error
+            raise DataError(f"{self.name}: more pixels than the cap of {_millions(self.max_pixels)}") from error
         if isinstance(error, Exception):  # foreign bytes in foreign code: there is no list of what may be raised
             raise DataError(f"{self.name}: cannot be decoded ({first_line(error)})") from error
 
@@ -252,16 +270,20 @@ def _unreadable(head: bytes) -> str:
     return f"not an image of a known format ({', '.join(FORMATS)})"
 
 
-def _check_size(name: object, width: int, height: int) -> None:
+def _check_size(name: object, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     if width < 1 or height < 1:
         raise DataError(f"{name}: an image of {width} x {height} pixels has none")
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: {width} x {height} pixels are more than the cap of {MAX_PIXELS // 1_000_000} million")
+    if width * height > max_pixels:
+        raise DataError(f"{name}: {width} x {height} pixels are more than the cap of {_millions(max_pixels)}")
     if max(width, height) > MAX_SIDE:
         raise DataError(f"{name}: {width} x {height} pixels: a side is longer than the cap of {MAX_SIDE} pixels")
 
 
-def _check_scans(path: Path, file: BinaryIO | io.BytesIO) -> None:
+def _millions(pixels: int) -> str:
+    return f"{pixels // 1_000_000} million" if pixels >= 1_000_000 else str(pixels)
+
+
+def _check_scans(path: object, file: BinaryIO | io.BytesIO) -> None:
     """Refuse a progressive JPEG of so many scans that it is a bomb: each goes over the whole image, in a few bytes."""
     place = file.tell()
     file.seek(0)

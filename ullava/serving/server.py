@@ -1,0 +1,128 @@
+"""The process: models by name, an app, and uvicorn, which ends when all that was accepted is answered."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+import uvicorn
+
+from ullava.errors import UserError
+from ullava.inference.load import weights_folder
+from ullava.serving.app import create_app
+from ullava.serving.engine import Engine, load_engine
+from ullava.serving.fetch import Fetcher
+from ullava.serving.guard import Access, allowed_hosts, is_loopback
+from ullava.serving.limits import MIB, Limits
+from ullava.serving.metrics import Metrics
+from ullava.serving.registry import ModelRegistry
+
+_SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``ullava serve`` was told. ``models``: public name -> a name, a folder or a Hub id."""
+
+    models: Mapping[str, str]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str = "auto"
+    api_key: str | None = None
+    without_key: bool = False
+    allow_urls: bool = False
+    allow_hosts: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
+    default_tokens: int = 128
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C; what was accepted by then is answered first. Returns the exit code.
+
+    Raises UserError: a model that is not there, an address that is taken or open to the network without a key.
+    """
+    _check(settings)
+    metrics = Metrics()
+    limits = settings.limits
+
+    def loader(name: str, where: str) -> Engine:
+        return load_engine(name, where, limits, settings.device, metrics.batch)
+
+    registry = ModelRegistry(settings.models, loader, limits.max_loaded)
+    listening = listen(settings.host, settings.port)
+    registry.put(registry.default, loader(registry.default, settings.models[registry.default]))
+    fetcher = Fetcher(limits.max_body_mib * MIB, limits.fetch_timeout_s, limits.max_redirects)
+    app = create_app(
+        registry,
+        limits,
+        Access(settings.api_key, allowed_hosts(settings.host, settings.allow_hosts), tuple(settings.cors_origins)),
+        metrics=metrics,
+        fetcher=fetcher if settings.allow_urls else None,
+        default_tokens=settings.default_tokens,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return run_app(app, listening, limits.timeout_s)
+
+
+def run_app(app: object, listening: socket.socket, timeout_s: int) -> int:
+    """Run an app on a socket until a signal comes and all is answered; 1 if the app could not begin."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=timeout_s + 5,
+        server_header=False,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn obeys these signals, then raises them again when all is done: here the wish to end was met by then.
+    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+    print(f"serving on http://{shown}:{port} (its API: http://{shown}:{port}/docs)", file=sys.stderr, flush=True)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0 if server.started else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on a host and port (0: any that is free). Raises UserError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        made = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({said})") from error
+    return made
+
+
+def _check(settings: Settings) -> None:
+    problems: list[str] = []
+    if settings.api_key is not None and len(settings.api_key) < _SHORTEST_KEY:
+        problems.append(f"--api-key: at least {_SHORTEST_KEY} characters, so that it cannot be guessed")
+    if not is_loopback(settings.host) and settings.api_key is None and not settings.without_key:
+        problems.append(
+            f"--host {settings.host} is open to the network: give --api-key (or ULLAVA_API_KEY), or --without-key "
+            "where something else decides who may ask"
+        )
+    for origin in settings.cors_origins:
+        if origin == "*" or not origin.startswith(("http://", "https://")) or origin.endswith("/"):
+            problems.append(f"--cors-origin '{origin}': expected a site such as https://example.org, without a path")
+    if problems:
+        raise UserError(problems)
+    for where in settings.models.values():
+        weights_folder(where)

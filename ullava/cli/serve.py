@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from ullava.serving.limits import Limits, flag_of
 
     parser.add_argument(
-        "--model", action="append", metavar="[NAME=]MODEL",
+        "--model", action="append", dest="models", metavar="[NAME=]MODEL",
         help="a name, a folder or a Hub id (default: tiny); may be repeated, requests choose by NAME, the first is "
         "the default",
     )  # fmt: skip
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ullava.serving.limits import Limits
 
     limits = Limits(**{item.name: getattr(args, item.name) for item in fields(Limits)})
-    models = _models(args.model or ["tiny"])
+    models = _models(args.models or ["tiny"])
     try:
         from ullava.serving.server import Settings, serve
     except ModuleNotFoundError as error:

@@ -64,7 +64,7 @@ def read_image_rgb_u8(image: ImageLike) -> ImageArray:
     return _array_rgb_u8(image)
 
 
-def decode_image_rgb_u8(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def decode_image_rgb_u8(data: bytes, name: str, max_pixels: int | None = None) -> ImageArray:
     """Return the image of an encoded file in memory as ``read_image_rgb_u8`` does; ``name`` is how messages call it.
 
     ``max_pixels``: a cap below ``MAX_PIXELS``, judged before anything is decoded. Raises DataError as there.
@@ -226,7 +226,7 @@ def _decode(path: Path) -> Image.Image:
             return _load(path, io.BytesIO(bare))
 
 
-def _load(path: object, file: BinaryIO | io.BytesIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _load(path: object, file: BinaryIO | io.BytesIO, max_pixels: int | None = None) -> Image.Image:
     with _Decoding(path, max_pixels):
         try:
             image = Image.open(file, formats=FORMATS)
@@ -246,9 +246,9 @@ class _Decoding:
 
     __slots__ = ("max_pixels", "name")
 
-    def __init__(self, name: object, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, name: object, max_pixels: int | None = None) -> None:
         self.name = name
-        self.max_pixels = max_pixels
+        self.max_pixels = max_pixels or MAX_PIXELS
 
     def __enter__(self) -> None: ...
 
@@ -270,9 +270,10 @@ def _unreadable(head: bytes) -> str:
     return f"not an image of a known format ({', '.join(FORMATS)})"
 
 
-def _check_size(name: object, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+def _check_size(name: object, width: int, height: int, max_pixels: int | None = None) -> None:
     if width < 1 or height < 1:
         raise DataError(f"{name}: an image of {width} x {height} pixels has none")
+    max_pixels = max_pixels or MAX_PIXELS
     if width * height > max_pixels:
         raise DataError(f"{name}: {width} x {height} pixels are more than the cap of {_millions(max_pixels)}")
     if max(width, height) > MAX_SIDE:

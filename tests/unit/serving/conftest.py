@@ -112,7 +112,7 @@ def serve() -> Serve:
 
         def load(name: str, where: str) -> Engine:
             made = predictors[name]
-            rows = None if isinstance(made, FakePredictor) else deepcopy(made.processor)
+            rows = deepcopy(made.processor) if hasattr(made, "model") else None
             engines[name] = Engine(name, made, bounds, metrics.batch, rows)
             return engines[name]
 

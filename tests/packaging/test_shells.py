@@ -25,7 +25,16 @@ def run(script: Path, *arguments: str, cwd: Path, **environment: str) -> subproc
 
 
 def test_the_launchers_are_there() -> None:
-    assert {script.stem for script in SCRIPTS} >= {"setup", "demo", "test", "eval", "pretrain", "finetune", "serve", "run"}
+    assert {script.stem for script in SCRIPTS} >= {
+        "setup",
+        "demo",
+        "test",
+        "eval",
+        "pretrain",
+        "finetune",
+        "serve",
+        "run",
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

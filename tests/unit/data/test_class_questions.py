@@ -166,6 +166,15 @@ def test_absent_classes_may_be_answered_by_an_empty_mask_in_training_alone(build
     assert all(query.turns[0].answer == no_target_answer(query.truth["class"]) for query in absent)
 
 
+def test_no_target_is_answered_by_an_empty_mask_where_training_wants_it(build: Any) -> None:
+    record = {"image_path": "1.png", "height": H, "width": W, "sentences": ["the red cow"], "annotations": []}
+    dataset = build("grefer", [record | {"no_target": True}], DatasetEntry(absent_as="empty_mask"))
+    turn = dataset.sample(0, np.random.default_rng(0)).turns[0]
+    assert turn.answer == "Sure. [tag]the red cow[/tag]: Mask [SEG]."
+    mask = turn.regions[0].mask
+    assert mask is not None and mask.shape == (H, W) and not mask.any()
+
+
 @pytest.mark.parametrize(
     ("layout", "keys", "message"),
     [

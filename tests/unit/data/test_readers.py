@@ -187,14 +187,6 @@ def test_no_target_is_answered_in_words(build):
         assert (turn.answer, turn.regions) == ("No such object: the red cow.", ())
 
 
-def test_no_target_is_answered_by_an_empty_mask_where_training_wants_it(build):
-    record = grefer(no_target=True, annotations=[], sentences=["the red cow"])
-    dataset = build("grefer", [record], DatasetEntry(absent_as="empty_mask"))
-    turn = dataset.sample(0, rng()).turns[0]
-    assert turn.answer == "Sure. [tag]the red cow[/tag]: Mask [SEG]."
-    assert turn.regions[0].mask.shape == (H, W) and not turn.regions[0].mask.any()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -165,6 +166,9 @@ def test_what_the_mask_head_finds_nowhere_is_named_and_is_no_object() -> None:
     record = answer_to_json(answer)
     assert record["not_found"] == ["dog"]
     assert object_lines(record, several=False)[-1] == "  not in the image: dog"
+    boxed, box = text.replace("[SEG]", "[SEG]; Location [LOC]"), (np.array([0.1, 0.1, 0.5, 0.5]), 0.9)
+    boxes = processor.to_answer(boxed, original_hw=[(40, 60)], masks=[(nowhere, 0.1), (there, 0.9)], boxes=[box] * 2)
+    assert boxes.not_found == ("dog",), "a box of what is not there says nothing"
     found = processor.to_answer(text, original_hw=[(40, 60)], masks=[(there, 0.9)] * 2, boxes=[])
     assert found.not_found == () and "not_found" not in answer_to_json(found)
 

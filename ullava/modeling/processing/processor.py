@@ -371,10 +371,9 @@ class UllavaProcessor(CallableProcessor):
                 thing = AnsweredObject(found, mask, mask_score, boxes, (phrases or {}).get(number))
                 box, box_score = self.boxes.box_of(thing, (original_hw[-1][1], original_hw[-1][0]))
             score = mask_score if mask_score is not None else box_score
-            if score is None:
-                continue
-            if box is None and (mask is None or not mask.any()):
-                not_found += [] if mask is None else [found.phrase]
+            gone = mask is not None and not mask.any() and (box is None or self.masks.tells_presence)
+            not_found += [found.phrase] if gone else []
+            if gone or score is None or (mask is None and box is None):
                 continue
             objects.append(
                 GroundedObject(

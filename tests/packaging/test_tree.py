@@ -150,4 +150,4 @@ def test_large_files_are_only_weights_and_images() -> None:
     tracked = files()
     large = [path for path in tracked if path.stat().st_size > 500_000]
     assert [name_of(path) for path in large if path.suffix not in allowed] == []
-    assert sum(path.stat().st_size for path in tracked) < 40_000_000
+    assert sum(path.stat().st_size for path in tracked) < 80_000_000  # models/photo may have 40 of them

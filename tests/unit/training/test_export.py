@@ -83,6 +83,7 @@ def test_it_holds_what_was_trained_and_answers_as_the_whole(exported: tuple[Any,
     model, processor, folder = exported
     note = json.loads((folder / "language.json").read_text())
     assert (note["path"], note["num_layers"], note["revision"]) == ("../language", LAYERS, None)
+    assert str(folder.parent) not in (folder / "config.json").read_text(), "no path of this machine"
     stored = load_file(folder / "trained.safetensors")
     tables = {name for name in stored if name.startswith("rows/")}
     assert (

@@ -62,5 +62,5 @@ def test_every_row_of_the_recipe_is_measured(beginner: Path, tmp_path: Path) -> 
     figures = {row["dataset"]: row["metrics"].keys() for row in results}
     assert {"cIoU", "gIoU", "P@0.5"} <= figures["coco_classes"] and {"N-acc", "T-acc"} <= figures["absent_classes"]
     assert "Acc@0.5" in figures["unique_box"] and "CIDEr" in figures["captions"]
-    assert "Acc@0.5" in figures["expression_boxes"] and "N-acc" in figures["expressions"]
+    assert "Pr@F1" in figures["expression_boxes"] and "N-acc" in figures["expressions"]
     assert "perplexity" in figures["text"]

@@ -11,15 +11,17 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from ullava.atomic_write import append, write_json, write_whole
 from ullava.errors import UserError
 from ullava.json_lines import parse_line
+from ullava.modeling.loading.pretrained import read_network, read_tokenizer
+from ullava.modeling.loading.strict_loading import refuse_misfits
 
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 """The marks of the template ``chatml``."""
@@ -103,12 +105,15 @@ class _Speaker:
 
     def __init__(self, language: Path, settings: SelfText) -> None:
         self.settings = settings
-        self.tokenizer = AutoTokenizer.from_pretrained(str(language), padding_side="left")
+        self.tokenizer = read_tokenizer(language)
+        self.tokenizer.padding_side = "left"
         missing = [mark for mark in ("<|im_start|>", END) if mark not in self.tokenizer.get_vocab()]
         if missing:
             raise UserError(f"{language}: its tokenizer lacks {', '.join(missing)}, the marks of ChatML")
         dtype = getattr(torch, settings.dtype)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(str(language), dtype=dtype).eval()
+        self.model, told = read_network(AutoModelForCausalLM, language, dtype=dtype)
+        refuse_misfits(told, language)
+        self.model.eval()
         self.end = int(self.tokenizer.convert_tokens_to_ids(END))
 
     def conversations(self, number: int) -> list[tuple[str, str]]:

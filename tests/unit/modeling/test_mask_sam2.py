@@ -225,7 +225,7 @@ def test_answers_carry_masks_of_the_original_size(tmp_path: Path) -> None:
     planes = processor.masks.to_original(seg.mask_logits_lowres, (40, 56)) > 0
     shares = [float((plane.numpy() == thing.mask).mean()) for plane, thing in zip(planes, there.objects, strict=True)]
     assert min(shares) > 0.99
-    assert not any(thing.mask.any() for thing in gone.objects) and max(t.score for t in gone.objects) < 0.01
+    assert gone.objects == () and gone.not_found == tuple(thing.phrase for thing in there.objects)
 
 
 @pytest.mark.parametrize(

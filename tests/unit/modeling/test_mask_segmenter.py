@@ -202,7 +202,7 @@ def test_answers_carry_masks_of_the_original_size_and_none_of_what_is_not_there(
     assert [thing.mask.shape for thing in there.objects] == [(40, 56)] * 2
     wanted = seg.iou_scores * seg.presence_logits.sigmoid()
     assert [thing.mask_score for thing in there.objects] == pytest.approx(wanted.tolist(), rel=1e-3)
-    assert not any(thing.mask.any() for thing in gone.objects) and max(t.score for t in gone.objects) < 0.01
+    assert gone.objects == () and gone.not_found == tuple(thing.phrase for thing in there.objects)
 
 
 def test_the_whole_image_fills_the_square() -> None:

@@ -69,7 +69,7 @@ def export_without_language(source: Path, out: Path, language: str) -> Path:
         revision = hub["revision"] if hub else None
         note = LanguageBase(path=place, revision=revision, sha256=fingerprint(weights), num_layers=layers, rows=rows)
         write_note(draft, note)
-        model.config.text_config._name_or_path = ""  # the note says where it is, and not as this machine calls it
+        model.config.text_config.name_or_path = ""  # the note says where it is, and not as this machine calls it
         model.config.save_pretrained(str(draft))
         model.generation_config.save_pretrained(str(draft))
         processor.save_pretrained(str(draft))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ullava.errors import UserError
+from ullava.errors import ConfigError, UserError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
 """Why a disk refuses to take what is written."""
@@ -86,6 +86,24 @@ def write_json(path: Path, value: Any) -> Path:
     """Write ``value`` as indented JSON and return ``path``. NaN is refused with ValueError (it is not JSON)."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def begin_lines(path: Path, head: str, others: str) -> list[bytes]:
+    """Return the lines below ``head`` of a file that a run ``append``s to; begin it with ``head`` where there is none.
+
+    A last line that was cut short is taken off the file. Raises ConfigError where the first line is not ``head``:
+    it was begun with other ``others``.
+    """
+    if not path.is_file():
+        write_whole(path, head + "\n")
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    if not lines or lines[0].decode("utf-8", "replace").rstrip("\n") != head:
+        raise ConfigError(f"{path}: was begun with other {others}; remove it or name another --out")
+    if not lines[-1].endswith(b"\n"):
+        lines.pop()
+        write_whole(path, b"".join(lines))
+    return lines[1:]
 
 
 def append(path: Path, text: str) -> None:

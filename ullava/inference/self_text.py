@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from ullava.atomic_write import append, write_json, write_whole
+from ullava.atomic_write import append, begin_lines, write_json
 from ullava.errors import UserError
 from ullava.json_lines import parse_line
 from ullava.modeling.loading.pretrained import read_network, read_tokenizer
@@ -68,7 +68,8 @@ def write_self_text(language: Path, out: Path, settings: SelfText, *, progress: 
     Raises UserError for a tokenizer without those marks, and where the model says hardly a whole sentence.
     """
     part = out.with_name(out.name + ".part")
-    rounds = _begin(part, json.dumps({"language": str(language.resolve()), **asdict(settings)}, sort_keys=True))
+    head = json.dumps({"language": str(language.resolve()), **asdict(settings)}, sort_keys=True)
+    rounds = [[(asked, told) for asked, told in parse_line(line)] for line in begin_lines(part, head, "settings")]
     speaker = _Speaker(language, settings)
     with tqdm(total=settings.count, desc="talking", disable=None if progress else True) as bar:
         while len(found := {asked: told for drawn in rounds for asked, told in drawn}) < settings.count:
@@ -86,18 +87,6 @@ def write_self_text(language: Path, out: Path, settings: SelfText, *, progress: 
     write_json(out, records)
     part.unlink()
     return {"drawn": len(rounds) * settings.batch_size, "kept": len(kept)}
-
-
-def _begin(part: Path, head: str) -> list[list[tuple[str, str]]]:
-    """Return the conversations of each round that is done; begins the file of rounds where there is none."""
-    if not part.is_file():
-        write_whole(part, head + "\n")
-        return []
-    lines = [line for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    if not lines or lines[0].decode("utf-8", "replace").rstrip("\n") != head:
-        raise UserError(f"{part}: was begun with other settings; remove it or name another --out")
-    write_whole(part, b"".join(lines))  # without a last line that was cut short
-    return [[(asked, told) for asked, told in parse_line(line)] for line in lines[1:]]
 
 
 class _Speaker:

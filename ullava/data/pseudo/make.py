@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from ullava.atomic_write import append, whole, write_whole
+from ullava.atomic_write import append, begin_lines, whole
 from ullava.data.annotations.json_stream import iter_object_lists
 from ullava.data.pseudo.agreement import Agreement
 from ullava.data.pseudo.grab_cut import grab_cut
@@ -51,7 +51,7 @@ def make_pseudo_masks(
     if not written:
         raise DataError(f"{job.boxes}: no image is left to make masks for")
     part = job.out.with_name(job.out.name + ".part")
-    done = _begin(part, job)
+    done = len(begin_lines(part, json.dumps(_identity(job), sort_keys=True), "files or settings"))
     bar = tqdm(total=len(todo), initial=done, desc="cutting", unit="image", disable=None if progress else True)
     with bar, _lines(cutter, todo[done:], 1 if cut is not None else workers) as lines:
         for line in lines:
@@ -96,20 +96,6 @@ def _in_process(item: Item) -> dict[str, Any]:
 def _names(files: Iterable[Path]) -> set[str]:
     """Return the names of the images of COCO files."""
     return {str(record.value.get("file_name")) for path in files for _, record in iter_object_lists(path, ("images",))}
-
-
-def _begin(part: Path, job: PseudoJob) -> int:
-    """Return how many images are done; begins the file of lines where there is none, cuts off a line without an end."""
-    head = json.dumps(_identity(job), sort_keys=True)
-    if not part.is_file():
-        write_whole(part, head + "\n")
-        return 0
-    lines = part.read_bytes().splitlines(keepends=True)
-    if not lines or lines[0].decode("utf-8", "replace").rstrip("\n") != head:
-        raise ConfigError(f"{part}: was begun with other files or settings; remove it or name another --out")
-    if not lines[-1].endswith(b"\n"):
-        write_whole(part, b"".join(lines[:-1]))
-    return sum(line.endswith(b"\n") for line in lines) - 1
 
 
 def _identity(job: PseudoJob) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ullava.benchmarks.timing import Figure, measure
+from ullava.benchmarks.timing import Figure, measure, wait_for
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import HeadImages
 from ullava.modeling.configuration import UllavaConfig
@@ -158,11 +158,13 @@ def _figures(name: str, size: HeadSize, repeats: int, device: torch.device) -> l
 
     def embed() -> float:
         head.embed(shown, first[:1])
-        return _ended(device, 1)
+        wait_for(device)
+        return 1.0
 
     def decode() -> float:
         head.decode(states, features, first)
-        return _ended(device, MASKS)
+        wait_for(device)
+        return float(MASKS)
 
     return [
         measure(f"{name}: image embedded", "image", embed, repeats=repeats, warm_up=False, **facts),
@@ -182,10 +184,3 @@ def _shown(size: HeadSize, config: UllavaConfig, device: torch.device) -> HeadIm
         torch.randn(1, level.channels, config.sam_side // level.stride, config.sam_side // level.stride, device=device)
         for level in levels
     )
-
-
-def _ended(device: torch.device, units: int) -> float:
-    """Wait for what an accelerator still does; return ``units``."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-    return float(units)

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow")
 
@@ -118,3 +121,11 @@ def table(figures: Sequence[Figure]) -> str:
         unit = f"ms/{figure.unit}"
         lines.append(f"{figure.what:<{width}}  {figure.cpu_ms:>12.2f}  {figure.wall_ms:>12.2f}  {unit}")
     return "\n".join(lines)
+
+
+def wait_for(device: torch.device) -> None:
+    """An accelerator works behind our back; time stops only when it is through."""
+    if device.type != "cpu":
+        from torch import accelerator
+
+        accelerator.synchronize(device)

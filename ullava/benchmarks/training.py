@@ -10,7 +10,7 @@ import torch
 
 from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
-from ullava.benchmarks.timing import Figure, measure
+from ullava.benchmarks.timing import Figure, measure, wait_for
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
 from ullava.data.loading.encode import EncodedMixture
@@ -40,7 +40,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
             model.zero_grad(set_to_none=True)
             output = model(**replace(inputs, supervised_only=True).as_kwargs())
             objective(output, targets).total.backward()
-        _wait(model.device)
+        wait_for(model.device)
         return len(batches)
 
     figure = measure(
@@ -59,9 +59,3 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     model.zero_grad(set_to_none=True)
     model.eval()
     return [replace(figure, facts=figure.facts | {"peak_memory_mib": peak_mib})]
-
-
-def _wait(device: torch.device) -> None:
-    """An accelerator works behind our back; time stops only when it is through."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -45,10 +45,7 @@ def load_folder(
     config = read_saved_config(folder)
     set_attention(config, attn_implementation)
     if lacks_language(folder):
-        model = load_without_language(folder, config, dtype)
-        processor = read_saved_processor(folder, config)
-        settle_generation(model, processor.tokenizer, processor.chat_template)
-        return model.eval(), processor
+        return _settled(load_without_language(folder, config, dtype), folder, config)
     check_fit(config, folder)
     model, info = read_network(UllavaForConditionalGeneration, folder, config=config, dtype=dtype, use_safetensors=True)
     refuse_misfits(info, folder)
@@ -67,9 +64,16 @@ def load_unmerged_folder(
     config = read_saved_config(folder)
     set_attention(config, attn_implementation)
     model, adapters = load_unmerged(folder, config, trainable=True)
+    return *_settled(model, folder, config), adapters
+
+
+def _settled(
+    model: UllavaForConditionalGeneration, folder: Path, config: UllavaConfig
+) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """A model that was put together of parts with the processor in ``folder``, ready to answer."""
     processor = read_saved_processor(folder, config)
     settle_generation(model, processor.tokenizer, processor.chat_template)
-    return model.eval(), processor, adapters
+    return model.eval(), processor
 
 
 register()

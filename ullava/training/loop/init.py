@@ -76,14 +76,12 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     where = f"{place(recipe_path, 'init')}: init"
     if recipe.reinit_heads != "none":
         raise ConfigError(f"{where}: a LoRA run goes on with its own heads; leave 'heads' out")
-    if is_adapted(adapter):  # everything is saved again: the base is a language model alone
-        model, processor, adapters = load_unmerged_folder(
-            adapter.parent, attn_implementation=recipe.attn_implementation
-        )
+    attention = recipe.attn_implementation
+    without_language = is_adapted(adapter)
+    if without_language:
+        model, processor, adapters = load_unmerged_folder(adapter.parent, attn_implementation=attention)
     else:
-        model, processor, adapters = load_adapter(
-            adapter, attn_implementation=recipe.attn_implementation, trainable=True
-        )
+        model, processor, adapters = load_adapter(adapter, attn_implementation=attention, trainable=True)
     there = _lora_of(adapters)
     if recipe.lora is None:
         raise ConfigError(f"{where}: {adapter} has adapters; say so with lora: {there}, or merge them first")
@@ -91,7 +89,7 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     wrong = [f"lora.{key} {there[key]}, not {ours[key]}" for key in ours if ours[key] != there[key]]
     if wrong:
         raise ConfigError(f"{where}: {adapter} has {', '.join(wrong)}")
-    if is_adapted(adapter):
+    if without_language:  # everything is saved again: the base is a language model alone
         return Start(model, processor, adapters, _loss(recipe, model.config), None)
     run = read_run(adapter)
     base = base_folder(run, adapter)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
 from ullava.config.schema import ModelConfig
 from ullava.structures import Region, Sample, Turn
@@ -74,3 +75,11 @@ def grounded_sample(name: str, count: int = 1, height: int = 40, width: int = 56
         regions.append(Region(f"thing {number}", mask, (6.0, 4.0 + number, 30.0 + 2 * number, 20.0 + number)))
     turn = Turn("<image>Segment the things.", grounded_answer(regions), tuple(regions))
     return Sample(name, "test", "res", (Path(f"{name}.png"),), (turn,))
+
+
+def batch_of(processor: Any, samples: list[Sample]) -> Any:
+    """A batch of samples whose names are the numbers of their images."""
+    rows = [
+        processor.encode(sample, [make_image(int(sample.name), 40, 56)] if sample.images else []) for sample in samples
+    ]
+    return Collator(processor.tokenizer.pad_token_id)(rows)

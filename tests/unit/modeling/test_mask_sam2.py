@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.modeling.conftest import grounded_sample, make_image
+from tests.unit.modeling.conftest import batch_of, grounded_sample, make_image
 from tests.unit.modeling.small_sam2 import CONVNEXT, TOWER, build_sam2
 from torch.nn import functional
 
@@ -32,13 +32,6 @@ from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import apply_stage, assign_parts, unread_names
 
 TOWERS = {"efficientnet": TOWER, "convnext": CONVNEXT}
-
-
-def batch_of(processor: Any, samples: list[Sample]) -> Any:
-    rows = [
-        processor.encode(sample, [make_image(int(sample.name), 40, 56)] if sample.images else []) for sample in samples
-    ]
-    return Collator(processor.tokenizer.pad_token_id)(rows)
 
 
 def counted(model: Any) -> list[int]:

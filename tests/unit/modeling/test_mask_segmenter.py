@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.unit.modeling.conftest import SMALL, build_small, grounded_sample, make_image
+from tests.unit.modeling.conftest import SMALL, batch_of, build_small, grounded_sample, make_image
 from tests.unit.modeling.small_segmenters import SIDE, build_segmenter, head, sizes, write_segmenter
 
 from ullava.batching.collate import Collator
@@ -44,13 +44,6 @@ KINDS = [
     pytest.param("edgetam", marks=pytest.mark.skipif(not _has_timm(), reason="EdgeTAM's encoder is timm's RepViT")),
 ]
 GAVE = ("mask_logits_lowres", "iou_scores", "presence_logits")
-
-
-def batch_of(processor: Any, samples: list[Sample]) -> Any:
-    rows = [
-        processor.encode(sample, [make_image(int(sample.name), 40, 56)] if sample.images else []) for sample in samples
-    ]
-    return Collator(processor.tokenizer.pad_token_id)(rows)
 
 
 def counted(model: Any) -> list[int]:

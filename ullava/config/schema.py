@@ -90,14 +90,15 @@ class BoxHeadConfig:
     """Where boxes come from (docs/box_heads.md).
 
     ``regression``: ``[LOC]`` -> four numbers. ``frame``: what they mean (``padsq`` is u-LLaVA's); ``sigmoid`` bounds
-    them; ``width`` is that of its layers. ``grounding_dino_query``: ``[LOC]`` takes the place of a phrase in
-    ``detector``, a GroundingDINO. ``grounding_dino_phrase``: the words between the tags prompt ``detector``; boxes need
-    a score above ``box_threshold``, and one above ``text_threshold`` at a word of the phrase. The detector sees the
-    image with a short side of ``short_side`` pixels, the long one ``long_side`` at most. ``phrase_tokenizer``: folder
-    of its tokenizer, where that is not the folder ``detector.path``.
+    them; ``width`` is that of its layers. ``mask``: where the mask begins and ends that the mask head (sam2, edgetam)
+    decodes of ``[LOC]``; ``frame`` is that of its plane, ``width`` as before. ``grounding_dino_query``: ``[LOC]`` takes
+    the place of a phrase in ``detector``, a GroundingDINO. ``grounding_dino_phrase``: the words between the tags prompt
+    ``detector``; boxes need a score above ``box_threshold``, and one above ``text_threshold`` at a word of the phrase.
+    The detector sees the image with a short side of ``short_side`` pixels, the long one ``long_side`` at most.
+    ``phrase_tokenizer``: folder of its tokenizer, where that is not the folder ``detector.path``.
     """
 
-    kind: Literal["regression", "grounding_dino_query", "grounding_dino_phrase"] = "regression"
+    kind: Literal["regression", "mask", "grounding_dino_query", "grounding_dino_phrase"] = "regression"
     width: int = field(default=256, metadata=at_least(1, 65_536))
     frame: Literal["norm", "padsq"] = "norm"
     sigmoid: bool = True
@@ -110,10 +111,11 @@ class BoxHeadConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other (ValueError)."""
-        if (self.detector is None) != (self.kind == "regression"):
-            wants = "takes no detector" if self.kind == "regression" else "needs a detector (path or config)"
+        alone = self.kind in ("regression", "mask")
+        if (self.detector is None) != alone:
+            wants = "takes no detector" if alone else "needs a detector (path or config)"
             raise ValueError(f"kind {self.kind} {wants}")
-        if self.kind != "regression" and self.frame != "norm":
+        if not alone and self.frame != "norm":
             raise ValueError(f"kind {self.kind} speaks frame norm, not {self.frame}")
         words = self.phrase_tokenizer or (self.detector.path if self.detector is not None else None)
         if self.kind == "grounding_dino_phrase" and words is None:
@@ -184,7 +186,7 @@ class LossConfig:
 
     ``box_divide_twice`` reproduces u-LLaVA's double division.
     ``presence``: of mask heads that say whether a thing is there; others have no such row. With them a mask that is
-    empty has no other mask term.
+    empty has no other mask term but ``absent_bce``, its cross-entropy: what is not there is nowhere, pixel by pixel.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
     that start from nothing (ullava.modeling.vision.patches). ``aux``: weights of the vision strategy's own terms by
     name; those that are not named weigh 1.
@@ -197,6 +199,7 @@ class LossConfig:
     giou: float = field(default=1.0, metadata=weight_per("boxes"))
     iou_score: float = field(default=0.0, metadata=weight_per("masks"))
     presence: float = field(default=1.0, metadata=weight_per("masks"))
+    absent_bce: float = field(default=0.0, metadata=weight_per("masks"))
     patch: float = field(default=0.0, metadata=weight_per("patches"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"

@@ -102,6 +102,7 @@ def test_every_row_has_a_weight_and_a_count() -> None:
 def test_every_row_is_weighed_counted_and_logged(name: str) -> None:
     """Weight and normalizer of a term act on it, and on it alone."""
     output, targets = judged()
+    targets = replace(targets, masks=[targets.masks[0] * 0, *targets.masks[1:]], absent=frozenset({0}))
     output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
     objective = GroundingObjective(WEIGHTS, TELLING)
     terms, local = objective(output, targets), objective.counts(output, targets)
@@ -160,6 +161,19 @@ def test_a_thing_that_is_not_there_has_no_mask_to_learn() -> None:
     assert float(terms["bce"]) == pytest.approx(0.75 * float(alone["bce"]), rel=1e-5), "a mean over all of them"
 
 
+def test_what_is_absent_can_be_taught_to_be_nowhere() -> None:
+    output, targets = judged(masks=3)
+    absent = replace(targets, masks=[targets.masks[0], targets.masks[1] * 0, targets.masks[2]], absent=frozenset({1}))
+    terms = GroundingObjective(replace(WEIGHTS, absent_bce=3.0), TELLING)(output, absent)
+    without = GroundingObjective(WEIGHTS, TELLING)(output, absent)
+    added = float(terms.total) - float(without.total)
+    assert added == pytest.approx(3.0 * float(terms["absent_bce"]), rel=1e-4)
+    terms.total.backward()
+    planes = output.seg.mask_logits_lowres
+    assert bool((planes.grad[1] >= 0).all()) and bool((planes.grad[1] > 0).any()), "every cell is pushed down"
+    assert float(output.seg.iou_scores.grad[1]) == 0.0
+
+
 def test_a_batch_of_absent_things_reaches_the_whole_head() -> None:
     output, targets = judged(masks=2)
     nothing = replace(targets, masks=[mask * 0 for mask in targets.masks], absent=frozenset({0, 1}))
@@ -174,7 +188,9 @@ def test_heads_that_tell_no_presence_have_no_such_row() -> None:
     output.seg.presence_logits = None
     objective = GroundingObjective(WEIGHTS, RULES)
     assert (
-        list(objective.terms) == [name for name in TERMS if name != "presence"] == list(objective(output, targets).own)
+        list(objective.terms)
+        == [name for name in TERMS if name not in ("presence", "absent_bce")]
+        == list(objective(output, targets).own)
     )
     absent = replace(targets, masks=[mask * 0 for mask in targets.masks], absent=frozenset(range(len(targets.masks))))
     assert float(objective(output, absent)["bce"]) > 0, "an empty mask is a mask to learn"
@@ -183,7 +199,7 @@ def test_heads_that_tell_no_presence_have_no_such_row() -> None:
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
     terms = GroundingObjective(WEIGHTS, TELLING)(output, targets)
-    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 7
+    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 8
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
     assert output.loc.boxes_xyxy_head.grad is not None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, PartConfig
 from ullava.config.site import Site
-from ullava.errors import WeightsError
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.build import (
     box_fields,
@@ -20,7 +19,7 @@ from ullava.modeling.construction.build import (
     weights_of,
 )
 from ullava.modeling.construction.trial import try_system
-from ullava.modeling.heads.box_table import box_settings, load_box_parts
+from ullava.modeling.heads.box_table import box_settings, build_box_head, load_box_parts
 from ullava.modeling.heads.mask_table import load_mask_head
 from ullava.modeling.loading.template_files import chat_template_of
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
@@ -77,27 +76,25 @@ def build_fresh_box(
     attn_implementation: str = "sdpa",
     site: Site,
 ) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
-    """Return ``core`` with another box head, as ``box`` describes it; all else, masks included, is kept.
+    """Give ``core`` another box head, as ``box`` describes it, and return both; all else, adapters too, stays.
 
-    Relative paths of ``box`` start at ``folder``; ``site`` is where it was written. ``core`` and ``processor`` are
-    not to be used any more.
+    Relative paths of ``box`` start at ``folder``; ``site`` is where it was written.
     """
     config = copy.deepcopy(core.config)
     _set_box(config, box, folder, site)
     set_attention(config, attn_implementation)
     try_system(config, site)
-    model = UllavaForConditionalGeneration(config)
-    kept = {name: value for name, value in core.state_dict().items() if not name.startswith("box_head.")}
-    result = model.load_state_dict(kept, strict=False, assign=True)
-    lost = [name for name in result.missing_keys if not name.startswith("box_head.")] + result.unexpected_keys
-    if lost:
-        raise WeightsError([f"weight {name} has no place beside another box head" for name in lost])
-    model.tie_weights()
-    model.generation_config = copy.deepcopy(core.generation_config)
+    head = build_box_head(config, int(config.text_config.hidden_size))
+    if box.detector is None:  # a detector of transformers' sets its own starting values
+        head.apply(core._init_weights)
+    core.box_head = head.to(core.device, core.dtype)
+    _set_box(core.config, box, folder, site)
     processor.set_box(box_settings(box, config), config.box_frame)
-    load_box_parts(model, processor, box, folder)
-    _note_sources(config, {"box.detector": box.detector}, folder, site)
-    return model, processor
+    load_box_parts(core, processor, box, folder)
+    core.all_tied_weights_keys.update(core.get_expanded_tied_weights_keys(all_submodels=True))
+    core.tie_weights()
+    _note_sources(core.config, {"box.detector": box.detector}, folder, site)
+    return core, processor
 
 
 def _note_sources(config: UllavaConfig, heads: Mapping[str, PartConfig | None], folder: Path, site: Site) -> None:

@@ -264,7 +264,7 @@ def _box_problems(box: Any, config: UllavaConfig, file: str) -> list[str]:
     """What is wrong with the settings of the box head's rules (ullava.modeling.heads.box_table.box_settings)."""
     if not isinstance(box, dict) or box.get("kind") != config.box_kind:
         return [f"{file}: box: expected settings of kind '{config.box_kind}', as {CONFIG_FILE} says"]
-    if config.box_kind == "regression":
+    if config.box_kind in ("regression", "mask"):
         return []
     sides = box.get("sides")
     if not isinstance(sides, list) or len(sides) != 2:

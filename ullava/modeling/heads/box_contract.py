@@ -16,6 +16,7 @@ from torch import nn
 
 from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import paired_iou_giou
+from ullava.modeling.heads.mask_contract import DecodedMasks
 from ullava.modeling.heads.outputs import LocOutput
 from ullava.modeling.heads.read_heads import TokenStates
 
@@ -70,12 +71,14 @@ class FoundBoxes:
 class BoxHead(nn.Module):
     """The part with weights. ``forward`` reads states, ``find`` finds phrases; a head has the one or the other.
 
-    ``reads_states``: boxes come from ``[LOC]`` states. ``needs_image``: only of an image in the head's own view.
+    ``reads_states``: boxes come from ``[LOC]`` states. ``reads_masks``: they do by way of the mask head, which decodes
+    those states beside its own; ``forward`` reads the planes. ``needs_image``: only of an image in the head's own view.
     ``trains``: a training stage may train it; ``unread``: how the names of those weights begin (below the head) that no
     pass reads all the same.
     """
 
     reads_states = True
+    reads_masks = False
     needs_image = False
     trains = True
     unread: tuple[str, ...] = ()
@@ -114,6 +117,25 @@ def read_boxes(
         token_probability=probability,
         scores=probability * certainty,
         candidates=None if sets[-1].logits.shape[1] == 1 and len(sets) == 1 else sets,
+    )
+
+
+def read_mask_boxes(
+    head: Any, found: TokenStates, image: torch.Tensor, probability: torch.Tensor, decoded: DecodedMasks
+) -> LocOutput:
+    """Read the boxes of K masks that the mask head ``decoded`` of ``[LOC]`` states; see ``read_boxes``.
+
+    A score is ``P([LOC])`` times the score that the mask would have.
+    """
+    offered = head(decoded.mask_logits_lowres)[-1]
+    with torch.no_grad():
+        certainty = decoded.certainty().clamp(0.0, 1.0)
+    return LocOutput(
+        boxes_xyxy_head=offered.boxes_xyxy_head[:, 0],
+        row=found.row,
+        image=image,
+        token_probability=probability,
+        scores=probability * certainty,
     )
 
 

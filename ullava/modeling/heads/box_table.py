@@ -12,14 +12,16 @@ from ullava.hub import find_folder
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.box import RegressionBoxHead
 from ullava.modeling.heads.box_contract import BoxHead
+from ullava.modeling.heads.box_from_mask import MaskBoxHead, check_plane_frame
 from ullava.modeling.heads.box_phrase import PhraseBoxHead
 from ullava.modeling.heads.box_post_processing import BoxPostProcessor, PhrasePostProcessor
 from ullava.modeling.heads.box_query import QueryBoxHead
 from ullava.modeling.heads.detector import detector_class
+from ullava.modeling.heads.mask_table import mask_row
 from ullava.modeling.loading.pretrained import read_tokenizer
 from ullava.modeling.loading.strict_loading import load_part, read_part
 
-BOX_HEADS = ("regression", "grounding_dino_query", "grounding_dino_phrase")
+BOX_HEADS = ("regression", "mask", "grounding_dino_query", "grounding_dino_phrase")
 
 
 def _unknown(kind: str) -> UserError:
@@ -30,6 +32,10 @@ def build_box_head(config: UllavaConfig, width_in: int) -> BoxHead:
     """Build the part with weights for states of ``width_in``. Raises UserError for a kind that is not in the table."""
     if config.box_kind == "regression":
         return RegressionBoxHead(width_in, width=config.box_width, sigmoid=config.box_sigmoid)
+    if config.box_kind == "mask":
+        row = mask_row(config.mask_kind, config.mask_encoder)
+        check_plane_frame(config.box_frame, row.plane_frame(config.image_aspect_ratio), config.mask_kind)
+        return MaskBoxHead(config.box_width)
     if config.box_kind not in BOX_HEADS:
         raise _unknown(config.box_kind)
     if config.detector_config is None:
@@ -42,7 +48,7 @@ def build_box_head(config: UllavaConfig, width_in: int) -> BoxHead:
 def build_box_post_processor(settings: Mapping[str, Any], frame: str) -> BoxPostProcessor:
     """Build the part without weights from the processor's ``box`` settings; ``frame`` is that of regressed boxes."""
     kind = settings["kind"]
-    if kind == "regression":
+    if kind in ("regression", "mask"):
         return BoxPostProcessor(frame, None)
     if kind == "grounding_dino_query":
         return BoxPostProcessor("norm", settings["sides"])

@@ -39,6 +39,19 @@ class DecodedMasks:
     scores: torch.Tensor
     presence_logits: torch.Tensor | None = None
 
+    def certainty(self) -> torch.Tensor:
+        """How good each mask is, times how likely the thing is there where the head tells: fp32 [K]."""
+        scores = self.scores.float()
+        return scores if self.presence_logits is None else scores * self.presence_logits.float().sigmoid()
+
+    def parted(self, count: int) -> tuple[DecodedMasks, DecodedMasks]:
+        """Return the first ``count`` masks and the others."""
+        told = self.presence_logits
+        return (
+            DecodedMasks(self.mask_logits_lowres[:count], self.scores[:count], None if told is None else told[:count]),
+            DecodedMasks(self.mask_logits_lowres[count:], self.scores[count:], None if told is None else told[count:]),
+        )
+
 
 class MaskHead(nn.Module, ABC):
     """The part with weights. ``plane_hw``: height and width of its low-resolution plane.

@@ -37,13 +37,15 @@ from ullava.modeling.towers.table import tower_of
 class MaskHeadKind:
     """One row of the table.
 
-    ``network``: a model's config and the width of its states -> the part with weights; ``rules``: the processor's
-    settings (``build_mask_rules``) -> the part without. ``part``: the field of the model's config with its sizes, and
-    ``config``: what they are. ``weights``: the network whose weights a ``path`` names, None where the head starts
-    afresh; ``beside``: patterns of weights that lie with them and nobody here reads. ``package`` and ``extra``: what
-    the network needs beside our own requirements.
+    ``plane_frame``: ``image_aspect_ratio`` -> the frame of boxes (``box.frame``) that are shares of the mask's plane;
+    None where it is none of those. ``network``: a model's config and the width of its states -> the part with weights;
+    ``rules``: the processor's settings (``build_mask_rules``) -> the part without. ``part``: the field of the model's
+    config with its sizes, and ``config``: what they are. ``weights``: the network whose weights a ``path`` names, None
+    where the head starts afresh; ``beside``: patterns of weights that lie with them and nobody here reads. ``package``
+    and ``extra``: what the network needs beside our own requirements.
     """
 
+    plane_frame: Callable[[str], str | None]
     network: Callable[[UllavaConfig, int], MaskHead]
     rules: Callable[[Mapping[str, Any]], MaskRules]
     part: str
@@ -79,6 +81,7 @@ def _stretched(settings: Mapping[str, Any]) -> MaskRules:
 
 MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ("sam", "own"): MaskHeadKind(
+        plane_frame=lambda _: None,
         network=_sam,
         rules=lambda settings: SamMaskRules(int(settings["side"]), cast(MaskScore, settings["score"])),
         part="sam_config",
@@ -86,6 +89,7 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
         weights=SamModel,
     ),
     ("sam2", "own"): MaskHeadKind(
+        plane_frame=lambda _: "norm",
         network=_segmenter,
         rules=_stretched,
         part="sam2_config",
@@ -94,12 +98,14 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
         beside=VIDEO_ONLY,
     ),
     ("sam2", "vision"): MaskHeadKind(
+        plane_frame={"stretch": "norm", "pad": "padsq"}.get,
         network=_sam2_on_tower,
         rules=lambda settings: VisionViewRules(int(settings["side"]), str(settings["image_aspect_ratio"])),
         part="sam2_config",
         config=Sam2MaskDecoderConfig,
     ),
     ("edgetam", "own"): MaskHeadKind(
+        plane_frame=lambda _: "norm",
         network=_segmenter,
         rules=_stretched,
         part="edgetam_config",

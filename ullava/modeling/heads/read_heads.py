@@ -25,6 +25,15 @@ class TokenStates:
         """Return those that ``keep`` bool [K] names."""
         return TokenStates(self.states[keep], self.row[keep], self.item[keep], self.last[keep])
 
+    def followed_by(self, other: TokenStates) -> TokenStates:
+        """Return these and then those of ``other``."""
+        return TokenStates(
+            torch.cat([self.states, other.states]),
+            torch.cat([self.row, other.row]),
+            torch.cat([self.item, other.item]),
+            torch.cat([self.last, other.last]),
+        )
+
 
 def align_states(states: PassStates, head_state: str) -> PassStates:
     """Shift both [B, L, D] so that position t holds the state that belongs to the token at t; see ``_aligned``."""

@@ -15,10 +15,10 @@ from ullava.losses import token_cross_entropy
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import CoreInputs
 from ullava.modeling.cores.core_table import build_core
-from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes
+from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes, read_mask_boxes
 from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_layer, tapped_layer
-from ullava.modeling.heads.mask_contract import Pyramid
+from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.heads.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads
@@ -202,9 +202,19 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             items = items[:, -1:].expand(-1, tokens.shape[1])
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
-        output.seg = self._decode_masks(seg, inputs, images)
+        if not self.box_head.reads_masks:
+            kept, masks = self._decode_masks(seg, inputs, images)
+            output.seg = self._seg_output(seg.chosen(kept), masks, inputs)
+            probability = self._probability(loc.last, self.config.loc_id)
+            output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
+            return
+        kept, decoded = self._decode_masks(seg.followed_by(loc), inputs, images)  # images are embedded once for both
+        of_seg, of_loc = kept.split([len(seg.row), len(loc.row)])
+        masks, planes = decoded.parted(int(of_seg.sum()))
+        output.seg = self._seg_output(seg.chosen(of_seg), masks, inputs)
+        loc = loc.chosen(of_loc)
         probability = self._probability(loc.last, self.config.loc_id)
-        output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
+        output.loc = read_mask_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, planes)
 
     def find_boxes(self, prompts: PhrasePrompts, inputs: ModelInputs) -> FoundBoxes | None:
         """Let the box head find phrases in the images of a batch; None where those have no view for it."""
@@ -222,32 +232,38 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.no_grad():
             return self.core.logits(states.detach()).float().softmax(dim=-1)[:, token_id]
 
-    def _decode_masks(self, seg: TokenStates, inputs: ModelInputs, images: VisionOutput | None) -> SegOutput:
-        """Decode the masks of tokens whose image the mask head sees; its encoder runs once for each image."""
-        image = self._image_of(seg, inputs)
+    def _decode_masks(
+        self, found: TokenStates, inputs: ModelInputs, images: VisionOutput | None
+    ) -> tuple[torch.Tensor, DecodedMasks]:
+        """Which of the tokens [K] speak of an image that the mask head sees, and their masks.
+
+        Its encoder runs once for each image.
+        """
+        image = self._image_of(found, inputs)
         shown: HeadImages | Pyramid | None = inputs.mask_images
         if self.mask_head.reads_pyramid:
             shown = None if images is None else images.pyramid
         view = torch.full_like(image, -1) if shown is None else image
         view = shown.rows(image) if isinstance(shown, HeadImages) else view
-        if len(view) and bool((view < 0).any()):
-            keep = view >= 0
-            seg = seg.chosen(keep)
-            image, view = image[keep], view[keep]
+        kept = view >= 0
+        states = found.states
+        if not bool(kept.all()):
+            states, view = states[kept], view[kept]
         if shown is None or len(view) == 0:
-            decoded = self.mask_head.none(seg.states)
-        else:
-            used, place = view.unique(return_inverse=True)
-            content_hw = None
-            if inputs.content_only and isinstance(shown, HeadImages):
-                content_hw = tuple(shown.sizes[used].amax(dim=0).tolist())
-            decoded = self.mask_head.decode(seg.states, self.mask_head.embed(shown, used), place, content_hw)
+            return kept, self.mask_head.none(states)
+        used, place = view.unique(return_inverse=True)
+        content_hw = None
+        if inputs.content_only and isinstance(shown, HeadImages):
+            content_hw = tuple(shown.sizes[used].amax(dim=0).tolist())
+        return kept, self.mask_head.decode(states, self.mask_head.embed(shown, used), place, content_hw)
+
+    def _seg_output(self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs) -> SegOutput:
         return SegOutput(
             mask_logits_lowres=decoded.mask_logits_lowres,
             iou_scores=decoded.scores,
             presence_logits=decoded.presence_logits,
             row=seg.row,
-            image=image,
+            image=self._image_of(seg, inputs),
             token_probability=self._probability(seg.last, self.config.seg_id),
         )
 

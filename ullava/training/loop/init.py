@@ -74,12 +74,15 @@ def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:
 def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     """Take up the adapters, and all else that a LoRA run trained, on the same base."""
     where = f"{place(recipe_path, 'init')}: init"
-    if recipe.reinit_heads != "none":
-        raise ConfigError(f"{where}: a LoRA run goes on with its own heads; leave 'heads' out")
     attention = recipe.attn_implementation
     without_language = is_adapted(adapter)
+    if recipe.reinit_heads != "none" and not (without_language and recipe.reinit_heads == "box"):
+        raise ConfigError(f"{where}: a LoRA run goes on with its own heads; leave 'reinit_heads' out")
     if without_language:
         model, processor, adapters = load_unmerged_folder(adapter.parent, attn_implementation=attention)
+        if recipe.reinit_heads == "box":
+            config, folder, site = _model_config(recipe, recipe_path)
+            build_fresh_box(model, processor, config.box, folder, attn_implementation=attention, site=site.of("box"))
     else:
         model, processor, adapters = load_adapter(adapter, attn_implementation=attention, trainable=True)
     there = _lora_of(adapters)

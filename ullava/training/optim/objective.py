@@ -33,7 +33,8 @@ TERMS: Mapping[str, CountKind] = rows_per(LossConfig)
 
 
 PRESENCE = "presence"
-"""The term that only heads have which say whether a thing is there."""
+ABSENT = "absent_bce"
+"""The terms that only heads have which say whether a thing is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class GroundingObjective:
         self.weights = weights
         self.boxes = box_ullava_v1 if weights.box_divide_twice else box
         self.masks = masks
-        self.terms = {name: kind for name, kind in TERMS.items() if masks.tells_presence or name != PRESENCE}
+        self.terms = {
+            name: kind for name, kind in TERMS.items() if masks.tells_presence or name not in (PRESENCE, ABSENT)
+        }
         self.aux_terms = dict(aux_terms)
 
     def __call__(self, output: Any, targets: Targets, step: Counts | None = None) -> LossTerms:
@@ -140,7 +143,7 @@ class GroundingObjective:
         return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
-        """The means over all masks; where the head tells presence, an empty one counts with nothing but that."""
+        """The means over all masks; where the head tells presence, an empty one counts with that and ``absent_bce``."""
         logits, scores, presence = seg.mask_logits_lowres, seg.iou_scores, seg.presence_logits
         wanted = len(targets.masks)
         if logits.shape[0] != wanted:
@@ -148,7 +151,7 @@ class GroundingObjective:
         if wanted == 0:
             nothing = (logits.float().sum() + scores.float().sum()) * 0.0
             told = nothing if presence is None else presence.float().sum() * 0.0
-            return {"bce": nothing, "dice": nothing, "iou_score": nothing, PRESENCE: told}
+            return {"bce": nothing, "dice": nothing, "iou_score": nothing, PRESENCE: told, ABSENT: nothing}
         absent = frozenset() if presence is None else targets.absent
         sums = torch.zeros(3, dtype=torch.float32, device=logits.device)
         for places, masks in _same_sized(targets.masks, logits.device, absent):
@@ -163,7 +166,17 @@ class GroundingObjective:
         bce, dice, score = (sums / wanted).unbind()
         if len(absent) == wanted:
             bce = bce + (logits.float().sum() + scores.float().sum()) * 0.0
-        return {"bce": bce, "dice": dice, "iou_score": score, PRESENCE: _presence_error(presence, absent, bce)}
+        told = _presence_error(presence, absent, bce)
+        nowhere = self._absent_bce(logits, targets, absent) / wanted
+        return {"bce": bce, "dice": dice, "iou_score": score, PRESENCE: told, ABSENT: nowhere}
+
+    def _absent_bce(self, logits: torch.Tensor, targets: Targets, absent: frozenset[int]) -> torch.Tensor:
+        """Sum of the cross-entropies of the masks that are empty."""
+        total = logits.new_zeros((), dtype=torch.float32)
+        there = frozenset(range(len(targets.masks))) - absent
+        for places, masks in _same_sized(targets.masks, logits.device, there):
+            total = total + bce_per_mask(*self._common_plane(logits[places], masks)).sum()
+        return total
 
     def _common_plane(self, logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bring logits [k, h, w] and targets [k, H, W] to one plane, both float32."""

@@ -1,18 +1,28 @@
-"""``ullava bench``: how fast data, training, evaluation, generation, mask heads and serving are, on fixed work."""
+"""``ullava bench``: how fast data, training, evaluation, generation, answers, mask heads and serving are."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import time
 
-HELP = "measure the speed of data, training, evaluation, generation, mask heads or the server"
+HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
+WHAT = ("data", "train", "eval", "generate", "predict", "masks", "serve")
+OWNERS = {
+    "clients": ("serve",),
+    "requests": ("serve",),
+    "model": ("serve", "predict"),
+    "image": ("predict",),
+    "prompt": ("predict",),
+}
+"""Options and the benchmarks that read them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava bench``."""
-    parser.add_argument("what", choices=("data", "train", "eval", "generate", "masks", "serve"), help="what to measure")
+    parser.add_argument("what", choices=WHAT, help="what to measure")
     parser.add_argument("--preset", choices=("peer", "tiny"), default="peer", help="network sizes (default peer)")
     parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
     parser.add_argument("--repeats", type=_positive, default=5, help="passes, of which the median counts (default 5)")
@@ -23,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
     parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
     parser.add_argument("--requests", type=_positive, metavar="N", help=f"serve only: together (default {REQUESTS})")
-    parser.add_argument("--model", metavar="NAME", help="serve only: what to serve (default tiny)")
+    parser.add_argument("--model", metavar="NAME", help="serve and predict only: which model (default tiny)")
+    parser.add_argument("--image", metavar="FILE", help="predict only: which image (default: a photograph of ours)")
+    parser.add_argument("--prompt", metavar="TEXT", help="predict only: the question (default: one about a person)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -35,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--annotations belongs to 'ullava bench data'")
     if args.what != "masks" and (args.heads or args.sizes):
         raise UserError("--heads and --sizes belong to 'ullava bench masks'")
-    serving = {name: getattr(args, name) for name in ("clients", "requests", "model")}
-    for name, value in serving.items():
-        if value is not None and args.what != "serve":
-            raise UserError(f"--{name} belongs to 'ullava bench serve'")
+    for name, owners in OWNERS.items():
+        if getattr(args, name) is not None and args.what not in owners:
+            raise UserError(f"--{name} belongs to 'ullava bench {' or '.join(owners)}'")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
     if args.what == "serve":
@@ -48,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         told = load.bench_serve(args.model or "tiny", clients, requests, args.threads, args.device)
         print(json.dumps(told, indent=1) if args.json else load.table(told))
         return 0
+    if args.what == "predict":
+        return _predict(args)
     if args.annotations is not None:
         from ullava.benchmarks.data import bench_annotations
 
@@ -71,6 +84,24 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table(figures))
         print(f"{report['preset']}, {report['threads']} thread(s), {report['device']}: {report['processor']}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    """Load a model, ask it one question several times, and print where the time goes."""
+    started = time.perf_counter()
+    from ullava.benchmarks import predict
+
+    told = predict.bench_predict(
+        args.model or "tiny",
+        args.image,
+        args.prompt or predict.PROMPT,
+        repeats=args.repeats,
+        threads=args.threads,
+        device=args.device,
+        started=started,
+    )
+    print(json.dumps(told, indent=1) if args.json else predict.table(told))
     return 0
 
 

@@ -24,6 +24,7 @@ from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
+from ullava.stage_clock import stage
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
@@ -165,10 +166,12 @@ class Predictor:
             image, prompt = None, image
         if prompt is None or not prompt.strip():
             raise UserError("the question is empty")
-        shown = read_shown(image, video, boxes, self.processor.video_frames)
+        with stage("read"):
+            shown = read_shown(image, video, boxes, self.processor.video_frames)
         sample = shown.sample(prompt, history)
         forced = {**self.overrides, **overrides}
-        row = self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)
+        with stage("preprocess"):
+            row = self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)
         return row, shown
 
     def answer_samples(
@@ -202,18 +205,22 @@ class Predictor:
             shown = list(zip(sample.videos, sample.frame_boxes or ((),) * len(sample.videos), strict=True))
             for clip, found in shown:
                 if (clip, found) not in clips:
-                    (frames,) = read_videos([clip], self.processor.video_frames, sample.name)
-                    clips[clip, found] = self.processor.prepare_video(clip, frames, sample.name, found, overrides)
+                    with stage("read"):
+                        (frames,) = read_videos([clip], self.processor.video_frames, sample.name)
+                    with stage("preprocess"):
+                        clips[clip, found] = self.processor.prepare_video(clip, frames, sample.name, found, overrides)
             if sample.images not in decoded:
-                decoded[sample.images] = read_images(sample.images, sample.name)
-            row = self.processor.encode(
-                sample,
-                decoded[sample.images],
-                prompt_only=prompt_only,
-                prepared=prepared.get((sample.images, sample.boxes)),
-                videos=[clips[key] for key in shown],
-                overrides=overrides,
-            )
+                with stage("read"):
+                    decoded[sample.images] = read_images(sample.images, sample.name)
+            with stage("preprocess"):
+                row = self.processor.encode(
+                    sample,
+                    decoded[sample.images],
+                    prompt_only=prompt_only,
+                    prepared=prepared.get((sample.images, sample.boxes)),
+                    videos=[clips[key] for key in shown],
+                    overrides=overrides,
+                )
             prepared[sample.images, sample.boxes] = row.images
             rows.append(row)
         return rows
@@ -243,7 +250,8 @@ class Predictor:
         for text, finished, new_tokens in map(self.processor.decode_text, result.new_ids.tolist()):
             text, stopped = decoding.cut(text)
             texts.append((text, finished or stopped, new_tokens))
-        return self._answers(examples, texts, result, inputs)
+        with stage("post-process"):
+            return self._answers(examples, texts, result, inputs)
 
     def stream_example(self, example: Example, **options: Any) -> Iterator[str | Answer]:
         """Answer one row as ``stream`` does; ``options`` of ``answer_examples``."""
@@ -273,7 +281,8 @@ class Predictor:
         )
         output = self.model(**inputs.as_kwargs())
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
-        return self._answers(examples, texts, output, inputs)
+        with stage("post-process"):
+            return self._answers(examples, texts, output, inputs)
 
     @torch.inference_mode()
     def surprise(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:

@@ -25,6 +25,7 @@ from ullava.modeling.heads.read_heads import TokenStates, align_states, read_hea
 from ullava.modeling.vision.patches import patch_cross_entropy
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_loss_of
 from ullava.modeling.vision.vision_batch import chosen_by, summed_aux, told_by
+from ullava.stage_clock import stage
 from ullava.text.tokens import IGNORE_LABEL
 
 
@@ -127,13 +128,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs = self._unsaid(ModelInputs.from_kwargs(text_inputs | batch))
         labels = inputs.labels
         if inputs_embeds is None:
-            prepared = self.core.prepare(inputs, left_pad=False)
+            with stage("vision encoder"):
+                prepared = self.core.prepare(inputs, left_pad=False)
             input_ids, labels = prepared.input_ids, prepared.labels
         else:
             given = {"inputs_embeds": inputs_embeds}
             prepared = CoreInputs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, arguments=given)
         words_judged = not inputs.heads_only
-        with tapped_layer(self.core.decoder, self.config.grounding_layer, last_needed=words_judged) as tap:
+        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        tapped = tapped_layer(self.core.decoder, self.config.grounding_layer, last_needed=words_judged)
+        with stage("prefill" if first else "decode"), tapped as tap:
             result = self.core.decode(
                 prepared,
                 position_ids=position_ids,
@@ -206,7 +210,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept, masks = self._decode_masks(seg, inputs, images)
             output.seg = self._seg_output(seg.chosen(kept), masks, inputs)
             probability = self._probability(loc.last, self.config.loc_id)
-            output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
+            with stage("box head"):
+                output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
             return
         kept, decoded = self._decode_masks(seg.followed_by(loc), inputs, images)  # images are embedded once for both
         of_seg, of_loc = kept.split([len(seg.row), len(loc.row)])
@@ -214,11 +219,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.seg = self._seg_output(seg.chosen(of_seg), masks, inputs)
         loc = loc.chosen(of_loc)
         probability = self._probability(loc.last, self.config.loc_id)
-        output.loc = read_mask_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, planes)
+        with stage("box head"):
+            output.loc = read_mask_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, planes)
 
     def find_boxes(self, prompts: PhrasePrompts, inputs: ModelInputs) -> FoundBoxes | None:
         """Let the box head find phrases in the images of a batch; None where those have no view for it."""
-        return None if inputs.box_images is None else self.box_head.find(prompts, inputs.box_images)
+        with stage("box head"):
+            return None if inputs.box_images is None else self.box_head.find(prompts, inputs.box_images)
 
     @staticmethod
     def _image_of(found: TokenStates, inputs: ModelInputs) -> torch.Tensor:
@@ -255,7 +262,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         content_hw = None
         if inputs.content_only and isinstance(shown, HeadImages):
             content_hw = tuple(shown.sizes[used].amax(dim=0).tolist())
-        return kept, self.mask_head.decode(states, self.mask_head.embed(shown, used), place, content_hw)
+        with stage("mask encoder"):
+            features = self.mask_head.embed(shown, used)
+        with stage("mask decoder"):
+            return kept, self.mask_head.decode(states, features, place, content_hw)
 
     def _seg_output(self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs) -> SegOutput:
         return SegOutput(
@@ -308,7 +318,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs = replace(inputs, labels=None)
         if inputs.attention_mask is None and inputs.input_ids is not None:
             inputs = replace(inputs, attention_mask=torch.ones_like(inputs.input_ids))
-        return self.core.prepare(inputs, left_pad=True)
+        with stage("vision encoder"):
+            return self.core.prepare(inputs, left_pad=True)
 
     def _continue(self, prepared: CoreInputs, **generation: Any) -> Any:
         """Let the core's own network generate, or GenerationMixin with this one; the settings are ours."""
@@ -331,13 +342,14 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
         prepared = self._prepare_prompts(inputs)
-        result = self._continue(
-            prepared,
-            return_dict_in_generate=True,
-            output_hidden_states=True,
-            use_cache=True,
-            **generation,
-        )
+        with stage("decode"):
+            result = self._continue(
+                prepared,
+                return_dict_in_generate=True,
+                output_hidden_states=True,
+                use_cache=True,
+                **generation,
+            )
         new = [torch.stack([kind[:, -1] for kind in kinds], dim=1) for kinds in zip(*result.hidden_states, strict=True)]
         first = result.hidden_states[0]
         new_ids = result.sequences[:, -new[0].shape[1] :]

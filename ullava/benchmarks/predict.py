@@ -1,0 +1,117 @@
+"""One question about one image: how long loading, every stage of an answer and drawing it take, and the memory.
+
+Meant for a process of its own (``ullava bench predict``): the peak of memory is that of the whole process.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ullava.benchmarks.timing import surroundings
+from ullava.errors import UserError
+from ullava.resources import find
+from ullava.stage_clock import STAGES, measured_stages
+
+MIB = 1024 * 1024
+PHOTO = "photo_examples"
+PROMPT = "Segment the person."
+DRAWING = "draw"
+
+
+def bench_predict(
+    model: str, image: str | None, prompt: str, *, repeats: int, threads: int, device: str, started: float
+) -> dict[str, Any]:
+    """Load ``model``, ask ``prompt`` of ``image`` once and then ``repeats`` times, and draw each answer.
+
+    ``image``: None = the first of the photographs that ship with the repository. ``started``: ``time.perf_counter()``
+    when the process began to import what the answer needs. Returns seconds (medians over the repeats) and MiB.
+    Raises UserError for a model or an image that cannot be read.
+    """
+    import torch
+
+    from ullava.benchmarks.timing import wait_for
+    from ullava.inference.load import load
+
+    torch.set_num_threads(threads)
+    imported = time.perf_counter()
+    predictor = load(model, device=device)
+    loaded = time.perf_counter()
+    resting = _memory_mib()
+    path = image or str(first_photo())
+    wait = None if predictor.device.type == "cpu" else partial(wait_for, predictor.device)
+    passes = []
+    for number in range(repeats + 1):
+        with measured_stages(wait) as clock:
+            begun = time.perf_counter()
+            answer = predictor.answer(path, prompt)
+            answered = time.perf_counter()
+            with clock.run(DRAWING):
+                _draw(answer, path)
+        if number == 0:
+            first_s = answered - begun
+        else:
+            passes.append((answered - begun, clock.seconds, answer))
+    answer = passes[-1][2]
+    report: dict[str, Any] = {"benchmark": "predict", "model": model, "image": path, "prompt": prompt}
+    report |= {"device": predictor.device.type, **surroundings(threads, repeats)}
+    report |= {
+        "import_s": round(imported - started, 3),
+        "load_s": round(loaded - imported, 3),
+        "first_answer_s": round(first_s, 3),
+        "answer_s": round(statistics.median(seconds for seconds, _, _ in passes), 3),
+        "stages_ms": _medians([stages for _, stages, _ in passes]),
+        "new_tokens": answer.new_tokens,
+        "objects": len(answer.objects),
+        "text": answer.text,
+        "memory_loaded_mib": resting,
+        "memory_peak_mib": _memory_mib(),
+    }
+    return report
+
+
+def first_photo() -> Path:
+    """The first of the photographs that ship with the repository. Raises UserError where they are not there."""
+    folder = find("datasets", PHOTO).parent / "images"
+    photos = sorted(folder.glob("*.jpg"))
+    if not photos:
+        raise UserError(f"no photographs in {folder}; name one with --image")
+    return photos[0]
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report as lines of text."""
+    stages = report["stages_ms"]
+    lines = [f"{report['model']}: {report['prompt']}  ->  {report['text']}"]
+    lines += [f"  {name:<16}{stages[name]:>10.1f} ms" for name in (*STAGES, DRAWING) if name in stages]
+    for name in ("import_s", "load_s", "first_answer_s", "answer_s"):
+        lines.append(f"  {name.removesuffix('_s').replace('_', ' '):<16}{report[name]:>10.2f} s")
+    lines.append(f"  memory          {report['memory_loaded_mib']:>10,.0f} MiB loaded, "
+                 f"{report['memory_peak_mib']:,.0f} at the most")  # fmt: skip
+    lines.append(f"  {report['new_tokens']} new tokens, {report['objects']} objects; {report['threads']} thread(s), "
+                 f"{report['device']}: {report['processor']}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _draw(answer: Any, path: str) -> None:
+    from ullava.inference.overlay import draw_overlay
+    from ullava.media.images import read_image_rgb_u8
+
+    draw_overlay(read_image_rgb_u8(path), answer.objects)
+
+
+def _medians(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = [name for name in (*STAGES, DRAWING) if any(name in stages for stages in passes)]
+    return {name: round(1000 * statistics.median(stages.get(name, 0.0) for stages in passes), 2) for name in names}
+
+
+def _memory_mib() -> float:
+    """The most memory that this process has held so far, in MiB; Linux counts in KiB, macOS in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / MIB if sys.platform == "darwin" else most / 1024, 1)

@@ -3,7 +3,8 @@
 The decoder, transformers' own, refines the map of stride 16 by the tower's maps of stride 8 and 4, and says beside a
 mask and its quality whether the thing is there at all. The state is its only sparse prompt. It also is the dense one:
 a scale and a shift for each channel of every map (FiLM, Perez et al., arXiv 1709.07871), so that what is looked for
-stands out before any attention has learned to find it.
+stands out before any attention has learned to find it. Its products with the cells of stride 8 are added to the mask
+and to the object score (ullava.modeling.heads.match).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder, Sam2Position
 from ullava.errors import UserError
 from ullava.examples import HeadImages
 from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, Pyramid
+from ullava.modeling.heads.match import CellMatch
 from ullava.modeling.heads.neck import TopDownNeck
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.towers.tower_contract import Level
@@ -30,7 +32,10 @@ PRESENT_AT_FIRST = 2.0
 
 
 class Sam2MaskHead(MaskHead):
-    """Neck, projector, FiLM and SAM 2's decoder; ``levels``: the tower's pyramid, ``side``: of the square it sees."""
+    """Neck, projector, FiLM, products and SAM 2's decoder.
+
+    ``levels``: the tower's pyramid; ``side``: of the square it sees.
+    """
 
     reads_pyramid = True
 
@@ -48,6 +53,7 @@ class Sam2MaskHead(MaskHead):
         self.projector = two_layer_projector(width_in, width)
         self.widths = (width // 8, width // 4, width)
         self.modulation = nn.Linear(width, 2 * sum(self.widths))
+        self.match = CellMatch(width, width_in)
         self.places = Sam2PositionalEmbedding(Sam2PromptEncoderConfig(hidden_size=width))
         self.decoder = Sam2MaskDecoder(config)
         self.decoder.dynamic_multimask_via_stability = False  # training and inference see the same mask
@@ -56,14 +62,15 @@ class Sam2MaskHead(MaskHead):
     def init_new_weights(self) -> None:
         """Things are there until something else is learned; see MaskHead."""
         self.decoder.pred_obj_score_head.proj_out.bias.fill_(PRESENT_AT_FIRST)
+        self.match.init_new_weights()
 
     def embed(self, images: HeadImages | Pyramid, rows: Tensor) -> list[Tensor]:
-        """Rows of the pyramid -> maps of stride 4, 8 and 16, as wide as the decoder wants them."""
+        """Rows of the pyramid -> maps of stride 4, 8 and 16, as wide as the decoder wants them, and what is matched."""
         if isinstance(images, HeadImages):
             raise UserError("mask.kind sam2 reads the vision tower's maps, not images of its own")
         whole = len(rows) == len(images[0]) and bool((rows == torch.arange(len(rows), device=rows.device)).all())
         fine, middle, coarse = self.neck(images if whole else [plane[rows] for plane in images])
-        return [self.decoder.conv_s0(fine), self.decoder.conv_s1(middle), coarse]
+        return [self.decoder.conv_s0(fine), self.decoder.conv_s1(middle), coarse, self.match.embed(middle)]
 
     def decode(
         self,
@@ -75,7 +82,7 @@ class Sam2MaskHead(MaskHead):
         """See MaskHead; the plane is the map of stride 4, the score SAM 2's own prediction of the mask's IoU."""
         prompts = self.projector(states)
         changes = self.modulation(prompts)[:, :, None, None].split([2 * width for width in self.widths], dim=1)
-        planes = [plane[image_of_state] for plane in features]
+        *planes, cells = (plane[image_of_state] for plane in features)
         told = []
         for plane, change in zip(planes, changes, strict=True):
             scale, shift = change.chunk(2, dim=1)
@@ -88,7 +95,9 @@ class Sam2MaskHead(MaskHead):
             multimask_output=False,
             high_resolution_features=[planes[0] + told[0], planes[1] + told[1]],
         )
-        return DecodedMasks(masks[:, 0, 0], quality[:, 0, 0], presence[:, 0, 0])
+        like = self.match(states, cells)
+        drawn = masks[:, 0, 0] + self.match.enlarged(like, self.plane_hw)
+        return DecodedMasks(drawn, quality[:, 0, 0], presence[:, 0, 0] + self.match.presence(like))
 
     def _positions(self, plane: Tensor) -> Tensor:
         """Where each cell of [K, C, h, w] lies, [1, C, h, w]."""

@@ -53,7 +53,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (DECODER, ("mask_head.sam.mask_decoder.", "mask_head.decoder.")),
     (MASK_NECK, ("mask_head.neck.",)),
-    (MASK_PROJECTOR, ("mask_head.projector.", "mask_head.modulation.")),
+    (MASK_PROJECTOR, ("mask_head.projector.", "mask_head.modulation.", "mask_head.match.")),
     (DETECTOR_BACKBONE, ("box_head.detector.model.backbone.",)),
     (DETECTOR, ("box_head.detector.",)),
     (BOX_HEAD, ("box_head.",)),

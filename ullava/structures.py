@@ -130,6 +130,8 @@ class Answer:
     ``chosen``: what a vision encoder that chooses took for each image of the question, by name ({"granularity":
     (64,)}).
     ``not_found``: the names of what the words offered a mask for and the mask head found nowhere in the image.
+    ``presence``: how likely what each ``[SEG]`` of ``text`` stands for is in the image, in [0, 1]; empty = the mask
+    head does not tell.
     ``images``: what the question showed, each a path or pixels uint8 [H, W, 3]; empty = not known.
 
     The methods give it in other forms. They are found when they are called: these records import nothing, and
@@ -143,6 +145,7 @@ class Answer:
     chosen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     surprise: tuple[float, int] | None = None
     not_found: tuple[str, ...] = ()
+    presence: tuple[float, ...] = ()
     images: tuple[Path | ImageArray, ...] = field(default=(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
     "compare": "ullava.cli.compare",
+    "calibrate": "ullava.cli.calibrate",
     "check": "ullava.cli.check",
     "data": "ullava.cli.data",
     "convert": "ullava.cli.convert",

@@ -29,7 +29,7 @@ from ullava.evaluation.batching import Query, image_groups, pack
 from ullava.evaluation.result_store import RunFolder
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import Scorer, family_of
-from ullava.inference.export import chosen_to_json, object_to_json
+from ullava.inference.export import chosen_to_json, object_to_json, presence_to_json
 from ullava.structures import Answer, Sample
 
 GIVEN_TASKS = ("caption", "vqa")
@@ -203,6 +203,7 @@ class DatasetRun:
             "finished": answer.finished,
             "objects": [object_to_json(thing) for thing in answer.objects],
             **chosen_to_json(answer),
+            **presence_to_json(answer),
             "scores": dict(row),
         }
 

@@ -31,7 +31,8 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
 def answer_to_json(answer: Answer) -> dict[str, Any]:
     """Return an answer as JSON values; ``text`` holds the special tokens too, ``plain_text`` only the words.
 
-    ``not_found``, where there is any, names what a mask was offered for and what is nowhere in the image.
+    ``not_found``, where there is any, names what a mask was offered for and what is nowhere in the image;
+    ``presence``, where the mask head tells it, is how likely each ``[SEG]`` of the text is there.
     """
     return {
         "text": answer.text,
@@ -41,7 +42,13 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "objects": [object_to_json(item) for item in answer.objects],
         **chosen_to_json(answer),
         **({"not_found": list(answer.not_found)} if answer.not_found else {}),
+        **presence_to_json(answer),
     }
+
+
+def presence_to_json(answer: Answer) -> dict[str, Any]:
+    """``{"presence": [0.97]}`` of an answer whose mask head tells it, else nothing."""
+    return {"presence": [round(value, 6) for value in answer.presence]} if answer.presence else {}
 
 
 def chosen_to_json(answer: Answer) -> dict[str, Any]:

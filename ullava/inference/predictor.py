@@ -325,6 +325,11 @@ class Predictor:
             corners = loc.boxes_xyxy_head.double().cpu().numpy()
             for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.scores.tolist(), strict=True)):
                 boxes[row].append((corners[place], score))
+        presence: list[list[float]] = [[] for _ in examples]
+        if seg.presence_logits is not None:
+            told = seg.presence_logits.float().sigmoid().tolist()
+            for row, value in zip(seg.row.tolist(), told, strict=True):
+                presence[row].append(value)
         phrases = self._find_phrases(examples, [text for text, _, _ in texts], inputs)
         return [
             self.processor.to_answer(
@@ -336,6 +341,7 @@ class Predictor:
                 new_tokens=new_tokens,
                 phrases=phrases[row],
                 chosen=output.chosen[row],
+                presence=presence[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]

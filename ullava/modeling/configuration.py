@@ -76,6 +76,8 @@ class UllavaConfig(PreTrainedConfig):
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config`` or
     ``edgetam_config`` holds its sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the
     maps of the ``vision`` tower.
+    ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
+    (``ullava calibrate``): ``scale * logit + shift``, in answers alone.
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
@@ -110,6 +112,8 @@ class UllavaConfig(PreTrainedConfig):
         mask_score: str = "iou_head",
         mask_kind: str = "sam",
         mask_encoder: str = "own",
+        presence_scale: float = 1.0,
+        presence_shift: float = 0.0,
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -155,6 +159,8 @@ class UllavaConfig(PreTrainedConfig):
         self.mask_score = mask_score
         self.mask_kind = mask_kind
         self.mask_encoder = mask_encoder
+        self.presence_scale = presence_scale
+        self.presence_shift = presence_shift
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width

@@ -7,6 +7,7 @@ replaced by a default or be used as it is, and the model would answer something 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -47,8 +48,11 @@ from ullava.text.conversation import turn_end_ids
 from ullava.text.tokens import special_token_ids
 
 LATER_KEYS = frozenset(
-    {"pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "grounding_layer", "core_kind", "core"}
-)
+    {
+        "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
+        "grounding_layer", "core_kind", "core",
+    }
+)  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
 HEADS = ("sam_config", "sam2_config", "edgetam_config", "detector_config")
 PARTS = ("text_config", "vision_config", "native_config", *HEADS)
@@ -106,6 +110,11 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         f"{file}: {key}: expected a whole number or null, got {table[key]!r}"
         for key in sorted(own | {"pad_token_id", "bos_token_id", "eos_token_id"})
         if key.endswith("_id") and not _is_id(table.get(key))
+    ]
+    problems += [
+        f"{file}: {key}: expected a number{' above 0' if low == 0 else ''}, got {table[key]!r}"
+        for key, low in (("presence_scale", 0.0), ("presence_shift", -math.inf))
+        if key in table and not _is_above(table[key], low)
     ]
     if not problems:
         problems += _settings_problems(table, str(file)) if "strategy" in own else []
@@ -183,6 +192,10 @@ def _arguments(cls: type[Any]) -> set[str]:
 
 def _is_part(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("model_type"), str)
+
+
+def _is_above(value: Any, low: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > low
 
 
 def _is_id(value: Any) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ class DecodedMasks:
         """How good each mask is, times how likely the thing is there where the head tells: fp32 [K]."""
         scores = self.scores.float()
         return scores if self.presence_logits is None else scores * self.presence_logits.float().sigmoid()
+
+    def calibrated(self, scale: float, shift: float) -> DecodedMasks:
+        """The same masks, of a presence ``scale * logit + shift``, where the head tells it."""
+        if self.presence_logits is None or (scale, shift) == (1.0, 0.0):
+            return self
+        return replace(self, presence_logits=scale * self.presence_logits.float() + shift)
 
     def parted(self, count: int) -> tuple[DecodedMasks, DecodedMasks]:
         """Return the first ``count`` masks and the others."""

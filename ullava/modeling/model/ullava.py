@@ -265,7 +265,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with stage("mask encoder"):
             features = self.mask_head.embed(shown, used)
         with stage("mask decoder"):
-            return kept, self.mask_head.decode(states, features, place, content_hw)
+            decoded = self.mask_head.decode(states, features, place, content_hw)
+        if self.training:
+            return kept, decoded
+        return kept, decoded.calibrated(self.config.presence_scale, self.config.presence_shift)
 
     def _seg_output(self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs) -> SegOutput:
         return SegOutput(

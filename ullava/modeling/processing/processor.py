@@ -354,13 +354,14 @@ class UllavaProcessor(CallableProcessor):
         new_tokens: int = 0,
         phrases: Mapping[int, DetectedPhrase] | None = None,
         chosen: Mapping[str, tuple[int, ...]] = NOTHING,
+        presence: Sequence[float] = (),
     ) -> Answer:
         """Join an answer's words with its masks and boxes, and map both back to the original image.
 
         ``masks``: (logits [h, w] of SAM's low plane, score) for each ``[SEG]`` in order; ``boxes``: (xyxy [4] in the
         head's frame, score) for each ``[LOC]``. They speak of the last of the images ``original_hw`` [(H, W)].
         ``phrases``: what the box head found for the words of each thing (0, 1, ...), if it looks for words.
-        ``chosen``: see Answer.
+        ``chosen``, ``presence``: see Answer.
         """
         objects: list[GroundedObject] = []
         not_found: list[str] = []
@@ -387,7 +388,8 @@ class UllavaProcessor(CallableProcessor):
                     image=max(len(original_hw) - 1, 0),
                 )
             )
-        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen), not_found=tuple(not_found))
+        ends = {"not_found": tuple(not_found), "presence": tuple(presence)}
+        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen), **ends)
 
     def _mask_of(
         self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]

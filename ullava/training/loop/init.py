@@ -69,6 +69,7 @@ def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:
     """Write into the model's config what a later run goes on with: loss weights and stage."""
     setattr(model.config, LOSS_KEY, asdict(loss))
     setattr(model.config, STAGE_KEY, recipe.stage)
+    model.config.presence_scale, model.config.presence_shift = 1.0, 0.0  # fitted to other weights, if at all
 
 
 def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:

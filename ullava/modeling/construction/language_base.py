@@ -27,6 +27,7 @@ from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.saved_folder import check_fit
 from ullava.modeling.loading.adapters import SETTINGS_FILE, read_adapters
 from ullava.modeling.loading.language_layers import read_language
+from ullava.modeling.loading.mapped import in_float32
 from ullava.modeling.loading.pretrained import network_of, reading
 from ullava.modeling.loading.strict_loading import refuse_misfits
 from ullava.modeling.loading.weight_files import read_shapes, read_state_dict, read_table
@@ -145,7 +146,7 @@ def load_unmerged(
     check_fit(config, folder, read_shapes(folder / TRAINED_FILE) | read_shapes(find_base(note, folder)))
     weights = _assembled(note, folder, read_base(note, folder), read_state_dict(folder / TRAINED_FILE))
     with reading(folder):
-        model, info = network_of(UllavaForConditionalGeneration, config, weights)
+        model, info = network_of(UllavaForConditionalGeneration, config, in_float32(weights))
     refuse_misfits(info, folder)
     if not is_adapted(folder / ADAPTERS):
         return model, None

@@ -18,9 +18,9 @@ from ullava.serving.predictions import REFUSALS, ServiceOf, box_of
 from ullava.serving.refusals import invalid
 from ullava.serving.service import Query, Reply, Service
 from ullava.serving.sources import Source
-from ullava.serving.wording import question_of
 from ullava.structures import GroundedObject, MaskArray
 from ullava.text.tokens import strip_grounding
+from ullava.text.wording import question_of
 
 router = APIRouter(tags=["annotation tools"])
 

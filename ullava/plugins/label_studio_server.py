@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,23 +114,27 @@ def serve(settings: Settings) -> int:
             "--without-login where something else decides who may ask"
         )
     images = ImageSource(settings.url, settings.token, settings.image_hosts)
+    listening = _listen(settings.host, settings.port)
     from ullava.inference.load import load
 
     backend = Backend(load(settings.model, device=settings.device), images, settings.min_score)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    config = uvicorn.Config(
-        create_app(backend, settings.login), host=settings.host, port=settings.port, log_level="warning",
-        access_log=False, server_header=False, ws="none",
-    )  # fmt: skip
-    try:
-        listening = config.bind_socket()
-    except SystemExit as error:  # uvicorn has logged which address it could not take
-        raise UserError(f"--host {settings.host} --port {settings.port}: cannot be listened on") from error
-    port = listening.getsockname()[1]
-    print(f"a backend for Label Studio on http://{settings.host}:{port}", file=sys.stderr, flush=True)
-    server = uvicorn.Server(config)
+    app = create_app(backend, settings.login)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none"))
+    where = f"http://{settings.host}:{listening.getsockname()[1]}"
+    print(f"a backend for Label Studio on {where}", file=sys.stderr, flush=True)
     server.run(sockets=[listening])
     return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises UserError where it cannot."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({said})") from error
 
 
 async def _body(request: Request) -> Any:

@@ -97,4 +97,4 @@ def test_an_address_that_is_taken_is_told(command: Callable[..., tuple[int, str,
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, error = command("label-studio", "--port", str(taken.getsockname()[1]))
-    assert code == 2 and "cannot be listened on" in error
+    assert code == 2 and "cannot be listened on" in error and len(error.splitlines()) == 1

@@ -47,7 +47,7 @@ def check_prompts(prompt: str | None, prompt_field: str | None) -> None:
         raise UserError("give either prompt= (one for all samples) or prompt_field= (the samples' field that holds it)")
 
 
-class UllavaModel(SamplesMixin, Model):  # type: ignore[misc]
+class UllavaModel(SamplesMixin, Model):
     """Asks ``predictor`` about each sample; labels are Detections with masks, as ``Answer.to_fiftyone`` makes them.
 
     A sample's field holds one prompt or a list of them, whose detections are joined; a sample without a prompt gets

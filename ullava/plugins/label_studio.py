@@ -106,7 +106,7 @@ def label_for(phrase: str, prompt: str, labels: Sequence[str], chosen: str | Non
     """
     if not labels:
         return phrase or prompt
-    if chosen in labels:
+    if chosen is not None and chosen in labels:
         return chosen
     for text in (phrase, prompt):
         words = f" {class_key(_NO_WORD.sub(' ', text))} "

@@ -32,7 +32,7 @@ _ELSEWHERE = ("http://", "https://", "data:image/")
 Found = dict[str, Any]
 
 
-class ReferringSegmentationPipeline(Pipeline):  # type: ignore[misc]
+class ReferringSegmentationPipeline(Pipeline):
     """Finds what words mean in an image: ``pipe(image, text="the red circle")``.
 
     The result is a list of dicts, one for each thing: ``score`` in [0, 1]; ``label``, the text that was asked;
@@ -97,10 +97,7 @@ class ReferringSegmentationPipeline(Pipeline):  # type: ignore[misc]
             raise UserError(f"{TASK}: text says nothing to look for")
         shown = read_shown(_opened(inputs["image"], timeout), None, (), self.processor.video_frames)
         # Rows of a batch that name the same image share it, so an image is called by what it shows.
-        names = tuple(
-            Path(hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest() + str(pixels.shape))
-            for pixels in shown.images
-        )
+        names = tuple(Path(hashlib.sha256(pixels.tobytes()).hexdigest() + str(pixels.shape)) for pixels in shown.images)
         sample = replace(shown, paths=names).sample(question_of(text, "segmentation"), ())
         return text, self.processor.encode(sample, shown.images, prompt_only=True)
 

@@ -33,10 +33,11 @@ def instances_of(
     if sizes is not None and len(sizes) != rows:
         raise UserError(f"target_sizes: {len(sizes)} sizes (height, width) for {rows} rows")
     logits, scores = seg.judged()
-    return [
-        _row(rules, logits[seg.row == row], scores[seg.row == row], threshold, mask_threshold, sizes and sizes[row])
-        for row in range(rows)
-    ]
+    found = []
+    for row in range(rows):
+        of_row, size = seg.row == row, None if sizes is None else sizes[row]
+        found.append(_row(rules, logits[of_row], scores[of_row], threshold, mask_threshold, size))
+    return found
 
 
 def _rows(outputs: Any) -> int:

@@ -1,9 +1,10 @@
-"""Makes the Auto classes of transformers know our models, whichever of the two packages is imported first.
+"""Makes the Auto classes and pipelines of transformers know our models, whichever package is imported first.
 
 ``import ullava`` imports neither torch nor transformers. So where transformers' modules of Auto classes are not there
 yet, a finder waits for them. What is registered then are stand-ins, which import nothing either (half of transformers
 is still being imported at that moment): they bring in the real classes when a saved folder is first opened, and those
-register themselves (ullava.modeling.construction.auto).
+register themselves (ullava.modeling.construction.auto). The pipeline ``referring-segmentation``
+(ullava.plugins.referring_segmentation) is registered as itself, behind transformers' module of pipelines.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 MODEL_TYPE = "ullava"
 AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 AUTO_PROCESSOR = "transformers.models.auto.processing_auto"
+PIPELINES = "transformers.pipelines"
+AWAITED = (AUTO_CONFIG, AUTO_PROCESSOR, PIPELINES)
 
 
 def register_when_needed() -> None:
     """Register our stand-ins where transformers' Auto classes are loaded, and as soon as they are where not."""
-    missing = [name for name in (AUTO_CONFIG, AUTO_PROCESSOR) if name not in sys.modules]
-    for name in (AUTO_CONFIG, AUTO_PROCESSOR):
+    missing = [name for name in AWAITED if name not in sys.modules]
+    for name in AWAITED:
         if name not in missing:
             _register(sys.modules[name])
     if missing and not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
@@ -35,6 +38,8 @@ def register_when_needed() -> None:
 def _register(module: ModuleType) -> None:
     if module.__name__ == AUTO_CONFIG:
         module.AutoConfig.register(MODEL_TYPE, _Config, exist_ok=True)
+    elif module.__name__ == PIPELINES:
+        importlib.import_module("ullava.plugins.referring_segmentation").register(module.PIPELINE_REGISTRY)
     else:
         module.AutoProcessor.register(_Config, UllavaProcessor, exist_ok=True)
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "chat": "ullava.cli.chat",
     "export": "ullava.cli.export",
     "serve": "ullava.cli.serve",
+    "label-studio": "ullava.cli.label_studio",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
     "compare": "ullava.cli.compare",

@@ -17,7 +17,7 @@ import numpy as np
 from ullava.atomic_write import write_json, write_whole
 from ullava.exports.collection import Collection, Pictured, Thing
 from ullava.exports.settings import Settings
-from ullava.structures import MaskArray
+from ullava.structures import BoxXYXY, MaskArray
 
 IMAGE, BRUSH, BOX = "image", "brush", "box"
 _WORD_BITS = 8
@@ -59,22 +59,54 @@ def label_config(classes: Sequence[str]) -> str:
 
 
 def _region(name: str, thing: Thing, image: Pictured, classes: Sequence[str]) -> dict[str, Any]:
-    """Return one region; its id is a text, for with any other the masks of a task are not shown."""
-    label = classes[thing.label]
+    """Return one region: of an object that has both, the mask."""
+    return region(
+        name,
+        None if thing.mask is None else thing.bitmap(),
+        None if thing.mask is not None else thing.own_box_xyxy_px,
+        (image.width, image.height),
+        label=classes[thing.label],
+        score=thing.score,
+        prompt=thing.prompt,
+    )
+
+
+def region(
+    name: str,
+    mask: MaskArray | None,
+    box_xyxy_px: BoxXYXY | None,
+    size_wh: tuple[int, int],
+    *,
+    label: str,
+    score: float,
+    prompt: str,
+    brush: str = BRUSH,
+    box: str = BOX,
+    image: str = IMAGE,
+) -> dict[str, Any]:
+    """Return one region of an image of ``size_wh``: of a mask bool [H, W], else of a box.
+
+    ``name``: its id, a text, for with any other the masks of a task are not shown. ``brush``, ``box`` and ``image``:
+    how the labeling interface calls its brush, its rectangles and its image. ``prompt``: what was asked.
+    Raises ValueError: neither mask nor box.
+    """
+    width, height = size_wh
     value: dict[str, Any]
-    if thing.mask is not None:
-        kind, value = "brushlabels", {"format": "rle", "rle": brush_rle(thing.bitmap()), "brushlabels": [label]}
-    else:
-        x0, y0, x1, y1 = thing.own_box_xyxy_px
+    if mask is not None:
+        kind, value = "brushlabels", {"format": "rle", "rle": brush_rle(mask), "brushlabels": [label]}
+    elif box_xyxy_px is not None:
+        x0, y0, x1, y1 = box_xyxy_px
         percent = {
-            "x": 100 * x0 / image.width, "y": 100 * y0 / image.height,
-            "width": 100 * (x1 - x0) / image.width, "height": 100 * (y1 - y0) / image.height,
+            "x": 100 * x0 / width, "y": 100 * y0 / height,
+            "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height,
         }  # fmt: skip
         kind, value = "rectanglelabels", {**percent, "rotation": 0, "rectanglelabels": [label]}
+    else:
+        raise ValueError(f"region '{name}' has neither mask nor box")
     return {
-        "id": name, "from_name": BRUSH if thing.mask is not None else BOX, "to_name": IMAGE, "type": kind,
-        "original_width": image.width, "original_height": image.height, "image_rotation": 0,
-        "value": value, "score": thing.score, "readonly": False, "meta": {"text": [thing.prompt]},
+        "id": name, "from_name": brush if mask is not None else box, "to_name": image, "type": kind,
+        "original_width": width, "original_height": height, "image_rotation": 0,
+        "value": value, "score": score, "readonly": False, "meta": {"text": [prompt]},
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from ullava.geometry.masks import (
     rle_encode,
     segmentation_to_mask,
 )
-from ullava.geometry.outlines import mask_outlines, mask_to_polygons
+from ullava.geometry.outlines import mask_outlines, mask_to_polygons, simple_outlines
 from ullava.geometry.views import VIEW_KINDS, View, ViewKind, plan_bounded_view, plan_square, plan_view, resized_hw
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "rle_decode",
     "rle_encode",
     "segmentation_to_mask",
+    "simple_outlines",
     "sort_corners",
     "xywh_to_xyxy",
     "xyxy_to_xywh",

@@ -38,6 +38,27 @@ def mask_outlines(mask: MaskArray) -> list[NDArray[np.int64]]:
     return rings
 
 
+def simple_outlines(mask: MaskArray, epsilon_factor: float = 0.001, step_px: float = 0.8) -> list[NDArray[np.float32]]:
+    """Return the outer outlines of a mask [H, W], simplified for people to edit: rings of corners [n, 2] as x, y in px.
+
+    Holes are not told. ``epsilon_factor``: how far, in parts of its length, an outline may be from the mask;
+    ``step_px``: how far it may be in any case, for outlines run along pixel edges, and nobody wants to edit each step.
+    """
+    import cv2
+
+    rings = []
+    for ring in mask_outlines(mask):
+        x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
+        if np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) < 0:
+            continue
+        traced = ring.astype(np.float32)[:, None]
+        away_px = max(epsilon_factor * cv2.arcLength(traced, True), step_px)
+        points = np.asarray(cv2.approxPolyDP(traced, away_px, True), dtype=np.float32)[:, 0]
+        if len(points) >= 3:
+            rings.append(points)
+    return rings
+
+
 def mask_to_polygons(mask: MaskArray) -> list[list[float]]:
     """Return COCO polygons (flat x, y, ...) of a mask [H, W]; ``polygons_to_mask`` gives back the same mask.
 

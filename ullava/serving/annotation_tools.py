@@ -11,22 +11,18 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
 
-from ullava.geometry import mask_outlines, mask_to_box_xyxy_px
+from ullava.geometry import mask_to_box_xyxy_px, simple_outlines
 from ullava.serving.examples import ANYLABELING, OSAM
 from ullava.serving.json_bodies import Body, json_bytes, json_reply
 from ullava.serving.predictions import REFUSALS, ServiceOf, box_of
 from ullava.serving.refusals import invalid
 from ullava.serving.service import Query, Reply, Service
 from ullava.serving.sources import Source
-from ullava.serving.wording import question_of
 from ullava.structures import GroundedObject, MaskArray
 from ullava.text.tokens import strip_grounding
+from ullava.text.wording import question_of
 
 router = APIRouter(tags=["annotation tools"])
-
-_LEAST_CORNERS = 3
-_STEP_PX = 0.8
-"""Outlines run along pixel edges; nobody wants to edit each of their steps."""
 
 
 # ---------------------------------------------------------------- X-AnyLabeling
@@ -122,17 +118,8 @@ def _shapes(item: GroundedObject, params: AnyLabelingParams, number: int) -> lis
 
 def _rings(mask: MaskArray, epsilon_factor: float) -> list[list[list[float]]]:
     """Return the outer outlines of a mask, simplified and closed (the last point is the first); holes are not told."""
-    rings: list[list[list[float]]] = []
-    for ring in mask_outlines(mask):
-        x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
-        if np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) < 0:
-            continue
-        traced = ring.astype(np.float32)[:, None]
-        points = cv2.approxPolyDP(traced, max(epsilon_factor * cv2.arcLength(traced, True), _STEP_PX), True)
-        if len(points) >= _LEAST_CORNERS:
-            corners = [[float(px), float(py)] for px, py in points[:, 0]]
-            rings.append([*corners, corners[0]])
-    return rings
+    rings = (ring.tolist() for ring in simple_outlines(mask, epsilon_factor))
+    return [[*corners, corners[0]] for corners in rings]
 
 
 # ---------------------------------------------------------------- osam

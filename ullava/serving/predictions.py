@@ -16,9 +16,9 @@ from ullava.serving.json_bodies import Body, ErrorReply, json_bytes
 from ullava.serving.refusals import invalid
 from ullava.serving.service import Query, Reply, Service
 from ullava.serving.sources import Source
-from ullava.serving.wording import PredictionTask, question_of
 from ullava.structures import GroundedObject
 from ullava.text.tokens import strip_grounding
+from ullava.text.wording import PredictionTask, question_of
 
 router = APIRouter(tags=["predictions"])
 

@@ -11,7 +11,7 @@ import pytest
 
 from ullava.geometry import mask_iou, rle_decode
 from ullava.media.images import decode_image_rgb_u8
-from ullava.serving.wording import question_of
+from ullava.text.wording import question_of
 
 
 @pytest.mark.parametrize(

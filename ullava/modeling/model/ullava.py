@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -335,15 +336,17 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate_grounded(
-        self, inputs: ModelInputs, *, read_history: bool = False, **generation: Any
+        self, inputs: ModelInputs | Mapping[str, Any], *, read_history: bool = False, **generation: Any
     ) -> GroundedGeneration:
         """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt.
 
+        ``inputs``: also as the processor returns them.
         With ``read_history`` those that a prompt already speaks of are read too, before the new ones, as u-LLaVA does.
         """
         if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
             raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
                             "num_return_sequences at 1")  # fmt: skip
+        inputs = inputs if isinstance(inputs, ModelInputs) else ModelInputs.from_kwargs(inputs)
         prepared = self._prepare_prompts(inputs)
         with stage("decode"):
             result = self._continue(

@@ -23,7 +23,9 @@ from ullava.errors import UserError, did_you_mean
 from ullava.examples import Example, flat_keys
 from ullava.media.images import first_line, read_image_rgb_u8
 from ullava.media.video import read_clip
+from ullava.modeling.heads.mask_contract import MaskRules
 from ullava.modeling.processing.chat_messages import checked_messages, conversations_of, media_of
+from ullava.modeling.processing.post_processing import instances_of
 from ullava.modeling.processing.rows import TemplateRows
 from ullava.modeling.processing.tokenizing import TokenizedRow, adds_start_token, instruction_of_messages
 from ullava.structures import Clip, DetectedBoxes, ImageArray, Sample, Task, Turn
@@ -80,6 +82,7 @@ class CallableProcessor(ProcessorMixin):
     system: str
     answer: str
     rows: TemplateRows
+    masks: MaskRules
     video_frames: int
     core: str
     encode: Any
@@ -199,6 +202,23 @@ class CallableProcessor(ProcessorMixin):
 
     def _places(self) -> list[int]:
         return [self.token_ids[name] for name in PLACEHOLDERS]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.3,
+        mask_threshold: float = 0.5,
+        target_sizes: Any = None,
+    ) -> list[dict[str, Any]]:
+        """Masks that ``model.generate_grounded`` (or a forward pass) gave -> tensors, in the shape of SAM 3's.
+
+        Of each row of text a dict: ``scores`` [k], float in [0, 1]; ``boxes`` [k, 4], the masks' tight half-open boxes
+        xyxy; ``masks`` [k, H, W], long, of 0 and 1. The row's ``[SEG]`` come in order, without those whose score is not
+        above ``threshold`` and those without a pixel; ``mask_threshold``: of a pixel's probability.
+        ``target_sizes``: (height, width) of the image of each row; without it, masks and boxes are on the mask head's
+        own plane, its padding included. Raises UserError: no masks in ``outputs``, another number of sizes than rows.
+        """
+        return instances_of(self.masks, outputs, threshold, mask_threshold, target_sizes)
 
     # ------------------------------------------------------------ conversations
     def apply_chat_template(

@@ -1,4 +1,4 @@
-"""How the parts of a request become the words that a model was taught to answer."""
+"""How the name of a thing becomes the question that a model was taught to answer."""
 
 from __future__ import annotations
 

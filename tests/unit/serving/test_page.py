@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -256,8 +257,9 @@ def test_the_page_its_functions_and_the_api_are_one_server(
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with serve({"tiny": tiny}, page=page_in(tmp_path)) as served:
-        assert "<title>ullava</title>" in served.client.get("/").text
+        assert "window.ullava" in served.client.get("/").text
         config = served.client.get("/config").json()
+        assert config["title"] == "ullava"
         assert not config["analytics_enabled"] and config["footer_links"] == []
         public = [one["api_name"] for one in config["dependencies"] if one["api_visibility"] == "public"]
         assert public == ["segment", "locate", "ask"]
@@ -275,6 +277,26 @@ def test_the_page_its_functions_and_the_api_are_one_server(
         secret.write_text("secret")
         assert served.client.get(f"/gradio_api/file={secret}").status_code in (403, 404)
         assert served.client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+
+
+def test_a_page_that_is_closed_gives_its_question_up(
+    serve: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    fake.gate.clear()
+    with serve({"one": fake}, page=page_in(tmp_path)) as served:
+        functions = served.client.get("/config").json()["dependencies"]
+        (asking,) = [one["id"] for one in functions if "submit" in [kind for _, kind in one["targets"]]]
+        values = [{"text": "Hello?", "files": []}, None, None, "one", "nobody", "left", 16]
+        body = {"data": values, "fn_index": asking, "session_hash": "visitor"}
+        assert served.post("/gradio_api/queue/join", body).status_code == 200
+        with served.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "visitor"}) as events:
+            assert fake.begun.wait(30)
+            assert "estimation" in next(events.iter_lines())
+        ends = time.monotonic() + 30
+        while not fake.abandoned:
+            assert time.monotonic() < ends, "the model goes on for nobody"
+            time.sleep(0.05)
 
 
 def test_mcp_tools_answer_the_mcp_client(serve: Any, tiny: Any, png: str, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
             message = _message(service.limits)
             send = gr.Button("Ask", variant="primary", scale=1, min_width=90, elem_id="ul-ask")
             stop = gr.Button("Stop", scale=1, min_width=90, elem_id="ul-stop")
-            clear = gr.Button("New chat", scale=1, min_width=90, elem_id="ul-clear")
+            clear = gr.Button("New chat", scale=1, min_width=120, elem_id="ul-clear")
         _examples(message, folder)
         side, picks = _take_along(handlers, sides, bar.least)
         states = [one.dialog for one in sides]
@@ -103,6 +103,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
             handlers.ask,
             [message, *states, bar.left, bar.right, side, bar.tokens],
             shown,
+            api_name="talk",
             api_visibility="private",
             show_progress="hidden",
             concurrency_limit=None,
@@ -130,9 +131,9 @@ def _bar(service: Service) -> _Bar:
     with gr.Row():
         left = gr.Dropdown(names, value=service.registry.default, label="Model", min_width=140, elem_id="ul-left")
         right = gr.Dropdown([NOBODY, *names], value=NOBODY, label="Beside it", min_width=140, elem_id="ul-right")
-        least = gr.Slider(0, 1, 0, step=0.01, label="Least score that is shown", min_width=180, elem_id="ul-least")
+        least = gr.Slider(0, 1, 0, step=0.01, label="Least score", min_width=180, elem_id="ul-least")
         tokens = gr.Slider(
-            1, limits.max_new_tokens, service.default_tokens, step=1, label="Longest answer (tokens)", min_width=180
+            1, limits.max_new_tokens, service.default_tokens, step=1, label="Most tokens", min_width=180
         )
     return _Bar(left, right, least, tokens)
 

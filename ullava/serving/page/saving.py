@@ -55,7 +55,8 @@ def save(dialog: Dialog, kind: str, min_score: float, folder: Path) -> Saved:
     place = Path(tempfile.mkdtemp(dir=folder))
     path = place / f"ullava-{kind.split()[0]}.zip"
     with tempfile.TemporaryDirectory(prefix="ullava-save-") as draft:
-        out, notes = Path(draft, "out"), ()
+        out = Path(draft, "out")
+        notes: tuple[str, ...] = ()
         if kind == PICTURES:
             out.mkdir()
             _write_pictures(asked, dialog.images, min_score, out)
@@ -67,7 +68,7 @@ def save(dialog: Dialog, kind: str, min_score: float, folder: Path) -> Saved:
             for file in sorted(out.rglob("*")):
                 if file.is_file():
                     archive.write(file, file.relative_to(out).as_posix())
-    return Saved(path, tuple(notes))
+    return Saved(path, notes)
 
 
 def edit(

@@ -110,14 +110,12 @@ def run_app(app: object, listening: socket.socket, timeout_s: int, on_stop: Call
         server_header=False,
         ws="none",
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, on_stop)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
 
     def heard(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
-        if on_stop is not None:
-            on_stop()
 
     # uvicorn obeys these signals, then raises them again when all is done: here the wish to end was met by then.
     before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -128,6 +126,20 @@ def run_app(app: object, listening: socket.socket, timeout_s: int, on_stop: Call
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells ``on_stop`` of the signal to end as soon as it comes."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take the signal."""
+        if self._on_stop is not None:
+            self._on_stop()
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -132,9 +132,7 @@ def _bar(service: Service) -> _Bar:
         left = gr.Dropdown(names, value=service.registry.default, label="Model", min_width=140, elem_id="ul-left")
         right = gr.Dropdown([NOBODY, *names], value=NOBODY, label="Beside it", min_width=140, elem_id="ul-right")
         least = gr.Slider(0, 1, 0, step=0.01, label="Least score", min_width=180, elem_id="ul-least")
-        tokens = gr.Slider(
-            1, limits.max_new_tokens, service.default_tokens, step=1, label="Most tokens", min_width=180
-        )
+        tokens = gr.Slider(1, limits.max_new_tokens, service.default_tokens, step=1, label="Most tokens", min_width=180)
     return _Bar(left, right, least, tokens)
 
 

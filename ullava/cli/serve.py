@@ -10,7 +10,7 @@ from ullava.cli.generation_flags import positive
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
 
-HELP = "serve models over HTTP: predictions, chat in OpenAI's shape, annotation tools"
+HELP = "serve models over HTTP: a web page, predictions, chat in OpenAI's shape, annotation tools"
 KEY_VARIABLE = "ULLAVA_API_KEY"
 
 
@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--default-tokens", type=positive, default=MAX_NEW_TOKENS, metavar="N",
         help="length of an answer where a request says nothing (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--no-page", action="store_true", help="serve the API alone, without the web page under /")
     limits = parser.add_argument_group("limits")
     for item in fields(Limits):
         limits.add_argument(
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             cors_origins=args.cors_origin,
             default_tokens=args.default_tokens,
             limits=limits,
+            page=not args.no_page,
         )
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +17,7 @@ from ullava import __version__
 from ullava.serving import annotation_tools, chat, predictions
 from ullava.serving.engine import Engine
 from ullava.serving.fetch import Fetcher
-from ullava.serving.guard import Access, App, Guard, body_of
+from ullava.serving.guard import Access, App, Guard, Streams, body_of
 from ullava.serving.json_bodies import json_reply, refusal_of
 from ullava.serving.limits import Limits
 from ullava.serving.metrics import Metrics
@@ -28,6 +28,18 @@ from ullava.serving.service import Service
 
 _log = logging.getLogger(__name__)
 _DESCRIPTION = "Words, masks and boxes about images and videos. The examples run as they stand."
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A web page for all paths that the API does not have, behind the same guard.
+
+    ``mount`` puts it into the app; it asks the service. ``streams``: what its visitors read for as long as they stay.
+    """
+
+    mount: Callable[[FastAPI, Service], None]
+    streams: Streams
 
 
 def create_app(
@@ -38,13 +50,12 @@ def create_app(
     metrics: Metrics | None = None,
     fetcher: Fetcher | None = None,
     default_tokens: int = 128,
-    page: Any = None,
+    page: Page | None = None,
 ) -> App:
     """Return the ASGI app that serves the models of ``registry``.
 
     ``fetcher`` None: urls are refused. ``default_tokens``: length of an answer where a request says nothing.
-    ``page``: an ASGI app for all paths that the API does not have, such as a web page; it lies behind the same key and
-    limits.
+    ``page``: what people see in a browser, behind the same key and limits; None = no page.
     """
     limits, access, metrics = limits or Limits(), access or Access(), metrics or Metrics()
     service = Service(registry, limits, metrics, fetcher, default_tokens)
@@ -61,14 +72,22 @@ def create_app(
     _add_models(app)
     _add_handlers(app)
     if page is not None:
-        app.mount("/", page)
-    guarded: App = Guard(app, access, limits, metrics, service.retry_after_s)
+        for path in ("/v1/{rest:path}", "/api/{rest:path}", "/x-anylabeling/{rest:path}"):
+            app.add_api_route(path, _nothing_here, methods=_METHODS, include_in_schema=False)
+        page.mount(app, service)
+    streams = None if page is None else page.streams
+    guarded: App = Guard(app, access, limits, metrics, service.retry_after_s, streams)
     if not access.origins:
         return guarded
     exposed = ["x-request-id", "retry-after"]
     return CORSMiddleware(
         guarded, allow_origins=access.origins, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed
     )
+
+
+async def _nothing_here(rest: str) -> Response:
+    """Keep paths of the API that do not exist from the page, which has another way to say so."""
+    raise HTTPException(404)
 
 
 def _add_models(app: FastAPI) -> None:

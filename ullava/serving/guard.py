@@ -7,6 +7,8 @@ or not at all.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 import ipaddress
 import json
@@ -15,7 +17,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,18 +49,42 @@ class Access:
     origins: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """GETs that visitors of the page read for as long as they stay: no time limit ends them.
+
+    ``paths``: how they begin; ``idle``: those of them that carry no answers, so that they end as soon as ``ending`` is
+    set, when the server is told to stop.
+    """
+
+    paths: tuple[str, ...]
+    idle: tuple[str, ...] = ()
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Guard:
-    """An ASGI app around another one. ``retry_after_s``: what a request that finds no room is told."""
+    """An ASGI app around another one. ``retry_after_s``: what a request that finds no room is told.
+
+    ``streams``: None = there is no page for visitors. At most ``max_queue`` of them are open at once.
+    """
 
     def __init__(
-        self, app: App, access: Access, limits: Limits, metrics: Metrics, retry_after_s: Callable[[], int]
+        self,
+        app: App,
+        access: Access,
+        limits: Limits,
+        metrics: Metrics,
+        retry_after_s: Callable[[], int],
+        streams: Streams | None = None,
     ) -> None:
         self._app = app
         self._access = access
         self._limits = limits
         self._metrics = metrics
         self._retry_after_s = retry_after_s
+        self._streams = streams
         self._open = 0
+        self._staying = 0
         self._bytes = 0
         metrics.open.set_function(lambda: self._open)
 
@@ -70,13 +96,16 @@ class Guard:
         exchange = _Exchange(scope, send)
         begun = time.monotonic()
         asks = scope["method"] == "POST"
+        stays = self._stays(exchange)
         self._open += asks
+        self._staying += stays
         try:
             await self._serve(exchange, receive)
         except RefusedError as refusal:
             await exchange.refuse(refusal)
         finally:
             self._open -= asks
+            self._staying -= stays
             self._metrics.requests.labels(exchange.route, str(exchange.status or 499)).inc()
             self._metrics.seconds.labels(exchange.route).observe(time.monotonic() - begun)
 
@@ -120,27 +149,39 @@ class Guard:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
+        async def leave() -> None:
+            if self._streams is None or not exchange.path.startswith(self._streams.idle):
+                await asyncio.Event().wait()
+            else:
+                await self._streams.ending.wait()
+
         app = asyncio.ensure_future(self._app(exchange.scope, replay, exchange.send))
         gone = asyncio.ensure_future(watch())
+        stopping = asyncio.ensure_future(leave())
         try:
-            left = max(ends - time.monotonic(), 0)
-            await asyncio.wait((app, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            left = None if self._stays(exchange) else max(ends - time.monotonic(), 0)
+            await asyncio.wait((app, gone, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if app.done():
                 app.result()
                 return
-            self._metrics.dropped.labels("gone" if gone.done() else "timeout").inc()
+            left_early = gone.done() or stopping.done()
+            self._metrics.dropped.labels("gone" if left_early else "timeout").inc()
             app.cancel()
             with suppress(asyncio.CancelledError):
                 await app
-            if not gone.done():
+            if not left_early:
                 raise timed_out(self._limits.timeout_s)
         except RefusedError:
             raise
         except Exception as error:  # the app has logged it; its sender gets a whole answer or none
             raise internal() from error
         finally:
-            for task in (app, gone):
+            for task in (app, gone, stopping):
                 task.cancel()
+
+    def _stays(self, exchange: _Exchange) -> bool:
+        paths = () if self._streams is None else self._streams.paths
+        return exchange.scope["method"] == "GET" and exchange.path.startswith(paths)
 
     # ------------------------------------------------------------ before the body
     def _admit(self, exchange: _Exchange) -> None:
@@ -153,13 +194,20 @@ class Guard:
         if origin is not None and origin not in access.origins and urlsplit(origin).netloc != headers.get("host"):
             raise RefusedError(403, "origin_not_allowed", "pages of that site may not ask this server (--cors-origin)")
         if access.api_key is not None and exchange.path not in OPEN_PATHS:
-            _check_key(headers, access.api_key)
+            _check_key(headers, access.api_key, self._challenge(exchange))
+        if self._stays(exchange) and self._staying > self._limits.max_queue:
+            raise queue_full(self._retry_after_s())
         if exchange.scope["method"] == "POST":
             if self._open > self._limits.max_queue:
                 raise queue_full(self._retry_after_s())
             length = headers.get("content-length", "0")
             if length.isdecimal():
                 self._check_size(int(length))
+
+    def _challenge(self, exchange: _Exchange) -> str:
+        """Return how to ask for the key: browsers that want the page know only a form for a name and a password."""
+        wants_page = self._streams is not None and "text/html" in exchange.headers.get("accept", "")
+        return 'Basic realm="ullava", charset="UTF-8"' if wants_page else "Bearer"
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_body_mib * MIB:
@@ -235,13 +283,27 @@ def _host_of(header: str) -> str:
         return ""
 
 
-def _check_key(headers: MutableMapping[str, str], api_key: str) -> None:
-    """Compare ``Authorization: Bearer KEY`` (or X-AnyLabeling's ``Token: KEY``). Raises RefusedError."""
+def _check_key(headers: MutableMapping[str, str], api_key: str, challenge: str) -> None:
+    """Compare ``Authorization: Bearer KEY`` (or X-AnyLabeling's ``Token: KEY``, or a browser's password).
+
+    Raises RefusedError.
+    """
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    if scheme.lower() == "basic":
+        given = _password(given)
+    elif scheme.lower() != "bearer":
         given = headers.get("token", "")
     if not hmac.compare_digest(given.strip().encode(), api_key.encode()):
-        raise RefusedError(401, "invalid_api_key", "the API key is missing or wrong: send 'Authorization: Bearer KEY'")
+        said = "the API key is missing or wrong: send 'Authorization: Bearer KEY'"
+        raise RefusedError(401, "invalid_api_key", said, challenge=challenge)
+
+
+def _password(coded: str) -> str:
+    """Return the password in ``NAME:PASSWORD`` as base64; '' where it cannot be read."""
+    try:
+        return base64.b64decode(coded.strip(), validate=True).decode("utf-8").partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def allowed_hosts(host: str, more: Sequence[str]) -> tuple[str, ...] | None:

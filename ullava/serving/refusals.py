@@ -10,14 +10,21 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 class RefusedError(Exception):
-    """Answered with ``status`` and ``body()``. ``param``: field of the request; ``retry_after_s``: when to come again.
+    """Answered with ``status`` and ``body()``. ``param``: field of the request; ``retry_after_s``: when to come again;
+    ``challenge``: how to say who one is (of status 401).
 
     ``body()`` is OpenAI's error object, which has all that the error objects of Falcon Perception's server (message,
     type, code) and of X-AnyLabeling-Server (code, message) have.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, param: str | None = None, retry_after_s: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        challenge: str = "Bearer",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -25,6 +32,7 @@ class RefusedError(Exception):
         self.message = one_line(message)
         self.param = param
         self.retry_after_s = retry_after_s
+        self.challenge = challenge
 
     def body(self) -> dict[str, Any]:
         """Return ``{"error": {"message", "type", "param", "code"}}``."""
@@ -34,7 +42,7 @@ class RefusedError(Exception):
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to it."""
         made = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
-        return made | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+        return made | ({"www-authenticate": self.challenge} if self.status == 401 else {})
 
 
 def invalid(message: str, param: str | None = None) -> RefusedError:

@@ -6,18 +6,21 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from ullava.errors import UserError
 from ullava.inference.load import weights_folder
-from ullava.serving.app import create_app
+from ullava.serving.app import Page, create_app
 from ullava.serving.engine import Engine, load_engine
 from ullava.serving.fetch import Fetcher
-from ullava.serving.guard import Access, allowed_hosts, is_loopback
+from ullava.serving.guard import Access, App, Streams, allowed_hosts, is_loopback
 from ullava.serving.limits import MIB, Limits
 from ullava.serving.metrics import Metrics
 from ullava.serving.registry import ModelRegistry
@@ -40,6 +43,7 @@ class Settings:
     cors_origins: Sequence[str] = ()
     default_tokens: int = 128
     limits: Limits = field(default_factory=Limits)
+    page: bool = True
 
 
 def serve(settings: Settings) -> int:
@@ -57,21 +61,46 @@ def serve(settings: Settings) -> int:
     registry = ModelRegistry(settings.models, loader, limits.max_loaded)
     listening = listen(settings.host, settings.port)
     registry.put(registry.default, loader(registry.default, settings.models[registry.default]))
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with ExitStack() as open_things:
+        page = _page(open_things) if settings.page else None
+        app = _app(settings, registry, metrics, page)
+        return run_app(app, listening, limits.timeout_s, None if page is None else page.streams.ending.set)
+
+
+def _app(settings: Settings, registry: ModelRegistry[Engine], metrics: Metrics, page: Page | None) -> App:
+    limits = settings.limits
     fetcher = Fetcher(limits.max_body_mib * MIB, limits.fetch_timeout_s, limits.max_redirects)
-    app = create_app(
+    return create_app(
         registry,
         limits,
         Access(settings.api_key, allowed_hosts(settings.host, settings.allow_hosts), tuple(settings.cors_origins)),
         metrics=metrics,
         fetcher=fetcher if settings.allow_urls else None,
         default_tokens=settings.default_tokens,
+        page=page,
     )
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return run_app(app, listening, limits.timeout_s)
 
 
-def run_app(app: object, listening: socket.socket, timeout_s: int) -> int:
-    """Run an app on a socket until a signal comes and all is answered; 1 if the app could not begin."""
+def _page(open_things: ExitStack) -> Page | None:
+    """Return the web page, with a folder for visitors' files that goes with the server; None without gradio."""
+    try:
+        from ullava.serving.page.blocks import IDLE_STREAMS, STREAMS, mount_page
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "gradio":
+            raise
+        print("no page: gradio is missing; install the extra: pip install 'ullava[page]'", file=sys.stderr)
+        return None
+    folder = Path(open_things.enter_context(tempfile.TemporaryDirectory(prefix="ullava-page-")))
+    return Page(lambda app, service: mount_page(app, service, folder), Streams(STREAMS, IDLE_STREAMS))
+
+
+def run_app(app: object, listening: socket.socket, timeout_s: int, on_stop: Callable[[], None] | None = None) -> int:
+    """Run an app on a socket until a signal comes and all is answered; 1 if the app could not begin.
+
+    ``on_stop`` is called when the signal comes.
+    """
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="warning",
@@ -81,7 +110,7 @@ def run_app(app: object, listening: socket.socket, timeout_s: int) -> int:
         server_header=False,
         ws="none",
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, on_stop)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
 
@@ -97,6 +126,20 @@ def run_app(app: object, listening: socket.socket, timeout_s: int) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells ``on_stop`` of the signal to end as soon as it comes."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take the signal."""
+        if self._on_stop is not None:
+            self._on_stop()
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

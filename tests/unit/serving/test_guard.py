@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -196,14 +197,50 @@ def test_models_come_and_go_by_name(serve: Any) -> None:
 
 
 def test_a_page_lies_under_what_the_api_does_not_have(serve: Any, fake: Any) -> None:
+    from ullava.serving.app import Page
+    from ullava.serving.guard import Streams
+
     async def page(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"page " + scope["path"].encode()})
 
-    with serve({"fake": fake}, page=page, access=access(api_key=KEY)) as served:
-        assert served.client.get("/").status_code == 401
+    mounted = Page(lambda app, service: app.mount("/", page), Streams(()))
+    with serve({"fake": fake}, page=mounted, access=access(api_key=KEY)) as served:
+        refused = served.client.get("/", headers={"accept": "text/html"})
+        assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic realm=")
+        assert served.client.get("/").headers["www-authenticate"] == "Bearer"
         assert served.client.get("/a/b", headers={"token": KEY}).text == "page /a/b"
-        assert served.client.get("/v1/models", headers={"token": KEY}).json()["object"] == "list"
+        assert served.client.get("/a/b", auth=("anybody", KEY)).text == "page /a/b"
+        for wrong in (("anybody", "wrong"), (KEY, "")):
+            assert served.client.get("/a/b", auth=wrong).status_code == 401
+        assert served.client.get("/a/b", headers={"authorization": "Basic ~"}).status_code == 401
+        known = {"token": KEY}
+        assert served.client.get("/v1/models", headers=known).json()["object"] == "list"
+        nothing = served.client.get("/v1/nothing", headers=known)
+        assert nothing.status_code == 404 and nothing.json()["error"]["code"] == "not_found"
+
+
+def test_what_visitors_read_all_the_time_is_not_timed_and_ends_with_the_server(serve: Any, fake: Any) -> None:
+    from ullava.serving.app import Page
+    from ullava.serving.guard import Streams
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await asyncio.sleep(1.5 if scope["path"] == "/answers" else 1000)
+        await send({"type": "http.response.body", "body": b" ended"})
+
+    streams = Streams(("/answers", "/alive"), ("/alive",))
+    mounted = Page(lambda app, service: app.mount("/", page), streams)
+    with ThreadPoolExecutor(3) as pool, serve({"fake": fake}, limits={"timeout_s": 1}, page=mounted) as served:
+        alive = pool.submit(served.client.get, "/alive")
+        answers = pool.submit(served.client.get, "/answers")
+        timed = pool.submit(served.client.get, "/else")
+        assert answers.result(30).text == "begun ended"
+        assert timed.exception(30) is not None and not alive.done()
+        streams.ending.set()
+        served.client.get("/health")  # wakes the loop, as uvicorn does ten times a second
+        assert alive.exception(30) is not None, "it was cut off"
 
 
 def test_the_server_ends_when_all_that_was_accepted_is_answered(serve: Any, fake: Any) -> None:

@@ -52,6 +52,17 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "install the extra: pip install 'ullava[serve]'" in capsys.readouterr().err
 
 
+def test_the_signal_to_end_is_passed_on_at_once() -> None:
+    import uvicorn
+
+    from ullava.serving.server import _Server
+
+    told: list[bool] = []
+    server = _Server(uvicorn.Config(lambda: None), lambda: told.append(True))
+    server.handle_exit(signal.SIGTERM, None)
+    assert told == [True] and server.should_exit
+
+
 def test_every_limit_is_a_flag_and_is_in_the_document_with_its_default(root: Path) -> None:
     rows = dict(re.findall(r"^\| `(--[\w-]+)` \| (\d+) \|", (root / "docs/serving.md").read_text(), re.M))
     assert rows == {flag_of(item.name): str(item.default) for item in fields(Limits)}

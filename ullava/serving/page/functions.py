@@ -15,8 +15,8 @@ from ullava.serving.predictions import box_of
 from ullava.serving.refusals import RefusedError, invalid, timed_out
 from ullava.serving.service import Query, Reply, Service
 from ullava.serving.sources import Source
-from ullava.serving.wording import PredictionTask, question_of
 from ullava.text.tokens import strip_grounding
+from ullava.text.wording import PredictionTask, question_of
 
 Function = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
 

@@ -363,8 +363,7 @@ class UllavaProcessor(CallableProcessor):
         ``phrases``: what the box head found for the words of each thing (0, 1, ...), if it looks for words.
         ``chosen``, ``presence``: see Answer.
         """
-        objects: list[GroundedObject] = []
-        not_found: list[str] = []
+        objects, not_found = list[GroundedObject](), list[str]()
         for number, found in enumerate(split_objects(text)):
             mask, mask_score = self._mask_of(found.seg_ordinal, masks, original_hw)
             box = box_score = None
@@ -388,8 +387,8 @@ class UllavaProcessor(CallableProcessor):
                     image=max(len(original_hw) - 1, 0),
                 )
             )
-        ends = {"not_found": tuple(not_found), "presence": tuple(presence)}
-        return Answer(text, tuple(objects), finished, new_tokens, dict(chosen), **ends)
+        told = Answer(text, tuple(objects), finished, new_tokens, dict(chosen), not_found=tuple(not_found))
+        return replace(told, presence=tuple(presence))
 
     def _mask_of(
         self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]

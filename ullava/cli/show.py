@@ -1,11 +1,17 @@
-"""``ullava show``: where a model, dataset or config is, and all that its YAML says, defaults included."""
+"""``ullava show``: where a model, dataset or config is, and all that its YAML says, defaults included.
+
+Of a kind of file, with ``--schema``, the JSON Schema.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from ullava import resources
+from ullava.config.described import DOCUMENTS
+from ullava.config.json_schema import json_schema
 from ullava.config.load import dump_config, load_config
 from ullava.config.nodes import read_file
 from ullava.config.recipes import config_class
@@ -18,17 +24,32 @@ HELP = "print where a model, dataset or config is, and its full YAML"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava show``."""
-    parser.add_argument("name", help="a name that 'ullava list' prints, or the path of a YAML file")
+    parser.add_argument("name", nargs="?", help="a name that 'ullava list' prints, or the path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the file")
     parser.add_argument(
         "--sizes",
         action="store_true",
         help="of a model: parameters of its parts and visual tokens of images, with or without its weights",
     )
+    parser.add_argument(
+        "--schema",
+        choices=tuple(DOCUMENTS),
+        help="instead of a name: the JSON Schema of files of this kind, which editors complete and check YAML by",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the absolute path as a comment, then the merged YAML; with ``--sizes`` a model's figures."""
+    """Print the absolute path as a comment, then the merged YAML; with ``--sizes`` a model's figures.
+
+    Raises UserError where neither a name nor ``--schema`` is given, or both are.
+    """
+    if args.schema is not None:
+        if args.name is not None or args.sizes:
+            raise UserError(f"--schema {args.schema} is that of a kind of file: leave out {args.name or '--sizes'}")
+        print(json.dumps(json_schema(args.schema), indent=2, ensure_ascii=False))
+        return 0
+    if args.name is None:
+        raise UserError("say what to show: a name, the path of a YAML file, or --schema (see 'ullava show --help')")
     path = locate(args.name)
     cls = config_class(path)
     if args.sizes:

@@ -13,8 +13,9 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contender:
-    """One line of a comparison: a model with weights, and overrides of its vision encoder (docs/vision_encoders.md).
+    """One line of a comparison.
 
+    ``model``: a name or folder of one with weights. ``overrides``: of its vision encoder (docs/vision_encoders.md).
     ``runs``: the run folders that made it, whose steps and seconds are told beside its figures.
     """
 

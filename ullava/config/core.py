@@ -10,11 +10,12 @@ from ullava.config.vision import PartConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CoreConfig(PartConfig):
-    """``spliced``: ``language`` and ``vision`` of model.yaml say what meets. ``native``: one image-text-to-text model.
+    """``kind``: ``spliced``, where ``language`` and ``vision`` of model.yaml meet, or ``native``, one
+    image-text-to-text model.
 
     ``path`` names its weights, or ``config`` (with ``model_type``) describes one to build afresh. Its own processor
     brings tokenizer, chat template and the preparation of images; it lies in the folder ``processor`` (or id of the
-    Hub), where that is not ``path``. See docs/cores.md.
+    Hub), where that is not ``path`` (docs/cores.md).
     """
 
     kind: Literal["spliced", "native"] = "spliced"

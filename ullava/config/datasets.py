@@ -13,7 +13,8 @@ from ullava.config.fields import above, at_least
 class SplitConfig:
     """Where one split lies below the data root; ``count`` is what ``ullava check`` expects to find.
 
-    ``about``: a figure that was published rounded, in the place of ``count``; a tenth more or less is right too.
+    ``annotations``: a file below the data root. ``images``: the folder of its images, below it too. ``about``: a figure
+    that was published rounded, in the place of ``count``; a tenth more or less is right too.
     """
 
     annotations: str
@@ -28,7 +29,7 @@ class OriginalSplit:
 
     ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
     (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
-    ``sentences``: expected expressions.
+    ``sentences``: expected expressions. ``images``: the folder of images. ``count``: expected samples.
     """
 
     annotations: str
@@ -41,7 +42,10 @@ class OriginalSplit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalConfig:
-    """How the authors' own files are laid out (ullava.data.originals). ``leave_out``: classes that nobody asks for."""
+    """How the authors' own files are laid out (ullava.data.converters.published).
+
+    ``kind``: the layout. ``splits``: where each split lies. ``leave_out``: classes that nobody asks for.
+    """
 
     kind: Literal[
         "refs",
@@ -73,6 +77,11 @@ class DatasetConfig:
     ``boxes_only``: things have boxes and no masks, which serves the task rec alone. ``exhaustive: false``: an image may
     hold things of these classes that are not annotated, so nothing can be said to be absent from it.
     ``root``: what the paths are below, relative to this file; without it they are below the recipe's data root.
+
+    ``name``: what the data set is called. ``task``: what is asked and how it is scored. ``template``: the words of the
+    questions, a name below datasets/templates. ``label_offset``: a class of number c is stored in a label image as
+    c - label_offset. ``ignore_label``: the stored value of pixels that belong to no class. ``license``: as the authors
+    word it. ``source``: where the files come from. ``notes``: words for people.
     """
 
     name: str
@@ -99,13 +108,14 @@ class DatasetConfig:
 class DatasetEntry:
     """A dataset's part in a recipe.
 
-    ``portion`` below 1 takes a seeded subset, above 1 repeats; ``weight`` is instead a sampling ratio (all entries of
-    a recipe use the one or the other). ``turns`` caps questions per sample; ``group: image`` lets them come from
+    ``portion`` below 1 takes a seeded subset, above 1 repeats; ``weight`` is instead a sampling ratio (all entries of a
+    recipe use the one or the other). ``turns`` caps questions per sample; ``group: image`` lets them come from
     different annotations of one image. ``limit`` keeps the first n annotations (for a quick look). ``dataset`` names
     the dataset where the entry's own key is only a label, so that one dataset may occur twice. ``form`` says which
     files to read where a dataset has both; without it, those that are there, ``reworked`` before ``original``.
     ``frames``: which frames of a video training sees (ullava.media.frames). ``foreground``: see DatasetConfig; without
-    it that of the dataset.
+    it that of the dataset. ``split``: without it ``train``, or the only one there is. ``template``, ``task``: in the
+    place of the dataset's. ``data_root``: in the place of the recipe's.
     """
 
     dataset: str | None = None

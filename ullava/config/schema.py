@@ -87,7 +87,7 @@ class MaskHeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxHeadConfig:
-    """Where boxes come from (docs/box_heads.md).
+    """``kind``: where boxes come from (docs/box_heads.md).
 
     ``regression``: ``[LOC]`` -> four numbers. ``frame``: what they mean (``padsq`` is u-LLaVA's); ``sigmoid`` bounds
     them; ``width`` is that of its layers. ``mask``: where the mask begins and ends that the mask head (sam2, edgetam)
@@ -137,6 +137,10 @@ class ModelConfig:
     (ullava.modeling.heads.grounding_layer). ``compat: ullava_v1``: all as in u-LLaVA's first release
     (ullava.config.compat_ullava_v1), one way of which is ``marker_gradient_only``: words next to an image get no
     gradient.
+
+    ``name``: what the system is called. ``language``: what reads and writes. ``tokenizer``: the folder or id of its
+    tokenizer. ``vision``: what sees. ``mask``: what answers ``[SEG]``. ``box``: what answers ``[LOC]``. ``text``: how
+    conversations are written. ``notes``: words for people.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -172,7 +176,11 @@ class ModelConfig:
 # ---------------------------------------------------------------- configs/train/*.yaml, configs/eval/*.yaml
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
-    """Low-rank adapters on the language model (peft)."""
+    """Low-rank adapters on the language model (peft).
+
+    ``r``: their rank. ``alpha``: they are scaled by alpha / r. ``dropout``: the share of their inputs that is left out.
+    ``target``: the ends of the names of the linear layers that get one.
+    """
 
     r: int = field(metadata=at_least(1, 65_536))
     alpha: int = field(default=16, metadata=at_least(1, 1 << 24))
@@ -184,7 +192,9 @@ class LoraConfig:
 class LossConfig:
     """The table of loss terms, a row each: name, default weight, what it is a mean over.
 
-    ``box_divide_twice`` reproduces u-LLaVA's double division.
+    ``ce``: cross-entropy of the answer's tokens. ``bce``, ``dice``: of masks, on the plane ``mask_plane``: that of the
+    image, or the head's own small one. ``l1``, ``giou``: of boxes. ``iou_score``: how far the mask head's estimate of
+    its own quality is off. ``box_divide_twice`` reproduces u-LLaVA's double division.
     ``presence``: of mask heads that say whether a thing is there; others have no such row. With them a mask that is
     empty has no other mask term but ``absent_bce``, its cross-entropy: what is not there is nowhere, pixel by pixel.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
@@ -214,10 +224,11 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """``adamw`` is Hugging Face's (``training.optim``); ``muon`` takes ``training.learning_rate`` for weight matrices.
+    """``kind``: ``adamw``, Hugging Face's (``training.optim``), or ``muon``, with which ``training.learning_rate`` is
+    that of weight matrices.
 
-    With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and convolutions.
-    ``learning_rates``: learning rates of single parts by the names in the stage's table, with ``adamw``.
+    ``momentum``: muon's. With ``muon``, ``adam_share`` times that rate is AdamW's for embeddings, norms, biases and
+    convolutions. ``learning_rates``: learning rates of single parts by the names in the stage's table, with ``adamw``.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -249,7 +260,8 @@ class BudgetConfig:
 class HeadsConfig:
     """What a run makes afresh around the language model and the tower that it starts from: heads, view, conversation.
 
-    ``image_aspect_ratio``: how an image becomes square, see ``VisionConfig``; ``compat``: see ``ModelConfig``.
+    ``image_aspect_ratio``: how an image becomes square, see ``VisionConfig``; ``compat``, ``mask``, ``box``, ``text``:
+    the same as in ``ModelConfig``.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -276,13 +288,20 @@ class TrainRecipe:
     (ullava.training.distributed.sharding). ``output``: the run folder where --out names none.
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
     at the image rather than at habits of speech (ullava.data.sampling.word_dropout).
-    ``attention`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
+    ``attn_implementation`` is transformers' kernel; on a CPU ``eager`` trains short rows a third faster than ``sdpa``.
     ``passes``: how often a batch is run, for vision strategies that choose how to see an image
     (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
     are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized).
     ``budget``: the run ends with its seconds, whatever it got done in them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
+
+    ``stage``: which parts train (ullava.training.optim.stages): ``scratch``, everything; ``align``, the projector and
+    the new tokens; ``ground``, the language model, the projector and the heads. ``lora``: adapters in the place of the
+    language model's own weights. ``optimizer``: which one, and rates of single parts. ``data_root``: the folder that
+    paths of data sets are below. ``dataset``: what is trained on, ``eval_dataset``: what is measured during the run,
+    entries by the names of data sets. ``eval_protocol``: how, see ``EvalRecipe``. ``max_new_tokens``: the longest
+    answer in these measurements. ``bad_sample_budget``: how many samples may be left out as bad before the run stops.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -331,6 +350,16 @@ class EvalRecipe:
     ``text_box_frame``: under the protocol ``text_box``, what the numbers of a box are fractions of: the center-padded
     square (ConvLLaVA) or the image (``norm``). ``overrides``: overrides of the vision encoder for every question, such
     as {granularity: 36} (docs/vision_encoders.md).
+
+    ``model``: a name, a model.yaml or the folder of a saved model. ``data_root``: the folder that paths of data sets
+    are below. ``dataset``: what is measured, entries by the names of data sets. ``protocol``: ``generate``, the model
+    answers freely; ``teacher_forced``, it is given the words of the answer; ``text_box``, boxes are numbers in the
+    text. ``counting``: ``strict``, what is missing counts as wrong, or ``as_released``, as u-LLaVA's first release
+    counts. ``batch_size``: questions at a time. ``max_new_tokens``: the longest answer. ``num_workers``: threads that
+    read ahead; at 0, none does. ``bad_sample_budget``: how many samples may be left out as bad before the run stops.
+    ``device``: ``auto``, an accelerator where there is one, or a name that torch knows. ``dtype``: what the weights are
+    held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU. ``bootstrap``: so many resamples for 95 %
+    intervals; at 0, none.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"

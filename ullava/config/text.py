@@ -34,6 +34,9 @@ class TextConfig:
 
     ``as_released`` reproduces, in those styles, its stray blanks and its counting of labels, which loses some samples
     (ullava.text.rows_ullava_v1).
+
+    ``system``: words before the first question. ``max_length``: the longest row in tokens, visual ones included; a
+    longer one is refused, not cut.
     """
 
     template: str = "vicuna_v1"

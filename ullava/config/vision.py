@@ -68,7 +68,8 @@ class SlimeConfig:
     forty. ``gate``: how the global view's experts are mixed; ``view``: which views are seen (stages train one at a
     time). ``noise``: which matrix scales the gate's noise in training (``gate``: what the released code does).
     ``local_side``: a tile gives local_side^2 tokens. ``separator``: the word between global and local tokens.
-    ``min_top_p``: the least share for rows that ask for masks or boxes.
+    ``min_top_p``: the least share for rows that ask for masks or boxes. ``heads``: attention heads of the resampler.
+    ``max_tiles``: an image has at most so many.
     """
 
     top_p: float = field(default=0.95, metadata=at_least(0))
@@ -122,7 +123,7 @@ class AvgConfig:
 
     ``levels``: tokens per crop to choose between (none: all that the tower's grid has); a video has the first
     ``video_levels`` of the grid's, coarsest first. ``granularity``: always this level, as before the router is trained
-    (none: the router chooses). ``canvases``: in tiles, [columns, rows]. ``text_slots``: words of
+    (none: the router chooses). ``image_grid_pinpoints``: shapes of tilings, [columns, rows]. ``text_slots``: words of
     the question that the router reads; ``heads``, ``dropout`` are those of its layer; ``min_level``: the coarsest level
     that it may choose for rows that ask for masks or boxes (none: any). ``attention_axis: crops`` and
     ``unpad: cells`` reproduce two defects of the released code, for released weights (docs/vision_encoders.md).
@@ -157,6 +158,10 @@ class VisionConfig:
     ``spatial_merge_size`` n joins n x n neighboring patches into one visual token (side by side, before the projector).
     ``video_frames``: how many frames of a video are seen. ``image_aspect_ratio``: how an image becomes the tower's
     square; ``any`` (strategy ``conv``) keeps its shape, in multiples of the tower's stride.
+
+    ``strategy``: how an image becomes tokens; ``clip_mlp``, ``conv``, ``slime``, ``mg``, ``avg``: the chosen one's own
+    settings. ``tower``: the network that sees. ``vision_feature_layer``: which of its hidden states is read; -1 is the
+    last. ``projector``: one linear layer, or two with a GELU between.
     """
 
     strategy: Literal["clip_mlp", "conv", "slime", "mg", "avg"] = "clip_mlp"
@@ -181,7 +186,7 @@ class VisionConfig:
         if self.image_aspect_ratio == "any" and chosen != "conv":
             raise ValueError(f"image_aspect_ratio any belongs to strategy conv, not to {chosen}")
         if self.spatial_merge_size != 1 and chosen != "clip_mlp":
-            raise ValueError(f"merge belongs to strategy clip_mlp, not to {chosen}")
+            raise ValueError(f"spatial_merge_size belongs to strategy clip_mlp, not to {chosen}")
 
     def settings(self) -> Any:
         """Return the chosen strategy's own table, its defaults where the YAML has none."""

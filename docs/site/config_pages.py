@@ -1,0 +1,149 @@
+"""A page for every kind of YAML file, made of the dataclasses that it is read into: each key, type, bounds, default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from markdown_text import as_markdown, code, row, table
+
+from ullava.config.described import DOCUMENTS, Key, alternatives, keys_of, summary_of, tables_in
+from ullava.config.json_schema import json_schema
+
+DEPTH = 2
+"""The pages lie in reference/config/."""
+
+FILES = {
+    "model": ("model.yaml", "`models/NAME/model.yaml`: one system."),
+    "dataset": ("dataset.yaml", "`datasets/NAME/dataset.yaml`: one data set."),
+    "train": ("Training recipe", "`configs/train/NAME.yaml`: what `ullava train` reads."),
+    "eval": ("Evaluation recipe", "`configs/eval/NAME.yaml`: what `ullava eval` reads."),
+    "compare": ("Comparison", "`configs/compare/NAME.yaml`: what `ullava compare` reads."),
+}
+SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
+HEAD = ("key", "is", "default", "says")
+
+Tables = dict[type[Any], list[str]]
+"""A table -> the dotted keys under which it stands; none for the file itself."""
+
+
+def config_pages() -> dict[str, str]:
+    """Return the path of every page and schema on the site -> its text; the list of all kinds of files first."""
+    homes = home_pages()
+    pages = {f"reference/config/{document}.md": config_page(document, homes) for document in DOCUMENTS}
+    schemas = {
+        f"reference/config/{document}.schema.json": json.dumps(json_schema(document), indent=1)
+        for document in DOCUMENTS
+    }
+    return {"reference/config/README.md": files_page(), **pages, **schemas}
+
+
+def files_page() -> str:
+    """Return the page that lists the kinds of files."""
+    rows = [row(f"[{title}]({document}.md)", says) for document, (title, says) in FILES.items()]
+    words = (
+        "A key that is not here is refused, with its line and the nearest name that is. Any file may start from "
+        "another one (`extends: other.yaml`, one level, relative to the file): its keys are laid over the other's, and "
+        "null takes a key away. On a command line, `key.sub=value` does the same. `ullava show NAME` prints all keys "
+        "of a file with their values, `ullava check` judges what keys mean together."
+    )
+    return f"# Keys of YAML files\n\n{words}\n\n{table(('file', 'is'), rows)}"
+
+
+def config_page(document: str, homes: dict[type[Any], str]) -> str:
+    """Return the page of one kind of file. ``homes``: every table -> the document on whose page it is explained."""
+    title, says = FILES[document]
+    root = DOCUMENTS[document]
+    parts = [f"# {title}\n", says, f"As JSON Schema for editors: [{document}.schema.json]({document}.schema.json).\n"]
+    for cls, places in tables_of(root).items():
+        if homes[cls] == document:
+            parts.extend(_section(cls, places, document, homes))
+    return "\n".join(parts)
+
+
+def home_pages() -> dict[type[Any], str]:
+    """Return every table of every kind of file -> the first document in which it stands, its own for a whole file."""
+    homes = {root: document for document, root in DOCUMENTS.items()}
+    for document, root in DOCUMENTS.items():
+        for cls in tables_of(root):
+            homes.setdefault(cls, document)
+    return homes
+
+
+def tables_of(root: type[Any]) -> Tables:
+    """Return the tables of a kind of file in reading order, other kinds of files within it left out."""
+    found: Tables = {}
+    _collect(root, "", found)
+    return found
+
+
+def type_words(kind: Any, homes: dict[type[Any], str], document: str) -> str:
+    """Return a type in words, tables as links from the page of ``document``."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind in SCALARS:
+        return SCALARS[kind]
+    if origin is Literal:
+        return _listed([code(str(choice)) for choice in inner])
+    if origin is list:
+        return f"list of {type_words(inner[0], homes, document)}"
+    if origin is dict:
+        value = "" if inner[1] is Any else f", each with {type_words(inner[1], homes, document)}"
+        return f"names{value}" if value else "names with values"
+    if isinstance(kind, type):
+        page = "" if homes[kind] == document else f"{homes[kind]}.md"
+        return f"[{kind.__name__}]({page}#{kind.__name__.lower()})"
+    members = [type_words(member, homes, document) for member in alternatives(kind) if member is not type(None)]
+    return " or ".join(members)
+
+
+def bound_words(key: Key) -> str:
+    """Return the bounds of a number in words."""
+    words = {"at_least": "{} or more", "above": "above {}", "at_most": "{} or less", "below": "below {}"}
+    return ", ".join(words[name].format(f"{bound:g}") for name, bound in key.bounds.items())
+
+
+def _collect(cls: type[Any], place: str, found: Tables) -> None:
+    if place and cls in DOCUMENTS.values():
+        return
+    found.setdefault(cls, [])
+    if place:
+        found[cls].append(place)
+    for key in keys_of(cls):
+        below = f"{place}.{key.name}" if place else key.name
+        for kind in alternatives(key.kind):
+            for inner in tables_in(kind):
+                _collect(inner, f"{below}.NAME" if get_origin(kind) is dict else below, found)
+
+
+def _section(cls: type[Any], places: list[str], document: str, homes: dict[type[Any], str]) -> Iterator[str]:
+    yield f"## {cls.__name__} {{ #{cls.__name__.lower()} }}\n"
+    if places:
+        yield f"Under {_listed([code(place) for place in places], 'and')}.\n"
+    for paragraph in summary_of(cls).split("\n\n"):
+        yield as_markdown(paragraph, DEPTH) + "\n"
+    yield table(HEAD, [_row(key, document, homes) for key in keys_of(cls)])
+
+
+def _row(key: Key, document: str, homes: dict[type[Any], str]) -> str:
+    kind = type_words(key.kind, homes, document)
+    if key.bounds:
+        kind = f"{kind}, {bound_words(key)}"
+    return row(code(key.name), kind, _default_words(key), as_markdown(key.words, DEPTH))
+
+
+def _default_words(key: Key) -> str:
+    if key.required:
+        return "required"
+    if key.default is None:
+        return "none"
+    if key.default == {} and isinstance(key.kind, type):
+        return "its defaults"
+    if key.default in ({}, []):
+        return "none"
+    return code(yaml.safe_dump(key.default, default_flow_style=True, width=10_000).removesuffix("...\n").strip())
+
+
+def _listed(words: list[str], link: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {link} {words[-1]}"

@@ -35,10 +35,12 @@ LORA_24GB = (
 )  # fmt: skip
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc"
+)
 def test_what_is_computed_is_what_training_takes(write: Callable[[str, str], Path], tmp_path: Path) -> None:
     assert SMALL in MODEL
-    model = write("wide/model.yaml", MODEL.replace(SMALL, WIDER))
+    model = write("wide/model.yaml", MODEL.replace(SMALL, WIDER).replace("max_length: 384", "max_length: 192"))
     recipe = write("recipe.yaml", RECIPE.replace("MODEL", str(model)).replace("WORLD", str(tmp_path)))
     settings = ("training.gradient_checkpointing=false", "training.gradient_checkpointing=true")
     environment = os.environ | {

@@ -121,6 +121,7 @@ def _activations(
     heads_only = subject.loss.ce == 0 and model.config.grounding_layer is not None
     inputs = replace(inputs, supervised_only=True, heads_only=heads_only, overrides=dict(passes.variants()[-1]))
     ledger = Ledger(subject.fake, REST, 0.0 if settings.gathers else 1 / settings.sharing.gradients)
+    ledger.leave_out([*model.parameters(), *model.buffers()])
     try:
         with ledger, ledger.labelled(_labels(model), model):
             with torch.autocast("cpu", settings.half or torch.bfloat16, enabled=settings.half is not None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -86,6 +86,12 @@ class Ledger(TorchDispatchMode):
         if total > self._most:
             self._most = total
             self.peak = {label: size for label, size in self.held.items() if size}
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count nothing for what is there already: operations give views of weights."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._known[storage._cdata] = (storage, "", 0)
 
     @contextmanager
     def labelled(self, labels: Mapping[nn.Module, str], model: nn.Module) -> Iterator[None]:

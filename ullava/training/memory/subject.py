@@ -68,7 +68,11 @@ def make_subject(recipe: TrainRecipe, recipe_path: Path, whole_dtype: torch.dtyp
             attach_adapters(model.core.adapted()[1], recipe.lora, str(recipe_path))
         if whole_dtype is not None:
             model.to(whole_dtype)
-    chosen: dict[str, Any] = {"lora": recipe.lora is not None, "quality_trains": loss.iou_score > 0, "parts": recipe.parts}
+    chosen: dict[str, Any] = {
+        "lora": recipe.lora is not None,
+        "quality_trains": loss.iou_score > 0,
+        "parts": recipe.parts,
+    }
     chosen["presence_trains"] = loss.presence > 0
     if whole_dtype is None and recipe.base_dtype != "float32":
         apply_stage(model, recipe.stage, **chosen)
@@ -107,9 +111,7 @@ def _described(recipe: TrainRecipe, recipe_path: Path) -> tuple[UllavaConfig, An
     else:
         path = find("models", recipe.model)
         system = describe(load_config(ModelConfig, path), path.parent)
-    processor = build_processor(
-        system.config, system.settings, system.tokenizer, system.chat_template, system.native
-    )
+    processor = build_processor(system.config, system.settings, system.tokenizer, system.chat_template, system.native)
     return system.settings, processor
 
 
@@ -126,9 +128,7 @@ def make_batch(subject: Subject, rows: int, length: int | None, supervised: floa
     return Batch(inputs=faked, targets=replace(targets, masks=masks)), tokens
 
 
-def sample_batch(
-    processor: Any, stage: Stage, rows: int, length: int | None, supervised: float
-) -> tuple[Batch, int]:
+def sample_batch(processor: Any, stage: Stage, rows: int, length: int | None, supervised: float) -> tuple[Batch, int]:
     """A batch of ``rows`` rows with an image each, and how many tokens a row has, visual ones included.
 
     ``length``: how many those are to be; None = as many as the model takes at most. ``supervised``: the share of the

@@ -1,4 +1,4 @@
-"""The system of a recipe and a batch of its size, made of sizes alone: nothing is read or held but what describes it."""
+"""The system of a recipe and a batch of its size, made of sizes alone: only what describes the parts is read."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_what_is_computed_is_what_training_takes(write: Callable[[str, str], Pat
     found = json.loads(done.stdout.splitlines()[-1])
     for setting in settings:
         assert found["told"][setting] == pytest.approx(found["measured"][setting], rel=TOLERANCE), found
-    assert found["told"][settings[1]] < 0.8 * found["told"][settings[0]]
+    assert found["told"][settings[1]] < 0.9 * found["told"][settings[0]]
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_processes_share_what_the_recipe_says(recipe_file: Path, tmp_path: Path)
 def test_a_table_of_deepspeed(told: Callable[..., MemoryEstimate]) -> None:
     found = told("training.deepspeed=configs/deepspeed/zero2.json", "training.bf16=true", processes=2)
     lines = table(found)
-    assert "2 processes, shared by ZeRO-2" in lines[2] and "bfloat16, DeepSpeed's" in lines[1]
-    assert not any("float32" in line for line in lines[3:4])
+    assert "2 processes, shared by ZeRO-2" in lines[3] and "bfloat16, DeepSpeed's" in lines[2]
+    assert "bfloat16" in lines[4] and "float32" not in lines[4]
     numbers = sum(size for part in found.parts.values() for size in part.weights.values()) // 2
     states = sum(part.optimizer for part in found.parts.values())
     assert states <= 12 * numbers // 2 and found.beside["buckets of DeepSpeed"] <= 2 * numbers

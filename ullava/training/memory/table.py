@@ -20,7 +20,8 @@ def table(found: MemoryEstimate) -> list[str]:
     lines = [
         f"memory of one process in {word}, computed from sizes, not measured",
         f"  {found.rows} rows of {found.length} tokens and one image of 640 x 480; {found.supervised:.0%} of the words "
-        f"added are supervised; computed in {computed}; layers "
+        "added are supervised",
+        f"  computed in {computed}; layers "
         f"{'recomputed (gradient checkpointing)' if settings.checkpointing else 'not recomputed'}",
         f"  {found.processes} process{'es' if found.processes > 1 else ''}, shared by {settings.sharing.kind}",
     ]

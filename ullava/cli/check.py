@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ullava import resources
-from ullava.cli.recipes import entry_problems, name_problems, sections
+from ullava.cli.recipes import entry_problems, name_problems, read_recipe, sections
 from ullava.config.comparison import CompareRecipe
 from ullava.config.load import hints, load_config, place
 from ullava.config.recipes import config_class
@@ -28,10 +28,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava check``."""
     parser.add_argument("recipe", nargs="?", help="name or path of a YAML; without it, every YAML that ullava knows")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    memory = parser.add_argument_group("memory", "what training as a recipe says takes, computed from sizes alone")
+    memory.add_argument("--memory", action="store_true", help="print weights, gradients, optimizer and activations")
+    memory.add_argument("--processes", type=int, default=1, help="how many processes train (default: 1)")
+    memory.add_argument("--tokens", type=int, help="tokens of a row (default: the most that the model takes)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found to be right; raise UserError with a line for each thing that is not."""
+    if args.memory:
+        for line in _memory_lines(args):
+            print(line)
+        return 0
     if args.recipe is not None:
         path = resources.find("configs", args.recipe) if "/" not in args.recipe else _path(args.recipe)
         for line in check_recipe(path, args.overrides):
@@ -40,6 +48,23 @@ def run(args: argparse.Namespace) -> int:
     checked = check_all()
     print(", ".join(f"{count} {kind}" for kind, count in checked.items()) + ": all valid")
     return 0
+
+
+def _memory_lines(args: argparse.Namespace) -> list[str]:
+    """The table of ``--memory``. Raises UserError for what is no recipe of a training, or a count below 1."""
+    if args.recipe is None:
+        raise UserError("--memory: name the recipe of a training")
+    wrong = [name for name in ("processes", "tokens") if getattr(args, name) is not None and getattr(args, name) < 1]
+    if wrong:
+        raise UserError([f"--{name}: has to be 1 or more, not {getattr(args, name)}" for name in wrong])
+    path = resources.find("configs", args.recipe)
+    if config_class(path) is not TrainRecipe:
+        raise UserError(f"--memory: {path} is no recipe of a training")
+    recipe, path = read_recipe(TrainRecipe, args.recipe, args.overrides)
+    from ullava.training.memory.estimate import estimate
+    from ullava.training.memory.table import table
+
+    return table(estimate(recipe, path, processes=args.processes, length=args.tokens))
 
 
 def check_all() -> dict[str, int]:

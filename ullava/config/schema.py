@@ -284,6 +284,7 @@ class TrainRecipe:
     where the recipe has none, that of ``init``.
     ``vision``: settings of the vision strategy that differ from the model's in this stage, ``conversation``: how it
     writes dialogues, where that is not the model's way (ullava.modeling.construction.stage_settings).
+    ``base_dtype: bfloat16`` holds what does not train in half precision (ullava.training.optim.base_dtype).
     ``sharding: fsdp2`` shares weights, gradients and optimizer out over the processes
     (ullava.training.distributed.sharding). ``output``: the run folder where --out names none.
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
@@ -314,6 +315,7 @@ class TrainRecipe:
     vision: dict[str, Any] = field(default_factory=dict)
     conversation: Template | None = None
     lora: LoraConfig | None = None
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
     sharding: Literal["none", "fsdp2"] = "none"
     output: str | None = None
     loss: LossConfig | None = None

@@ -22,7 +22,7 @@ from ullava.hub import find_folder
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.build import load_tokenizer, to_model_config
 from ullava.modeling.construction.trial import vision_of
-from ullava.modeling.cores.native_processor import NativePreprocessor, read_native
+from ullava.modeling.cores.native_processor import NativePreprocessor, read_native, template_of
 from ullava.modeling.loading.template_files import chat_template_of
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.vision.strategies import build_preprocessor, patch_of
@@ -67,17 +67,8 @@ def outline(
     Raises ConfigError for a part that is not at hand and not described, HubUnreachableError where it could be fetched.
     """
     written = site or Site(folder / "model.yaml")
-    problems: list[UserError] = []
-    described = _described(config, folder, written, problems)
-    if problems:
-        raise type(problems[0])([line for problem in problems for line in problem.problems])
-    spliced = config.core.kind == "spliced"
-    native = None if spliced else read_native(described.core, folder, written.of("core"))
-    if spliced:
-        chat_template_of(config.text, folder, written.of("text"))
-    tokenizer = load_tokenizer(described, folder, site, native)
-    settings = to_model_config(described, folder, tokenizer, site, native)
-    settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
+    system = describe(config, folder, site)
+    settings, native = system.settings, system.native
     with vision_of(written):
         with torch.device("meta"):
             model = UllavaForConditionalGeneration(settings)
@@ -87,6 +78,36 @@ def outline(
         return Outline(_sizes(model), counts, None, 0)
     frames = np.zeros((settings.video_frames, 360, 640, 3), np.uint8)
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a network is built of and what belongs to it, without weights.
+
+    ``config``: parts that are not at hand are spelt out in sizes. ``native``: the processor of a native core.
+    """
+
+    config: ModelConfig
+    settings: UllavaConfig
+    tokenizer: Any
+    chat_template: str | None
+    native: Any
+
+
+def describe(config: ModelConfig, folder: Path, site: Site | None = None) -> Described:
+    """Read what describes the parts of a ``model.yaml`` (below ``folder``). Arguments and errors: see ``outline``."""
+    written = site or Site(folder / "model.yaml")
+    problems: list[UserError] = []
+    described = _described(config, folder, written, problems)
+    if problems:
+        raise type(problems[0])([line for problem in problems for line in problem.problems])
+    spliced = config.core.kind == "spliced"
+    native = None if spliced else read_native(described.core, folder, written.of("core"))
+    template = chat_template_of(config.text, folder, written.of("text")) if spliced else template_of(native)
+    tokenizer = load_tokenizer(described, folder, site, native)
+    settings = to_model_config(described, folder, tokenizer, site, native)
+    settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
+    return Described(described, settings, tokenizer, template, native)
 
 
 def _preprocessor(settings: UllavaConfig, native: Any) -> VisionPreprocessor:

@@ -37,6 +37,7 @@ from ullava.training.loop.interruption import StopSignals
 from ullava.training.loop.resume import Progress, find_progress, take_up
 from ullava.training.loop.save import save_run
 from ullava.training.loop.trainer import UllavaTrainer
+from ullava.training.optim.base_dtype import check_base_dtype, check_has_base, hold_frozen
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import apply_stage
 from ullava.training.reporting.folder import RunFolder
@@ -75,7 +76,7 @@ def _train(
 ) -> dict[str, Any]:
     main = int(os.environ.get("RANK", "0")) == 0
     values, problems = check_training_keys(recipe.training, recipe=recipe_path)
-    problems += check_sharding(recipe, values)
+    problems += check_sharding(recipe, values) + check_base_dtype(recipe, values, recipe_path)
     if problems:
         raise ConfigError(problems)
     if main:
@@ -97,6 +98,9 @@ def _train(
         presence_trains=loss.presence > 0,
         parts=recipe.parts,
     )
+    if recipe.base_dtype != "float32":
+        check_has_base(start.base, recipe_path)
+        hold_frozen(model, recipe.base_dtype)
     args = _arguments(recipe, recipe_path, folder)
     passes = model.core.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None

@@ -11,6 +11,7 @@ import torch
 from ullava.atomic_write import whole_folder
 from ullava.training.distributed.sharding import is_sharded, whole_state
 from ullava.training.loop.init import Start
+from ullava.training.optim.base_dtype import is_mixed
 from ullava.training.optim.lora import HEADS, merge_adapter, save_adapter
 from ullava.training.reporting.folder import RunFolder
 
@@ -42,7 +43,7 @@ def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
             row_tables=plan.row_tables,
             row_ids=plan.row_ids,
         )
-    if is_sharded(start.model) or trainer.is_deepspeed_enabled:
+    if is_sharded(start.model) or trainer.is_deepspeed_enabled or is_mixed(start.model):
         if trainer.is_deepspeed_enabled:
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

@@ -30,6 +30,7 @@ from ullava.training.loop.finite import plain
 from ullava.training.loop.interruption import StopSignals
 from ullava.training.loop.loading import build_loader, forget_tied
 from ullava.training.loop.step_callback import StepCallback
+from ullava.training.optim.base_dtype import is_mixed
 from ullava.training.optim.gradient_guard import GradientGuard
 from ullava.training.optim.learning_rates import decaying, set_learning_rates
 from ullava.training.optim.muon import build_muon
@@ -269,7 +270,8 @@ class UllavaTrainer(Trainer):
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         alone = self.args.world_size == 1
         try:
-            with torch.random.fork_rng(devices), whole_weights(self.model):
+            mixed = self.accelerator.autocast() if is_mixed(self.model) else nullcontext()
+            with torch.random.fork_rng(devices), whole_weights(self.model), mixed:
                 with self.stop.at_once() if alone else nullcontext():
                     figures = self.evaluate_fn(self.model, self.state.global_step)
         except Interrupted as stopped:

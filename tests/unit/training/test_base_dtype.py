@@ -1,0 +1,70 @@
+"""``base_dtype``: the frozen base of a LoRA run in bfloat16."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ullava.config.load import load_config
+from ullava.config.schema import TrainRecipe
+from ullava.errors import ConfigError
+from ullava.training.optim.base_dtype import check_base_dtype, check_has_base
+
+LORA = ("stage=ground", "lora={r: 2, dropout: 0.0}", "training.bf16=true", "training.max_steps=2")
+HALF = "base_dtype=bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((*LORA, "init=x", "training.bf16=false"), "needs training.bf16: true"),
+        ((*LORA, "init=x", "lora=null"), "give lora, or leave it out"),
+        (LORA, "init: scratch names no base"),
+        ((*LORA, "init=x", "training.deepspeed=a.json"), "DeepSpeed chooses the type"),
+        ((*LORA, "init=x", "sharding=fsdp2"), "whose groups hold weights of one type"),
+    ],
+)
+def test_it_is_refused_where_it_makes_no_sense(recipe_file: Path, settings: tuple[str, ...], words: str) -> None:
+    recipe = load_config(TrainRecipe, recipe_file, [*settings, HALF])
+    (problem,) = check_base_dtype(recipe, recipe.training, recipe_file)
+    assert "base_dtype: bfloat16" in problem and words in problem
+    plain = load_config(TrainRecipe, recipe_file, settings)
+    assert check_base_dtype(plain, plain.training, recipe_file) == []
+    with pytest.raises(ConfigError, match="init has no whole base"):
+        check_has_base(None, recipe_file)
+
+
+def test_a_run_loses_nothing_by_it(
+    command: Callable[..., tuple[int, str, str]], recipe_file: Path, tmp_path: Path
+) -> None:
+    def run(name: str, *settings: str) -> Path:
+        out = tmp_path / name
+        code, _, err = command("train", str(recipe_file), "training.save_strategy=no", *settings, "--out", str(out))
+        assert code == 0, err
+        return out
+
+    def losses(folder: Path) -> list[float]:
+        lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if "loss" in line]
+
+    base = run("base", "training.max_steps=1") / "model"
+    evaluation = ("eval_dataset={shapes_res: {limit: 2}}", "training.eval_strategy=steps", "training.eval_steps=2")
+    whole = run("whole", *LORA, f"init={base}")
+    half = run("half", *LORA, f"init={base}", HALF, *evaluation)
+    assert len(losses(half)) == 2 and losses(half) == pytest.approx(losses(whole), rel=1e-2)
+    assert list((half / "eval").glob("step-*"))
+
+    before, after = load_file(base / "model.safetensors"), load_file(half / "model" / "model.safetensors")
+    trained = load_file(half / "adapter" / "adapter_model.safetensors")
+    trained |= load_file(half / "adapter" / "trained.safetensors")
+    assert {value.dtype for value in (*after.values(), *trained.values())} == {torch.float32}
+    frozen = [name for name in before if name.startswith(("vision.tower.", "mask_head.sam.vision_encoder."))]
+    adapted = "language_model.model.layers.0.self_attn.q_proj.weight"
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    assert torch.equal(before[adapted.replace("q_proj", "k_proj")], after[adapted.replace("q_proj", "k_proj")])
+    assert not torch.equal(before[adapted], after[adapted])

@@ -1,0 +1,1 @@
+"""What a training run needs of memory, told before it starts."""

@@ -21,7 +21,10 @@ from ullava.json_lines import numbered_lines, parse_line
 LIMIT = 1e-6
 """Probabilities are written with six digits; those at the ends are taken for this one."""
 BINS = 10
-STEPS = 100
+STEPS = 200
+PRECISE = 1e-9
+RIDGE = 1e-4
+"""Keeps the fit to separable scores finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,22 @@ def fit(seen: Observed, keep: float | None = None) -> Calibration:
     """
     weights = np.where(seen.there, 0.5 / seen.there.sum(), 0.5 / (~seen.there).sum())
     inputs = np.stack([seen.logits, np.ones_like(seen.logits)], axis=1)
-    both = np.array([1.0, 0.0])
-    for _ in range(STEPS):  # Newton's method; the ridge keeps a separable sample finite
+    start = both = np.array([1.0, 0.0])
+
+    def surprise(at: NDArray[np.float64]) -> float:
+        logits = inputs @ at
+        told = float((weights * (np.logaddexp(0.0, logits) - seen.there * logits)).sum())
+        return told + 0.5 * RIDGE * float(((at - start) ** 2).sum())
+
+    for _ in range(STEPS):  # Newton's method, each step shortened until it helps
         told = 1 / (1 + np.exp(-np.clip(inputs @ both, -40, 40)))
-        slope = inputs.T @ (weights * (told - seen.there)) + 1e-4 * (both - np.array([1.0, 0.0]))
-        curve = (inputs * (weights * told * (1 - told))[:, None]).T @ inputs + 1e-4 * np.eye(2)
+        slope = inputs.T @ (weights * (told - seen.there)) + RIDGE * (both - start)
+        curve = (inputs * (weights * told * (1 - told))[:, None]).T @ inputs + RIDGE * np.eye(2)
         step = np.linalg.solve(curve, slope)
-        both = both - np.clip(step, -2.0, 2.0)
-        if float(np.abs(step).max()) < 1e-9:
+        while surprise(both - step) > surprise(both) and float(np.abs(step).max()) > PRECISE:
+            step = step / 2
+        both = both - step
+        if float(np.abs(step).max()) <= PRECISE:
             break
     scale, shift = (float(value) for value in both)
     if scale <= 0:

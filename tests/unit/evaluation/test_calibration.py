@@ -33,6 +33,22 @@ def test_the_fit_finds_the_calibration_that_made_the_scores() -> None:
     assert abs(after["N-acc"] - after["T-acc"]) < 4 < abs(before["N-acc"] - before["T-acc"])
 
 
+def test_scores_far_out_do_not_lead_the_fit_astray() -> None:
+    """Heavy tails: a full step of Newton's method overshoots, and the next one more."""
+    rng = np.random.default_rng(4)
+    there, absent = rng.standard_t(1.2, 255) * 2 + 3, rng.standard_t(1.2, 255) * 2 - 1
+    seen = Observed(np.clip(np.concatenate([there, absent]), -13.8, 13.8), np.arange(510) < 255)
+    found = fit(seen)
+
+    def surprise(scale: float, shift: float) -> float:
+        logits = scale * seen.logits + shift
+        return float((np.logaddexp(0, logits) - seen.there * logits).mean())
+
+    least = surprise(found.scale, found.shift)
+    near = [(scale, shift) for scale in (0.98, 1.0, 1.02) for shift in (-0.03, 0.0, 0.03) if (scale, shift) != (1, 0)]
+    assert all(least < surprise(found.scale * scale, found.shift + shift) for scale, shift in near)
+
+
 @pytest.mark.parametrize("keep", [0.7, 0.9, 0.99])
 def test_as_many_stay_found_as_is_asked(keep: float) -> None:
     seen = observed(1)

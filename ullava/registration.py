@@ -39,7 +39,7 @@ def _register(module: ModuleType) -> None:
     if module.__name__ == AUTO_CONFIG:
         module.AutoConfig.register(MODEL_TYPE, _Config, exist_ok=True)
     elif module.__name__ == PIPELINES:
-        importlib.import_module("ullava.plugins.referring_segmentation").register(module.PIPELINE_REGISTRY)
+        importlib.import_module("ullava.plugins.referring_segmentation")  # registers itself
     else:
         module.AutoProcessor.register(_Config, UllavaProcessor, exist_ok=True)
 

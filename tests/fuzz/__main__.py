@@ -6,6 +6,7 @@ Prints a table by door and every finding with the command that makes it again; e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from tests.fuzz.cases import Verdict
 from tests.fuzz.worker import door_module, prepare, run_input
+
+from ullava.errors import UserError
 
 DOORS = (
     "command_line", "recipes", "overrides", "model_yaml", "dataset_yaml", "coco", "labelme", "masks", "refs", "records",
@@ -115,7 +118,8 @@ def _prepare(work: Path, doors: Sequence[str]) -> None:
 
     tqdm.monitor_interval = 0
     for module in pkgutil.walk_packages(ullava.__path__, "ullava."):
-        importlib.import_module(module.name)
+        with contextlib.suppress(UserError, ModuleNotFoundError):  # whose package is an extra
+            importlib.import_module(module.name)
     for name in ["shared", *doors]:
         folder = work / "base" / name
         if not folder.exists():

@@ -1,8 +1,8 @@
 """The pipeline ``referring-segmentation`` of transformers: an image and words in, the things that the words mean out.
 
-``import ullava`` registers it (ullava.registration). Answers come from the Predictor, so they are those of
-``ullava.load(...).answer``. Our own classes are imported when a pipeline is made: this module is imported whenever
-transformers' pipelines are, which may be in the middle of importing those.
+``import ullava`` registers it (ullava.registration), by importing this module. Answers come from the Predictor, so they
+are those of ``ullava.load(...).answer``. Our own classes are imported when a pipeline is made: this module is imported
+whenever transformers' pipelines are, which may be in the middle of importing those.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.auto.modeling_auto import AutoModelForImageTextToText
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
 from ullava.errors import UserError
@@ -135,10 +136,10 @@ class ReferringSegmentationPipeline(Pipeline):
                 yield self.postprocess([answered], **postprocess_params)
 
 
-def register(registry: Any) -> None:
-    """Make ``transformers.pipeline("referring-segmentation", ...)`` known; ``registry``: PIPELINE_REGISTRY."""
+def _register() -> None:
+    """Make ``transformers.pipeline("referring-segmentation", ...)`` known."""
     model = AutoModelForImageTextToText
-    registry.register_pipeline(TASK, ReferringSegmentationPipeline, pt_model=model, type="multimodal")
+    PIPELINE_REGISTRY.register_pipeline(TASK, ReferringSegmentationPipeline, pt_model=model, type="multimodal")
     # By this, save_pretrained would write our module beside the weights and mark the folder as one of foreign code.
     del ReferringSegmentationPipeline._registered_impl
 
@@ -172,3 +173,6 @@ def _found(item: GroundedObject, box: BoxXYXY, text: str) -> Found:
         "phrase": item.phrase,
         "span": item.span,
     }
+
+
+_register()  # not by who imports it: imported first, it is not whole yet when transformers' pipelines are there

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 from tests.unit.modeling.native_models import NATIVES, build_native, native_yaml, needed_packages, write_processor
 from tests.unit.modeling.small_detectors import box_override, wake, write_words
+from tests.unit.modeling.small_segmenters import head as segmenter
+from tests.unit.modeling.small_segmenters import sizes
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from ullava.batching.collate import Collator
@@ -342,9 +344,10 @@ def test_pretrained_weights_and_new_rows_of_a_native_core(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", BOX_HEADS)
 def test_a_native_core_goes_with_every_box_head(kind: str, tmp_path: Path) -> None:
     settings = {"phrase_tokenizer": str(write_words(tmp_path / "words"))} if kind.endswith("phrase") else {}
-    box = () if kind == "regression" else (box_override(kind, **settings),)
+    on_mask = (segmenter("sam2", {"config": sizes("sam2")}), "box={kind: mask, width: 8}")
+    box = {"regression": (), "mask": on_mask}.get(kind) or (box_override(kind, **settings),) * (kind != "regression")
     model, processor = build_native("idefics3", tmp_path, box)
-    if kind != "regression":
+    if kind.startswith("grounding_dino"):
         wake(model.box_head.detector)
     inputs, targets = batch_of(processor, samples()[:2]).usable()
     output = model(**inputs.as_kwargs())

@@ -10,7 +10,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
 
 from ullava.config.schema import TrainRecipe
 from ullava.modeling.cores.core_contract import Core, CorePart
@@ -129,7 +133,7 @@ def _activations(
                 total = objective(output, targets, objective.counts(output, targets)).total
             del output
             total.backward()
-    except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError) as error:
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
         return tokens, {}, f"this system decides on sizes by values that it computes ({type(error).__name__})"
     return tokens, ledger.peak, ""
 

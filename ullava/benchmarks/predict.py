@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def bench_predict(
     from ullava.benchmarks.timing import wait_for
     from ullava.inference.load import load
 
+    for module in ("ullava.inference.predictor", "ullava.modeling.construction.auto"):
+        import_module(module)  # what a first load would bring in: transformers, mostly
     torch.set_num_threads(threads)
     imported = time.perf_counter()
     predictor = load(model, device=device)

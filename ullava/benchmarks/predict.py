@@ -5,9 +5,7 @@ Meant for a process of its own (``ullava bench predict``): the peak of memory is
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,12 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ullava.benchmarks.timing import surroundings
+from ullava.benchmarks.timing import peak_memory_mib, surroundings
 from ullava.errors import UserError
 from ullava.resources import find
 from ullava.stage_clock import STAGES, measured_stages
 
-MIB = 1024 * 1024
 PHOTO = "photo_examples"
 PROMPT = "Segment the person."
 DRAWING = "draw"
@@ -46,7 +43,7 @@ def bench_predict(
     imported = time.perf_counter()
     predictor = load(model, device=device)
     loaded = time.perf_counter()
-    resting = _memory_mib()
+    resting = round(peak_memory_mib(), 1)
     path = image or str(first_photo())
     wait = None if predictor.device.type == "cpu" else partial(wait_for, predictor.device)
     passes = []
@@ -74,7 +71,7 @@ def bench_predict(
         "objects": len(answer.objects),
         "text": answer.text,
         "memory_loaded_mib": resting,
-        "memory_peak_mib": _memory_mib(),
+        "memory_peak_mib": round(peak_memory_mib(), 1),
     }
     return report
 
@@ -112,9 +109,3 @@ def _draw(answer: Any, path: str) -> None:
 def _medians(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = [name for name in (*STAGES, DRAWING) if any(name in stages for stages in passes)]
     return {name: round(1000 * statistics.median(stages.get(name, 0.0) for stages in passes), 2) for name in names}
-
-
-def _memory_mib() -> float:
-    """The most memory that this process has held so far, in MiB; Linux counts in KiB, macOS in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(most / MIB if sys.platform == "darwin" else most / 1024, 1)

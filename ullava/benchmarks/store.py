@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ullava.benchmarks.timing import peak_memory_mib
 from ullava.data.annotations.store import AnnotationStore
 from ullava.errors import DataError
 
@@ -94,11 +94,11 @@ def _in_process(work: Callable[..., dict[str, float]], *arguments: object) -> di
 
 def _convert(source: Path) -> dict[str, float]:
     _open_a_small_one()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory_mib()
     started = time.perf_counter()
     store = AnnotationStore.open(source)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_mib()
     return {
         "convert_seconds": seconds,
         "convert_peak_mib": peak - before,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import replace
 from typing import cast
 
@@ -10,7 +9,7 @@ import torch
 
 from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
-from ullava.benchmarks.timing import Figure, measure, wait_for
+from ullava.benchmarks.timing import Figure, measure, peak_memory_mib, wait_for
 from ullava.benchmarks.workload import EXPRESSIONS, Workload
 from ullava.config.schema import LossConfig
 from ullava.data.loading.encode import EncodedMixture
@@ -55,7 +54,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
         optimizer="none",
         frozen="tower, SAM image and prompt encoder, SAM quality head",
     )
-    peak_mib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peak_mib = round(peak_memory_mib())
     model.zero_grad(set_to_none=True)
     model.eval()
     return [replace(figure, facts=figure.facts | {"peak_memory_mib": peak_mib})]

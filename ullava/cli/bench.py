@@ -11,6 +11,7 @@ HELP = "measure the speed of data, training, evaluation, generation, an answer, 
 CLIENTS, REQUESTS = 64, 2000
 WHAT = ("data", "train", "eval", "generate", "predict", "masks", "serve")
 OWNERS = {
+    "annotations": ("data",),
     "clients": ("serve",),
     "requests": ("serve",),
     "model": ("serve", "predict"),
@@ -43,8 +44,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from ullava.errors import UserError
 
-    if args.annotations is not None and args.what != "data":
-        raise UserError("--annotations belongs to 'ullava bench data'")
     if args.what != "masks" and (args.heads or args.sizes):
         raise UserError("--heads and --sizes belong to 'ullava bench masks'")
     for name, owners in OWNERS.items():

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, print and write. Raises UserError."""
     from ullava.errors import UserError
-    from ullava.evaluation.calibration import Calibration, fit, read_observed, report
+    from ullava.evaluation.calibration import Calibration, fit, judge, read_observed
     from ullava.evaluation.presence import calibration_of, write_calibration
     from ullava.inference.load import weights_folder
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{folder}: is calibrated already; --reset, evaluate again, then calibrate")
     seen = read_observed(args.predictions, args.dataset)
     fitted = fit(seen, args.keep)
-    for row in report(seen, [("as it is", now), ("calibrated", fitted)]):
-        print(f"{row['what']:<12} N-acc {row['N-acc']:5.1f}  T-acc {row['T-acc']:5.1f}  AUC {row['AUC']:5.1f}  "
-              f"ECE {row['ECE']:5.1f}  (scale {row['scale']:g}, shift {row['shift']:g})")  # fmt: skip
+    for name, chosen in (("as it is", now), ("calibrated", fitted)):
+        figures = "  ".join(f"{what} {value:5.1f}" for what, value in judge(seen, chosen).items())
+        print(f"{name:<12} {figures}  (scale {chosen.scale:g}, shift {chosen.shift:g})")
     print(f"{int(seen.there.sum())} things that are there, {int((~seen.there).sum())} that are not")
     if not args.dry_run:
         write_calibration(folder, fitted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ullava.cli.numbers import fraction
 from ullava.errors import UserError
 
 HELP = "write answers as COCO, LabelMe, YOLO, mask PNGs, CVAT, Label Studio, FiftyOne or JSON Lines"
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="a new folder (default: a folder RESULTS-FORMAT beside RESULTS)"
     )
     parser.add_argument(
-        "--min-score", type=_fraction, default=0.0, metavar="S", help="leave out objects below it (default: none)"
+        "--min-score", type=fraction, default=0.0, metavar="S", help="leave out objects below it (default: none)"
     )
     parser.add_argument(
         "--classes", metavar="NAMES",
@@ -82,14 +83,3 @@ def _beside(results: Path, to: str) -> Path:
 def _counted(number: int, what: str) -> str:
     many = "es" if what.endswith("s") else "s"
     return f"{number} {what}{'' if number == 1 else many}"
-
-
-def _fraction(text: str) -> float:
-    """Read a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not '{text}'")
-    return value

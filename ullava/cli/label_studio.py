@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from ullava.cli.numbers import fraction, port
 from ullava.errors import UserError
 
 HELP = "be the machine-learning backend of Label Studio: a sentence in, brush masks and rectangles out"
@@ -25,16 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine alone"
     )
-    parser.add_argument(
-        "--port", type=_port, default=9090, metavar="N", help="default: %(default)s; 0 takes a free one"
-    )
+    parser.add_argument("--port", type=port, default=9090, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument(
         "--without-login", action="store_true",
         help="listen on the network without BASIC_AUTH_USER and BASIC_AUTH_PASS, the variables that hold the login",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument(
-        "--min-score", type=_fraction, default=0.0, metavar="S", help="leave out things below it (default: none)"
+        "--min-score", type=fraction, default=0.0, metavar="S", help="leave out things below it (default: none)"
     )
 
 
@@ -59,19 +58,3 @@ def run(args: argparse.Namespace) -> int:
             min_score=args.min_score,
         )
     )
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, not '{text}'")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not '{text}'")
-    return value

@@ -7,6 +7,7 @@ import os
 from dataclasses import fields
 
 from ullava.cli.generation_flags import positive
+from ullava.cli.numbers import port
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
 
@@ -26,9 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine alone"
     )
-    parser.add_argument(
-        "--port", type=_port, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one"
-    )
+    parser.add_argument("--port", type=port, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     parser.add_argument(
         "--api-key", metavar="KEY",
@@ -100,9 +99,3 @@ def _models(given: list[str]) -> dict[str, str]:
             raise UserError(f"--model '{text}': '{name}' is served already; give it another NAME=")
         found[name] = where
     return found
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, not '{text}'")
-    return int(text)

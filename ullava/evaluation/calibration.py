@@ -7,10 +7,8 @@ that are there weigh the same together, whatever their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +31,10 @@ class Observed:
 
     logits: NDArray[np.float64]
     there: NDArray[np.bool_]
+
+    def weights(self) -> NDArray[np.float64]:
+        """How much each counts, [n]: absent things half of all, the others half."""
+        return np.where(self.there, 0.5 / self.there.sum(), 0.5 / (~self.there).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def fit(seen: Observed, keep: float | None = None) -> Calibration:
 
     The score keeps its order: a fit that would turn it around is refused (UserError), the head has learned nothing.
     """
-    weights = np.where(seen.there, 0.5 / seen.there.sum(), 0.5 / (~seen.there).sum())
+    weights = seen.weights()
     inputs = np.stack([seen.logits, np.ones_like(seen.logits)], axis=1)
     start = both = np.array([1.0, 0.0])
 
@@ -99,7 +101,7 @@ def fit(seen: Observed, keep: float | None = None) -> Calibration:
         return told + 0.5 * RIDGE * float(((at - start) ** 2).sum())
 
     for _ in range(STEPS):  # Newton's method, each step shortened until it helps
-        told = 1 / (1 + np.exp(-np.clip(inputs @ both, -40, 40)))
+        told = _probability(inputs @ both)
         slope = inputs.T @ (weights * (told - seen.there)) + RIDGE * (both - start)
         curve = (inputs * (weights * told * (1 - told))[:, None]).T @ inputs + RIDGE * np.eye(2)
         step = np.linalg.solve(curve, slope)
@@ -124,8 +126,8 @@ def judge(seen: Observed, calibration: Calibration) -> dict[str, float]:
     """
     logits = calibration(seen.logits)
     found = logits > 0
-    probability = 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
-    weights = np.where(seen.there, 0.5 / seen.there.sum(), 0.5 / (~seen.there).sum())
+    probability = _probability(logits)
+    weights = seen.weights()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     error = sum(abs(float((weights * (probability - seen.there))[bins == place].sum())) for place in range(BINS))
     return {
@@ -136,11 +138,8 @@ def judge(seen: Observed, calibration: Calibration) -> dict[str, float]:
     }
 
 
-def report(seen: Observed, steps: Sequence[tuple[str, Calibration]]) -> list[dict[str, Any]]:
-    """What each calibration by name gives, as plain data."""
-    return [
-        {"what": name, "scale": chosen.scale, "shift": chosen.shift, **judge(seen, chosen)} for name, chosen in steps
-    ]
+def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
 
 
 def _area(there: NDArray[np.float64], absent: NDArray[np.float64]) -> float:

@@ -13,15 +13,16 @@ from PIL import Image
 from ullava.errors import UserError
 from ullava.exports.fiftyone_files import crop, relative_box
 from ullava.geometry import mask_to_box_xyxy_px
+from ullava.inference.export import box_of
 from ullava.inference.overlay import draw_overlay
 from ullava.media.images import ImageLike, read_image_rgb_u8
-from ullava.structures import Answer, BoxXYXY, GroundedObject
+from ullava.structures import Answer, GroundedObject
 
 
 def to_supervision(answer: Answer, image: int | None = None) -> Any:
     """Return ``supervision.Detections``; see ``Answer.to_supervision``."""
     sv = _library("supervision")
-    placed = [(item, box) for item in _on_image(answer, image) if (box := _box_of(item)) is not None]
+    placed = [(item, box) for item in _on_image(answer, image) if (box := box_of(item)) is not None]
     if not placed:
         return sv.Detections.empty()
     items = [item for item, _ in placed]
@@ -77,13 +78,6 @@ def _on_image(answer: Answer, image: int | None) -> Sequence[GroundedObject]:
     if len(places) > 1:
         raise UserError(f"the objects are on the images {places}: say which of them is meant (image={places[0]})")
     return answer.objects
-
-
-def _box_of(item: GroundedObject) -> BoxXYXY | None:
-    """Return the model's own box, else the mask's; None for an object without either."""
-    if item.box_xyxy_px is not None:
-        return item.box_xyxy_px
-    return None if item.mask is None else mask_to_box_xyxy_px(item.mask)
 
 
 def _shown_image(answer: Answer, place: int | None) -> ImageLike:

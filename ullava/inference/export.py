@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ullava.geometry import rle_encode
-from ullava.structures import Answer, GroundedObject, ImageArray
+from ullava.geometry import mask_to_box_xyxy_px, rle_encode
+from ullava.structures import Answer, BoxXYXY, GroundedObject, ImageArray
 from ullava.text.tokens import strip_grounding
 
 
@@ -26,6 +26,13 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
         "box_xyxy_px": None if item.box_xyxy_px is None else [round(float(value), 2) for value in item.box_xyxy_px],
         "mask": None if item.mask is None else rle_encode(item.mask),
     }
+
+
+def box_of(item: GroundedObject) -> BoxXYXY | None:
+    """Return the model's own box, else the mask's; None for an object without either."""
+    if item.box_xyxy_px is not None:
+        return item.box_xyxy_px
+    return None if item.mask is None else mask_to_box_xyxy_px(item.mask)
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:

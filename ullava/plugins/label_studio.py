@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 from ullava.data.annotations.class_names import class_key
 from ullava.errors import DataError, UserError
 from ullava.exports.label_studio import region
-from ullava.geometry import mask_to_box_xyxy_px
+from ullava.inference.export import box_of
 from ullava.plugins.label_studio_images import ImageSource
-from ullava.structures import Answer, GroundedObject, ImageArray
+from ullava.structures import Answer, ImageArray
 from ullava.text.wording import question_of
 
 _LONGEST_PROMPT = 2000
@@ -125,7 +125,7 @@ def regions_of(
     found: list[Region] = []
     for item in answer.objects:
         mask = item.mask if interface.brush is not None and item.mask is not None and item.mask.any() else None
-        box = None if mask is not None or interface.box is None else _box_of(item)
+        box = None if mask is not None or interface.box is None else box_of(item)
         control = interface.brush if mask is not None else interface.box
         if control is None or (mask is None and box is None):
             continue
@@ -137,12 +137,6 @@ def regions_of(
             )
         )  # fmt: skip
     return found
-
-
-def _box_of(item: GroundedObject) -> Any:
-    if item.box_xyxy_px is not None:
-        return item.box_xyxy_px
-    return None if item.mask is None else mask_to_box_xyxy_px(item.mask)
 
 
 class Backend:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
 import logging
 import secrets
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ullava.errors import UserError, one_line
+from ullava.listening import is_loopback, listen
 from ullava.plugins.label_studio import Backend
 from ullava.plugins.label_studio_images import ImageSource
 
@@ -108,13 +107,13 @@ def serve(settings: Settings) -> int:
 
     Raises UserError: a model that is not there, an address that is taken, or open to the network without a login.
     """
-    if not _is_loopback(settings.host) and settings.login is None and not settings.without_login:
+    if not is_loopback(settings.host) and settings.login is None and not settings.without_login:
         raise UserError(
             f"--host {settings.host} is open to the network: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or give "
             "--without-login where something else decides who may ask"
         )
     images = ImageSource(settings.url, settings.token, settings.image_hosts)
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port)
     from ullava.inference.load import load
 
     backend = Backend(load(settings.model, device=settings.device), images, settings.min_score)
@@ -125,16 +124,6 @@ def serve(settings: Settings) -> int:
     print(f"a backend for Label Studio on {where}", file=sys.stderr, flush=True)
     server.run(sockets=[listening])
     return 0 if server.started else 1
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises UserError where it cannot."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"--host {host} --port {port}: cannot be listened on ({said})") from error
 
 
 async def _body(request: Request) -> Any:
@@ -162,10 +151,3 @@ def _knows(header: str, login: tuple[str, str]) -> bool:
     except (binascii.Error, ValueError):
         return False
     return secrets.compare_digest(given, ":".join(login).encode())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

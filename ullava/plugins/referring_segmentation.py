@@ -109,8 +109,10 @@ class ReferringSegmentationPipeline(Pipeline):
 
     def postprocess(self, model_outputs: Any, threshold: float = 0.0) -> list[Found]:
         """Return the things of one answer, see the class."""
+        from ullava.inference.export import box_of
+
         ((text, answer),) = model_outputs
-        return [_found(item, box, text) for item in answer.objects if (box := _box_of(item)) and item.score > threshold]
+        return [_found(item, box, text) for item in answer.objects if (box := box_of(item)) and item.score > threshold]
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save the model and its processor, which transformers leaves out, into a folder."""
@@ -152,15 +154,6 @@ def _opened(image: Any, timeout: float | None) -> Any:
     except Exception as error:  # whatever a connection or a decoder makes of it
         said = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{image[:80]}: cannot be read ({said[0][:200]})") from error
-
-
-def _box_of(item: GroundedObject) -> BoxXYXY | None:
-    """Return the model's own box, else the mask's; None for an object without a place."""
-    from ullava.geometry import mask_to_box_xyxy_px
-
-    if item.box_xyxy_px is not None:
-        return item.box_xyxy_px
-    return None if item.mask is None else mask_to_box_xyxy_px(item.mask)
 
 
 def _found(item: GroundedObject, box: BoxXYXY, text: str) -> Found:

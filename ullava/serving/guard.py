@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import hmac
-import ipaddress
 import json
 import re
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from ullava.listening import is_loopback
 from ullava.serving.limits import MIB, Limits
 from ullava.serving.metrics import Metrics
 from ullava.serving.refusals import RefusedError, internal, timed_out, too_large
@@ -263,16 +263,6 @@ def body_of(refusal: RefusedError, path: str) -> dict[str, Any]:
     """Return the body of a refusal as the clients of ``path`` know it."""
     known = path == "/v1/predict" or path.startswith("/x-anylabeling/")
     return {"success": False, **refusal.body()} if known else refusal.body()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_of(header: str) -> str:

@@ -17,10 +17,11 @@ import uvicorn
 
 from ullava.errors import UserError
 from ullava.inference.load import weights_folder
+from ullava.listening import is_loopback, listen
 from ullava.serving.app import Page, create_app
 from ullava.serving.engine import Engine, load_engine
 from ullava.serving.fetch import Fetcher
-from ullava.serving.guard import Access, App, Streams, allowed_hosts, is_loopback
+from ullava.serving.guard import Access, App, Streams, allowed_hosts
 from ullava.serving.limits import MIB, Limits
 from ullava.serving.metrics import Metrics
 from ullava.serving.registry import ModelRegistry
@@ -140,17 +141,6 @@ class _Server(uvicorn.Server):
         if self._on_stop is not None:
             self._on_stop()
         super().handle_exit(sig, frame)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on a host and port (0: any that is free). Raises UserError."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"--host {host} --port {port}: cannot be listened on ({said})") from error
-    return made
 
 
 def _check(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.unit.modeling.conftest import ROOT, batch_of, build_small, grounded_sample, make_image
 from tests.unit.modeling.small_sam2 import build_sam2
+from tests.unit.modeling.test_network import Script
 
 from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
@@ -103,12 +104,9 @@ def test_generated_boxes_are_those_of_the_pass_that_is_given_the_words() -> None
     prompt = processor.encode(sample, [make_image(3, 40, 56)], prompt_only=True)
     wanted = processor.encode(sample, [make_image(3, 40, 56)]).input_ids[len(prompt.input_ids) :].tolist()
     inputs, _ = Collator(processor.tokenizer.pad_token_id, "left")([prompt]).usable()
-    place = iter(wanted)
-
-    def say(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([next(place)]), 0.0)
-
-    made = model.generate_grounded(inputs, max_new_tokens=len(wanted), logits_processor=[say], do_sample=False)
+    made = model.generate_grounded(
+        inputs, max_new_tokens=len(wanted), logits_processor=[Script(wanted)], do_sample=False
+    )
     torch.testing.assert_close(made.loc.boxes_xyxy_head, told.boxes_xyxy_head, rtol=1e-3, atol=1e-4)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from ullava.examples import HeadImages
 from ullava.geometry.box_tensors import paired_iou_giou
 from ullava.modeling.heads.mask_contract import DecodedMasks
-from ullava.modeling.heads.outputs import LocOutput
+from ullava.modeling.heads.outputs import LocOutput, certainty_of
 from ullava.modeling.heads.read_heads import TokenStates
 
 
@@ -129,7 +129,7 @@ def read_mask_boxes(
     """
     offered = head(decoded.mask_logits_lowres)[-1]
     with torch.no_grad():
-        certainty = decoded.certainty().clamp(0.0, 1.0)
+        certainty = certainty_of(decoded.scores, decoded.presence_logits).clamp(0.0, 1.0)
     return LocOutput(
         boxes_xyxy_head=offered.boxes_xyxy_head[:, 0],
         row=found.row,

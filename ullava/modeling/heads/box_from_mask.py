@@ -24,7 +24,6 @@ PROJECTIONS = 2
 class MaskBoxHead(BoxHead):
     """Reads the planes that the mask head decodes of ``[LOC]`` states; ``width``: channels of its convolutions."""
 
-    reads_states = True
     reads_masks = True
 
     def __init__(self, width: int) -> None:

@@ -39,11 +39,6 @@ class DecodedMasks:
     scores: torch.Tensor
     presence_logits: torch.Tensor | None = None
 
-    def certainty(self) -> torch.Tensor:
-        """How good each mask is, times how likely the thing is there where the head tells: fp32 [K]."""
-        scores = self.scores.float()
-        return scores if self.presence_logits is None else scores * self.presence_logits.float().sigmoid()
-
     def calibrated(self, scale: float, shift: float) -> DecodedMasks:
         """The same masks, of a presence ``scale * logit + shift``, where the head tells it."""
         if self.presence_logits is None or (scale, shift) == (1.0, 0.0):

@@ -14,6 +14,11 @@ ABSENT_LOGIT = -1024.0
 """Of every cell of a thing that is not there; SAM 2's."""
 
 
+def certainty_of(scores: torch.Tensor, presence_logits: torch.Tensor | None) -> torch.Tensor:
+    """How good each mask is, times how likely the thing is there where the head tells: fp32 [K]."""
+    return scores.float() if presence_logits is None else scores.float() * presence_logits.float().sigmoid()
+
+
 @dataclass
 class SegOutput(ModelOutput):
     """Masks of a batch in reading order of their ``[SEG]``.
@@ -37,11 +42,10 @@ class SegOutput(ModelOutput):
         """
         if self.mask_logits_lowres is None or self.iou_scores is None:
             raise UserError("no masks were read")
-        logits, scores = self.mask_logits_lowres.float(), self.iou_scores.float()
+        logits, scores = self.mask_logits_lowres.float(), certainty_of(self.iou_scores, self.presence_logits)
         if self.presence_logits is None:
             return logits, scores
-        presence = self.presence_logits.float()
-        return logits.masked_fill(presence[:, None, None] < 0, ABSENT_LOGIT), scores * presence.sigmoid()
+        return logits.masked_fill(self.presence_logits[:, None, None] < 0, ABSENT_LOGIT), scores
 
 
 @dataclass

@@ -23,7 +23,8 @@ class TokenStates:
 
     def chosen(self, keep: torch.Tensor) -> TokenStates:
         """Return those that ``keep`` bool [K] names."""
-        return TokenStates(self.states[keep], self.row[keep], self.item[keep], self.last[keep])
+        places = keep.nonzero()[:, 0]  # once, for an accelerator is waited for here
+        return TokenStates(self.states[places], self.row[places], self.item[places], self.last[places])
 
     def followed_by(self, other: TokenStates) -> TokenStates:
         """Return these and then those of ``other``."""

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from markdown_text import as_markdown, code, row, table
 
-from ullava.config.described import DOCUMENTS, Key, alternatives, keys_of, summary_of, tables_in
+from ullava.config.described import DOCUMENTS, Key, alternatives, keys_of, summary_of
 from ullava.config.json_schema import json_schema
+from ullava.config.key_search import SCALARS, bound_words, default_words, tables_of
 
 DEPTH = 2
 """The pages lie in reference/config/."""
@@ -22,11 +22,7 @@ FILES = {
     "eval": ("Evaluation recipe", "`configs/eval/NAME.yaml`: what `ullava eval` reads."),
     "compare": ("Comparison", "`configs/compare/NAME.yaml`: what `ullava compare` reads."),
 }
-SCALARS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
 HEAD = ("key", "is", "default", "says")
-
-Tables = dict[type[Any], list[str]]
-"""A table -> the dotted keys under which it stands; none for the file itself."""
 
 
 def config_pages() -> dict[str, str]:
@@ -72,13 +68,6 @@ def home_pages() -> dict[type[Any], str]:
     return homes
 
 
-def tables_of(root: type[Any]) -> Tables:
-    """Return the tables of a kind of file in reading order, other kinds of files within it left out."""
-    found: Tables = {}
-    _collect(root, "", found)
-    return found
-
-
 def type_words(kind: Any, homes: dict[type[Any], str], document: str) -> str:
     """Return a type in words, tables as links from the page of ``document``."""
     origin, inner = get_origin(kind), get_args(kind)
@@ -98,25 +87,6 @@ def type_words(kind: Any, homes: dict[type[Any], str], document: str) -> str:
     return " or ".join(members)
 
 
-def bound_words(key: Key) -> str:
-    """Return the bounds of a number in words."""
-    words = {"at_least": "{} or more", "above": "above {}", "at_most": "{} or less", "below": "below {}"}
-    return ", ".join(words[name].format(f"{bound:g}") for name, bound in key.bounds.items())
-
-
-def _collect(cls: type[Any], place: str, found: Tables) -> None:
-    if place and cls in DOCUMENTS.values():
-        return
-    found.setdefault(cls, [])
-    if place:
-        found[cls].append(place)
-    for key in keys_of(cls):
-        below = f"{place}.{key.name}" if place else key.name
-        for kind in alternatives(key.kind):
-            for inner in tables_in(kind):
-                _collect(inner, f"{below}.NAME" if get_origin(kind) is dict else below, found)
-
-
 def _section(cls: type[Any], places: list[str], document: str, homes: dict[type[Any], str]) -> Iterator[str]:
     yield f"## {cls.__name__} {{ #{cls.__name__.lower()} }}\n"
     if places:
@@ -134,15 +104,8 @@ def _row(key: Key, document: str, homes: dict[type[Any], str]) -> str:
 
 
 def _default_words(key: Key) -> str:
-    if key.required:
-        return "required"
-    if key.default is None:
-        return "none"
-    if key.default == {} and isinstance(key.kind, type):
-        return "its defaults"
-    if key.default in ({}, []):
-        return "none"
-    return code(yaml.safe_dump(key.default, default_flow_style=True, width=10_000).removesuffix("...\n").strip())
+    words = default_words(key)
+    return words if words in ("required", "none", "its defaults") and not isinstance(key.default, str) else code(words)
 
 
 def _listed(words: list[str], link: str = "or") -> str:

@@ -15,6 +15,7 @@ from command_pages import command_pages
 from config_pages import config_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from notebook_pages import notebook_pages
 from python_pages import python_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/*.md",
+    "docs/*/README.md",
     "*/README.md",
     "models/*/README.md",
     "datasets/*/README.md",
@@ -69,7 +71,7 @@ def _linked(documents: list[str]) -> list[str]:
 
 
 def _generated() -> dict[str, str]:
-    return {**python_pages(), **command_pages(), **config_pages()}
+    return {**python_pages(), **command_pages(), **config_pages(), **notebook_pages()}
 
 
 def _expanded(nav: Any, names: list[str]) -> Any:

@@ -1,6 +1,6 @@
 """``ullava show``: where a model, dataset or config is, and all that its YAML says, defaults included.
 
-Of a kind of file, with ``--schema``, the JSON Schema.
+Of a key of these files, what it means; of a kind of file, with ``--schema``, the JSON Schema.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from ullava import resources
 from ullava.config.described import DOCUMENTS
 from ullava.config.json_schema import json_schema
+from ullava.config.key_search import find_keys, key_names
 from ullava.config.load import dump_config, load_config
 from ullava.config.nodes import read_file
 from ullava.config.recipes import config_class
@@ -19,12 +20,14 @@ from ullava.config.schema import ModelConfig
 from ullava.config.site import Site
 from ullava.errors import UserError, did_you_mean
 
-HELP = "print where a model, dataset or config is, and its full YAML"
+HELP = "print where a model, dataset or config is, and its full YAML; or what a key of these files means"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava show``."""
-    parser.add_argument("name", nargs="?", help="a name that 'ullava list' prints, or the path of a YAML file")
+    parser.add_argument(
+        "name", nargs="?", help="a name that 'ullava list' prints, the path of a YAML file, or a key (augment.crop)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to lay over the file")
     parser.add_argument(
         "--sizes",
@@ -50,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.name is None:
         raise UserError("say what to show: a name, the path of a YAML file, or --schema (see 'ullava show --help')")
+    if not _is_file(args.name) and (found := find_keys(args.name)):
+        if args.overrides or args.sizes:
+            raise UserError(f"{args.name} is a key: leave out {' '.join(args.overrides) or '--sizes'}")
+        print("\n\n".join("\n".join(key.lines()) for key in found))
+        return 0
     path = locate(args.name)
     cls = config_class(path)
     if args.sizes:
@@ -58,6 +66,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"# {path}")
     print(text, end="")
     return 0
+
+
+def _is_file(name: str) -> bool:
+    """Whether a model, dataset or config is called that, or several are."""
+    return Path(name).exists() or any(name in known(kind) for kind in resources.KINDS)
+
+
+def known(kind: resources.Kind) -> set[str]:
+    """Return the names of a kind, and their last parts."""
+    names = resources.names(kind)
+    return {*names, *(name.rsplit("/", 1)[-1] for name in names)}
 
 
 def _show_sizes(path: Path, overrides: list[str]) -> int:
@@ -92,7 +111,7 @@ def locate(name: str) -> Path:
         raise UserError([f"'{name}' means several things; write one of these paths:", *map(str, paths)])
     if not paths:
         ambiguous = [reason for reason in reasons if "could be any of" in reason]
-        known = [other for kind in resources.KINDS for other in resources.names(kind)]
-        stems = [other.rsplit("/", 1)[-1] for other in known]
-        raise UserError(ambiguous or f"no model, dataset or config '{name}'{did_you_mean(name, [*known, *stems])}")
+        names = {other for kind in resources.KINDS for other in known(kind)}
+        near = did_you_mean(name, [*names, *key_names()])
+        raise UserError(ambiguous or f"no model, dataset, config or key '{name}'{near}")
     return paths[0]

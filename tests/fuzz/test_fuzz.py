@@ -16,7 +16,7 @@ from tests.fuzz import worker
 from tests.fuzz.cases import Case, Printed
 from tests.fuzz.judge import judge, where_raised
 
-SHORT_RUN = 130
+SHORT_RUN = 60
 TRACEBACK = 'Traceback (most recent call last):\n  File "/x/ullava/data/a.py", line 3, in read\nKeyError: 5\n'
 
 

@@ -74,7 +74,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("mg", "avg") else [pytest.mark.exhaustive]) for name in STRATEGIES]
+)
 def test_a_vision_encoder_goes_on_tiny_and_trains(name: str, world: Path, tmp_path: Path) -> None:
     """From the model of the repository, with the published stages that the recipe has, a step of each."""
     start = tmp_path / "start"

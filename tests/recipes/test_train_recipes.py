@@ -36,7 +36,13 @@ BEGINS_WHERE = {
 """Recipes that begin where another one ends; the first stage does for the later ones, whose start is the same model."""
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+EARLIER = {f"configs/train/tiny_{number}.yaml" for number in range(2, 7)}
+"""The stages between the first and the last, which differ from these in rates and shares alone."""
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.exhaustive] if name in EARLIER else []) for name in RECIPES]
+)
 def test_recipe_trains(recipe: str, train: Train, films: Path) -> None:
     run = _run(recipe, 2, train, films)
     assert len(losses(run)) == 2

@@ -16,7 +16,7 @@ def evaluate(world: Path, out: Path, processes: int) -> dict[str, object]:
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    entries = "dataset={shapes_res: {limit: 6}, shapes_vqa: {limit: 3}}"
+    entries = "dataset={shapes_res: {limit: 4}, shapes_vqa: {limit: 3}}"
     line = [*launch, "ullava", "eval", "shapes", "--model", "tiny", f"data_root={world}", entries, "device=cpu"]
     line += ["max_new_tokens=8", "batch_size=4", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

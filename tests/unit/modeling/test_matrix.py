@@ -54,7 +54,7 @@ def _in_the_sample(front: str, box: str, language: str) -> bool:
     return (list(VISION_ENCODERS).index(front) + BOX_HEADS.index(box)) % 3 == LANGUAGES.index(language)
 
 
-CASES = [pytest.param(*case, marks=() if _in_the_sample(*case) else pytest.mark.slow) for case in CROSS]
+CASES = [pytest.param(*case, marks=() if _in_the_sample(*case) else pytest.mark.exhaustive) for case in CROSS]
 
 
 def test_the_matrix_leaves_no_part_out() -> None:

@@ -100,10 +100,9 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _draw(answer: Any, path: str) -> None:
-    from ullava.inference.overlay import draw_overlay
-    from ullava.media.images import read_image_rgb_u8
+    from ullava.inference.screen import screen_overlay
 
-    draw_overlay(read_image_rgb_u8(path), answer.objects)
+    screen_overlay(path, answer.objects)
 
 
 def _medians(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:

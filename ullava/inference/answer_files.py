@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ullava.atomic_write import whole_folder, write_whole
 from ullava.inference.export import answer_to_json, png_bytes
-from ullava.inference.overlay import draw_overlay
-from ullava.media.images import ImageLike, read_image_rgb_u8
+from ullava.inference.screen import screen_overlay
+from ullava.media.images import ImageLike
 from ullava.structures import Answer
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ def answer_record(question: Question, answer: Answer, settings: Mapping[str, Any
 
 
 def write_overlays(images: Sequence[ImageLike], answer: Answer, folder: Path, stem: str) -> None:
-    """Write ``<stem>.png`` for the first of the question's images, ``<stem>-2.png`` for the second, and so on."""
+    """Write ``<stem>.png`` for the first of the question's images, ``<stem>-2.png`` for the second, and so on.
+
+    They are of a screen's size at most (``ullava.inference.screen``).
+    """
     for number, image in enumerate(images):
         shown = [item for item in answer.objects if item.image == number]
         name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"
-        write_whole(folder / name, png_bytes(draw_overlay(read_image_rgb_u8(image), shown)))
+        write_whole(folder / name, png_bytes(screen_overlay(image, shown)))
 
 
 def write_answers(turns: Sequence[tuple[Question, Answer]], folder: Path, settings: Mapping[str, Any]) -> None:

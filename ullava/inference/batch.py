@@ -20,7 +20,7 @@ from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
 from ullava.inference.answer_files import answer_record, write_overlays
 from ullava.json_lines import numbered_lines, parse_line
-from ullava.media.images import read_image_rgb_u8
+from ullava.media.images import read_preview_rgb_u8
 from ullava.media.video import check_video
 from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
@@ -138,8 +138,7 @@ def check_images(questions: Sequence[Question], quiet: bool = False) -> dict[Pat
     with progress as bar:
         for path, where in reversed(paths.items()):
             try:
-                height, width = read_image_rgb_u8(path).shape[:2]
-                sizes[path] = height, width
+                sizes[path] = read_preview_rgb_u8(path, 1)[1]
             except UserError as error:
                 problems.extend(_told_at(where, problem) for problem in error.problems)
             bar.update()

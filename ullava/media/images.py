@@ -6,6 +6,7 @@ A path, an open Pillow image and an array of the same image give the same pixels
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -32,6 +33,8 @@ MAX_SCANS = 200
 FOREGROUND_ABOVE = 127
 WHITE_ALONE = 254
 _HEAD_BYTES = 12
+_WHOLE_HW = "ullava_whole_hw"
+"""Where an image that was decoded smaller notes the size of its file."""
 _JPEG_SCAN = b"\xff\xda"
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -62,6 +65,20 @@ def read_image_rgb_u8(image: ImageLike) -> ImageArray:
         _check_size(name, image.width, image.height)
         return _pixels(image, name)
     return _array_rgb_u8(image)
+
+
+def read_preview_rgb_u8(image: ImageLike, side: int) -> tuple[ImageArray, tuple[int, int]]:
+    """Return an image as ``read_image_rgb_u8`` does, smaller where that is cheap, and the (height, width) of the whole.
+
+    A JPEG file is decoded at a half, a quarter or an eighth of its size (libjpeg scales while it decodes), as long as
+    its long side stays at ``side`` or more; everything else comes whole. For what people look at: the pixels are not
+    those of a resized image. Raises DataError as ``read_image_rgb_u8``: the whole file is read.
+    """
+    if not isinstance(image, (str, os.PathLike)):
+        pixels = read_image_rgb_u8(image)
+        return pixels, (pixels.shape[0], pixels.shape[1])
+    decoded = _decode(Path(image), side)
+    return _pixels(decoded, image), upright_hw(_stored_hw(decoded), orientation_of(decoded))
 
 
 def decode_image_rgb_u8(data: bytes, name: str, max_pixels: int | None = None) -> ImageArray:
@@ -100,6 +117,12 @@ def stored_frame_of_head(path: Path) -> tuple[tuple[int, int], int]:
                 return _frame(image)
         except DataError:
             return _frame(_decode(path))
+
+
+def _stored_hw(image: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) of the file's pixels, which a decoder may have made fewer."""
+    height, width = image.info.get(_WHOLE_HW, (image.height, image.width))
+    return int(height), int(width)
 
 
 def _frame(image: Image.Image) -> tuple[tuple[int, int], int]:
@@ -208,8 +231,11 @@ def _decode_mask(path: Path) -> Image.Image:
     return image
 
 
-def _decode(path: Path) -> Image.Image:
-    """Open and decode one file; every way to fail becomes a DataError with the file's name."""
+def _decode(path: Path, side: int | None = None) -> Image.Image:
+    """Open and decode one file; every way to fail becomes a DataError with the file's name.
+
+    ``side``: a JPEG may come smaller, its long side this one at the least.
+    """
     with open_plain(path, what="image") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
@@ -217,16 +243,18 @@ def _decode(path: Path) -> Image.Image:
         if size > MAX_BYTES:
             raise DataError(f"{path}: {size} bytes are more than the cap of {MAX_BYTES // 1024**2} MiB")
         try:
-            return _load(path, file)
+            return _load(path, file, side=side)
         except DataError:
             file.seek(0)
             bare = without_notes(file.read())
             if bare is None:
                 raise
-            return _load(path, io.BytesIO(bare))
+            return _load(path, io.BytesIO(bare), side=side)
 
 
-def _load(path: object, file: BinaryIO | io.BytesIO, max_pixels: int | None = None) -> Image.Image:
+def _load(
+    path: object, file: BinaryIO | io.BytesIO, max_pixels: int | None = None, side: int | None = None
+) -> Image.Image:
     with _Decoding(path, max_pixels):
         try:
             image = Image.open(file, formats=FORMATS)
@@ -236,6 +264,10 @@ def _load(path: object, file: BinaryIO | io.BytesIO, max_pixels: int | None = No
         _check_size(path, image.width, image.height, max_pixels)
         if "progressive" in image.info:
             _check_scans(path, file)
+        if side is not None and image.format == "JPEG":
+            image.info[_WHOLE_HW] = image.height, image.width
+            share = side / max(image.size)
+            image.draft(image.mode, (math.ceil(image.width * share), math.ceil(image.height * share)))
         image.load()
         _check_palette(path, image)
         return image

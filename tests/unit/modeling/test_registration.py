@@ -23,17 +23,27 @@ def run(program: str) -> list[str]:
     return done.stdout.strip().splitlines()
 
 
+LONG = pytest.mark.exhaustive
+"""A process of its own each, which imports everything."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "autos"),
     [
         ("import ullava, transformers", "AutoModelForImageTextToText AutoProcessor AutoConfig"),
-        ("import ullava, transformers", "AutoProcessor"),
-        ("import ullava, transformers", "AutoConfig"),
+        pytest.param("import ullava, transformers", "AutoProcessor", marks=LONG),
+        pytest.param("import ullava, transformers", "AutoConfig", marks=LONG),
         ("import transformers, ullava", "AutoModelForImageTextToText AutoProcessor"),
-        ("import transformers; transformers.AutoProcessor; import ullava", "AutoProcessor AutoModelForImageTextToText"),
-        ("import ullava.modeling.configuration, transformers", "AutoConfig AutoProcessor"),
-        ("import ullava; from transformers import AutoTokenizer; import transformers", "AutoProcessor"),
+        pytest.param(
+            "import transformers; transformers.AutoProcessor; import ullava",
+            "AutoProcessor AutoModelForImageTextToText",
+            marks=LONG,
+        ),
+        pytest.param("import ullava.modeling.configuration, transformers", "AutoConfig AutoProcessor", marks=LONG),
+        pytest.param(
+            "import ullava; from transformers import AutoTokenizer; import transformers", "AutoProcessor", marks=LONG
+        ),
     ],
 )
 def test_saved_folders_are_recognized(order: str, autos: str) -> None:

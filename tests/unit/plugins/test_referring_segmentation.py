@@ -95,7 +95,11 @@ def test_a_saved_pipeline_opens_without_foreign_code(pipe: Any, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "order", ["import ullava; import transformers", "import transformers.pipelines; import ullava"]
+    "order",
+    [
+        "import ullava; import transformers",
+        pytest.param("import transformers.pipelines; import ullava", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_it_is_registered_in_either_order(order: str) -> None:
     program = (

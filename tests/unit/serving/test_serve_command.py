@@ -102,7 +102,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
         started.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_signal_ends_it_when_what_was_accepted_is_answered(
     process: tuple[subprocess.Popen[str], str], number: signal.Signals
 ) -> None:

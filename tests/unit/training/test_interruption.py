@@ -55,35 +55,42 @@ def signal_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
     monkeypatch.setattr(owner, name, run)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+MOMENTS: dict[str, tuple[Any, str, int, int]] = {
+    "a step": (UllavaTrainer, "training_step", 1, 1),
+    "a step before an evaluation": (UllavaTrainer, "training_step", 2, 2),
+    "the last step": (UllavaTrainer, "training_step", 4, 4),
+    "a checkpoint": (UllavaTrainer, "save_model", 1, 4),
+    "an evaluation": (EvaluationMonitor, "__call__", 1, 2),
+    "the end": (run_module, "save_run", 1, 4),
+}
+"""A moment of the run -> whose function the signal comes in, in which of its calls; the newest checkpoint afterwards."""
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+COMMON = {(signal.SIGTERM, "a step before an evaluation"), (signal.SIGTERM, "an evaluation"),
+          (signal.SIGTERM, "the end"), (signal.SIGINT, "a step")}  # fmt: skip
+"""What every run of the tests tries; the rest are left to the exhaustive one."""
+
+
 @pytest.mark.parametrize(
-    ("owner", "name", "call", "checkpoint"),
+    ("number", "moment"),
     [
-        (UllavaTrainer, "training_step", 1, 1),
-        (UllavaTrainer, "training_step", 2, 2),
-        (UllavaTrainer, "training_step", 4, 4),
-        (UllavaTrainer, "save_model", 1, 4),
-        (EvaluationMonitor, "__call__", 1, 2),
-        (run_module, "save_run", 1, 4),
+        pytest.param(number, moment, marks=[] if (number, moment) in COMMON else [pytest.mark.exhaustive])
+        for number in STATUS
+        for moment in MOMENTS
     ],
-    ids=["a step", "a step before an evaluation", "the last step", "a checkpoint", "an evaluation", "the end"],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     train: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    status: int,
-    owner: Any,
-    name: str,
-    call: int,
-    checkpoint: int,
+    number: signal.Signals,
+    moment: str,
 ) -> None:
+    owner, name, call, checkpoint = MOMENTS[moment]
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         signal_in(patch, owner, name, call, number)
         code, _, err = train("torn")
-    assert code == status and "Traceback" not in err
+    assert code == STATUS[number] and "Traceback" not in err
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     found = sorted((tmp_path / "torn" / "checkpoints").iterdir())
     assert found[-1].name == f"checkpoint-{checkpoint}"

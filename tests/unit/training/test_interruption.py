@@ -63,7 +63,7 @@ MOMENTS: dict[str, tuple[Any, str, int, int]] = {
     "an evaluation": (EvaluationMonitor, "__call__", 1, 2),
     "the end": (run_module, "save_run", 1, 4),
 }
-"""A moment of the run -> whose function the signal comes in, in which of its calls; the newest checkpoint afterwards."""
+"""A moment of the run -> whose function the signal comes in, in which call; the newest checkpoint afterwards."""
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 COMMON = {(signal.SIGTERM, "a step before an evaluation"), (signal.SIGTERM, "an evaluation"),
           (signal.SIGTERM, "the end"), (signal.SIGINT, "a step")}  # fmt: skip

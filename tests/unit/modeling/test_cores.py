@@ -271,8 +271,6 @@ def test_what_a_native_core_cannot_do_is_refused_by_name(native: tuple[Any, Any,
     clip = Sample("v", "test", "vqa", (), (Turn("<video>What happens?", "Nothing."),), videos=(Clip(Path("v.mp4")),))
     with pytest.raises(SampleError, match="core native reads images, no videos"):
         processor.encode(clip, [], videos=[make_image(1)[None].repeat(8, axis=0)])
-    with pytest.raises(UserError, match="core native: LoRA is not supported"):
-        model.core.adapted()
     with pytest.raises(UserError, match="core native: sharding fsdp2 is not supported"):
         model.core.decoder_layers()
     with pytest.raises(UserError, match="core native has no vision strategy"):

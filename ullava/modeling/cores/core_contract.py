@@ -82,7 +82,7 @@ class Core(ABC):
         """The name and the network in which words are embedded, decoded and said."""
 
     def adapted(self) -> tuple[str, nn.Module]:
-        """The name and the network that LoRA's adapters go into. Raises UserError where there can be none."""
+        """The name (dotted, in the model) and the network that LoRA's adapters go into."""
         return self.language()
 
     @abstractmethod

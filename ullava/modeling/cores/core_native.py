@@ -64,8 +64,10 @@ class NativeCore(Core):
         return NAME, self.native
 
     def adapted(self) -> tuple[str, nn.Module]:
-        """See Core. Raises UserError: adapters of a native core are not supported."""
-        raise UserError("core native: LoRA is not supported; train its parts whole, or leave 'lora' out")
+        """See Core; the decoder alone, since layers of the vision encoder bear the same names in many families."""
+        decoder = self.native.get_decoder()
+        (name,) = (name for name, module in self.native.named_modules() if module is decoder)
+        return f"{NAME}.{name}", decoder
 
     def decoder_layers(self) -> Sequence[nn.Module]:
         """See Core. Raises UserError: a native core cannot be sharded by its layers."""

@@ -189,6 +189,12 @@ def test_its_adapters_go_on(
     assert code == 0, errors
     saved = load_file(tmp_path / "run" / "adapter" / "trained.safetensors")
     assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float32}
+    if held:  # the adapter of that run holds its base itself
+        again = [f"init={tmp_path / 'run' / 'adapter'}" if word.startswith("init=") else word for word in run]
+        code, _, errors = command(*again, lora.replace("R", "4"), "--out", str(tmp_path / "again"))
+        assert code == 0, errors
+        twice = load_file(tmp_path / "again" / "adapter" / "trained.safetensors")
+        assert twice.keys() == saved.keys() and all(torch.equal(value, saved[key]) for key, value in twice.items())
     before = load_file(folder / "trained.safetensors")
     adapters = load_file(folder / "adapters" / "adapter_model.safetensors")
     shutil.rmtree(folder)

@@ -31,8 +31,8 @@ STAGE_KEY = "trained_stage"
 class Start:
     """A model before its first step. ``base``: the folder that its frozen weights are in, where there is one.
 
-    ``fresh_heads``: the heads are not those of ``base``. ``source``: where there is no base, a folder without its
-    language model whose frozen weights those are (``load_unmerged_folder``).
+    ``fresh_heads``: the heads are not those of ``base``. ``source``: where there is no base, the folder that its
+    frozen weights are in: of a system without its language model, or an adapter that stands for itself.
     """
 
     model: Any
@@ -100,7 +100,8 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     run = read_run(adapter)
     base = base_folder(run, adapter)
     fresh = base is not None and _has_heads(adapter)
-    return Start(model, processor, adapters, _loss(recipe, model.config), base, fresh)
+    source = adapter if base is None else None
+    return Start(model, processor, adapters, _loss(recipe, model.config), base, fresh, source)
 
 
 def _has_heads(adapter: Path) -> bool:

@@ -14,7 +14,7 @@ from ullava.modeling.loading.adapters import LORA_MARK
 from ullava.training.distributed.sharding import is_sharded, whole_state
 from ullava.training.loop.init import Start
 from ullava.training.optim.base_dtype import is_mixed
-from ullava.training.optim.lora import HEADS, merge_adapter, save_adapter
+from ullava.training.optim.lora import HEADS, is_adapter, load_adapter, merge_adapter, save_adapter
 from ullava.training.reporting.folder import RunFolder
 
 
@@ -61,7 +61,8 @@ def save_run(trainer: Any, start: Start, folder: RunFolder) -> None:
 
 def _unrounded(start: Start, state: Mapping[str, torch.Tensor], trained: Set[str]) -> dict[str, torch.Tensor]:
     """``state`` with every weight that did not train as it was read: a run without a base saves those too."""
-    model, _, _ = load_unmerged_folder(cast(Path, start.source))
+    source = cast(Path, start.source)
+    model, _, _ = load_adapter(source) if is_adapter(source) else load_unmerged_folder(source)
     before = {name: value for name, value in model.state_dict().items() if LORA_MARK not in name}
     own = {name for name, _ in (*start.model.named_parameters(), *start.model.named_buffers())}
     kept = {name: value for name, value in state.items() if name in before or name in own}  # no scales of fewer bits

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.benchmarks.timing import peak_memory_mib, surroundings
+from ullava.config.quantization import Quantization
 from ullava.errors import UserError
 from ullava.resources import find
 from ullava.stage_clock import STAGES, measured_stages
@@ -24,7 +25,15 @@ DRAWING = "draw"
 
 
 def bench_predict(
-    model: str, image: str | None, prompt: str, *, repeats: int, threads: int, device: str, started: float
+    model: str,
+    image: str | None,
+    prompt: str,
+    *,
+    repeats: int,
+    threads: int,
+    device: str,
+    started: float,
+    quantize: Quantization | None = None,
 ) -> dict[str, Any]:
     """Load ``model``, ask ``prompt`` of ``image`` once and then ``repeats`` times, and draw each answer.
 
@@ -41,7 +50,7 @@ def bench_predict(
         import_module(module)  # what a first load would bring in: transformers, mostly
     torch.set_num_threads(threads)
     imported = time.perf_counter()
-    predictor = load(model, device=device)
+    predictor = load(model, device=device, quantize=quantize)
     loaded = time.perf_counter()
     resting = round(peak_memory_mib(), 1)
     path = image or str(first_photo())
@@ -60,6 +69,7 @@ def bench_predict(
             passes.append((answered - begun, clock.seconds, answer))
     answer = passes[-1][2]
     report: dict[str, Any] = {"benchmark": "predict", "model": model, "image": path, "prompt": prompt}
+    report |= {"quantize": quantize} if quantize else {}
     report |= {"device": predictor.device.type, **surroundings(threads, repeats)}
     report |= {
         "import_s": round(imported - started, 3),
@@ -70,6 +80,7 @@ def bench_predict(
         "new_tokens": answer.new_tokens,
         "objects": len(answer.objects),
         "text": answer.text,
+        "weights_mib": weights_mib(predictor.model),
         "memory_loaded_mib": resting,
         "memory_peak_mib": round(peak_memory_mib(), 1),
     }
@@ -85,6 +96,12 @@ def first_photo() -> Path:
     return photos[0]
 
 
+def weights_mib(network: Any) -> float:
+    """MiB of the parameters and buffers of a network, tied ones once."""
+    held = {value.data_ptr(): value for value in (*network.parameters(), *network.buffers())}
+    return round(sum(value.numel() * value.element_size() for value in held.values()) / 2**20, 1)
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The report as lines of text."""
     stages = report["stages_ms"]
@@ -92,6 +109,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"  {name:<16}{stages[name]:>10.1f} ms" for name in (*STAGES, DRAWING) if name in stages]
     for name in ("import_s", "load_s", "first_answer_s", "answer_s"):
         lines.append(f"  {name.removesuffix('_s').replace('_', ' '):<16}{report[name]:>10.2f} s")
+    lines.append(f"  weights         {report['weights_mib']:>10,.0f} MiB")
     lines.append(f"  memory          {report['memory_loaded_mib']:>10,.0f} MiB loaded, "
                  f"{report['memory_peak_mib']:,.0f} at the most")  # fmt: skip
     lines.append(f"  {report['new_tokens']} new tokens, {report['objects']} objects; {report['threads']} thread(s), "

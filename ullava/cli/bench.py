@@ -1,4 +1,4 @@
-"""``ullava bench``: how fast data, training, evaluation, generation, answers, mask heads and serving are."""
+"""``ullava bench``: how fast data, training, evaluation, answers, mask heads and serving are; fewer bits beside all."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import argparse
 import json
 import os
 import time
+from pathlib import Path
+
+from ullava.cli.loading_flags import add_quantize
 
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
-WHAT = ("data", "train", "eval", "generate", "predict", "masks", "serve")
+WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "serve")
 OWNERS = {
     "annotations": ("data",),
     "clients": ("serve",),
     "requests": ("serve",),
-    "model": ("serve", "predict"),
+    "model": ("serve", "predict", "quantize"),
+    "quantize": ("predict", "quantize"),
+    "world": ("quantize",),
     "image": ("predict",),
     "prompt": ("predict",),
 }
@@ -34,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
     parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
     parser.add_argument("--requests", type=_positive, metavar="N", help=f"serve only: together (default {REQUESTS})")
-    parser.add_argument("--model", metavar="NAME", help="serve and predict only: which model (default tiny)")
+    parser.add_argument("--model", metavar="NAME", help="serve, predict, quantize: which model (default tiny)")
+    add_quantize(parser)
+    parser.add_argument("--world", type=Path, metavar="DIR", help="quantize only: a drawn world (default: photographs)")
     parser.add_argument("--image", metavar="FILE", help="predict only: which image (default: a photograph of ours)")
     parser.add_argument("--prompt", metavar="TEXT", help="predict only: the question (default: one about a person)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
@@ -60,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.what == "predict":
         return _predict(args)
+    if args.what == "quantize":
+        from ullava.benchmarks import agreement
+
+        told = agreement.bench_quantize(
+            args.model or "tiny", args.quantize or "int8", args.world, threads=args.threads, device=args.device
+        )
+        print(json.dumps(told, indent=1) if args.json else agreement.table(told))
+        return 0
     if args.annotations is not None:
         from ullava.benchmarks.data import bench_annotations
 
@@ -98,6 +113,7 @@ def _predict(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         threads=args.threads,
         device=args.device,
+        quantize=args.quantize,
         started=started,
     )
     print(json.dumps(told, indent=1) if args.json else predict.table(told))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ullava.cli.generation_flags import add_generation, generation_of
+from ullava.cli.loading_flags import add_loading, loading_of
 from ullava.cli.talk import Talk
 from ullava.errors import UserError, one_line
 
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video", action="extend", nargs="+", default=[], type=Path, metavar="FILE", help="a video (mp4, avi, gif)"
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_loading(parser)
     add_generation(parser)
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     weights_folder(args.model)
     generation = generation_of(args)
-    predictor = load(args.model, device=args.device)
+    predictor = load(args.model, **loading_of(args))
     predictor.check_length(args.max_new_tokens)
     talk = Talk(predictor, args.model, args.image, args.video, generation)
     in_person = sys.stdin.isatty()

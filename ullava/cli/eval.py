@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from ullava.cli.loading_flags import add_quantize
+
 HELP = "evaluate a model by a recipe of configs/eval"
 
 
@@ -14,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe: its name below configs/, or its path")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values of the recipe to replace")
     parser.add_argument("--model", help="a name, a folder with weights or a Hub id (instead of the recipe's)")
+    add_quantize(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help="results (default: runs/eval/<recipe name>)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
 
@@ -24,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from ullava.config.schema import EvalRecipe
 
     overrides = [*args.overrides, *([f"model={json.dumps(args.model)}"] if args.model else [])]
+    overrides += [f"quantize={args.quantize}"] if args.quantize else []
     recipe, path = read_recipe(EvalRecipe, args.recipe, overrides)
     out: Path = args.out if args.out is not None else Path("runs") / "eval" / path.stem
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.cli.generation_flags import add_generation, generation_of, positive
+from ullava.cli.loading_flags import add_loading, loading_of
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an override of the vision encoder, such as granularity=36 or top_p=1.0; may be given several times",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_loading(parser)
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     add_generation(parser)
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
@@ -77,13 +78,14 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     overrides, generation = _overrides(args.override), generation_of(args)
     questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
     sizes = check_images(questions)
-    loaded = load(args.model, device=args.device)
+    loaded = load(args.model, **loading_of(args))
     loaded.check_length(args.max_new_tokens)
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)
     predictor, boxes = _with_boxes(loaded, args)
     settings = {"model": args.model, **generation, **boxes}
     settings |= {"overrides": overrides} if overrides else {}
+    settings |= {"quantize": args.quantize} if args.quantize else {}
     show = _print_json if args.json else _print_words
     if args.stream:
         predictor, show = _Speaking(loaded), _print_objects

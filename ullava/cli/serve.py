@@ -7,6 +7,7 @@ import os
 from dataclasses import fields
 
 from ullava.cli.generation_flags import positive
+from ullava.cli.loading_flags import add_loading, loading_of
 from ullava.cli.numbers import port
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine alone"
     )
     parser.add_argument("--port", type=port, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_loading(parser)
     parser.add_argument(
         "--api-key", metavar="KEY",
         help=f"what clients have to send as 'Authorization: Bearer KEY'; better in the variable {KEY_VARIABLE}, since "
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             models=models,
             host=args.host,
             port=args.port,
-            device=args.device,
+            loading=loading_of(args),
             api_key=args.api_key or os.environ.get(KEY_VARIABLE) or None,
             without_key=args.without_key,
             allow_urls=args.allow_urls,

@@ -21,6 +21,7 @@ from ullava.config.datasets import OriginalSplit as OriginalSplit
 from ullava.config.datasets import SplitConfig as SplitConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
+from ullava.config.quantization import Quantization as Quantization
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
 from ullava.config.vision import PartConfig as PartConfig
@@ -284,7 +285,8 @@ class TrainRecipe:
     where the recipe has none, that of ``init``.
     ``vision``: settings of the vision strategy that differ from the model's in this stage, ``conversation``: how it
     writes dialogues, where that is not the model's way (ullava.modeling.construction.stage_settings).
-    ``base_dtype: bfloat16`` holds what does not train in half precision (ullava.training.optim.base_dtype).
+    ``base_dtype: bfloat16`` holds what does not train in half precision, ``int8`` and ``nf4`` (QLoRA) its large linear
+    layers in 8 and 4 bits (ullava.training.optim.base_dtype).
     ``sharding: fsdp2`` shares weights, gradients and optimizer out over the processes
     (ullava.training.distributed.sharding). ``output``: the run folder where --out names none.
     ``word_dropout``: this share of the answers' words is hidden from the model that goes on with them, so that it looks
@@ -315,7 +317,7 @@ class TrainRecipe:
     vision: dict[str, Any] = field(default_factory=dict)
     conversation: Template | None = None
     lora: LoraConfig | None = None
-    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    base_dtype: Literal["float32", "bfloat16", Quantization] = "float32"
     sharding: Literal["none", "fsdp2"] = "none"
     output: str | None = None
     loss: LossConfig | None = None
@@ -360,8 +362,8 @@ class EvalRecipe:
     counts. ``batch_size``: questions at a time. ``max_new_tokens``: the longest answer. ``num_workers``: threads that
     read ahead; at 0, none does. ``bad_sample_budget``: how many samples may be left out as bad before the run stops.
     ``device``: ``auto``, an accelerator where there is one, or a name that torch knows. ``dtype``: what the weights are
-    held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU. ``bootstrap``: so many resamples for 95 %
-    intervals; at 0, none.
+    held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU. ``quantize``: large linear layers in 8 or 4
+    bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 % intervals; at 0, none.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -377,6 +379,7 @@ class EvalRecipe:
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Quantization | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     overrides: dict[str, Any] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True)
     datasets = dict(zip(recipe.dataset, built, strict=True))
     from ullava.inference.load import load
 
-    predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype)
+    predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype, quantize=recipe.quantize)
     predictor.overrides = recipe.overrides
     return evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
 
@@ -154,6 +154,7 @@ def _identity(
         "max_new_tokens": recipe.max_new_tokens,
         "dtype": recipe.dtype,
         **({"overrides": recipe.overrides} if recipe.overrides else {}),
+        **({"quantize": recipe.quantize} if recipe.quantize else {}),
         "data": data,
     }
 
@@ -196,7 +197,8 @@ def _summary(
             "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",
         }
         results.append(result | {name: value for name, value in extras.items() if value})
-    return {"model": recipe.model, "protocol": recipe.protocol, "results": results}
+    held = {"quantize": recipe.quantize} if recipe.quantize else {}
+    return {"model": recipe.model, **held, "protocol": recipe.protocol, "results": results}
 
 
 def _by_choice(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ullava.config.load import load_config
+from ullava.config.quantization import Quantization
 from ullava.config.schema import ModelConfig
 from ullava.errors import UserError
 from ullava.hub import find_folder, is_hub_id
@@ -57,19 +58,28 @@ def names_saved_model(model: str) -> bool:
     return False
 
 
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Predictor:
+def load(
+    model: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: Quantization | None = None
+) -> Predictor:
     """Load a model for inference.
 
     ``device``: ``auto`` (an accelerator if there is one), ``cpu``, ``cuda``, ``cuda:1`` …; ``dtype``: ``auto`` is
-    bfloat16 on an accelerator and float32 on a CPU.
+    bfloat16 on an accelerator and float32 on a CPU. ``quantize``: ``int8`` or ``nf4`` holds the large linear layers in
+    8 or 4 bits (docs/quantization.md). Raises UserError for what is not there or cannot run on this machine.
     """
     folder = weights_folder(model)
     import torch
 
     from ullava.inference.predictor import Predictor, pick_device, pick_dtype
     from ullava.modeling.construction.auto import load_folder
+    from ullava.modeling.construction.quantized import check_quantization, quantize_model
 
     place = pick_device(device)
+    if quantize is not None:
+        check_quantization(quantize, place)
     loaded, processor = load_folder(folder, pick_dtype(dtype, place))
+    if quantize is not None:
+        quantize_model(loaded, quantize, place)
+        loaded.quantized = quantize
     torch.manual_seed(0)
     return Predictor(loaded.to(place), processor, name=str(model))

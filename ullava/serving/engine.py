@@ -211,13 +211,16 @@ def load_engine(
     name: str,
     where: str,
     limits: Limits,
-    device: str = "auto",
+    loading: Mapping[str, Any],
     observe: Callable[[str, int, float], None] = lambda name, rows, seconds: None,
 ) -> Engine:
-    """Load a model by name, folder or Hub id and put it behind a queue. Raises UserError as ``ullava.load``."""
+    """Load a model by name, folder or Hub id and put it behind a queue. Raises UserError as ``ullava.load``.
+
+    ``loading``: its options.
+    """
     from ullava.inference.load import load
 
-    predictor = load(where, device=device)
+    predictor = load(where, **loading)
     return Engine(name, predictor, limits, observe, deepcopy(predictor.processor))
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -31,12 +32,15 @@ _SHORTEST_KEY = 16
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``ullava serve`` was told. ``models``: public name -> a name, a folder or a Hub id."""
+    """What ``ullava serve`` was told. ``models``: public name -> a name, a folder or a Hub id.
+
+    ``loading``: options of ``ullava.load``.
+    """
 
     models: Mapping[str, str]
     host: str = "127.0.0.1"
     port: int = 8000
-    device: str = "auto"
+    loading: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = None
     without_key: bool = False
     allow_urls: bool = False
@@ -57,7 +61,7 @@ def serve(settings: Settings) -> int:
     limits = settings.limits
 
     def loader(name: str, where: str) -> Engine:
-        return load_engine(name, where, limits, settings.device, metrics.batch)
+        return load_engine(name, where, limits, settings.loading, metrics.batch)
 
     registry = ModelRegistry(settings.models, loader, limits.max_loaded)
     listening = listen(settings.host, settings.port)

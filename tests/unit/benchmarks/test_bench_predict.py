@@ -50,4 +50,4 @@ def test_what_it_cannot_read_is_one_line(command, tmp_path, monkeypatch):
     code, _, said = command("bench", "serve", "--image", "x.png")
     assert code != 0 and "--image belongs to 'ullava bench predict'" in said
     code, _, said = command("bench", "masks", "--model", "tiny")
-    assert code != 0 and "--model belongs to 'ullava bench serve or predict'" in said
+    assert code != 0 and "--model belongs to 'ullava bench serve or predict or quantize'" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe
-from ullava.errors import ConfigError
-from ullava.training.optim.base_dtype import check_base_dtype, check_has_base
+from ullava.inference.load import weights_folder
+from ullava.modeling.construction import quantized
+from ullava.training.optim.base_dtype import check_base_dtype
 
 LORA = ("stage=ground", "lora={r: 2, dropout: 0.0}", "training.bf16=true", "training.max_steps=2")
 HALF = "base_dtype=bfloat16"
@@ -35,8 +37,48 @@ def test_it_is_refused_where_it_makes_no_sense(recipe_file: Path, settings: tupl
     assert "base_dtype: bfloat16" in problem and words in problem
     plain = load_config(TrainRecipe, recipe_file, settings)
     assert check_base_dtype(plain, plain.training, recipe_file) == []
-    with pytest.raises(ConfigError, match="init has no whole base"):
-        check_has_base(None, recipe_file)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_fewer_bits_need_their_package(recipe_file: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized, "find_spec", lambda name: None)
+    recipe = load_config(TrainRecipe, recipe_file, [*LORA, "init=x", f"base_dtype={kind}"])
+    (problem,) = check_base_dtype(recipe, recipe.training, recipe_file)
+    assert problem.endswith(f"base_dtype: {kind} on cpu needs bitsandbytes: pip install 'ullava[quantize]'")
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_base_of_fewer_bits_is_trained_on(
+    command: Callable[..., tuple[int, str, str]], recipe_file: Path, tmp_path: Path, kind: str
+) -> None:
+    """QLoRA on the CPU: losses near those of the whole base, a run that is resumed, and a model of the whole base."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes (extra quantize) is not installed")
+    settings = (*LORA, "model=tiny", "init=tiny", "training.max_steps=3", "training.save_steps=2", "loss=null")
+
+    def run(name: str, *more: str) -> Path:
+        code, _, err = command("train", str(recipe_file), *settings, *more, "--out", str(tmp_path / name))
+        assert code == 0, err
+        return tmp_path / name
+
+    def losses(folder: Path) -> list[float]:
+        lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if "loss" in line]
+
+    whole, few = run("whole"), run("few", f"base_dtype={kind}")
+    assert len(losses(few)) == 3 and losses(few) == pytest.approx(losses(whole), rel={"int8": 0.15, "nf4": 0.5}[kind])
+    assert losses(few) != losses(whole)
+    before = load_file(weights_folder("tiny") / "model.safetensors")
+    after = load_file(few / "model" / "model.safetensors")
+    name = "language_model.model.layers.0.self_attn.{}.weight"
+    assert torch.equal(after[name.format("k_proj")], before[name.format("k_proj")].float())
+    assert not torch.equal(after[name.format("q_proj")], before[name.format("q_proj")].float())
+    first = load_file(few / "adapter" / "adapter_model.safetensors")
+    for lost in ("model", "adapter", "checkpoints/checkpoint-3"):
+        shutil.rmtree(few / lost)
+    (few / "metrics.json").unlink()
+    run("few", f"base_dtype={kind}", "--resume")
+    again = load_file(few / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
 
 
 def test_a_run_loses_nothing_by_it(

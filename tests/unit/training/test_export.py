@@ -165,19 +165,36 @@ def test_it_is_loaded_by_name_and_trained_on(
 
 
 @pytest.mark.parametrize("system", [True], indirect=True)
+@pytest.mark.parametrize("held", [(), ("base_dtype=bfloat16", "training.bf16=true")], ids=["whole", "half"])
 def test_its_adapters_go_on(
-    exported: tuple[Any, Any, Path], system: Path, recipe_file: Path, command: Command, tmp_path: Path
+    exported: tuple[Any, Any, Path],
+    system: Path,
+    recipe_file: Path,
+    command: Command,
+    tmp_path: Path,
+    held: tuple[str, ...],
 ) -> None:
-    """At a learning rate of 0 the same folder comes out again; other ranks are refused by name."""
+    """At a learning rate of 0 the same folder comes out again; other ranks are refused by name.
+
+    A frozen base held in half precision is saved as it was read.
+    """
     folder = exported[2]
     targets = json.loads((folder / "adapters" / "adapter_config.json").read_text())["target_modules"]
     asked = (f"model={folder}", f"init={folder / 'adapters'}", "stage=ground", "training.max_steps=1")
     lora = f"lora={{r: R, alpha: {LoraConfig(r=4).alpha}, dropout: 0.0, target: [{', '.join(targets)}]}}"
-    run = ("train", str(recipe_file), *asked, "training.learning_rate=0.0")
+    run = ("train", str(recipe_file), *asked, *held, "training.learning_rate=0.0")
     code, _, errors = command(*run, lora.replace("R", "2"), "--out", str(tmp_path / "no"))
     assert code == 2 and "lora.r 4, not 2" in errors
     code, _, errors = command(*run, lora.replace("R", "4"), "--out", str(tmp_path / "run"))
     assert code == 0, errors
+    saved = load_file(tmp_path / "run" / "adapter" / "trained.safetensors")
+    assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float32}
+    if held:  # the adapter of that run holds its base itself
+        again = [f"init={tmp_path / 'run' / 'adapter'}" if word.startswith("init=") else word for word in run]
+        code, _, errors = command(*again, lora.replace("R", "4"), "--out", str(tmp_path / "again"))
+        assert code == 0, errors
+        twice = load_file(tmp_path / "again" / "adapter" / "trained.safetensors")
+        assert twice.keys() == saved.keys() and all(torch.equal(value, saved[key]) for key, value in twice.items())
     before = load_file(folder / "trained.safetensors")
     adapters = load_file(folder / "adapters" / "adapter_model.safetensors")
     shutil.rmtree(folder)

@@ -93,6 +93,17 @@ def test_the_base_of_adapters_in_half_precision(told: Callable[..., MemoryEstima
     assert half.total < whole.total
 
 
+def test_the_base_of_adapters_in_8_bits(told: Callable[..., MemoryEstimate]) -> None:
+    lora = ("stage=ground", "lora={r: 2}", "init=x", "training.bf16=true")
+    half, eighth = told(*lora, "base_dtype=bfloat16"), told(*lora, "base_dtype=int8")
+    before, after = (found.parts["language model"].weights for found in (half, eighth))
+    assert before[torch.float32] == after[torch.float32]
+    rows = 4 * 32 + 2 * 48 + 32  # of the layer's linear layers: each has a float32 scale
+    assert after[torch.uint8] == before[torch.bfloat16] // 2 + 4 * rows
+    assert eighth.parts["vision tower"] == half.parts["vision tower"]
+    assert 0 < eighth.parts["language model"].activations
+
+
 def test_processes_share_what_the_recipe_says(recipe_file: Path, tmp_path: Path) -> None:
     def shared(*settings: str) -> Any:
         return read_settings(load_config(TrainRecipe, recipe_file, settings), recipe_file, 4).sharing

@@ -46,6 +46,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: list[str] = []
+    quantized: str | None = None
+    """What ``ullava.load(quantize=...)`` holds its large linear layers in."""
 
     def __init__(self, config: UllavaConfig) -> None:
         super().__init__(config)
@@ -86,8 +88,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """PreTrainedModel's, under the names that the weights have here.
 
         Transformers would write some parts (Swin's) under names of older files. It reads those too, but the checks of
-        resumed runs, adapters and shards compare names.
+        resumed runs, adapters and shards compare names. Raises UserError for a quantized model.
         """
+        if self.quantized is not None:
+            raise UserError(f"a model in {self.quantized} is not saved: load it without quantize and save that")
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 

@@ -31,7 +31,8 @@ STAGE_KEY = "trained_stage"
 class Start:
     """A model before its first step. ``base``: the folder that its frozen weights are in, where there is one.
 
-    ``fresh_heads``: the heads are not those of ``base``.
+    ``fresh_heads``: the heads are not those of ``base``. ``source``: where there is no base, the folder that its
+    frozen weights are in: of a system without its language model, or an adapter that stands for itself.
     """
 
     model: Any
@@ -40,6 +41,7 @@ class Start:
     loss: LossConfig
     base: Path | None
     fresh_heads: bool = False
+    source: Path | None = None
 
 
 def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
@@ -94,11 +96,12 @@ def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:
     if wrong:
         raise ConfigError(f"{where}: {adapter} has {', '.join(wrong)}")
     if without_language:  # everything is saved again: the base is a language model alone
-        return Start(model, processor, adapters, _loss(recipe, model.config), None)
+        return Start(model, processor, adapters, _loss(recipe, model.config), None, source=adapter.parent)
     run = read_run(adapter)
     base = base_folder(run, adapter)
     fresh = base is not None and _has_heads(adapter)
-    return Start(model, processor, adapters, _loss(recipe, model.config), base, fresh)
+    source = adapter if base is None else None
+    return Start(model, processor, adapters, _loss(recipe, model.config), base, fresh, source)
 
 
 def _has_heads(adapter: Path) -> bool:

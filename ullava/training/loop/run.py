@@ -11,11 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from ullava.atomic_write import write_json
 from ullava.batching.collate import Collator
 from ullava.config.load import dump_config, load_config
+from ullava.config.quantization import QUANTIZATIONS
 from ullava.config.schema import TrainRecipe
 from ullava.data.augment import Augmenter
 from ullava.data.loading.build import build_mixture
@@ -25,6 +27,7 @@ from ullava.data.sampling.grouping import GroupedSampler
 from ullava.data.sampling.mixture import Mixture, MixtureSampler
 from ullava.data.sampling.word_dropout import WordDropout
 from ullava.errors import ConfigError, Interrupted, UserError
+from ullava.modeling.construction.quantized import layer_maker
 from ullava.modeling.processing.tokenizing import tokenizer_fingerprint
 from ullava.run_lock import hold
 from ullava.training.distributed.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
@@ -32,14 +35,15 @@ from ullava.training.loop.arguments import build_training_arguments, check_train
 from ullava.training.loop.batches import TrainingCollator
 from ullava.training.loop.budget import Budget
 from ullava.training.loop.finite import check_finite
-from ullava.training.loop.init import note_in_config, start_model
+from ullava.training.loop.init import Start, note_in_config, start_model
 from ullava.training.loop.interruption import StopSignals
 from ullava.training.loop.resume import Progress, find_progress, take_up
 from ullava.training.loop.save import save_run
 from ullava.training.loop.trainer import UllavaTrainer
-from ullava.training.optim.base_dtype import check_base_dtype, check_has_base, hold_frozen
+from ullava.training.optim.base_dtype import check_base_dtype, hold_frozen
+from ullava.training.optim.lora import HEADS
 from ullava.training.optim.objective import GroundingObjective
-from ullava.training.optim.stages import apply_stage
+from ullava.training.optim.stages import TrainablePlan, apply_stage
 from ullava.training.reporting.folder import RunFolder
 from ullava.training.reporting.monitor import EvaluationMonitor
 from ullava.training.reporting.plot import draw_curve
@@ -98,10 +102,9 @@ def _train(
         presence_trains=loss.presence > 0,
         parts=recipe.parts,
     )
-    if recipe.base_dtype != "float32":
-        check_has_base(start.base, recipe_path)
-        hold_frozen(model, recipe.base_dtype)
     args = _arguments(recipe, recipe_path, folder)
+    if recipe.base_dtype != "float32":
+        plan = _hold_frozen(start, recipe, plan, args.device)
     passes = model.core.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
@@ -147,6 +150,16 @@ def _train(
             print(f"model: {folder.model}   metrics: {folder.metrics}   curve: {folder.curve}")
     leave_together(trainer)
     return report
+
+
+def _hold_frozen(start: Start, recipe: TrainRecipe, plan: TrainablePlan, device: torch.device) -> TrainablePlan:
+    """Do what ``base_dtype`` says with what ``plan`` freezes. Heads that are saved as they are here stay float32."""
+    dtype, make = recipe.base_dtype, None
+    if dtype in QUANTIZATIONS:
+        make = layer_maker(dtype, device, compute_dtype=torch.bfloat16, trains=True)
+    own_heads = start.fresh_heads or recipe.reinit_heads != "none"
+    hold_frozen(start.model, dtype, make, HEADS if own_heads else ())
+    return plan.with_modules_of(start.model)
 
 
 def _fit(trainer: UllavaTrainer, progress: Progress) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ullava.batching.collate import Collator
 from ullava.config.load import load_config
+from ullava.config.quantization import QUANTIZATIONS
 from ullava.config.schema import LossConfig, ModelConfig, TrainRecipe
 from ullava.config.site import Site
 from ullava.errors import ConfigError
@@ -28,6 +30,7 @@ from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.resources import find
 from ullava.structures import Region, Sample, Turn
 from ullava.text.answers import grounded_answer
+from ullava.training.memory.packed import PackedLinear
 from ullava.training.optim.base_dtype import hold_frozen
 from ullava.training.optim.lora import attach_adapters
 from ullava.training.optim.stages import Stage, TrainablePlan, apply_stage
@@ -76,7 +79,8 @@ def make_subject(recipe: TrainRecipe, recipe_path: Path, whole_dtype: torch.dtyp
     chosen["presence_trains"] = loss.presence > 0
     if whole_dtype is None and recipe.base_dtype != "float32":
         apply_stage(model, recipe.stage, **chosen)
-        hold_frozen(model, recipe.base_dtype)
+        packed = recipe.base_dtype in QUANTIZATIONS
+        hold_frozen(model, recipe.base_dtype, partial(PackedLinear, kind=recipe.base_dtype) if packed else None)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _take_fakes(model, fake)
     plan = apply_stage(model, recipe.stage, **chosen)
@@ -95,9 +99,13 @@ def _take_fakes(model: nn.Module, fake: FakeTensorMode) -> None:
             if id(value) not in made:
                 with fake:
                     plain = torch.empty(value.shape, dtype=value.dtype, device="cpu")
-                    made[id(value)] = nn.Parameter(plain) if isinstance(value, nn.Parameter) else plain
+                    made[id(value)] = _parameter(plain) if isinstance(value, nn.Parameter) else plain
             table: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
             table[name] = made[id(value)]
+
+
+def _parameter(plain: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(plain, requires_grad=plain.is_floating_point())
 
 
 def _described(recipe: TrainRecipe, recipe_path: Path) -> tuple[UllavaConfig, Any]:

@@ -25,7 +25,7 @@ def table(found: MemoryEstimate) -> list[str]:
         f"{'recomputed (gradient checkpointing)' if settings.checkpointing else 'not recomputed'}",
         f"  {found.processes} process{'es' if found.processes > 1 else ''}, shared by {settings.sharing.kind}",
     ]
-    types = [kind for kind in (torch.float32, torch.bfloat16, torch.float16)
+    types = [kind for kind in (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
              if any(part.weights.get(kind) for part in found.parts.values())]  # fmt: skip
     heads = [*(_word(kind) for kind in types), "gradients", "optimizer", "activations", "all"]
     lines.append(f"  {'part':<26}" + "".join(f"{head:>12}" for head in heads))
@@ -51,4 +51,4 @@ def table(found: MemoryEstimate) -> list[str]:
 
 
 def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return "8/4 bits" if dtype == torch.uint8 else str(dtype).removeprefix("torch.")

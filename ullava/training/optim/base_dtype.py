@@ -1,7 +1,10 @@
-"""``base_dtype`` of a LoRA run: what does not train is held in half precision, what trains stays float32.
+"""``base_dtype`` of a LoRA run: what does not train is held in half precision or less, what trains stays float32.
 
 Mixed precision computes linear layers and convolutions in bfloat16 whatever their weights are held in, so the frozen
-ones may as well be held in it: the run computes the same and needs half the memory for them.
+ones may as well be held in it: the run computes the same and needs half the memory for them. ``nf4`` (QLoRA, arXiv
+2305.14314) and ``int8`` hold the large linear layers in 4 and 8 bits, all other frozen ones in bfloat16; gradients run
+through them to adapters, projectors and heads. What peft's ``prepare_model_for_kbit_training`` does is done here
+already: norms and word tables are float32, what is frozen needs no gradient, recomputed layers get one at the words.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ import torch
 from torch import nn
 
 from ullava.config.load import place
+from ullava.config.quantization import QUANTIZATIONS
 from ullava.config.schema import TrainRecipe
-from ullava.errors import ConfigError
+from ullava.inference.predictor import pick_device
+from ullava.modeling.construction.quantized import MakeLayer, lacking, replace_linear
 
 COMPUTED_IN_HALF = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -39,14 +44,11 @@ def check_base_dtype(recipe: TrainRecipe, values: Mapping[str, Any], recipe_path
         problems.append(f"{where} and training.deepspeed: DeepSpeed chooses the type of all weights; keep one")
     if recipe.sharding != "none":
         problems.append(f"{where} and sharding: {recipe.sharding}, whose groups hold weights of one type; keep one")
+    if recipe.base_dtype in QUANTIZATIONS:
+        device = pick_device("cpu" if values.get("use_cpu") else "auto")
+        reason = lacking(recipe.base_dtype, device, trains=True)
+        problems += [] if reason is None else [f"{place(recipe_path, 'base_dtype')}: base_dtype: {reason}"]
     return problems
-
-
-def check_has_base(base: Path | None, recipe_path: Path) -> None:
-    """Refuse a run without a folder that its frozen weights are in as they were. Raises ConfigError."""
-    if base is None:
-        where = f"{place(recipe_path, 'base_dtype')}: base_dtype"
-        raise ConfigError(f"{where}: init has no whole base, so the frozen weights would be saved rounded; use float32")
 
 
 def is_mixed(model: nn.Module) -> bool:
@@ -54,13 +56,18 @@ def is_mixed(model: nn.Module) -> bool:
     return len({value.dtype for value in model.parameters()}) > 1
 
 
-def hold_frozen(model: nn.Module, dtype: str) -> None:
+def hold_frozen(model: nn.Module, dtype: str, make: MakeLayer | None = None, kept: tuple[str, ...] = ()) -> None:
     """Turn the weights of linear layers and convolutions that require no gradient into ``dtype``, in place.
 
-    Norms, biases and tables of words and positions keep their type, as buffers do. A head that is tied to a table of
-    which rows train is a weight that trains.
+    Norms, biases and tables of words and positions keep their type, as buffers do, and so do weights whose names begin
+    with one of ``kept``. A head that is tied to a table of which rows train is a weight that trains. ``make``: what
+    makes the large linear layers where ``dtype`` is one of QUANTIZATIONS; the others are bfloat16 then.
     """
-    wanted: torch.dtype = getattr(torch, dtype)
-    for module in model.modules():
-        if isinstance(module, COMPUTED_IN_HALF) and not module.weight.requires_grad:
+    if make is not None:
+        replace_linear(model, dtype, make, wanted=lambda layer: not layer.weight.requires_grad)
+    wanted: torch.dtype = getattr(torch, "bfloat16" if dtype in QUANTIZATIONS else dtype)
+    for name, module in model.named_modules():
+        if not isinstance(module, COMPUTED_IN_HALF) or f"{name}.".startswith(kept):
+            continue
+        if not module.weight.requires_grad and module.weight.is_floating_point():
             module.weight.data = module.weight.data.to(wanted)

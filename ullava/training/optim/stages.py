@@ -9,7 +9,7 @@ Facts: u-LLaVA, arXiv 2311.05348, and its released training script, with its add
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -99,6 +99,10 @@ class TrainablePlan:
     frozen_modules: tuple[nn.Module, ...]
     row_tables: frozenset[str] = frozenset()
     row_ids: tuple[int, ...] = ()
+
+    def with_modules_of(self, model: nn.Module) -> TrainablePlan:
+        """The same plan for ``model`` after some of its frozen layers were replaced by others."""
+        return replace(self, frozen_modules=tuple(_frozen_modules(model)))
 
     def table(self) -> str:
         """Return the parts with their parameter counts as text."""

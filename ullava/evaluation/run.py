@@ -2,7 +2,8 @@
 
 ``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
 A result may also have ``details`` (figures by class or by kind of question), ``by_choice`` (figures by what the
-vision encoder chose), ``intervals`` (``bootstrap``) and a ``note``.
+vision encoder chose), ``intervals`` (``bootstrap``), ``left_out`` (why figures are not defined) and a ``note``. Where
+questions may be about things that are not there, ``risk_coverage.json`` and ``.png`` lie beside it (risk_curve.py).
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.result_store import RunFolder, Shard, read_lines
+from ullava.evaluation.risk_curve import write_curves
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import family_of
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 """Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
 
 
@@ -88,7 +90,8 @@ def evaluate(
     folder.wait_for_others()
     labels = list(datasets)
     folder.merge(lambda record: (labels.index(record["dataset"]), record["item"], record["query"]))
-    metrics = _summary(datasets, families, recipe, out_dir)
+    metrics, curves = _summary(datasets, families, recipe, out_dir)
+    write_curves(curves, out_dir)
     write_json(out_dir / "metrics.json", metrics)
     return metrics
 
@@ -160,8 +163,11 @@ def _identity(
 
 def _summary(
     datasets: Mapping[str, TaskDataset], families: Mapping[str, str], recipe: EvalRecipe, out_dir: Path
-) -> dict[str, Any]:
-    """Compute the figures from the merged lines. Raises DataError if more samples are bad than the budget allows."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compute the figures from the merged lines, and by label the risk-coverage curves.
+
+    Raises DataError if more samples are bad than the budget allows.
+    """
     records: dict[str, list[dict[str, Any]]] = {label: [] for label in datasets}
     for record in read_lines(out_dir / "predictions.jsonl"):
         # The masks are not needed any more and would be the bulk of what is held.
@@ -177,7 +183,7 @@ def _summary(
                 f"dataset {label}: {count} bad samples, bad_sample_budget is {recipe.bad_sample_budget} "
                 f"(listed in {out_dir / 'bad_samples.jsonl'})"
             )
-    results, forced = [], recipe.protocol == "teacher_forced"
+    results, curves, forced = [], {}, recipe.protocol == "teacher_forced"
     for label, dataset in datasets.items():
         kind = scorer_for(families[label], recipe).kind
         metric = kind(record["scores"] for record in records[label])
@@ -192,11 +198,14 @@ def _summary(
         extras = {
             "details": {} if forced and families[label] in READ_TASKS else metric.details(),
             "by_choice": _by_choice(records[label], kind, recipe),
+            "left_out": _earned(metric.left_out(), recipe),
             "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
             "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",
         }
         results.append(result | {name: value for name, value in extras.items() if value})
-    return {"model": recipe.model, "protocol": recipe.protocol, "results": results}
+        if not forced and (curve := metric.curve()):
+            curves[label] = curve
+    return {"model": recipe.model, "protocol": recipe.protocol, "results": results}, curves
 
 
 def _by_choice(

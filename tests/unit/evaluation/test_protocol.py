@@ -43,10 +43,13 @@ def test_a_perfect_model_has_full_marks_in_every_task(recipe: Make, datasets: Op
     assert metrics == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     for label, found in figures(metrics).items():
         for name, value in found.items():
-            if name in ("MAE", "CIDEr", "meanE", "perplexity"):
+            if name in ("MAE", "CIDEr", "meanE", "perplexity", "ECE", "AURC"):
                 continue
             assert value == pytest.approx(100.0), (label, name)
     assert figures(metrics)["shapes_salient"]["MAE"] == 0.0
+    assert figures(metrics)["shapes_gres"]["AURC"] == 0.0 and figures(metrics)["shapes_gres"]["ECE"] == pytest.approx(
+        5.0
+    )
     assert figures(metrics)["shapes_caption"]["CIDEr"] == pytest.approx(1000.0)
     tasks = {result["dataset"]: result["task"] for result in metrics["results"]}
     assert (tasks["shapes_rec"], tasks["shapes_gres"]) == ("rec", "gres")

@@ -7,10 +7,13 @@ box has IoU 0 and stays in the denominator (the original leaves such expressions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from scipy.optimize import linear_sum_assignment
 
+from ullava.evaluation.metrics.concepts import concepts_left_out, put_concepts
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean
+from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou
 from ullava.structures import BoxXYXY
 
@@ -56,7 +59,7 @@ class GeneralizedReferringBoxes(Metric):
     ``Acc@t`` and ``mIoU`` are over expressions with one target, as in REC. ``Pr@F1``: share of all expressions whose
     boxes are right as a set: each target is met by a box of its own with IoU of 0.5 or more and no box is left over;
     without a target, no box at all. ``N-acc``, ``T-acc``: as for masks. Rows: ``iou`` (best box; none unless there is
-    one target), ``exact``, ``no_target``, ``none_found``.
+    one target), ``exact``, ``no_target``, ``none_found``; ``things`` (IoU of boxes) and ``there`` as for masks.
     """
 
     def update(
@@ -70,7 +73,9 @@ class GeneralizedReferringBoxes(Metric):
         return self.add(row)
 
     def compute(self) -> dict[str, float]:
-        """Return ``Acc@0.5``, ``Acc@0.75``, ``Acc@0.9``, ``mIoU``, ``Pr@F1``, ``N-acc`` and ``T-acc``."""
+        """Return ``Acc@0.5``, ``Acc@0.75``, ``Acc@0.9``, ``mIoU``, ``Pr@F1``, ``N-acc``, ``T-acc``, and the figures of
+        things and of sureness.
+        """
         figures: dict[str, float] = {}
         ious = column((row for row in self.rows if "iou" in row), "iou")
         for level in ACCURACY_LEVELS:
@@ -79,7 +84,17 @@ class GeneralizedReferringBoxes(Metric):
         put_mean(figures, "Pr@F1", column(self.rows, "exact"))
         put_mean(figures, "N-acc", (row["none_found"] for row in self.rows if row["no_target"]))
         put_mean(figures, "T-acc", (not row["none_found"] for row in self.rows if not row["no_target"]))
+        put_concepts(figures, self.rows)
+        put_selective(figures, self.rows)
         return figures
+
+    def left_out(self) -> dict[str, str]:
+        """See Metric."""
+        return concepts_left_out(self.rows) | selective_left_out(self.rows)
+
+    def curve(self) -> dict[str, Any]:
+        """See Metric."""
+        return risk_coverage(self.rows)
 
 
 def _all_met(predicted: Sequence[BoxXYXY], truth: Sequence[BoxXYXY]) -> bool:

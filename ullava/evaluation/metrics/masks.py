@@ -8,9 +8,13 @@ denominator).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ullava.evaluation.metrics.concepts import concepts_left_out, put_concepts
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
+from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou, mask_to_box_xyxy_px
 from ullava.structures import BoxXYXY, MaskArray
 
@@ -74,6 +78,9 @@ class GeneralizedReferringMasks(Metric):
     Where an annotation gives a box alone, the box of the answer's mask is held against it (u-LLaVA's "mask to box"
     figure): ``mask-box Acc@0.5`` and ``mask-box mIoU``; those expressions are in no figure of masks. Rows then have
     ``mask_box_iou`` instead of the first three.
+
+    Rows may also have ``things`` (ullava.evaluation.metrics.concepts: ``IL_MCC``, ``pmF1``, ``cgF1``) and ``there``
+    (ullava.evaluation.metrics.selective: ``ECE``, ``AURC``).
     """
 
     def update(
@@ -107,7 +114,9 @@ class GeneralizedReferringMasks(Metric):
         return self.add({"mask_box_iou": iou, "no_target": False, "none_found": predicted is None})
 
     def compute(self) -> dict[str, float]:
-        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``P@0.5`` … ``P@0.9``, and the figures of boxes."""
+        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``P@0.5`` … ``P@0.9``, and the figures of boxes, of things
+        and of sureness.
+        """
         figures: dict[str, float] = {}
         targets = [row for row in self.rows if not row["no_target"]]
         boxed = column((row for row in self.rows if "mask_box_iou" in row), "mask_box_iou")
@@ -121,4 +130,14 @@ class GeneralizedReferringMasks(Metric):
             put_mean(figures, f"P@{level}", (row["iou"] > level for row in targets if "iou" in row))
         put_mean(figures, "mask-box Acc@0.5", (iou > 0.5 for iou in boxed))
         put_mean(figures, "mask-box mIoU", boxed)
+        put_concepts(figures, self.rows)
+        put_selective(figures, self.rows)
         return figures
+
+    def left_out(self) -> dict[str, str]:
+        """See Metric."""
+        return concepts_left_out(self.rows) | selective_left_out(self.rows)
+
+    def curve(self) -> dict[str, Any]:
+        """See Metric."""
+        return risk_coverage(self.rows)

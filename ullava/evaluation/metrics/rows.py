@@ -49,6 +49,14 @@ class Metric(ABC):
         """Return figures of parts (per class, per kind of question), in percent; empty where there are no parts."""
         return {}
 
+    def left_out(self) -> dict[str, str]:
+        """Return why figures of this kind are not defined for these rows, by name; empty where all are."""
+        return {}
+
+    def curve(self) -> dict[str, Any]:
+        """Return the risk-coverage curve (``ullava.evaluation.metrics.selective``); empty where there is none."""
+        return {}
+
 
 def column(rows: Iterable[Row], name: str) -> list[float]:
     """Return one field of all rows."""

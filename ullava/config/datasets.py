@@ -62,6 +62,12 @@ class OriginalConfig:
         "tgif_tsv",
         "boxed_refs",
         "coco_captions",
+        "refcoco_m",
+        "ref_l4",
+        "groundingme",
+        "pbench",
+        "grounding_suite",
+        "sa_co",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)

@@ -31,6 +31,7 @@ from ullava.evaluation.scoring import family_of
 
 T = TypeVar("T")
 
+GIVEN_ENDS = tuple(f" {name}" for name in GIVEN_FIGURES)
 FORMAT = 2
 """Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
 
@@ -196,7 +197,7 @@ def _summary(
             "metrics": _earned(metric.compute(), recipe),
         }
         extras = {
-            "details": {} if forced and families[label] in READ_TASKS else metric.details(),
+            "details": {} if forced and families[label] in READ_TASKS else _earned(metric.details(), recipe),
             "by_choice": _by_choice(records[label], kind, recipe),
             "left_out": _earned(metric.left_out(), recipe),
             "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
@@ -236,7 +237,7 @@ def _given(family: str, recipe: EvalRecipe) -> bool:
 
 
 def _earned(figures: dict[str, T], recipe: EvalRecipe) -> dict[str, T]:
-    """Leave out the figures that the protocol gives away."""
+    """Leave out the figures that the protocol gives away, those of groups (``short N-acc``) too."""
     if recipe.protocol != "teacher_forced":
         return figures
-    return {name: value for name, value in figures.items() if name not in GIVEN_FIGURES}
+    return {name: value for name, value in figures.items() if not f" {name}".endswith(GIVEN_ENDS)}

@@ -28,7 +28,7 @@ from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, mask_ious, paired
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
-from ullava.evaluation.metrics.rows import Metric, Row
+from ullava.evaluation.metrics.rows import CLASS, GROUPS, Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.selective import THERE
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
@@ -48,8 +48,17 @@ class Scorer(ABC):
         self.metric = self.kind()
 
     def score_image(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Score all answered queries of one image, in order; one row for each."""
-        return [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        """Score all answered queries of one image, in order; one row for each.
+
+        Where the annotations sort their questions (``truth["groups"]``, ``truth["average_over"]``), the rows say how.
+        """
+        rows = [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        for row, sample in zip(rows, samples, strict=True):
+            if sample.truth.get("groups"):
+                row[GROUPS] = list(sample.truth["groups"])
+            if sample.truth.get("average_over"):
+                row[CLASS] = str(sample.truth["average_over"])
+        return rows
 
     @abstractmethod
     def score(self, sample: Sample, answer: Answer) -> Row:

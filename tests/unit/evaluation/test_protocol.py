@@ -60,7 +60,7 @@ def test_a_silent_model_misses_everything_but_what_is_not_there(recipe: Make, da
     metrics = evaluate(Silent(), datasets(plan), plan, tmp_path, progress=False)
     found = figures(metrics)
     assert found["shapes_res"]["cIoU"] == found["shapes_res"]["gIoU"] == 0.0
-    assert found["shapes_rec"] == {"Acc@0.5": 0.0, "Acc@0.75": 0.0, "Acc@0.9": 0.0, "mIoU": 0.0}
+    assert found["shapes_rec"] == {"Acc@0.5": 0.0, "Acc@0.75": 0.0, "Acc@0.9": 0.0, "mAcc": 0.0, "mIoU": 0.0}
     assert (found["shapes_gres"]["N-acc"], found["shapes_gres"]["T-acc"]) == (100.0, 0.0)
     assert found["shapes_instances"]["AP"] == found["shapes_semantic"]["mIoU"] == found["shapes_vqa"]["accuracy"] == 0.0
     assert found["shapes_caption"]["facts"] == 0.0

@@ -33,6 +33,12 @@ KIND_LAYOUTS: dict[str, str] = {
     "tgif_tsv": "llava_json",
     "boxed_refs": "grefer",
     "coco_captions": "llava_json",
+    "refcoco_m": "refer",
+    "ref_l4": "refer",
+    "groundingme": "grefer",
+    "pbench": "grefer",
+    "grounding_suite": "refer",
+    "sa_co": "grefer",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]

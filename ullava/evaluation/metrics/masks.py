@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ullava.evaluation.metrics.concepts import concepts_left_out, put_concepts
-from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
+from ullava.evaluation.metrics.rows import Metric, Row, by_group, column, put_mean, put_ratio
 from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou, mask_to_box_xyxy_px
 from ullava.structures import BoxXYXY, MaskArray
@@ -65,6 +65,10 @@ class ReferringMasks(Metric):
         for level in PRECISION_LEVELS:
             put_mean(figures, f"P@{level}", (iou > level for iou in ious))
         return figures
+
+    def details(self) -> dict[str, float]:
+        """Return ``gIoU`` and ``cIoU`` of each group of questions."""
+        return by_group(self, ("gIoU", "cIoU"))
 
 
 class GeneralizedReferringMasks(Metric):
@@ -133,6 +137,10 @@ class GeneralizedReferringMasks(Metric):
         put_concepts(figures, self.rows)
         put_selective(figures, self.rows)
         return figures
+
+    def details(self) -> dict[str, float]:
+        """Return the chief figures of each group of questions."""
+        return by_group(self, ("gIoU", "cIoU", "N-acc", "macro F1", "cgF1"))
 
     def left_out(self) -> dict[str, str]:
         """See Metric."""

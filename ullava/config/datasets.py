@@ -29,13 +29,15 @@ class OriginalSplit:
 
     ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
     (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
-    ``sentences``: expected expressions. ``images``: the folder of images. ``count``: expected samples.
+    ``sentences``: expected expressions. ``images``: the folder of images. ``count``: expected samples. ``first_text``:
+    of several texts of an image the first alone is asked, as ReasonSeg's published figures are taken.
     """
 
     annotations: str
     images: str = "."
     companion: str | None = None
     part: str | None = None
+    first_text: bool = False
     count: int | None = field(default=None, metadata=at_least(0))
     sentences: int | None = field(default=None, metadata=at_least(0))
 

@@ -51,12 +51,12 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 # ---------------------------------------------------------------- the sets in small, as their authors publish them
 def reasonseg(root: Path) -> None:
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         for name, sentence, square in (("a", True, SQUARE), ("b", False, CORNER), ("c", False, SQUARE)):
             make_image(root / "ReasonSeg" / split / f"{name}.jpg")
             points = np.reshape(square, (-1, 2)).tolist()
             shape = {"label": "target", "points": points, "shape_type": "polygon"}
-            value = {"text": ["what is it"], "is_sentence": sentence, "shapes": [shape]}
+            value = {"text": ["what is it", "say it again"], "is_sentence": sentence, "shapes": [shape]}
             as_json(root / "ReasonSeg" / split / f"{name}.json", value)
 
 
@@ -216,6 +216,8 @@ def test_short_and_long_questions_are_told_apart(tmp_path: Path) -> None:
     """Of a (long), b and c (short) the second is missed."""
     reasonseg(tmp_path)
     result = measured(tmp_path, "{reasonseg: {split: test}}")
+    assert result["n"] == 3  # of two texts the first is asked; training has both
+    assert len(build_dataset("reasonseg", DatasetEntry(split="train"), tmp_path).queries(0)) == 2
     square, corner = (int(mask.sum()) for mask in masks())
     wanted = {"long gIoU": 100, "long cIoU": 100, "short gIoU": 50, "short cIoU": 100 * square / (square + corner)}
     assert result["details"] == pytest.approx(wanted)

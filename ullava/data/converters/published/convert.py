@@ -128,7 +128,7 @@ def _kept(source: OriginalSource, facts: dict[str, Any]) -> Iterator[Row]:
 def _fingerprint(source: OriginalSource) -> str:
     """Return a short code of everything but ``annotations`` itself that the conversion depends on."""
     parts = [VERSION, source.root.resolve(), source.images, source.part, source.classes, sorted(source.leave_out)]
-    parts += [source.label_offset, source.ignore_label]
+    parts += [source.label_offset, source.ignore_label, source.first_text]
     folders = [source.annotations, source.root / source.images] if source.kind in FOLDER_KINDS else []
     folders += [source.annotations] if source.kind in PACKED_KINDS else []
     for path in [*folders, *([source.companion] if source.companion is not None else [])]:

@@ -83,9 +83,9 @@ class _Gres(Scorer):
         regions, ignore = sample.turns[0].regions, ignored_pixels(sample)
         row = self._judged(sample, answer, ignore) | {THERE: likely_there(answer)}
         true = [region.mask for region in regions if region.mask is not None]
-        if len(true) == len(regions):
-            said = [thing.mask for thing in confident(answer) if thing.mask is not None]
-            row[THINGS] = paired(mask_ious(said, true, ignore))
+        said = [thing.mask for thing in confident(answer) if thing.mask is not None]
+        whole = len(true) == len(regions)
+        row[THINGS] = paired(mask_ious(said, true, ignore)) if whole else {"said": len(said), "true": len(regions)}
         return self.metric.add(row)
 
     @staticmethod

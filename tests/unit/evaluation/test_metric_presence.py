@@ -75,6 +75,10 @@ def test_things_are_counted_as_by_hand() -> None:
     questions = [rng.uniform(0, 1, (int(rng.integers(0, 5)), int(rng.integers(0, 4)))) ** 0.5 for _ in range(80)]
     found = GeneralizedReferringMasks(things(ious) for ious in questions).compute()
     wanted = counted(questions)
+    single = [ious for ious in questions if ious.shape[1]]
+    f1 = [2 * sum(iou >= 0.5 for iou in best_pairs(ious)) / sum(ious.shape) for ious in single]
+    crowded = GeneralizedReferringMasks(things(ious) for ious in questions).details()
+    assert crowded == pytest.approx({"macro F1 at IoU 0.5": 100 * sum(f1) / len(f1)})
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     assert 20 < found["pmF1"] < 80 and found["IL_MCC"] != 0
 
@@ -163,6 +167,11 @@ def test_of_one_kind_of_questions_the_figures_are_left_out_with_a_reason() -> No
         assert not {"IL_MCC", "cgF1", "ECE"} & figures.keys() and "AURC" in figures
         assert set(metric.left_out()) == {"IL_MCC", "cgF1", "ECE"}
         assert all(ending + ":" in reason for reason in metric.left_out().values())
+    boxed = [{"things": {"said": 1, "true": 1}, "no_target": False, "none_found": False, "mask_box_iou": 0.7}]
+    boxed += [things(np.zeros((0, 0)))]
+    metric = GeneralizedReferringMasks(boxed)
+    assert metric.compute()["IL_MCC"] == 100 and not {"pmF1", "cgF1", "macro F1"} & metric.compute().keys()
+    assert metric.left_out() == dict.fromkeys(("pmF1", "cgF1"), "what is there has boxes and no masks")
     both = [things(ious) | told(0.8, False, False, 0.7), things(np.zeros((0, 0))) | told(0.1, True, True, 1)]
     assert GeneralizedReferringMasks(both).left_out() == {}
     assert GeneralizedReferringMasks(both).compute()["IL_MCC"] == 100

@@ -36,8 +36,12 @@ CONFIDENT = 0.5
 """Least score of a thing that counts."""
 IOU_LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 THINGS = "things"
-"""Of a row: ``{"said": things of the answer, "true": things there, "matched": IoU of the pairs that can be hits}``."""
+"""Of a row: ``{"said": things of the answer, "true": things there, "matched": IoU of the pairs that can be hits}``.
+
+Without ``matched`` where nothing says which pixels the true things have: such a row counts in ``IL_MCC`` alone.
+"""
 ONE_KIND = "every question is about something that is {}: nothing to tell apart"
+NO_MASKS = "what is there has boxes and no masks"
 
 
 def mask_ious(said: Sequence[MaskArray], true: Sequence[MaskArray], ignore: MaskArray | None) -> NDArray[np.float64]:
@@ -67,24 +71,36 @@ def paired(ious: NDArray[np.float64]) -> Row:
 def put_concepts(figures: dict[str, float], rows: Iterable[Row]) -> None:
     """Write ``IL_MCC``, ``pmF1``, ``cgF1`` and ``macro F1`` of rows with ``THINGS``, in percent, where defined."""
     told = [row[THINGS] for row in rows if THINGS in row]
-    about = [things for things in told if things["true"]]
+    about = [things for things in told if things["true"] and "matched" in things]
     if about:
         hits = np.array([[sum(iou >= level for iou in things["matched"]) for level in IOU_LEVELS] for things in about])
         wholes = np.array([things["said"] + things["true"] for things in about])
         put_mean(figures, "pmF1", (2 * hits.sum(axis=0) / wholes.sum()).tolist())
         put_mean(figures, "macro F1", (2 * hits / wholes[:, None]).mean(axis=1).tolist())
-    if about and len(about) < len(told):
+    if len({bool(things["true"]) for things in told}) == 2:
         figures["IL_MCC"] = 100.0 * _correlation(told)
-        figures["cgF1"] = figures["pmF1"] * figures["IL_MCC"] / 100.0
+        if about:
+            figures["cgF1"] = figures["pmF1"] * figures["IL_MCC"] / 100.0 + 0.0  # never a minus before a zero
+
+
+def crowded_f1(rows: Iterable[Row]) -> dict[str, float]:
+    """``macro F1 at IoU 0.5`` of rows with ``THINGS``, in percent: what PBench reports of crowded scenes."""
+    figures: dict[str, float] = {}
+    about = [row[THINGS] for row in rows if THINGS in row and row[THINGS]["true"] and "matched" in row[THINGS]]
+    put_mean(figures, "macro F1 at IoU 0.5", (2 * len(one["matched"]) / (one["said"] + one["true"]) for one in about))
+    return figures
 
 
 def concepts_left_out(rows: Iterable[Row]) -> dict[str, str]:
-    """Why ``IL_MCC`` and ``cgF1`` are not there: name of the figure -> reason; empty where they are."""
-    kinds = {bool(row[THINGS]["true"]) for row in rows if THINGS in row}
-    if len(kinds) != 1:
-        return {}
-    reason = ONE_KIND.format("there" if kinds == {True} else "not there")
-    return {"IL_MCC": reason, "cgF1": reason}
+    """Why ``IL_MCC``, ``pmF1`` and ``cgF1`` are not there: name of the figure -> reason; empty where they are."""
+    told = [row[THINGS] for row in rows if THINGS in row]
+    kinds = {bool(things["true"]) for things in told}
+    if len(kinds) == 1:
+        reason = ONE_KIND.format("there" if kinds == {True} else "not there")
+        return {"IL_MCC": reason, "cgF1": reason}
+    if told and not any("matched" in things for things in told if things["true"]):
+        return {"pmF1": NO_MASKS, "cgF1": NO_MASKS}
+    return {}
 
 
 def _correlation(told: Sequence[Row]) -> float:

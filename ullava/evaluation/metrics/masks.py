@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.evaluation.metrics.concepts import concepts_left_out, put_concepts
+from ullava.evaluation.metrics.concepts import concepts_left_out, crowded_f1, put_concepts
 from ullava.evaluation.metrics.rows import Metric, Row, by_group, column, put_mean, put_ratio
 from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou, mask_to_box_xyxy_px
@@ -139,8 +139,8 @@ class GeneralizedReferringMasks(Metric):
         return figures
 
     def details(self) -> dict[str, float]:
-        """Return the chief figures of each group of questions."""
-        return by_group(self, ("gIoU", "cIoU", "N-acc", "macro F1", "cgF1"))
+        """Return the chief figures of each group of questions, and F1 of things at the lowest IoU alone."""
+        return crowded_f1(self.rows) | by_group(self, ("gIoU", "cIoU", "N-acc", "macro F1", "cgF1"))
 
     def left_out(self) -> dict[str, str]:
         """See Metric."""

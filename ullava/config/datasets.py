@@ -28,9 +28,10 @@ class OriginalSplit:
     """One split in the files that a data set's authors publish; every path is below the data root.
 
     ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
-    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
-    ``sentences``: expected expressions. ``images``: the folder of images. ``count``: expected samples. ``first_text``:
-    of several texts of an image the first alone is asked, as ReasonSeg's published figures are taken.
+    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files,
+    or in the names of several; ``oracle`` of SA-Co: all annotators at once. ``sentences``: expected expressions.
+    ``images``: the folder of images. ``count``: expected samples. ``first_text``: of several texts of an image the
+    first alone is asked, as ReasonSeg's published figures are taken.
     """
 
     annotations: str

@@ -25,7 +25,7 @@ from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
-from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, mask_ious, paired
+from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, mask_ious, paired
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
 from ullava.evaluation.metrics.rows import CLASS, GROUPS, Metric, Row
@@ -84,9 +84,10 @@ class _Gres(Scorer):
         row = self._judged(sample, answer, ignore) | {THERE: likely_there(answer)}
         true = [region.mask for region in regions if region.mask is not None]
         said = [thing.mask for thing in confident(answer) if thing.mask is not None]
-        whole = len(true) == len(regions)
-        row[THINGS] = paired(mask_ious(said, true, ignore)) if whole else {"said": len(said), "true": len(regions)}
-        return self.metric.add(row)
+        if len(true) < len(regions):
+            return self.metric.add(row | {THINGS: {"said": len(said), "true": len(regions)}})
+        seen = [true, *sample.truth.get("alternatives", ())]
+        return self.metric.add(row | {THINGS: best_of([paired(mask_ious(said, masks, ignore)) for masks in seen])})
 
     @staticmethod
     def _judged(sample: Sample, answer: Answer, ignore: MaskArray | None) -> Row:

@@ -162,7 +162,8 @@ def sa_co_gold(root: Path) -> None:
     ]
     value = {"info": {}, "images": [pair | {"height": H, "width": W} for pair in pairs], "annotations": things}
     for name in ("attributes", "crowded", "fg_food", "fg_sports_equipment", "metaclip", "sa1b", "wiki_common"):
-        as_json(root / "sa_co_gold" / f"gold_{name}_merged_a_release_test.json", value)
+        for letter in "abc":
+            as_json(root / "sa_co_gold" / f"gold_{name}_merged_{letter}_release_test.json", value)
     for folder in ("metaclip", "sa1b"):
         make_image(root / "sa_co_gold" / folder / "1" / "a.jpeg")
 
@@ -276,6 +277,27 @@ def test_instances_of_pbench_and_sa_co_are_counted(tmp_path: Path) -> None:
         # One of two things: 2 / (1 + 2).
         assert (figures["pmF1"], figures["macro F1"]) == pytest.approx((200 / 3, 200 / 3))
         assert figures["IL_MCC"] == figures["cgF1"] == figures["N-acc"] == 0
+
+
+def test_the_annotator_who_fits_the_answer_best_counts(tmp_path: Path) -> None:
+    """The answer names one car and one boat; b saw the one car alone, and c the boat, where it is said."""
+    sa_co_gold(tmp_path)
+    square, corner = masks()
+    for letter, things in (("b", [(10, square)]), ("c", [(10, corner), (11, np.ones((H, W), bool))])):
+        file = tmp_path / "sa_co_gold" / f"gold_crowded_merged_{letter}_release_test.json"
+        held = [{"image_id": number, "segmentation": code(mask)} for number, mask in things]
+        as_json(file, json.loads(file.read_text()) | {"annotations": held})
+    entries = "{best: {dataset: sa_co_gold, split: crowded}, first: {dataset: sa_co_gold, split: crowded_a}}"
+    recipe = parse_text(EvalRecipe, f"dataset: {entries}")
+    built = dict(zip(recipe.dataset, build_datasets(recipe.dataset, tmp_path), strict=True))
+    metrics = evaluate(Greedy(), built, recipe, tmp_path / "out", progress=False)
+    assert metrics is not None
+    best, first = (result["metrics"] for result in metrics["results"])
+    assert best["pmF1"] == best["macro F1"] == 100 and best["N-acc"] == first["N-acc"] == 0
+    assert first["pmF1"] == pytest.approx(200 / 3) and first["gIoU"] == best["gIoU"]
+    (tmp_path / "sa_co_gold" / "gold_crowded_merged_b_release_test.json").unlink()
+    with pytest.raises(DataError, match="gold_crowded_merged_b_release_test.json: no such annotation file"):
+        build_dataset("sa_co_gold", DatasetEntry(split="crowded"), tmp_path)
 
 
 def test_images_are_written_out_once_under_names_of_our_own(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.unit.evaluation.answering import Perfect
 from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes
-from ullava.evaluation.metrics.concepts import IOU_LEVELS, mask_ious, paired
+from ullava.evaluation.metrics.concepts import IOU_LEVELS, best_of, mask_ious, paired
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks
 from ullava.evaluation.metrics.selective import risk_coverage
 from ullava.evaluation.run import evaluate
@@ -87,6 +87,13 @@ def test_pairs_are_the_best_together_and_not_one_by_one() -> None:
     """The first thing fits both true ones; taking its best first would leave the second thing without."""
     assert paired(np.array([[0.9, 0.8], [0.7, 0.1]])) == {"said": 2, "true": 2, "matched": [0.8, 0.7]}
     assert paired(np.zeros((0, 3))) == {"said": 0, "true": 3, "matched": []}
+
+
+def test_of_several_annotators_the_best_counts() -> None:
+    one, two = paired(np.array([[0.8]])), paired(np.array([[0.9, 0.0]]))  # 2 * 7/10 / 2 and 2 * 9/10 / 3
+    assert best_of([two, one]) is one and best_of([one, two]) is one
+    silent = paired(np.zeros((0, 0)))
+    assert best_of([paired(np.zeros((0, 2))), silent]) is silent
 
 
 def test_iou_of_masks_is_exact_and_leaves_open_pixels_out() -> None:

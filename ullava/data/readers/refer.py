@@ -110,12 +110,17 @@ class ExpressionReader(Reader):
 
     @staticmethod
     def _sorted_into(record: Record) -> dict[str, object]:
-        """Return which parts of the data set the record belongs to, and what its figures are averaged over."""
+        """Return the parts of the data set that hold the record, what its figures are averaged over, others' masks."""
         said: dict[str, object] = {}
         if "groups" in record.value:
             said["groups"] = tuple(record.texts("groups"))
         if "average_over" in record.value:
             said["average_over"] = record.text("average_over")
+        if "alternatives" in record.value:
+            said["alternatives"] = tuple(
+                tuple(record.part(thing, f"alternatives[{place}]").mask(record.size_hw()) for thing in things)
+                for place, things in enumerate(record.items("alternatives"))
+            )
         return said
 
     @staticmethod
@@ -143,6 +148,7 @@ class GroupReferReader(ExpressionReader):
     """``{image_path, height, width, sentences, no_target, annotations: [{segmentation, bbox, category}]}``.
 
     An annotation with ``box_only`` has no ``segmentation``, whatever the task. ``groups`` as in ``refer``.
+    ``alternatives``: lists of annotations, what others than the first annotator found.
     """
 
     layout = "grefer"

@@ -68,6 +68,19 @@ def paired(ious: NDArray[np.float64]) -> Row:
     return {"said": ious.shape[0], "true": ious.shape[1], "matched": found}
 
 
+def best_of(readings: Sequence[Row]) -> Row:
+    """Of the fields ``THINGS`` of one answer against several annotators the one with the best F1, as SA-Co counts.
+
+    Nothing said where nobody saw anything is perfect; of equal ones the first.
+    """
+
+    def quality(things: Row) -> float:
+        whole = things["said"] + things["true"]
+        return sum(iou >= level for iou in things["matched"] for level in IOU_LEVELS) / whole if whole else math.inf
+
+    return max(readings, key=quality)
+
+
 def put_concepts(figures: dict[str, float], rows: Iterable[Row]) -> None:
     """Write ``IL_MCC``, ``pmF1``, ``cgF1`` and ``macro F1`` of rows with ``THINGS``, in percent, where defined."""
     told = [row[THINGS] for row in rows if THINGS in row]

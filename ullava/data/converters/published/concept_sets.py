@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from ullava.data.annotations.json_stream import iter_object_lists, iter_records
@@ -17,6 +19,11 @@ from ullava.data.converters.published.parquet import run_lengths, said_of
 from ullava.data.converters.published.source import Converted, OriginalSource, Skipped, row
 from ullava.data.readers.record import are_numbers
 from ullava.errors import DataError, did_you_mean
+
+ORACLE, FIRST = "oracle", "_merged_a_"
+"""``part`` of a split in which all three annotators count, and what the first one's file has in its name."""
+_OF_PAIRS = ("id", "file_name", "text_input", "height", "width")
+_OF_MASKS = ("image_id", "segmentation")
 
 
 def grounding_suite_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
@@ -49,41 +56,66 @@ def grounding_suite_rows(source: OriginalSource, facts: dict[str, Any], on_read:
         yield row(record, shown, line)
 
 
+def annotators(source: OriginalSource) -> list[Path]:
+    """Return the files of a split of SA-Co: its own, and with ``part`` ORACLE those of the two other annotators too."""
+    first = source.annotations
+    if source.part != ORACLE:
+        return [first]
+    return [first.with_name(first.name.replace(FIRST, f"_merged_{letter}_")) for letter in "abc"]
+
+
 def sa_co_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``grefer`` record for each pair of a picture and a phrase: a mask for every instance, or none.
 
     Pairs whose instances are not all annotated (``is_instance_exhaustive``) are left out, as the authors' program does;
-    it passes over crowd regions too.
+    it passes over crowd regions too. What the other ``annotators`` found is ``alternatives``; all three files have the
+    same pairs. Raises DataError for a file that is not there or lacks a field or a pair.
     """
-    pairs: list[tuple[int, dict[str, Any]]] = []
-    masks: dict[Any, list[Any]] = defaultdict(list)
-    for key, record in iter_object_lists(source.annotations, ("images", "annotations"), on_read):
-        value = record.value
-        needed = (
-            ("id", "file_name", "text_input", "height", "width") if key == "images" else ("image_id", "segmentation")
-        )
-        for name in needed:
-            if name not in value:
-                where = f"{source.annotations}:{record.line}: {key}[{record.number}]"
-                raise DataError(f"{where}: no '{name}'{did_you_mean(name, value)}")
-        if key == "images":
-            pairs.append((record.line, value))
-        elif not value.get("iscrowd"):
-            masks[value["image_id"]].append(value["segmentation"])
     facts["sentences"] = 0
-    for line, pair in pairs:
-        here, size = f"id {pair['id']}", (pair["height"], pair["width"])
-        if not pair.get("is_instance_exhaustive", True):
+    (pairs, masks), *others = [_pairs_and_masks(path, on_read) for path in annotators(source)]
+    for number, (line, pair) in pairs.items():
+        here, size = f"id {number}", (pair["height"], pair["width"])
+        for path, (told, _) in zip(annotators(source)[1:], others, strict=True):
+            if number not in told:
+                raise DataError(f"{path}: has no {here} of {source.annotations.name}")
+        every = [pair, *(told[number][1] for told, _ in others)]
+        if not all(one.get("is_instance_exhaustive", True) for one in every):
             yield Skipped(here, "not every instance is annotated")
             continue
         said = said_of(here, pair["text_input"])
-        coded = [run_lengths(here, mask, size) for mask in masks.get(pair["id"], ())]
-        faults = [part for part in (said, *coded) if isinstance(part, Skipped)]
+        found = [
+            [run_lengths(here, mask, size) for mask in held.get(number, ())]
+            for held in (masks, *(m for _, m in others))
+        ]
+        faults = [part for part in (said, *chain.from_iterable(found)) if isinstance(part, Skipped)]
         if faults:
             yield faults[0]
             continue
         facts["sentences"] += 1
         shown = source.image(str(pair["file_name"]))
-        things = [{"segmentation": mask, "category": said} for mask in coded]
-        head = {"image_path": shown, "height": size[0], "width": size[1], "sentences": [said]}
-        yield row(head | {"no_target": not things, "annotations": things}, shown, line)
+        own, *alternatives = [[{"segmentation": mask, "category": said} for mask in things] for things in found]
+        record = {"image_path": shown, "height": size[0], "width": size[1], "sentences": [said]}
+        record |= {"no_target": not own, "annotations": own}
+        yield row(record | ({"alternatives": alternatives} if alternatives else {}), shown, line)
+
+
+def _pairs_and_masks(
+    path: Path, on_read: Callable[[int], object]
+) -> tuple[dict[Any, tuple[int, dict[str, Any]]], dict[Any, list[Any]]]:
+    """Return (line, pair) and masks by the number of the pair."""
+    pairs: dict[Any, tuple[int, dict[str, Any]]] = {}
+    masks: dict[Any, list[Any]] = defaultdict(list)
+    if not path.is_file():
+        raise DataError(f"{path}: no such annotation file")
+    for key, record in iter_object_lists(path, ("images", "annotations"), on_read):
+        value = record.value
+        needed = _OF_PAIRS if key == "images" else _OF_MASKS
+        for name in needed:
+            if name not in value:
+                where = f"{path}:{record.line}: {key}[{record.number}]"
+                raise DataError(f"{where}: no '{name}'{did_you_mean(name, value)}")
+        if key == "images":
+            pairs[value["id"]] = record.line, value
+        elif not value.get("iscrowd"):
+            masks[value["image_id"]].append(value["segmentation"])
+    return pairs, masks

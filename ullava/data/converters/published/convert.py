@@ -19,7 +19,7 @@ from ullava.data.annotations.json_stream import Row
 from ullava.data.annotations.store import PROGRESS_BYTES, AnnotationStore, cache_path, convert_rows
 from ullava.data.converters.published.boxed_refs import boxed_refs_rows
 from ullava.data.converters.published.captions import coco_captions_rows
-from ullava.data.converters.published.concept_sets import grounding_suite_rows, sa_co_rows
+from ullava.data.converters.published.concept_sets import annotators, grounding_suite_rows, sa_co_rows
 from ullava.data.converters.published.dialogues import alpaca_rows, scienceqa_rows, sharegpt_rows, tgif_rows
 from ullava.data.converters.published.folders import ade_objects_rows, label_folders_rows, mask_pairs_rows
 from ullava.data.converters.published.labelme import reasonseg_rows
@@ -131,6 +131,7 @@ def _fingerprint(source: OriginalSource) -> str:
     parts += [source.label_offset, source.ignore_label, source.first_text]
     folders = [source.annotations, source.root / source.images] if source.kind in FOLDER_KINDS else []
     folders += [source.annotations] if source.kind in PACKED_KINDS else []
+    folders += annotators(source)[1:] if source.kind == "sa_co" else []
     for path in [*folders, *([source.companion] if source.companion is not None else [])]:
         parts.append(_state(path))
     return "|" + hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -350,6 +350,10 @@ def test_files_of_another_form_are_refused_in_one_line(tmp_path: Path) -> None:
     (data / "level_2-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         build_dataset("pbench", DatasetEntry(split="level_2"), tmp_path)
+    sample = {"sentences": ["x"], "category": "dog", "bbox": None, "mask": code(masks()[0])}
+    table(tmp_path / "refcoco_m" / "data" / "validation-0.parquet", [{"image": picture(), "samples": [sample]}])
+    with pytest.raises(DataError, match=r"validation-0.parquet: record 0: a field is missing or has the wrong kind"):
+        build_dataset("refcoco_m", DatasetEntry(split="val"), tmp_path)
     grounding_suite(tmp_path)
     file = tmp_path / "grounding_suite" / "GroundingSuite-Eval.jsonl"
     line = json.loads(file.read_text().splitlines()[0])

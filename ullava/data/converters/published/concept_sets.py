@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ullava.data.annotations.json_stream import iter_object_lists, iter_records
-from ullava.data.converters.published.parquet import run_lengths, said_of
+from ullava.data.converters.published.parquet import fields_of, run_lengths, said_of
 from ullava.data.converters.published.source import Converted, OriginalSource, Skipped, row
 from ullava.data.readers.record import are_numbers
 from ullava.errors import DataError, did_you_mean
@@ -115,7 +115,9 @@ def _pairs_and_masks(
                 where = f"{path}:{record.line}: {key}[{record.number}]"
                 raise DataError(f"{where}: no '{name}'{did_you_mean(name, value)}")
         if key == "images":
-            pairs[value["id"]] = record.line, value
+            with fields_of(f"{path}:{record.line}: {key}[{record.number}]"):
+                pairs[value["id"]] = record.line, value
         elif not value.get("iscrowd"):
-            masks[value["image_id"]].append(value["segmentation"])
+            with fields_of(f"{path}:{record.line}: {key}[{record.number}]"):
+                masks[value["image_id"]].append(value["segmentation"])
     return pairs, masks

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ullava.atomic_write import make_folder, write_whole
 from ullava.data.converters.published.source import OriginalSource, Skipped, image_size_wh
+from ullava.data.readers.record import are_numbers
 from ullava.errors import DataError, did_you_mean
 from ullava.text.phrases import expression_fault
 
@@ -44,6 +46,15 @@ def parquet_records(source: OriginalSource, columns: Collection[str]) -> Iterato
                         number += 1
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def fields_of(where: str) -> Iterator[None]:
+    """Raise DataError that names the record for a field that is not there or holds another kind of value."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{where}: a field is missing or has the wrong kind of value ({error})") from error
 
 
 def _shards(source: OriginalSource) -> list[Path]:
@@ -92,7 +103,7 @@ def run_lengths(where: str, mask: Any, size_hw: tuple[int, int]) -> dict[str, An
     """Return COCO's run-length code ``{"size": [H, W], "counts"}`` of a mask, or why it is none of this image."""
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str):
         return Skipped(where, "a mask without run lengths")
-    size = [int(side) for side in mask.get("size") or ()]
-    if size != list(size_hw):
+    size: Any = mask.get("size")
+    if not are_numbers(size, 2) or tuple(size) != tuple(size_hw):
         return Skipped(where, "mask and image have different sizes")
-    return {"size": size, "counts": mask["counts"]}
+    return {"size": [int(side) for side in size], "counts": mask["counts"]}

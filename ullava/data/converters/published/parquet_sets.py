@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ullava.data.converters.published.parquet import parquet_records, run_lengths, said_of, unpacked_image
+from ullava.data.converters.published.parquet import fields_of, parquet_records, run_lengths, said_of, unpacked_image
 from ullava.data.converters.published.source import Converted, OriginalSource, Skipped, row
 from ullava.data.readers.record import are_numbers
 from ullava.errors import DataError
@@ -35,23 +35,28 @@ def refcoco_m_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
     """Yield one ``refer`` record for each instance of an image: its expressions, its mask, its box."""
     facts["sentences"] = 0
     for where, value in parquet_records(source, ("image", "samples")):
-        shown = _shown(source, where, value["image"])
-        if isinstance(shown, Skipped):
-            yield shown
-            continue
-        name, size = shown
-        for place, thing in enumerate(value["samples"]):
-            here = f"{where}: samples[{place}]"
-            mask = run_lengths(here, thing["mask"], size)
-            said = [said_of(here, text) for text in thing["sentences"]]
-            yield from (text for text in said if isinstance(text, Skipped))
-            kept = [text for text in said if isinstance(text, str)]
-            if isinstance(mask, Skipped):
-                yield mask
-            elif kept:
-                facts["sentences"] += len(kept)
-                record = _head(name, size) | {"sentences": kept, "category": thing["category"], "segmentation": mask}
-                yield row(record | {"bbox": [float(side) for side in thing["bbox"]]}, name)
+        with fields_of(f"{source.annotations}: {where}"):
+            shown = _shown(source, where, value["image"])
+            if isinstance(shown, Skipped):
+                yield shown
+                continue
+            name, size = shown
+            for place, thing in enumerate(value["samples"]):
+                here = f"{where}: samples[{place}]"
+                mask = run_lengths(here, thing["mask"], size)
+                said = [said_of(here, text) for text in thing["sentences"]]
+                yield from (text for text in said if isinstance(text, Skipped))
+                kept = [text for text in said if isinstance(text, str)]
+                if isinstance(mask, Skipped):
+                    yield mask
+                elif kept:
+                    facts["sentences"] += len(kept)
+                    record = _head(name, size) | {
+                        "sentences": kept,
+                        "category": thing["category"],
+                        "segmentation": mask,
+                    }
+                    yield row(record | {"bbox": [float(side) for side in thing["bbox"]]}, name)
 
 
 def ref_l4_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
@@ -61,23 +66,24 @@ def ref_l4_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable
     """
     facts["sentences"] = 0
     wanted = ("id", "caption", "bbox", "height", "width", "file_name", "ori_category_id")
-    for _, value in parquet_records(source, wanted):
-        here = f"id {value['id']}"
-        caption = said_of(here, value["caption"])
-        if isinstance(caption, Skipped):
-            yield caption
-            continue
-        if not are_numbers(value["bbox"], 4):
-            yield Skipped(here, "a box that is not four numbers")
-            continue
-        side = math.sqrt(max(value["bbox"][2] * value["bbox"][3], 0.0))
-        size = "small" if side < SMALL_BELOW else "large" if side > LARGE_ABOVE else "medium"
-        facts["sentences"] += 1
-        name = source.image(value["file_name"])
-        record = _head(name, (value["height"], value["width"])) | {"sentences": [caption], "bbox": value["bbox"]}
-        kind = str(value["ori_category_id"])
-        record |= {"category": caption, "groups": [size], "average_over": OBJECTS365_OF.get(kind, kind)}
-        yield row(record, name)
+    for where, value in parquet_records(source, wanted):
+        with fields_of(f"{source.annotations}: {where}"):
+            here = f"id {value['id']}"
+            caption = said_of(here, value["caption"])
+            if isinstance(caption, Skipped):
+                yield caption
+                continue
+            if not are_numbers(value["bbox"], 4):
+                yield Skipped(here, "a box that is not four numbers")
+                continue
+            side = math.sqrt(max(value["bbox"][2] * value["bbox"][3], 0.0))
+            size = "small" if side < SMALL_BELOW else "large" if side > LARGE_ABOVE else "medium"
+            facts["sentences"] += 1
+            name = source.image(value["file_name"])
+            record = _head(name, (value["height"], value["width"])) | {"sentences": [caption], "bbox": value["bbox"]}
+            kind = str(value["ori_category_id"])
+            record |= {"category": caption, "groups": [size], "average_over": OBJECTS365_OF.get(kind, kind)}
+            yield row(record, name)
 
 
 def groundingme_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
@@ -87,42 +93,44 @@ def groundingme_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
     """
     facts["sentences"] = 0
     for where, value in parquet_records(source, ("image", "description", "bbox", "subtask_l1", "subtask_l2")):
-        shown, said = _shown(source, where, value["image"]), said_of(where, value["description"])
-        if isinstance(shown, Skipped) or isinstance(said, Skipped):
-            yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
-            continue
-        name, size = shown
-        skill, part = str(value["subtask_l1"]), str(value["subtask_l2"])
-        absent = skill == REJECTION
-        things = []
-        if not absent:
-            if not are_numbers(value["bbox"], 4):
-                yield Skipped(where, "a box that is not four numbers")
+        with fields_of(f"{source.annotations}: {where}"):
+            shown, said = _shown(source, where, value["image"]), said_of(where, value["description"])
+            if isinstance(shown, Skipped) or isinstance(said, Skipped):
+                yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
                 continue
-            x0, y0, x1, y1 = value["bbox"]
-            things = [{"bbox": [x0, y0, x1 - x0, y1 - y0], "category": said, "box_only": True}]
-        facts["sentences"] += 1
-        record = _head(name, size) | {"sentences": [said], "no_target": absent, "annotations": things}
-        yield row(record | {"groups": [skill, f"{skill}/{part}"]}, name)
+            name, size = shown
+            skill, part = str(value["subtask_l1"]), str(value["subtask_l2"])
+            absent = skill == REJECTION
+            things = []
+            if not absent:
+                if not are_numbers(value["bbox"], 4):
+                    yield Skipped(where, "a box that is not four numbers")
+                    continue
+                x0, y0, x1, y1 = value["bbox"]
+                things = [{"bbox": [x0, y0, x1 - x0, y1 - y0], "category": said, "box_only": True}]
+            facts["sentences"] += 1
+            record = _head(name, size) | {"sentences": [said], "no_target": absent, "annotations": things}
+            yield row(record | {"groups": [skill, f"{skill}/{part}"]}, name)
 
 
 def pbench_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``grefer`` record for each expression: a mask for every instance, or none."""
     facts["sentences"] = 0
     for where, value in parquet_records(source, ("image", "expression", "masks")):
-        shown, said = _shown(source, where, value["image"]), said_of(where, value["expression"])
-        if isinstance(shown, Skipped) or isinstance(said, Skipped):
-            yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
-            continue
-        name, size = shown
-        masks = [run_lengths(where, mask, size) for mask in value["masks"] or ()]
-        faults = [mask for mask in masks if isinstance(mask, Skipped)]
-        if faults:  # without one of its things the question would have another answer
-            yield faults[0]
-            continue
-        facts["sentences"] += 1
-        things = [{"segmentation": mask, "category": said} for mask in masks]
-        yield row(_head(name, size) | {"sentences": [said], "no_target": not things, "annotations": things}, name)
+        with fields_of(f"{source.annotations}: {where}"):
+            shown, said = _shown(source, where, value["image"]), said_of(where, value["expression"])
+            if isinstance(shown, Skipped) or isinstance(said, Skipped):
+                yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
+                continue
+            name, size = shown
+            masks = [run_lengths(where, mask, size) for mask in value["masks"] or ()]
+            faults = [mask for mask in masks if isinstance(mask, Skipped)]
+            if faults:  # without one of its things the question would have another answer
+                yield faults[0]
+                continue
+            facts["sentences"] += 1
+            things = [{"segmentation": mask, "category": said} for mask in masks]
+            yield row(_head(name, size) | {"sentences": [said], "no_target": not things, "annotations": things}, name)
 
 
 def _shown(source: OriginalSource, where: str, image: Any) -> tuple[str, tuple[int, int]] | Skipped:

@@ -28,14 +28,17 @@ class OriginalSplit:
     """One split in the files that a data set's authors publish; every path is below the data root.
 
     ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
-    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files.
-    ``sentences``: expected expressions. ``images``: the folder of images. ``count``: expected samples.
+    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files,
+    or in the names of several; ``oracle`` of SA-Co: all annotators at once. ``sentences``: expected expressions.
+    ``images``: the folder of images. ``count``: expected samples. ``first_text``: of several texts of an image the
+    first alone is asked, as ReasonSeg's published figures are taken.
     """
 
     annotations: str
     images: str = "."
     companion: str | None = None
     part: str | None = None
+    first_text: bool = False
     count: int | None = field(default=None, metadata=at_least(0))
     sentences: int | None = field(default=None, metadata=at_least(0))
 
@@ -62,6 +65,12 @@ class OriginalConfig:
         "tgif_tsv",
         "boxed_refs",
         "coco_captions",
+        "refcoco_m",
+        "ref_l4",
+        "groundingme",
+        "pbench",
+        "grounding_suite",
+        "sa_co",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import DataError, UserError
+from ullava.evaluation.metrics.selective import balanced_weights, calibration_error
 from ullava.json_lines import numbered_lines, parse_line
 
 LIMIT = 1e-6
 """Probabilities are written with six digits; those at the ends are taken for this one."""
-BINS = 10
 STEPS = 200
 PRECISE = 1e-9
 RIDGE = 1e-4
@@ -34,7 +34,7 @@ class Observed:
 
     def weights(self) -> NDArray[np.float64]:
         """How much each counts, [n]: absent things half of all, the others half."""
-        return np.where(self.there, 0.5 / self.there.sum(), 0.5 / (~self.there).sum())
+        return balanced_weights(self.there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +121,15 @@ def fit(seen: Observed, keep: float | None = None) -> Calibration:
 def judge(seen: Observed, calibration: Calibration) -> dict[str, float]:
     """N-acc, T-acc (percent, by presence alone), the area under the curve, and ECE in percent.
 
-    ECE: in ten bins of the probability, how far its mean is from the share of things that were there, weighed by their
-    numbers; absent things and others weigh the same together.
+    ECE: ``ullava.evaluation.metrics.selective``.
     """
     logits = calibration(seen.logits)
     found = logits > 0
-    probability = _probability(logits)
-    weights = seen.weights()
-    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
-    error = sum(abs(float((weights * (probability - seen.there))[bins == place].sum())) for place in range(BINS))
     return {
         "N-acc": 100 * float((~found[~seen.there]).mean()),
         "T-acc": 100 * float(found[seen.there].mean()),
         "AUC": 100 * _area(logits[seen.there], logits[~seen.there]),
-        "ECE": 100 * error,
+        "ECE": 100 * calibration_error(_probability(logits), seen.there, seen.weights()),
     }
 
 

@@ -36,8 +36,20 @@ GIVEN_TASKS = ("caption", "vqa")
 """Task families whose answers are words alone: with teacher forcing there is nothing left to measure."""
 READ_TASKS = ("text",)
 """Task families of which it is measured how likely the reference answer is to the model."""
-GIVEN_FIGURES = ("N-acc", "T-acc", "Pr@F1", "accuracy")
-"""Figures that a given answer decides: its words, and whether there is a mask at all."""
+GIVEN_FIGURES = (
+    "N-acc",
+    "T-acc",
+    "Pr@F1",
+    "accuracy",
+    "IL_MCC",
+    "pmF1",
+    "cgF1",
+    "macro F1",
+    "macro F1 at IoU 0.5",
+    "ECE",
+    "AURC",
+)
+"""Figures that a given answer decides: its words, whether there is a mask at all, and how many things it names."""
 
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Name of torch's error; torch itself is not imported here."""

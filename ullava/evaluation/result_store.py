@@ -3,7 +3,7 @@
 ``run.json``            what is evaluated; a run with anything else refuses to go on in the folder
 ``predictions.jsonl``   one line for each query, appended batch by batch; the metrics are computed from it alone
 ``bad_samples.jsonl``   samples that could not be used, with the reason (tried again by the next run)
-``metrics.json``        the results, written last
+``metrics.json``        the results, written last (beside ``risk_coverage.json`` and ``.png``, where there are curves)
 
 With several processes, process N appends to ``predictions.rankN.jsonl`` and ``bad_samples.rankN.jsonl`` and leaves
 ``finished.rankN.json``; process 0 merges them when all have finished. Whole files are written to a temporary name and

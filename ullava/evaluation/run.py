@@ -2,7 +2,8 @@
 
 ``metrics.json`` is ``{"model", "protocol", "results": [{"dataset", "split", "task", "n", "skipped", "metrics"}]}``.
 A result may also have ``details`` (figures by class or by kind of question), ``by_choice`` (figures by what the
-vision encoder chose), ``intervals`` (``bootstrap``) and a ``note``.
+vision encoder chose), ``intervals`` (``bootstrap``), ``left_out`` (why figures are not defined) and a ``note``. Where
+questions may be about things that are not there, ``risk_coverage.json`` and ``.png`` lie beside it (risk_curve.py).
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
 from ullava.evaluation.result_store import RunFolder, Shard, read_lines
+from ullava.evaluation.risk_curve import write_curves
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import family_of
 
 T = TypeVar("T")
 
-FORMAT = 1
+GIVEN_ENDS = tuple(f" {name}" for name in GIVEN_FIGURES)
+FORMAT = 2
 """Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
 
 
@@ -88,7 +91,8 @@ def evaluate(
     folder.wait_for_others()
     labels = list(datasets)
     folder.merge(lambda record: (labels.index(record["dataset"]), record["item"], record["query"]))
-    metrics = _summary(datasets, families, recipe, out_dir)
+    metrics, curves = _summary(datasets, families, recipe, out_dir)
+    write_curves(curves, out_dir)
     write_json(out_dir / "metrics.json", metrics)
     return metrics
 
@@ -161,8 +165,11 @@ def _identity(
 
 def _summary(
     datasets: Mapping[str, TaskDataset], families: Mapping[str, str], recipe: EvalRecipe, out_dir: Path
-) -> dict[str, Any]:
-    """Compute the figures from the merged lines. Raises DataError if more samples are bad than the budget allows."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compute the figures from the merged lines, and by label the risk-coverage curves.
+
+    Raises DataError if more samples are bad than the budget allows.
+    """
     records: dict[str, list[dict[str, Any]]] = {label: [] for label in datasets}
     for record in read_lines(out_dir / "predictions.jsonl"):
         # The masks are not needed any more and would be the bulk of what is held.
@@ -178,7 +185,7 @@ def _summary(
                 f"dataset {label}: {count} bad samples, bad_sample_budget is {recipe.bad_sample_budget} "
                 f"(listed in {out_dir / 'bad_samples.jsonl'})"
             )
-    results, forced = [], recipe.protocol == "teacher_forced"
+    results, curves, forced = [], {}, recipe.protocol == "teacher_forced"
     for label, dataset in datasets.items():
         kind = scorer_for(families[label], recipe).kind
         metric = kind(record["scores"] for record in records[label])
@@ -191,14 +198,17 @@ def _summary(
             "metrics": _earned(metric.compute(), recipe),
         }
         extras = {
-            "details": {} if forced and families[label] in READ_TASKS else metric.details(),
+            "details": {} if forced and families[label] in READ_TASKS else _earned(metric.details(), recipe),
             "by_choice": _by_choice(records[label], kind, recipe),
+            "left_out": _earned(metric.left_out(), recipe),
             "intervals": _earned(bootstrap(records[label], kind, recipe.bootstrap), recipe),
             "note": "not measured: this protocol gives the answer" if _given(families[label], recipe) else "",
         }
         results.append(result | {name: value for name, value in extras.items() if value})
+        if not forced and (curve := metric.curve()):
+            curves[label] = curve
     held = {"quantize": recipe.quantize} if recipe.quantize else {}
-    return {"model": recipe.model, **held, "protocol": recipe.protocol, "results": results}
+    return {"model": recipe.model, **held, "protocol": recipe.protocol, "results": results}, curves
 
 
 def _by_choice(
@@ -229,7 +239,7 @@ def _given(family: str, recipe: EvalRecipe) -> bool:
 
 
 def _earned(figures: dict[str, T], recipe: EvalRecipe) -> dict[str, T]:
-    """Leave out the figures that the protocol gives away."""
+    """Leave out the figures that the protocol gives away, those of groups (``short N-acc``) too."""
     if recipe.protocol != "teacher_forced":
         return figures
-    return {name: value for name, value in figures.items() if name not in GIVEN_FIGURES}
+    return {name: value for name, value in figures.items() if not f" {name}".endswith(GIVEN_ENDS)}

@@ -25,14 +25,16 @@ from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
+from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, mask_ious, paired
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
-from ullava.evaluation.metrics.rows import Metric, Row
+from ullava.evaluation.metrics.rows import CLASS, GROUPS, Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
+from ullava.evaluation.metrics.selective import THERE
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
 from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
-from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
-from ullava.structures import Answer, BoxXYXY, MaskArray, Sample
+from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask
+from ullava.structures import Answer, BoxXYXY, GroundedObject, MaskArray, Sample
 from ullava.synthetic.facts import check_facts
 from ullava.text.tokens import strip_grounding
 
@@ -46,8 +48,17 @@ class Scorer(ABC):
         self.metric = self.kind()
 
     def score_image(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Score all answered queries of one image, in order; one row for each."""
-        return [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        """Score all answered queries of one image, in order; one row for each.
+
+        Where the annotations sort their questions (``truth["groups"]``, ``truth["average_over"]``), the rows say how.
+        """
+        rows = [self.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        for row, sample in zip(rows, samples, strict=True):
+            if sample.truth.get("groups"):
+                row[GROUPS] = list(sample.truth["groups"])
+            if sample.truth.get("average_over"):
+                row[CLASS] = str(sample.truth["average_over"])
+        return rows
 
     @abstractmethod
     def score(self, sample: Sample, answer: Answer) -> Row:
@@ -69,12 +80,23 @@ class _Gres(Scorer):
     kind = GeneralizedReferringMasks
 
     def score(self, sample: Sample, answer: Answer) -> Row:
-        metric = cast(GeneralizedReferringMasks, self.metric)
+        regions, ignore = sample.turns[0].regions, ignored_pixels(sample)
+        row = self._judged(sample, answer, ignore) | {THERE: likely_there(answer)}
+        true = [region.mask for region in regions if region.mask is not None]
+        said = [thing.mask for thing in confident(answer) if thing.mask is not None]
+        if len(true) < len(regions):
+            return self.metric.add(row | {THINGS: {"said": len(said), "true": len(regions)}})
+        seen = [true, *sample.truth.get("alternatives", ())]
+        return self.metric.add(row | {THINGS: best_of([paired(mask_ious(said, masks, ignore)) for masks in seen])})
+
+    @staticmethod
+    def _judged(sample: Sample, answer: Answer, ignore: MaskArray | None) -> Row:
+        metric = GeneralizedReferringMasks()
         if not sample.turns[0].regions:
             return metric.update(united_mask(answer), None, no_target=True)
         if all(region.mask is None for region in sample.turns[0].regions):
             return metric.update_boxed(united_mask(answer), true_box(sample))
-        return metric.update(united_mask(answer), true_mask(sample), no_target=False, ignore=ignored_pixels(sample))
+        return metric.update(united_mask(answer), true_mask(sample), no_target=False, ignore=ignore)
 
 
 class RecScorer(Scorer):
@@ -96,7 +118,10 @@ class _Grec(Scorer):
         if any(box is None for box in truth):
             raise SampleError(sample.name, "has a target without a box")
         targets = [box for box in truth if box is not None]
-        return cast(GeneralizedReferringBoxes, self.metric).update(boxes, best_box(answer), targets)
+        row = GeneralizedReferringBoxes().update(boxes, best_box(answer), targets)
+        sure = [thing.box_xyxy_px for thing in confident(answer) if thing.box_xyxy_px is not None]
+        ious = box_iou(sure, targets) if sure and targets else np.zeros((len(sure), len(targets)))
+        return self.metric.add(row | {THERE: likely_there(answer), THINGS: paired(ious)})
 
 
 class _Salient(Scorer):
@@ -253,6 +278,21 @@ def best_box(answer: Answer) -> BoxXYXY | None:
     """Return the box of the highest-scoring object of the first image that has a box, or None."""
     boxed = [thing for thing in answer.objects if thing.box_xyxy_px is not None and thing.image == 0]
     return max(boxed, key=lambda thing: thing.score).box_xyxy_px if boxed else None
+
+
+def likely_there(answer: Answer) -> float:
+    """Return how likely an answer holds it that what was asked for is in the image, in [0, 1].
+
+    The most likely of its ``presence``; of a mask head that tells none, the best score of its objects. 0 where it
+    offers nothing: the words deny it.
+    """
+    told = answer.presence or tuple(thing.score for thing in answer.objects)
+    return round(min(max((0.0, *told)), 1.0), 6)
+
+
+def confident(answer: Answer) -> list[GroundedObject]:
+    """Return the objects of the first image that an answer is sure of (``CONFIDENT``)."""
+    return [thing for thing in answer.objects if thing.image == 0 and thing.score >= CONFIDENT]
 
 
 def ignored_pixels(sample: Sample) -> MaskArray | None:

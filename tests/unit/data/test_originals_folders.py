@@ -143,7 +143,7 @@ def test_reasonseg_unites_targets_and_keeps_what_to_ignore(tmp_path):
     np.testing.assert_array_equal(query.turns[0].regions[0].mask, masks()[0])
     np.testing.assert_array_equal(query.truth["ignore_mask"], masks()[1])
     facts = open_store(locate("reasonseg", DatasetEntry(split="val"), tmp_path)).facts
-    assert (facts["skipped_named"], facts["sentences"]) == ([["b.json", "no target shape"]], 2)
+    assert (facts["skipped_named"], facts["sentences"]) == ([["b.json", "no target shape"]], 1)
 
 
 def test_of_two_reasonseg_shapes_the_smaller_shows(tmp_path):

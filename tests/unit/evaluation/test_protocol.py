@@ -43,10 +43,13 @@ def test_a_perfect_model_has_full_marks_in_every_task(recipe: Make, datasets: Op
     assert metrics == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     for label, found in figures(metrics).items():
         for name, value in found.items():
-            if name in ("MAE", "CIDEr", "meanE", "perplexity"):
+            if name in ("MAE", "CIDEr", "meanE", "perplexity", "ECE", "AURC"):
                 continue
             assert value == pytest.approx(100.0), (label, name)
     assert figures(metrics)["shapes_salient"]["MAE"] == 0.0
+    assert figures(metrics)["shapes_gres"]["AURC"] == 0.0 and figures(metrics)["shapes_gres"]["ECE"] == pytest.approx(
+        5.0
+    )
     assert figures(metrics)["shapes_caption"]["CIDEr"] == pytest.approx(1000.0)
     tasks = {result["dataset"]: result["task"] for result in metrics["results"]}
     assert (tasks["shapes_rec"], tasks["shapes_gres"]) == ("rec", "gres")
@@ -57,7 +60,7 @@ def test_a_silent_model_misses_everything_but_what_is_not_there(recipe: Make, da
     metrics = evaluate(Silent(), datasets(plan), plan, tmp_path, progress=False)
     found = figures(metrics)
     assert found["shapes_res"]["cIoU"] == found["shapes_res"]["gIoU"] == 0.0
-    assert found["shapes_rec"] == {"Acc@0.5": 0.0, "Acc@0.75": 0.0, "Acc@0.9": 0.0, "mIoU": 0.0}
+    assert found["shapes_rec"] == {"Acc@0.5": 0.0, "Acc@0.75": 0.0, "Acc@0.9": 0.0, "mAcc": 0.0, "mIoU": 0.0}
     assert (found["shapes_gres"]["N-acc"], found["shapes_gres"]["T-acc"]) == (100.0, 0.0)
     assert found["shapes_instances"]["AP"] == found["shapes_semantic"]["mIoU"] == found["shapes_vqa"]["accuracy"] == 0.0
     assert found["shapes_caption"]["facts"] == 0.0

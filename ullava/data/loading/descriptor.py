@@ -33,6 +33,12 @@ KIND_LAYOUTS: dict[str, str] = {
     "tgif_tsv": "llava_json",
     "boxed_refs": "grefer",
     "coco_captions": "llava_json",
+    "refcoco_m": "refer",
+    "ref_l4": "refer",
+    "groundingme": "grefer",
+    "pbench": "grefer",
+    "grounding_suite": "refer",
+    "sa_co": "grefer",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]
@@ -178,6 +184,7 @@ def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, 
         images=split.images,
         companion=find_from(root, split.companion) if split.companion else None,
         part=split.part,
+        first_text=split.first_text,
         classes=tuple(config.classes) if files.kind == "label_folders" else (),
         label_offset=config.label_offset,
         ignore_label=config.ignore_label,

@@ -80,7 +80,7 @@ class ExpressionReader(Reader):
         """Return what the expressions of the record mean; nothing if it is not in the image."""
 
     def _qa_pairs(self, record: Record, sentences: list[str]) -> list[QAPair]:
-        regions, truth = self._regions(record), self._size(record) | self._ignored(record)
+        regions, truth = self._regions(record), self._size(record) | self._ignored(record) | self._sorted_into(record)
         asks = [
             QAPair(sentence, regions, truth | {"expression": sentence}, absent="" if regions else sentence)
             for sentence in sentences
@@ -109,6 +109,21 @@ class ExpressionReader(Reader):
         return {"ignore_mask": record.part(about, "ignore").mask(record.size_hw())}
 
     @staticmethod
+    def _sorted_into(record: Record) -> dict[str, object]:
+        """Return the parts of the data set that hold the record, what its figures are averaged over, others' masks."""
+        said: dict[str, object] = {}
+        if "groups" in record.value:
+            said["groups"] = tuple(record.texts("groups"))
+        if "average_over" in record.value:
+            said["average_over"] = record.text("average_over")
+        if "alternatives" in record.value:
+            said["alternatives"] = tuple(
+                tuple(record.part(thing, f"alternatives[{place}]").mask(record.size_hw()) for thing in things)
+                for place, things in enumerate(record.items("alternatives"))
+            )
+        return said
+
+    @staticmethod
     def _size(record: Record) -> dict[str, object]:
         height, width = record.size_hw()
         return {"height": height, "width": width}
@@ -118,7 +133,8 @@ class ReferReader(ExpressionReader):
     """``{image_path, segmentation, category, bbox, sentences, height, width}``: one object, its expressions.
 
     For the task ``rec`` a record may lack ``segmentation``. ``ignore``, in the same forms, are pixels that count for
-    neither side.
+    neither side. ``groups`` (names) are the parts of the data set that figures are told for one by one;
+    ``average_over`` is the class of which accuracy is averaged over all classes.
     """
 
     layout = "refer"
@@ -131,7 +147,8 @@ class ReferReader(ExpressionReader):
 class GroupReferReader(ExpressionReader):
     """``{image_path, height, width, sentences, no_target, annotations: [{segmentation, bbox, category}]}``.
 
-    An annotation with ``box_only`` has no ``segmentation``, whatever the task.
+    An annotation with ``box_only`` has no ``segmentation``, whatever the task. ``groups`` as in ``refer``.
+    ``alternatives``: lists of annotations, what others than the first annotator found.
     """
 
     layout = "grefer"

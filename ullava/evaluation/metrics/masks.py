@@ -8,9 +8,13 @@ denominator).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
+from ullava.evaluation.metrics.concepts import concepts_left_out, crowded_f1, put_concepts
+from ullava.evaluation.metrics.rows import Metric, Row, by_group, column, put_mean, put_ratio
+from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou, mask_to_box_xyxy_px
 from ullava.structures import BoxXYXY, MaskArray
 
@@ -62,6 +66,10 @@ class ReferringMasks(Metric):
             put_mean(figures, f"P@{level}", (iou > level for iou in ious))
         return figures
 
+    def details(self) -> dict[str, float]:
+        """Return ``gIoU`` and ``cIoU`` of each group of questions."""
+        return by_group(self, ("gIoU", "cIoU"))
+
 
 class GeneralizedReferringMasks(Metric):
     """GRES: expressions with one, several or no targets (gRefCOCO).
@@ -74,6 +82,9 @@ class GeneralizedReferringMasks(Metric):
     Where an annotation gives a box alone, the box of the answer's mask is held against it (u-LLaVA's "mask to box"
     figure): ``mask-box Acc@0.5`` and ``mask-box mIoU``; those expressions are in no figure of masks. Rows then have
     ``mask_box_iou`` instead of the first three.
+
+    Rows may also have ``things`` (ullava.evaluation.metrics.concepts: ``IL_MCC``, ``pmF1``, ``cgF1``) and ``there``
+    (ullava.evaluation.metrics.selective: ``ECE``, ``AURC``).
     """
 
     def update(
@@ -107,7 +118,9 @@ class GeneralizedReferringMasks(Metric):
         return self.add({"mask_box_iou": iou, "no_target": False, "none_found": predicted is None})
 
     def compute(self) -> dict[str, float]:
-        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``P@0.5`` … ``P@0.9``, and the figures of boxes."""
+        """Return ``gIoU``, ``cIoU``, ``N-acc``, ``T-acc``, ``P@0.5`` … ``P@0.9``, and the figures of boxes, of things
+        and of sureness.
+        """
         figures: dict[str, float] = {}
         targets = [row for row in self.rows if not row["no_target"]]
         boxed = column((row for row in self.rows if "mask_box_iou" in row), "mask_box_iou")
@@ -121,4 +134,18 @@ class GeneralizedReferringMasks(Metric):
             put_mean(figures, f"P@{level}", (row["iou"] > level for row in targets if "iou" in row))
         put_mean(figures, "mask-box Acc@0.5", (iou > 0.5 for iou in boxed))
         put_mean(figures, "mask-box mIoU", boxed)
+        put_concepts(figures, self.rows)
+        put_selective(figures, self.rows)
         return figures
+
+    def details(self) -> dict[str, float]:
+        """Return the chief figures of each group of questions, and F1 of things at the lowest IoU alone."""
+        return crowded_f1(self.rows) | by_group(self, ("gIoU", "cIoU", "N-acc", "macro F1", "cgF1"))
+
+    def left_out(self) -> dict[str, str]:
+        """See Metric."""
+        return concepts_left_out(self.rows) | selective_left_out(self.rows)
+
+    def curve(self) -> dict[str, Any]:
+        """See Metric."""
+        return risk_coverage(self.rows)

@@ -45,5 +45,5 @@ class ReleasedBoxes(ReferringBoxes):
     """Rows as in ReferringBoxes; those without a box do not count."""
 
     def compute(self) -> dict[str, float]:
-        """Return ``Acc@0.5``, ``Acc@0.75``, ``Acc@0.9`` and ``mIoU`` over the answers that have a box."""
+        """Return the figures of ReferringBoxes over the answers that have a box."""
         return ReferringBoxes(row for row in self.rows if not row["missing"]).compute()

@@ -5,16 +5,22 @@ rows, shards merge by joining lists, a run that was interrupted rebuilds its sta
 of drawing rows again. Sums use ``math.fsum``: the result does not depend on the order in which shards arrive.
 
 All results are in percent. A figure without anything to average over (no no-target query: no ``N-acc``) is left out.
+
+A row may have ``groups``, the parts of its data set that the question belongs to (short or long, by size, by skill):
+the chief figures are then told for each (``by_group``). ``class`` is what its figures are averaged over, where the
+authors of a set want that.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 Row = dict[str, Any]
+GROUPS, CLASS = "groups", "class"
 
 
 class Metric(ABC):
@@ -48,6 +54,25 @@ class Metric(ABC):
     def details(self) -> dict[str, float]:
         """Return figures of parts (per class, per kind of question), in percent; empty where there are no parts."""
         return {}
+
+    def left_out(self) -> dict[str, str]:
+        """Return why figures of this kind are not defined for these rows, by name; empty where all are."""
+        return {}
+
+    def curve(self) -> dict[str, Any]:
+        """Return the risk-coverage curve (``ullava.evaluation.metrics.selective``); empty where there is none."""
+        return {}
+
+
+def by_group(metric: Metric, chief: Iterable[str]) -> dict[str, float]:
+    """Return the ``chief`` figures of the rows of each group, as far as they are defined: ``short gIoU`` and so on."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in metric.rows:
+        for name in row.get(GROUPS, ()):
+            groups[name].append(row)
+    wanted = tuple(chief)
+    computed = {name: type(metric)(rows).compute() for name, rows in sorted(groups.items())}
+    return {f"{name} {one}": found[one] for name, found in computed.items() for one in wanted if one in found}
 
 
 def column(rows: Iterable[Row], name: str) -> list[float]:

@@ -19,9 +19,16 @@ from ullava.data.annotations.json_stream import Row
 from ullava.data.annotations.store import PROGRESS_BYTES, AnnotationStore, cache_path, convert_rows
 from ullava.data.converters.published.boxed_refs import boxed_refs_rows
 from ullava.data.converters.published.captions import coco_captions_rows
+from ullava.data.converters.published.concept_sets import annotators, grounding_suite_rows, sa_co_rows
 from ullava.data.converters.published.dialogues import alpaca_rows, scienceqa_rows, sharegpt_rows, tgif_rows
 from ullava.data.converters.published.folders import ade_objects_rows, label_folders_rows, mask_pairs_rows
 from ullava.data.converters.published.labelme import reasonseg_rows
+from ullava.data.converters.published.parquet_sets import (
+    groundingme_rows,
+    pbench_rows,
+    ref_l4_rows,
+    refcoco_m_rows,
+)
 from ullava.data.converters.published.parts import paco_rows, pascal_part_rows
 from ullava.data.converters.published.refs import grefs_rows, refs_rows
 from ullava.data.converters.published.source import Converted, OriginalSource, Skipped
@@ -42,10 +49,18 @@ CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int],
     "tgif_tsv": tgif_rows,
     "boxed_refs": boxed_refs_rows,
     "coco_captions": coco_captions_rows,
+    "refcoco_m": refcoco_m_rows,
+    "ref_l4": ref_l4_rows,
+    "groundingme": groundingme_rows,
+    "pbench": pbench_rows,
+    "grounding_suite": grounding_suite_rows,
+    "sa_co": sa_co_rows,
 }
 FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part")
 """Kinds whose annotations are a folder of files, one for an image."""
-VERSION = 2
+PACKED_KINDS = ("refcoco_m", "groundingme", "pbench")
+"""Kinds whose annotations are a folder of Parquet files with the images inside; converting writes these out."""
+VERSION = 3
 SKIPPED_NAMED = 100
 _LOG = logging.getLogger(__name__)
 
@@ -57,14 +72,15 @@ def open_original(source: OriginalSource) -> AnnotationStore:
     reasons) and, for expressions, ``sentences``; a warning says so on converting. Raises DataError for files that are
     missing or cannot be understood.
     """
-    if source.kind in FOLDER_KINDS:
+    if source.kind in (*FOLDER_KINDS, *PACKED_KINDS):
         if not source.annotations.is_dir():
             raise DataError(f"{source.annotations}: no such folder of annotations")
     elif not source.annotations.is_file():
         raise DataError(f"{source.annotations}: no such annotation file")
     kind = source.kind if source.part is None else f"{source.kind}.{source.part}"
     arrow = cache_path(source.annotations, kind, _fingerprint(source))
-    if arrow.is_file():
+    unpacked = source.kind not in PACKED_KINDS or (source.root / source.images).is_dir()
+    if arrow.is_file() and unpacked:
         try:
             return AnnotationStore(arrow, source.annotations)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
@@ -112,8 +128,10 @@ def _kept(source: OriginalSource, facts: dict[str, Any]) -> Iterator[Row]:
 def _fingerprint(source: OriginalSource) -> str:
     """Return a short code of everything but ``annotations`` itself that the conversion depends on."""
     parts = [VERSION, source.root.resolve(), source.images, source.part, source.classes, sorted(source.leave_out)]
-    parts += [source.label_offset, source.ignore_label]
+    parts += [source.label_offset, source.ignore_label, source.first_text]
     folders = [source.annotations, source.root / source.images] if source.kind in FOLDER_KINDS else []
+    folders += [source.annotations] if source.kind in PACKED_KINDS else []
+    folders += annotators(source)[1:] if source.kind == "sa_co" else []
     for path in [*folders, *([source.companion] if source.companion is not None else [])]:
         parts.append(_state(path))
     return "|" + hashlib.sha256(repr(parts).encode()).hexdigest()

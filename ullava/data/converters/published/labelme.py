@@ -39,8 +39,10 @@ OTHER_ENCODING = "cp1252"
 def reasonseg_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable[[int], object]) -> Converted:
     """Yield one ``refer`` record for each JSON of the folder: its questions, its targets as one mask.
 
-    Questions and phrases (``is_sentence`` false) are kept as they stand; a template adds what is wanted. A file without
-    a target shape, and a shape without an area, are left out and named.
+    Questions and phrases (``is_sentence`` false) are kept as they stand; a template adds what is wanted. They are the
+    groups ``long`` and ``short`` that LISA's tables tell apart. ``first_text``, as LISA's validation has it: a file's
+    further texts, which mean the same, are not asked. A file without a target shape, and a shape without an
+    area, are left out and named.
     """
     facts["sentences"] = 0
     for stem, path in files_in(source.annotations, (".json",)).items():
@@ -64,10 +66,12 @@ def reasonseg_rows(source: OriginalSource, facts: dict[str, Any], on_read: Calla
         if all(label != TARGET for label, _ in shapes):
             yield Skipped(path.name, "no target shape")
             continue
+        texts = texts[:1] if source.first_text else texts
         name = below(image, source.root)
         record: dict[str, Any] = {"image_path": name, "height": height, "width": width, "category": TARGET}
         record |= {"sentences": texts, **_painted(path, shapes, height, width)}
-        record |= {"is_sentence": bool(value.get("is_sentence", False))}
+        long = bool(value.get("is_sentence", False))
+        record |= {"is_sentence": long, "groups": ["long" if long else "short"]}
         facts["sentences"] += len(texts)
         yield row(record, name)
 

@@ -39,7 +39,8 @@ class OriginalSource:
     """One split's original files. ``images`` is the folder of images below ``root``, as the descriptor writes it.
 
     Records name their images relative to ``root``. ``part``: the split's name inside the files, "all" for every one.
-    ``classes``: names in the order of their numbers; class c is stored in a label image as ``c - label_offset``.
+    ``first_text``: of several texts of an image the first alone counts. ``classes``: names in the order of their
+    numbers; class c is stored in a label image as ``c - label_offset``.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class OriginalSource:
     images: str = "."
     companion: Path | None = None
     part: str | None = None
+    first_text: bool = False
     classes: tuple[str, ...] = ()
     label_offset: int = 0
     ignore_label: int | None = None

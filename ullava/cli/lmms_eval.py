@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ullava.cli.generation_flags import positive
+
 HELP = "evaluate a model with lmms-eval, on its tasks, ours (masks, boxes), or one of our datasets"
 
 
@@ -19,11 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     parser.add_argument("--split", metavar="NAME", help="of --data (default: the only one)")
     parser.add_argument("--task", choices=["res", "rec", "salient"], help="of --data (default: that of the dataset)")
-    parser.add_argument("--limit-data", type=int, metavar="N", help="the first N annotations of --data")
+    parser.add_argument("--limit-data", type=positive, metavar="N", help="the first N annotations of --data")
     parser.add_argument("--out", type=Path, default=Path("runs/lmms_eval"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="questions answered together (1)")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="questions answered together (1)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="end of an answer (default: 128)")
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=128, metavar="N", help="end of an answer (default: 128)"
+    )
     parser.add_argument(
         "--tasks-folder", action="store_true", help="print the folder of our task files, and nothing else"
     )

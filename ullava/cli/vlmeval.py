@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ullava.cli.generation_flags import positive
+
 HELP = "evaluate a model with VLMEvalKit, on its benchmarks or a TSV file in its form"
 
 
@@ -21,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/vlmeval"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="end of an answer (default: 128)")
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=128, metavar="N", help="end of an answer (default: 128)"
+    )
     parser.add_argument(
         "--judge", default="exact_matching", metavar="NAME",
         help="a model that reads answers, for benchmarks that want one (default: exact_matching, none)",

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ullava.atomic_write import make_folder, whole_folder, write_whole
-from ullava.config.schema import DatasetEntry
+from ullava.config.schema import DatasetEntry, EvalRecipe
 from ullava.errors import ConfigError, UserError, did_you_mean
 from ullava.plugins.lmms_eval import MODEL, check_installed, tasks_folder
 
@@ -18,13 +18,16 @@ from ullava.plugins.lmms_eval import MODEL, check_installed, tasks_folder
 def local_task(dataset: str, entry: DatasetEntry, data_root: Path, folder: Path) -> str:
     """Write one of our datasets as documents, and a task file for it, into ``folder``; return the task's name.
 
-    Raises UserError: no such dataset or split, one that our tasks do not measure, a sample that is not one image.
+    Raises UserError: no such dataset or split, a split left open, a task family without a task file, a sample that
+    does not show one image.
     """
     from ullava.data.loading.build import build_dataset
+    from ullava.evaluation.run import check_entries
     from ullava.evaluation.scoring import family_of
     from ullava.plugins.lmms_eval_documents import write_documents
     from ullava.plugins.lmms_eval_scoring import FIGURES
 
+    check_entries(EvalRecipe(dataset={dataset: entry}))
     opened = build_dataset(dataset, entry, data_root)
     family = family_of(opened)
     if family not in FIGURES:

@@ -174,6 +174,8 @@ def test_our_datasets_become_documents_and_are_scored_alike(tmp_path: Path) -> N
         assert scoring.image_of(document)[0].size == (width, height)
     rows_of_all = [scoring.process_res(document, ["no mask"])["cIoU"] for document in table]
     assert scoring.res_ciou(rows_of_all) == 0.0 and scoring.res_giou(rows_of_all) == 0.0
+    with pytest.raises(UserError, match="split: say which one"):
+        local_task("refcoco", DatasetEntry(), tmp_path / "world", tmp_path / "tasks")
     with pytest.raises(UserError, match="tasks of res, gres, rec, salient, not vqa"):
         local_task("shapes_vqa", DatasetEntry(), tmp_path / "world", tmp_path / "tasks")
 
@@ -233,9 +235,18 @@ def test_task_files_name_functions_and_figures_that_are_there() -> None:
         assert [entry["metric"] for entry in task["metric_list"]] == list(scoring.FIGURES[family])
         assert all(callable(entry["aggregation"]) for entry in task["metric_list"])
         rows = [
-            {"iou": 0.5, "intersection": 1, "union": 2, "no_target": False, "none_found": False, "mae": 0.1, "s": 0.2}
+            {
+                "iou": 0.5,
+                "intersection": 1,
+                "union": 2,
+                "no_target": False,
+                "none_found": False,
+                "mae": 0.1,
+                "s": 0.2,
+                "adaptive_e": 0.3,
+            }
         ]
-        rows[0]["f_curve"] = rows[0]["e_curve"] = [[256, 0.5]]
+        rows[0]["f_curve"] = rows[0]["e_curve"] = [[0.5, 256]]
         kind = SCORERS[family].kind(rows)
         for entry in task["metric_list"]:
             value = entry["aggregation"](rows)

@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "label-studio": "ullava.cli.label_studio",
     "train": "ullava.cli.train",
     "eval": "ullava.cli.eval",
+    "lmms-eval": "ullava.cli.lmms_eval",
+    "vlmeval": "ullava.cli.vlmeval",
     "compare": "ullava.cli.compare",
     "calibrate": "ullava.cli.calibrate",
     "check": "ullava.cli.check",

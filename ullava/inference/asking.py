@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,11 @@ class Shown:
             raise UserError("the question is empty")
         said = [_pair(entry) for entry in history]
         return replace(question_sample(prompt, self.paths, videos=self.clips, history=said), boxes=self.boxes)
+
+    def named_by_content(self) -> Shown:
+        """Return it with images called by what they show: rows of a batch that name the same image share it."""
+        names = (Path(hashlib.sha256(pixels.tobytes()).hexdigest() + str(pixels.shape)) for pixels in self.images)
+        return replace(self, paths=tuple(names))
 
     def told(self, answer: Answer) -> Answer:
         """Return an answer to a question about it, which knows its images then."""

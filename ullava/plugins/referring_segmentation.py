@@ -7,11 +7,8 @@ whenever transformers' pipelines are, which may be in the middle of importing th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,9 +94,7 @@ class ReferringSegmentationPipeline(Pipeline):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{TASK}: text says nothing to look for")
         shown = read_shown(_opened(inputs["image"], timeout), None, (), self.processor.video_frames)
-        # Rows of a batch that name the same image share it, so an image is called by what it shows.
-        names = tuple(Path(hashlib.sha256(pixels.tobytes()).hexdigest() + str(pixels.shape)) for pixels in shown.images)
-        sample = replace(shown, paths=names).sample(question_of(text, "segmentation"), ())
+        sample = shown.named_by_content().sample(question_of(text, "segmentation"), ())
         return text, self.processor.encode(sample, shown.images, prompt_only=True)
 
     def _forward(self, model_inputs: Any, **options: Any) -> list[tuple[str, Answer]]:

@@ -10,11 +10,14 @@ from typing import Any
 
 from ullava.cli.generation_flags import add_generation, generation_of, positive
 from ullava.cli.loading_flags import add_loading, loading_of
+from ullava.cli.ray_flags import add_ray, check_ray, cluster_of
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 
 HELP = "ask a model about images and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
+SHARD_BATCHES = 16
+RAY_FLAGS = ("workers", "shard_size")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +57,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     add_loading(parser)
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
+    parser.add_argument(
+        "--no-overlays", action="store_true", help="of several questions, write the answers and no images"
+    )
     add_generation(parser)
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    ray = add_ray(parser, "worker")
+    ray.add_argument("--workers", type=positive, metavar="N", help="default: as many as the cluster has room for")
+    ray.add_argument(
+        "--shard-size", type=positive, metavar="N",
+        help="questions that are answered, written and, after a loss, done again together (default: "
+        f"{SHARD_BATCHES} batches)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from ullava.run_lock import hold
 
     with hold(folder):
-        return _answer(args, folder)
+        return _answer_on_ray(args, folder) if args.engine == "ray" else _answer(args, folder)
 
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
@@ -82,10 +95,12 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     loaded.check_length(args.max_new_tokens)
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)
-    predictor, boxes = _with_boxes(loaded, args)
-    settings = {"model": args.model, **generation, **boxes}
-    settings |= {"overrides": overrides} if overrides else {}
-    settings |= {"quantize": args.quantize} if args.quantize else {}
+    predictor: Any = loaded
+    if args.boxes is not None or args.detector is not None:
+        from ullava.inference.box_sources import with_boxes
+
+        predictor = with_boxes(loaded, args.boxes, args.detector, args.classes)
+    settings = _settings(args, generation, overrides)
     show = _print_json if args.json else _print_words
     if args.stream:
         predictor, show = _Speaking(loaded), _print_objects
@@ -93,23 +108,58 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
         show(answer_one(predictor, questions[0], folder, settings))
         written = "answer.json" + (" and overlay.png" if questions[0].images else "")
     else:
-        answer_all(predictor, questions, folder, settings, args.batch_size, show)
-        written = "answers.jsonl and overlays"
+        answer_all(predictor, questions, folder, settings, args.batch_size, show, not args.no_overlays)
+        written = _several(args)
     if folder is not None and not args.json:
         print(f"\nwritten: {written} in {folder}")
     return 0
 
 
-def _with_boxes(predictor: Any, args: argparse.Namespace) -> tuple[Any, dict[str, str]]:
-    """The predictor that looks for boxes first where it was told where from, and how the answers call that."""
-    if args.boxes is None and args.detector is None:
-        return predictor, {}
-    from ullava.inference.box_sources import FileBoxes, WithBoxes, WordDetector
+def _answer_on_ray(args: argparse.Namespace, folder: Path) -> int:
+    """Answer on a cluster; images are checked by the workers, before any of them answers."""
+    from ullava.inference.batch import one_prompt, read_questions
+    from ullava.inference.crew import answer_on_cluster
+    from ullava.inference.load import weights_folder
+    from ullava.inference.shard_worker import Order
+    from ullava.ray_cluster import import_ray
 
+    cluster = cluster_of(args)
+    import_ray(cluster)
+    weights_folder(args.model)
+    overrides, generation = _overrides(args.override), generation_of(args)
+    questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
+    order = Order(
+        model=args.model,
+        here=Path.cwd(),
+        out=folder.absolute(),
+        settings=_settings(args, generation, overrides),
+        overrides=overrides,
+        batch_size=args.batch_size,
+        loading=loading_of(args),
+        boxes=args.boxes,
+        detector=args.detector,
+        classes=args.classes,
+        draw=not args.no_overlays,
+    )
+    shard_size = args.shard_size or SHARD_BATCHES * args.batch_size
+    answer_on_cluster(order, questions, shard_size, cluster, args.workers)
+    print(f"written: {_several(args)} in {folder}")
+    return 0
+
+
+def _several(args: argparse.Namespace) -> str:
+    return "answers.jsonl" if args.no_overlays else "answers.jsonl and overlays"
+
+
+def _settings(args: argparse.Namespace, generation: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return what every record says about how it came to be."""
+    settings = {"model": args.model, **generation}
     if args.boxes is not None:
-        return WithBoxes(predictor, FileBoxes(args.boxes)), {"boxes": str(args.boxes)}
-    detector = WordDetector(args.detector, args.classes.split(","), device=str(predictor.device))
-    return WithBoxes(predictor, detector), {"boxes": f"{args.detector}: {args.classes}"}
+        settings["boxes"] = str(args.boxes)
+    elif args.detector is not None:
+        settings["boxes"] = f"{args.detector}: {args.classes}"
+    settings |= {"overrides": overrides} if overrides else {}
+    return settings | ({"quantize": args.quantize} if args.quantize else {})
 
 
 def _overrides(given: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +179,9 @@ def _overrides(given: Sequence[str]) -> dict[str, Any]:
 
 def _check_choice(args: argparse.Namespace) -> None:
     """Refuse options that contradict each other or lead nowhere."""
+    check_ray(args, RAY_FLAGS)
+    if args.engine == "ray" and (args.json or args.stream):
+        raise UserError("--engine ray writes its answers into --out; leave --json and --stream out")
     if args.boxes is not None and args.detector is not None:
         raise UserError("--boxes and --detector both say where boxes come from; give one of them")
     if (args.detector is None) != (args.classes is None):

@@ -9,6 +9,7 @@ from dataclasses import fields
 from ullava.cli.generation_flags import positive
 from ullava.cli.loading_flags import add_loading, loading_of
 from ullava.cli.numbers import port
+from ullava.cli.ray_flags import add_ray, check_ray, cluster_of
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
 
@@ -48,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="length of an answer where a request says nothing (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-page", action="store_true", help="serve the API alone, without the web page under /")
+    ray = add_ray(parser, "replica")
+    ray.add_argument(
+        "--replicas", type=replicas, metavar="N or MIN-MAX",
+        help="processes that answer, each with the models and limits of its own; MIN-MAX: as many as there is work for "
+        "(default: 1)",
+    )  # fmt: skip
     limits = parser.add_argument_group("limits")
     for item in fields(Limits):
         limits.add_argument(
@@ -60,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to end."""
     from ullava.serving.limits import Limits
 
+    check_ray(args, ("replicas",))
     limits = Limits(**{item.name: getattr(args, item.name) for item in fields(Limits)})
     models = _models(args.models or ["tiny"])
     try:
@@ -68,22 +76,34 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").split(".")[0] in ("torch", "transformers", "ullava"):
             raise
         raise UserError(f"{error.name} is missing; install the extra: pip install 'ullava[serve]'") from error
-    return serve(
-        Settings(
-            models=models,
-            host=args.host,
-            port=args.port,
-            loading=loading_of(args),
-            api_key=args.api_key or os.environ.get(KEY_VARIABLE) or None,
-            without_key=args.without_key,
-            allow_urls=args.allow_urls,
-            allow_hosts=args.allow_host,
-            cors_origins=args.cors_origin,
-            default_tokens=args.default_tokens,
-            limits=limits,
-            page=not args.no_page,
-        )
+    settings = Settings(
+        models=models,
+        host=args.host,
+        port=args.port,
+        loading=loading_of(args),
+        api_key=args.api_key or os.environ.get(KEY_VARIABLE) or None,
+        without_key=args.without_key,
+        allow_urls=args.allow_urls,
+        allow_hosts=args.allow_host,
+        cors_origins=args.cors_origin,
+        default_tokens=args.default_tokens,
+        limits=limits,
+        page=not args.no_page,
     )
+    if args.engine == "local":
+        return serve(settings)
+    from ullava.serving.on_ray import Replicas, serve_on_ray
+
+    return serve_on_ray(settings, cluster_of(args), Replicas(*(args.replicas or (1, 1))))
+
+
+def replicas(text: str) -> tuple[int, int]:
+    """Read how many replicas, ``3``, or between what, ``1-8``."""
+    least, dash, most = text.partition("-")
+    found = positive(least), positive(most if dash else least)
+    if found[0] > found[1]:
+        raise argparse.ArgumentTypeError(f"expected N or MIN-MAX, not '{text}'")
+    return found
 
 
 def _models(given: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,11 @@ def answer_record(question: Question, answer: Answer, settings: Mapping[str, Any
     return {**asked, **settings, **answer_to_json(answer)}
 
 
+def lines_of(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return records as the lines of an ``answers.jsonl``."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
 def write_overlays(images: Sequence[ImageLike], answer: Answer, folder: Path, stem: str) -> None:
     """Write ``<stem>.png`` for the first of the question's images, ``<stem>-2.png`` for the second, and so on.
 
@@ -43,5 +48,4 @@ def write_answers(turns: Sequence[tuple[Question, Answer]], folder: Path, settin
         (draft / "overlays").mkdir()
         for question, answer in turns:
             write_overlays(answer.images or question.images, answer, draft / "overlays", question.id)
-        lines = [json.dumps(answer_record(*turn, settings), ensure_ascii=False) + "\n" for turn in turns]
-        write_whole(draft / "answers.jsonl", "".join(lines))
+        write_whole(draft / "answers.jsonl", lines_of(answer_record(*turn, settings) for turn in turns))

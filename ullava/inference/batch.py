@@ -18,7 +18,8 @@ from ullava.data.annotations.file_names import find_from
 from ullava.data.loading.encode import read_videos
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.given_files import read_plain
-from ullava.inference.answer_files import answer_record, write_overlays
+from ullava.inference.answer_files import answer_record, lines_of, write_overlays
+from ullava.inference.answered import read_answered
 from ullava.json_lines import numbered_lines, parse_line
 from ullava.media.images import read_preview_rgb_u8
 from ullava.media.video import check_video
@@ -215,38 +216,49 @@ def answer_all(
     settings: dict[str, Any],
     batch_size: int,
     each: Callable[[dict[str, Any]], None],
+    draw: bool = True,
 ) -> None:
     """Answer in batches; ``each`` is called with every new record, in order.
 
     With ``folder``, ``answers.jsonl`` grows under the name ``answers.jsonl.part`` and is renamed at the end;
-    ``overlays/<id>.png`` is written before its line. Questions that a previous run with the same prompts and settings
-    has answered are skipped.
+    ``overlays/<id>.png`` is written before its line, unless ``draw`` is False. Questions that a previous run with the
+    same prompts and settings has answered are skipped.
 
     Raises:
         UserError: the folder holds answers to other questions or of another model.
     """
     done: set[str] = set()
     if folder is not None:
-        make_folder(folder / "overlays")
+        make_folder(folder / "overlays" if draw else folder)
         done = _resume(folder, questions, settings)
     left = [question for question in questions if question.id not in done]
+    overlays = folder / "overlays" if folder is not None and draw else None
     with tqdm(total=len(questions), initial=len(done), desc="answering", unit="question") as bar:
-        for start in range(0, len(left), batch_size):
-            batch = left[start : start + batch_size]
-            answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
-            records = [
-                answer_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)
-            ]
+        for records in answer_batches(predictor, left, overlays, settings, batch_size):
             if folder is not None:
-                for question, answer in zip(batch, answers, strict=True):
-                    write_overlays(question.images, answer, folder / "overlays", question.id)
-                lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-                append(folder / "answers.jsonl.part", "".join(lines))
+                append(folder / "answers.jsonl.part", lines_of(records))
             for record in records:
                 each(record)
-            bar.update(len(batch))
+            bar.update(len(records))
     if folder is not None and left:
         os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
+
+
+def answer_batches(
+    predictor: Answerer,
+    questions: Sequence[Question],
+    overlays: Path | None,
+    settings: Mapping[str, Any],
+    batch_size: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of one batch after the other, their overlays written into ``overlays`` before."""
+    for start in range(0, len(questions), batch_size):
+        batch = questions[start : start + batch_size]
+        answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
+        if overlays is not None:
+            for question, answer in zip(batch, answers, strict=True):
+                write_overlays(question.images, answer, overlays, question.id)
+        yield [answer_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
 
 
 def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +337,7 @@ def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[
     return problems
 
 
-def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any]) -> set[str]:
+def _resume(folder: Path, questions: Sequence[Question], settings: Mapping[str, Any]) -> set[str]:
     """Return the ids answered before, after checking that they were the same questions.
 
     A finished ``answers.jsonl`` that lacks some questions becomes the ``.part`` file again; a line cut off by a kill is
@@ -335,27 +347,7 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
     source = part if part.exists() else final
     if not source.exists():
         return set()
-    asked = {question.id: answer_record(question, Answer(""), settings) for question in questions}
-    same = ("images", "videos", "prompt", *settings)
-    done: set[str] = set()
-    whole = 0
-    for number, (line, end) in enumerate(_whole_lines(source), start=1):
-        whole = end
-        try:
-            record = parse_line(line)
-            known = asked.get(record["id"])
-            ours = isinstance(record.get("text"), str) and isinstance(record.get("objects"), list)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            ours = False
-        if not ours:
-            raise DataError(f"{source}:{number}: is not an answer of ours; give another --out") from None
-        if known is None or any(record.get(key) != known.get(key) for key in same):
-            raise UserError(
-                f"{source}:{number}: answers another question, or is of another model or setting; give another --out"
-            )
-        if record["id"] in done:
-            raise DataError(f"{source}:{number}: answers '{record['id']}' a second time; give another --out")
-        done.add(record["id"])
+    done, whole = read_answered(source, questions, settings)
     if len(done) < len(questions):
         if source == final:
             os.replace(final, part)
@@ -363,19 +355,4 @@ def _resume(folder: Path, questions: Sequence[Question], settings: dict[str, Any
     else:
         os.truncate(source, whole)
         os.replace(source, final)
-    return done
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Yield each line that ends in a newline, with the byte offset behind it."""
-    end = 0
-    if not path.is_file():
-        raise DataError(f"{path}: is not a file; give another --out")
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                end += len(line)
-                if line.endswith(b"\n"):
-                    yield line, end
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give another --out") from None
+    return set(done)

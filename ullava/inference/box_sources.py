@@ -127,3 +127,12 @@ class WithBoxes:
             if path not in self.found:
                 self.found[path] = self.provider.boxes_in(path, read_image_rgb_u8(path))
         return tuple(self.found[path] for path in sample.images)
+
+
+def with_boxes(predictor: Any, file: Path | None, detector: Path | None, classes: str | None) -> Any:
+    """Return the predictor that looks for boxes first, in a file or by a detector of ``CLASS,CLASS``; else itself."""
+    if file is not None:
+        return WithBoxes(predictor, FileBoxes(file))
+    if detector is not None:
+        return WithBoxes(predictor, WordDetector(detector, (classes or "").split(","), device=str(predictor.device)))
+    return predictor

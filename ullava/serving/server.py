@@ -56,7 +56,19 @@ def serve(settings: Settings) -> int:
 
     Raises UserError: a model that is not there, an address that is taken or open to the network without a key.
     """
-    _check(settings)
+    check(settings)
+    listening = listen(settings.host, settings.port)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with ExitStack() as open_things:
+        page = _page(open_things) if settings.page else None
+        app = loaded_app(settings, page)
+        ending = None if page is None else page.streams.ending.set
+        return run_app(app, listening, settings.limits.timeout_s, ending)
+
+
+def loaded_app(settings: Settings, page: Page | None = None) -> App:
+    """Return the app of these settings, the default model loaded. Raises UserError as ``ullava.load``."""
     metrics = Metrics()
     limits = settings.limits
 
@@ -64,18 +76,7 @@ def serve(settings: Settings) -> int:
         return load_engine(name, where, limits, settings.loading, metrics.batch)
 
     registry = ModelRegistry(settings.models, loader, limits.max_loaded)
-    listening = listen(settings.host, settings.port)
     registry.put(registry.default, loader(registry.default, settings.models[registry.default]))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    with ExitStack() as open_things:
-        page = _page(open_things) if settings.page else None
-        app = _app(settings, registry, metrics, page)
-        return run_app(app, listening, limits.timeout_s, None if page is None else page.streams.ending.set)
-
-
-def _app(settings: Settings, registry: ModelRegistry[Engine], metrics: Metrics, page: Page | None) -> App:
-    limits = settings.limits
     fetcher = Fetcher(limits.max_body_mib * MIB, limits.fetch_timeout_s, limits.max_redirects)
     return create_app(
         registry,
@@ -147,7 +148,8 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Judge settings before anything is loaded. Raises UserError, one line for each thing to mend."""
     problems: list[str] = []
     if settings.api_key is not None and len(settings.api_key) < _SHORTEST_KEY:
         problems.append(f"--api-key: at least {_SHORTEST_KEY} characters, so that it cannot be guessed")

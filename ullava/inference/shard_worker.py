@@ -20,8 +20,9 @@ from ullava.inference.shards import Shard, ShardFolder
 class Order:
     """What every worker is told. ``here``: the folder that paths of questions are seen from; ``out``: an absolute one.
 
-    ``loading``: options of ``ullava.load``. ``settings``: part of every record, with how answers are chosen (see ``answer_one``). ``boxes``, ``detector`` with
-    ``classes``: where boxes come from, see ``with_boxes``. ``draw``: whether overlays are written.
+    ``loading``: options of ``ullava.load``. ``settings``: part of every record, with how answers are chosen (see
+    ``answer_one``). ``boxes``, ``detector`` with ``classes``: where boxes come from, see ``with_boxes``. ``draw``:
+    whether overlays are written.
     """
 
     model: str

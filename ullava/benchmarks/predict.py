@@ -24,12 +24,21 @@ DRAWING = "draw"
 
 
 def bench_predict(
-    model: str, image: str | None, prompt: str, *, repeats: int, threads: int, device: str, started: float
+    model: str,
+    image: str | None,
+    prompt: str,
+    *,
+    repeats: int,
+    threads: int,
+    device: str,
+    started: float,
+    runtime: str = "torch",
 ) -> dict[str, Any]:
     """Load ``model``, ask ``prompt`` of ``image`` once and then ``repeats`` times, and draw each answer.
 
     ``image``: None = the first of the photographs that ship with the repository. ``started``: ``time.perf_counter()``
-    when the process began to import what the answer needs. Returns seconds (medians over the repeats) and MiB.
+    when the process began to import what the answer needs. ``runtime``: see ``ullava.load``. Returns seconds
+    (medians over the repeats) and MiB.
     Raises UserError for a model or an image that cannot be read.
     """
     import torch
@@ -41,7 +50,7 @@ def bench_predict(
         import_module(module)  # what a first load would bring in: transformers, mostly
     torch.set_num_threads(threads)
     imported = time.perf_counter()
-    predictor = load(model, device=device)
+    predictor = load(model, device=device, runtime=runtime)
     loaded = time.perf_counter()
     resting = round(peak_memory_mib(), 1)
     path = image or str(first_photo())
@@ -60,7 +69,7 @@ def bench_predict(
             passes.append((answered - begun, clock.seconds, answer))
     answer = passes[-1][2]
     report: dict[str, Any] = {"benchmark": "predict", "model": model, "image": path, "prompt": prompt}
-    report |= {"device": predictor.device.type, **surroundings(threads, repeats)}
+    report |= {"runtime": runtime, "device": predictor.device.type, **surroundings(threads, repeats)}
     report |= {
         "import_s": round(imported - started, 3),
         "load_s": round(loaded - imported, 3),

@@ -7,6 +7,8 @@ import json
 import os
 import time
 
+from ullava.inference.load import RUNTIMES
+
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
 WHAT = ("data", "train", "eval", "generate", "predict", "masks", "serve")
@@ -17,6 +19,7 @@ OWNERS = {
     "model": ("serve", "predict"),
     "image": ("predict",),
     "prompt": ("predict",),
+    "runtime": ("predict",),
 }
 """Options and the benchmarks that read them."""
 
@@ -37,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="serve and predict only: which model (default tiny)")
     parser.add_argument("--image", metavar="FILE", help="predict only: which image (default: a photograph of ours)")
     parser.add_argument("--prompt", metavar="TEXT", help="predict only: the question (default: one about a person)")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="predict only: what runs the networks (default torch)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -98,6 +102,7 @@ def _predict(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         threads=args.threads,
         device=args.device,
+        runtime=args.runtime or "torch",
         started=started,
     )
     print(json.dumps(told, indent=1) if args.json else predict.table(told))

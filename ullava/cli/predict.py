@@ -11,6 +11,7 @@ from typing import Any
 from ullava.cli.generation_flags import add_generation, generation_of, positive
 from ullava.errors import UserError
 from ullava.given_files import check_plain
+from ullava.inference.load import RUNTIMES
 
 HELP = "ask a model about images and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
@@ -52,6 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default="torch",
+        help="what runs the networks; onnx: a folder of `ullava convert onnx`, on a CPU (default: torch)",
+    )  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     add_generation(parser)
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
@@ -77,7 +82,7 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     overrides, generation = _overrides(args.override), generation_of(args)
     questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
     sizes = check_images(questions)
-    loaded = load(args.model, device=args.device)
+    loaded = load(args.model, device=args.device, runtime=args.runtime)
     loaded.check_length(args.max_new_tokens)
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
-from ullava.errors import UserError
+from ullava.errors import UserError, did_you_mean
 from ullava.hub import find_folder, is_hub_id
 from ullava.resources import find
+
+RUNTIMES = ("torch", "onnx")
+"""What may run the networks of a model."""
 
 if TYPE_CHECKING:
     from ullava.inference.predictor import Predictor
@@ -57,19 +60,45 @@ def names_saved_model(model: str) -> bool:
     return False
 
 
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Predictor:
+def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", runtime: str = "torch") -> Predictor:
     """Load a model for inference.
 
     ``device``: ``auto`` (an accelerator if there is one), ``cpu``, ``cuda``, ``cuda:1`` …; ``dtype``: ``auto`` is
-    bfloat16 on an accelerator and float32 on a CPU.
+    bfloat16 on an accelerator and float32 on a CPU. ``runtime``: ``torch``, or ``onnx`` for a folder that ``ullava
+    convert onnx`` wrote (docs/onnx.md), whose graphs run on a CPU in float32.
+
+    Raises UserError for a model that is nowhere, and for a runtime, device or type that it cannot be run with.
     """
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime '{runtime}'{did_you_mean(runtime, RUNTIMES)}")
     folder = weights_folder(model)
+    if runtime == "onnx":
+        return _load_graphs(folder, str(model), device, dtype)
     import torch
 
     from ullava.inference.predictor import Predictor, pick_device, pick_dtype
     from ullava.modeling.construction.auto import load_folder
+    from ullava.modeling.graphs.sessions import holds_graphs
 
+    if holds_graphs(folder):
+        raise UserError(f"{folder}: holds graphs and no weights; run it with --runtime onnx (runtime='onnx')")
     place = pick_device(device)
     loaded, processor = load_folder(folder, pick_dtype(dtype, place))
     torch.manual_seed(0)
     return Predictor(loaded.to(place), processor, name=str(model))
+
+
+def _load_graphs(folder: Path, name: str, device: str, dtype: str) -> Predictor:
+    """Load a folder of graphs; onnxruntime's own settings for accelerators are not offered."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"device '{device}': runtime onnx runs on a CPU")
+    if dtype not in ("auto", "float32"):
+        raise UserError(f"dtype '{dtype}': the graphs of runtime onnx are float32")
+    import torch
+
+    from ullava.inference.predictor import Predictor
+    from ullava.modeling.graphs.model import load_graphs
+
+    loaded, processor = load_graphs(folder)
+    torch.manual_seed(0)
+    return Predictor(loaded, processor, name=name)

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.unit.modeling.small_sam2 import build_sam2
 
 import ullava
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.graphs.parts import refuse_unfit
 from ullava.modeling.graphs.sessions import NOTE_FILE, PARTS, Graph, onnxruntime, read_graphs
-from ullava.structures import Answer
+from ullava.structures import Answer, Region, Sample, Turn
 
 QUESTIONS = (
     "Segment {}.", "Where is {}?", "Put a box around {}.", "Give the mask and box of {}.", "Locate {} with a box.",
-    "Caption this picture.", "List all shapes from left to right.", "Segment the diamonds.",
+    "Caption this picture.", "Find {}.", "Show me {}.",
 )  # fmt: skip
 
 
@@ -198,6 +199,32 @@ def test_the_command_answers_and_names_a_missing_graph(tiny_graphs, tmp_path, co
     code, _, told = command("predict", "--model", str(broken), "--runtime", "onnx", *asked)
     assert code == 2
     assert "box.onnx: is missing" in told
+
+
+@pytest.mark.exhaustive
+def test_masks_on_the_towers_maps_and_their_boxes_are_those_of_torch(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    from PIL import Image
+
+    from ullava.modeling.graphs.write import convert_onnx
+
+    model, processor = build_sam2("box={kind: mask, width: 8, frame: padsq}", "grounding_layer=1")
+    model.save_pretrained(tmp_path / "small")
+    processor.save_pretrained(tmp_path / "small")
+    folder = convert_onnx(tmp_path / "small", tmp_path / "graphs")
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(image)
+    there = np.zeros((40, 60), dtype=bool)
+    there[5:20, 5:30] = True
+    region = Region("it", there, (5.0, 5.0, 30.0, 20.0))
+    turn = Turn("<image>Which?", "It [SEG][LOC], it [SEG][LOC].", (region, region))
+    sample = Sample("a", "mine", "res", (image,), (turn,))
+    pair = [ullava.load(tmp_path / "small", device="cpu"), ullava.load(folder, runtime="onnx")]
+    (wanted,), (made,) = (run.teacher_forced([sample]) for run in pair)
+    assert [item.box_xyxy_px is not None for item in wanted.objects] == [True, True]
+    assert_same(made, wanted)
+    assert made.presence == pytest.approx(wanted.presence, abs=1e-4)
 
 
 @pytest.mark.exhaustive

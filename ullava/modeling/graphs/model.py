@@ -42,6 +42,15 @@ class GraphLayer(nn.Module):
         return made
 
 
+class GraphHead(GraphLayer):
+    """A language head: states [..., D], of a batch [B, L, D] or of things [K, D], -> logits [..., V]."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        """See the class."""
+        made = super().forward(given.reshape(1, -1, given.shape[-1]))
+        return made.reshape(*given.shape[:-1], made.shape[-1])
+
+
 class GraphVision(ClipMlp):
     """The strategy clip_mlp with graphs for its tower and its projector; ``sizes``: one that has the networks."""
 
@@ -122,7 +131,7 @@ class GraphLanguage(nn.Module):
         self.config = config.text_config
         self.words = GraphLayer(graphs["words"])
         self.decoder = GraphDecoder(graphs["language"], config.text_config, config.grounding_layer)
-        self.head = GraphLayer(graphs["language_head"])
+        self.head = GraphHead(graphs["language_head"])
 
     def get_input_embeddings(self) -> nn.Module:
         """Ids [B, L] -> embeddings [B, L, D]."""
@@ -171,7 +180,7 @@ class GraphBoxHead(BoxHead):
         self, given: Tensor, rows: Tensor | None = None, images: HeadImages | None = None
     ) -> tuple[Candidates, ...]:
         """States [K, D], or the planes of masks [K, h, w] -> one box each; see the networks'."""
-        (boxes,) = self.graph(given)
+        boxes = self.graph(given)[0] if len(given) else torch.zeros(0, 1, 4)  # convolutions want at least one
         return (Candidates(boxes, boxes.new_zeros(len(boxes), 1)),)
 
 

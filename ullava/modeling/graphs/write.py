@@ -64,7 +64,8 @@ def convert_onnx(source: Path, out: Path) -> Path:
         written = sum(file.stat().st_size for file in (draft / FOLDER).iterdir())
         return {"kind": "onnx", "graphs": list(noted), "bytes": written, "furthest": f"{furthest:.1e}"}
 
-    return write_folder(out, source, write)
+    # Of a model without its language model those are no usual files of weights, and some lie one level down.
+    return write_folder(out, source, write, sorted(source.rglob("*.safetensors")))
 
 
 def _write_graph(part: GraphPart, file: Path) -> None:

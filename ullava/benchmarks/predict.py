@@ -34,11 +34,13 @@ def bench_predict(
     device: str,
     started: float,
     quantize: Quantization | None = None,
+    runtime: str = "torch",
 ) -> dict[str, Any]:
     """Load ``model``, ask ``prompt`` of ``image`` once and then ``repeats`` times, and draw each answer.
 
     ``image``: None = the first of the photographs that ship with the repository. ``started``: ``time.perf_counter()``
-    when the process began to import what the answer needs. Returns seconds (medians over the repeats) and MiB.
+    when the process began to import what the answer needs. ``runtime``: see ``ullava.load``. Returns seconds
+    (medians over the repeats) and MiB.
     Raises UserError for a model or an image that cannot be read.
     """
     import torch
@@ -50,7 +52,7 @@ def bench_predict(
         import_module(module)  # what a first load would bring in: transformers, mostly
     torch.set_num_threads(threads)
     imported = time.perf_counter()
-    predictor = load(model, device=device, quantize=quantize)
+    predictor = load(model, device=device, quantize=quantize, runtime=runtime)
     loaded = time.perf_counter()
     resting = round(peak_memory_mib(), 1)
     path = image or str(first_photo())
@@ -70,7 +72,7 @@ def bench_predict(
     answer = passes[-1][2]
     report: dict[str, Any] = {"benchmark": "predict", "model": model, "image": path, "prompt": prompt}
     report |= {"quantize": quantize} if quantize else {}
-    report |= {"device": predictor.device.type, **surroundings(threads, repeats)}
+    report |= {"runtime": runtime, "device": predictor.device.type, **surroundings(threads, repeats)}
     report |= {
         "import_s": round(imported - started, 3),
         "load_s": round(loaded - imported, 3),

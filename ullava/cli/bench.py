@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ullava.cli.loading_flags import add_quantize
 
+from ullava.inference.load import RUNTIMES
+
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
 WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "serve")
@@ -22,6 +24,7 @@ OWNERS = {
     "world": ("quantize",),
     "image": ("predict",),
     "prompt": ("predict",),
+    "runtime": ("predict",),
 }
 """Options and the benchmarks that read them."""
 
@@ -44,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", type=Path, metavar="DIR", help="quantize only: a drawn world (default: photographs)")
     parser.add_argument("--image", metavar="FILE", help="predict only: which image (default: a photograph of ours)")
     parser.add_argument("--prompt", metavar="TEXT", help="predict only: the question (default: one about a person)")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="predict only: what runs the networks (default torch)")
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -114,6 +118,7 @@ def _predict(args: argparse.Namespace) -> int:
         threads=args.threads,
         device=args.device,
         quantize=args.quantize,
+        runtime=args.runtime or "torch",
         started=started,
     )
     print(json.dumps(told, indent=1) if args.json else predict.table(told))

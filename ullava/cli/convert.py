@@ -1,11 +1,11 @@
-"""``ullava convert``: pickled or foreign weights into a folder of safetensors."""
+"""``ullava convert``: pickled or foreign weights into a folder of safetensors, a saved model into graphs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "turn .pth, .bin or foreign weights into our safetensors folders"
+HELP = "turn .pth, .bin or foreign weights into our safetensors folders, and our models into ONNX graphs"
 
 KINDS = {
     "checkpoint": "a state dict of one of our models",
@@ -21,9 +21,14 @@ KINDS = {
     "llama2c": "a language model of llama2.c (version 0 files)",
     "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
     "without_language": "a run or saved model, all but its pretrained language model, which is named instead",
+    "onnx": "a saved model, as graphs that onnxruntime runs (ullava predict --runtime onnx)",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
 GIVEN = "weight file, or folder of shards"
+GIVENS = {
+    "gguf": "GGUF file, or the installed Python package that carries one",
+    "onnx": "the model: a name, a folder or a Hub id",
+}
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 
 
@@ -32,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="convert_command", metavar="{" + ",".join(KINDS) + "}", required=True)
     kinds = {kind: commands.add_parser(kind, help=text) for kind, text in KINDS.items()}
     for kind, part in kinds.items():
-        given = "GGUF file, or the installed Python package that carries one" if kind == "gguf" else GIVEN
+        given = GIVENS.get(kind, GIVEN)
         part.add_argument("--from", dest="source", type=Path, required=True, help=given)
         part.add_argument("--out", type=Path, required=True, help="folder to make")
     kinds["checkpoint"].add_argument("--model", required=True, help="model of the weights: a name or a model.yaml")
@@ -87,6 +92,11 @@ def _convert(args: argparse.Namespace) -> Path:
         return merge_to_folder(args.source, args.out, args.base)
     if args.convert_command == "without_language":
         return _exported(args)
+    if args.convert_command == "onnx":
+        from ullava.inference.load import weights_folder
+        from ullava.modeling.graphs.write import convert_onnx
+
+        return convert_onnx(weights_folder(args.source), args.out)
     from ullava.modeling.weights import conversion_parts as parts
 
     if args.convert_command == "sam":

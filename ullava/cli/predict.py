@@ -13,6 +13,7 @@ from ullava.cli.loading_flags import add_loading, loading_of
 from ullava.cli.ray_flags import add_ray, check_ray, cluster_of
 from ullava.errors import UserError
 from ullava.given_files import check_plain
+from ullava.inference.load import RUNTIMES
 
 HELP = "ask a model about images and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
@@ -56,6 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, one line for each question")
     add_loading(parser)
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default="torch",
+        help="what runs the networks; onnx: a folder of `ullava convert onnx`, on a CPU (default: torch)",
+    )  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     parser.add_argument(
         "--no-overlays", action="store_true", help="of several questions, write the answers and no images"
@@ -91,7 +96,7 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     overrides, generation = _overrides(args.override), generation_of(args)
     questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
     sizes = check_images(questions)
-    loaded = load(args.model, **loading_of(args))
+    loaded = load(args.model, **loading_of(args), runtime=args.runtime)
     loaded.check_length(args.max_new_tokens)
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)
@@ -135,7 +140,7 @@ def _answer_on_ray(args: argparse.Namespace, folder: Path) -> int:
         settings=_settings(args, generation, overrides),
         overrides=overrides,
         batch_size=args.batch_size,
-        loading=loading_of(args),
+        loading={**loading_of(args), "runtime": args.runtime},
         boxes=args.boxes,
         detector=args.detector,
         classes=args.classes,

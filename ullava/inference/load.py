@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from ullava.config.load import load_config
 from ullava.config.quantization import Quantization
 from ullava.config.schema import ModelConfig
-from ullava.errors import UserError
+from ullava.errors import UserError, did_you_mean
 from ullava.hub import find_folder, is_hub_id
 from ullava.resources import find
+
+RUNTIMES = ("torch", "onnx")
+"""What may run the networks of a model."""
 
 if TYPE_CHECKING:
     from ullava.inference.predictor import Predictor
@@ -59,21 +62,38 @@ def names_saved_model(model: str) -> bool:
 
 
 def load(
-    model: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: Quantization | None = None
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: Quantization | None = None,
+    runtime: str = "torch",
 ) -> Predictor:
     """Load a model for inference.
 
     ``device``: ``auto`` (an accelerator if there is one), ``cpu``, ``cuda``, ``cuda:1`` …; ``dtype``: ``auto`` is
     bfloat16 on an accelerator and float32 on a CPU. ``quantize``: ``int8`` or ``nf4`` holds the large linear layers in
-    8 or 4 bits (docs/quantization.md). Raises UserError for what is not there or cannot run on this machine.
+    8 or 4 bits (docs/quantization.md). ``runtime``: ``torch``, or ``onnx`` for a folder that ``ullava convert onnx``
+    wrote (docs/onnx.md), whose graphs run on a CPU in float32.
+
+    Raises UserError for a model that is nowhere, and for a runtime, device, type or kind that it cannot be run with.
     """
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime '{runtime}'{did_you_mean(runtime, RUNTIMES)}")
     folder = weights_folder(model)
+    if runtime == "onnx":
+        if quantize is not None:
+            raise UserError(f"quantize '{quantize}': the graphs of runtime onnx are float32")
+        return _load_graphs(folder, str(model), device, dtype)
     import torch
 
     from ullava.inference.predictor import Predictor, pick_device, pick_dtype
     from ullava.modeling.construction.auto import load_folder
     from ullava.modeling.construction.quantized import check_quantization, quantize_model
+    from ullava.modeling.graphs.sessions import holds_graphs
 
+    if holds_graphs(folder):
+        raise UserError(f"{folder}: holds graphs and no weights; run it with --runtime onnx (runtime='onnx')")
     place = pick_device(device)
     if quantize is not None:
         check_quantization(quantize, place)
@@ -83,3 +103,19 @@ def load(
         loaded.quantized = quantize
     torch.manual_seed(0)
     return Predictor(loaded.to(place), processor, name=str(model))
+
+
+def _load_graphs(folder: Path, name: str, device: str, dtype: str) -> Predictor:
+    """Load a folder of graphs; onnxruntime's own settings for accelerators are not offered."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"device '{device}': runtime onnx runs on a CPU")
+    if dtype not in ("auto", "float32"):
+        raise UserError(f"dtype '{dtype}': the graphs of runtime onnx are float32")
+    import torch
+
+    from ullava.inference.predictor import Predictor
+    from ullava.modeling.graphs.model import load_graphs
+
+    loaded, processor = load_graphs(folder)
+    torch.manual_seed(0)
+    return Predictor(loaded, processor, name=name)

@@ -30,6 +30,15 @@ def decode(
     positions = sam.get_image_wide_positional_embeddings().to(embeddings.dtype)
     if can_fold(sam.mask_decoder, prompts):
         return decode_folded(sam.mask_decoder, prompts, embeddings, dense, positions[0], image_of_prompt, rows)
+    return decode_as_published(sam, prompts, embeddings, image_of_prompt)
+
+
+def decode_as_published(
+    sam: SamModel, prompts: torch.Tensor, embeddings: torch.Tensor, image_of_prompt: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See ``decode``: by transformers' own modules, all logits of the plane."""
+    dense = sam.prompt_encoder.no_mask_embed.weight[0]
+    positions = sam.get_image_wide_positional_embeddings().to(embeddings.dtype)
     embeddings = embeddings[image_of_prompt]
     masks, quality = sam.mask_decoder(
         image_embeddings=embeddings,

@@ -46,18 +46,11 @@ class SamMaskHead(MaskHead):
         """
         if not isinstance(images, HeadImages):
             raise UserError("mask.kind sam encodes images of its own and reads no maps of the vision tower")
-        sizes = [(int(height), int(width)) for height, width in images.sizes[rows].tolist()]
+        dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
+        squares = padded_squares(images, rows, self.side, dtype)
         trainable = any(parameter.requires_grad for parameter in self.sam.vision_encoder.parameters())
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            return fast_sam.encode(self.sam, self._squares(images.pixels[rows], sizes))
-
-    def _squares(self, views: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Views uint8 [n, 3, h, w] -> normalized [n, 3, S, S], zero outside each one's content (h, w)."""
-        dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
-        squares = torch.zeros(len(views), 3, self.side, self.side, dtype=dtype, device=views.device)
-        for square, view, (height, width) in zip(squares, views, sizes, strict=True):
-            square[:, :height, :width] = normalize_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
-        return squares
+            return fast_sam.encode(self.sam, squares)
 
     def decode(
         self,
@@ -70,6 +63,15 @@ class SamMaskHead(MaskHead):
         grid = features.shape[-1]
         rows = None if content_hw is None else -(-content_hw[0] * grid // self.side) + 1
         return DecodedMasks(*fast_sam.decode(self.sam, self.projector(states), features, image_of_state, rows))
+
+
+def padded_squares(images: HeadImages, rows: torch.Tensor, side: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows ``rows`` of views uint8 [n, 3, h, w] -> normalized [n, 3, side, side], zero outside each one's content."""
+    views = images.pixels[rows]
+    squares = torch.zeros(len(views), 3, side, side, dtype=dtype, device=views.device)
+    for square, view, (height, width) in zip(squares, views, images.sizes[rows].tolist(), strict=True):
+        square[:, :height, :width] = normalize_u8(view[None, :, :height, :width], SAM_MEAN, SAM_STD, dtype)[0]
+    return squares
 
 
 class SamMaskRules(MaskRules):

@@ -69,7 +69,11 @@ class Sam2MaskHead(MaskHead):
         if isinstance(images, HeadImages):
             raise UserError("mask.kind sam2 reads the vision tower's maps, not images of its own")
         whole = len(rows) == len(images[0]) and bool((rows == torch.arange(len(rows), device=rows.device)).all())
-        fine, middle, coarse = self.neck(images if whole else [plane[rows] for plane in images])
+        return self.embed_maps(images if whole else [plane[rows] for plane in images])
+
+    def embed_maps(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """``embed`` of all images of maps [I, C, h, w]."""
+        fine, middle, coarse = self.neck(maps)
         return [self.decoder.conv_s0(fine), self.decoder.conv_s1(middle), coarse, self.match.embed(middle)]
 
     def decode(

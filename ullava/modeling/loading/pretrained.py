@@ -187,6 +187,14 @@ def read_processor(folder: Path, kind: Any = AutoProcessor) -> Any:
         raise
 
 
+def read_generation(folder: Path) -> GenerationConfig:
+    """The generation settings of a folder. Raises UserError, WeightsError for a file that is missing or damaged."""
+    check_files(folder, (GENERATION_FILE,))
+    with reading(folder / GENERATION_FILE):
+        settings: GenerationConfig = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return settings
+
+
 def read_network(kind: Any, folder: Path, **options: Any) -> tuple[Any, Mapping[str, Any]]:
     """A network of class ``kind`` and transformers' account of its weights: (model, keys by what is wrong with them).
 
@@ -198,8 +206,7 @@ def read_network(kind: Any, folder: Path, **options: Any) -> tuple[Any, Mapping[
     check_files(folder, _NETWORK_FILES, needed=(CONFIG_FILE,))
     _check_network(folder / CONFIG_FILE)
     if (folder / GENERATION_FILE).is_file():
-        with reading(folder / GENERATION_FILE):
-            GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+        read_generation(folder)
     if (folder / ADAPTER_FILE).is_file():
         raise WeightsError(f"{folder}: holds adapters, not a whole network; merge them first (`ullava convert merge`)")
     shapes = read_shapes(folder)

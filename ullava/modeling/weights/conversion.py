@@ -21,6 +21,8 @@ from ullava.modeling.loading.weight_files import prefix_hint, read_pickled_or_sa
 from ullava.run_lock import hold
 
 REPORT = "conversion.json"
+WRITTEN = ("*.safetensors", "graphs/*")
+"""Files of a written folder that hold weights."""
 OLD_BUFFERS = ("*.rotary_emb.inv_freq", "*.embeddings.position_ids")
 """Tables that older libraries saved and newer ones compute; a checkpoint may hold them, a model does not need them."""
 
@@ -69,7 +71,7 @@ def write_folder(
             hint = "" if files or not _names_fail(error) else prefix_hint(read_pickled_or_safe(source).keys())
             raise WeightsError([*([f"{source}: {hint}"] if hint else []), *named]) from error
         report["inputs"] = inputs
-        report["outputs"] = [_fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
+        report["outputs"] = [_fingerprint(file) for kind in WRITTEN for file in sorted(folder.glob(kind))]
         report["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return out

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from ullava.cli.loading_flags import add_quantize
-
 from ullava.inference.load import RUNTIMES
 
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"

@@ -22,11 +22,13 @@ KINDS = {
     "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
     "without_language": "a run or saved model, all but its pretrained language model, which is named instead",
     "onnx": "a saved model, as graphs that onnxruntime runs (ullava predict --runtime onnx)",
+    "image_size": "a saved model on a convolutional tower, for images of another size, with the same weights",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
 GIVEN = "weight file, or folder of shards"
 GIVENS = {
     "gguf": "GGUF file, or the installed Python package that carries one",
+    "image_size": "the model: a name, a folder or a Hub id",
     "onnx": "the model: a name, a folder or a Hub id",
 }
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
@@ -65,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds["clip"].add_argument("--activation", choices=activations, default="quick_gelu", help="gelu: open_clip's own")
     for kind in ("convnext", "efficientnet"):
         kinds[kind].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
+    kinds["image_size"].add_argument("--image-size", type=int, required=True, help="side in pixels")
     kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
     pretrained = "folder or Hub id of the language model, converted or fetched, as model.yaml named it"
     kinds["without_language"].add_argument("--language", required=True, help=pretrained)
@@ -92,6 +95,11 @@ def _convert(args: argparse.Namespace) -> Path:
         return merge_to_folder(args.source, args.out, args.base)
     if args.convert_command == "without_language":
         return _exported(args)
+    if args.convert_command == "image_size":
+        from ullava.inference.load import weights_folder
+        from ullava.modeling.weights.conversion_image_size import convert_image_size
+
+        return convert_image_size(weights_folder(str(args.source)), args.out, args.image_size)
     if args.convert_command == "onnx":
         from ullava.inference.load import weights_folder
         from ullava.modeling.graphs.write import convert_onnx

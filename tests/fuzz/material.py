@@ -97,10 +97,12 @@ def share_loaded_model(weights: Path) -> None:
     fresh = module.load
     predictor = fresh(weights)
 
-    def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Any:
-        if str(model) == str(weights) and device in ("auto", "cpu") and dtype in ("auto", "float32"):
+    usual = {"device": ("auto", "cpu"), "dtype": ("auto", "float32"), "quantize": (None,), "runtime": ("torch",)}
+
+    def load(model: str | Path, **options: Any) -> Any:
+        if str(model) == str(weights) and all(value in usual[name] for name, value in options.items()):
             return predictor
-        return fresh(model, device=device, dtype=dtype)
+        return fresh(model, **options)
 
     module.load = load
 

@@ -51,10 +51,27 @@ def test_a_native_core_is_trained_evaluated_asked_and_goes_on(
     assert code == 0, err
 
 
-def test_lora_on_a_native_core_is_refused_before_any_step(
+def test_a_lora_run_on_a_native_core_merges_and_goes_on(native_recipe: Path, command: Command, tmp_path: Path) -> None:
+    steps = ("training.max_steps=1", "stage=ground")
+    code, _, err = command("train", str(native_recipe), *steps, "stage=scratch", "--out", str(tmp_path / "base"))
+    assert code == 0, err
+    lora = ("lora={r: 2, dropout: 0.0}", *steps)
+    line = ("train", str(native_recipe), *lora, f"init={tmp_path / 'base' / 'model'}", "--out", str(tmp_path / "run"))
+    code, out, err = command(*line)
+    assert code == 0 and "LoRA adapters" in out, err
+    adapter = tmp_path / "run" / "adapter"
+    code, _, err = command("train", str(native_recipe), *lora, f"init={adapter}", "--out", str(tmp_path / "further"))
+    assert code == 0, err
+    code, _, err = command("convert", "merge", "--from", str(adapter), "--out", str(tmp_path / "merged"))
+    assert code == 0, err
+    merged, run = (
+        ullava.load(str(folder), device="cpu") for folder in (tmp_path / "merged", tmp_path / "run" / "model")
+    )
+    assert merged.model.state_dict().keys() == run.model.state_dict().keys()
+
+
+def test_vision_settings_on_a_native_core_are_refused_before_any_step(
     native_recipe: Path, command: Command, tmp_path: Path
 ) -> None:
-    code, _, err = command("train", str(native_recipe), "lora={r: 2}", "stage=ground", "--out", str(tmp_path / "run"))
-    assert code == 2 and "core native: LoRA is not supported" in err
     code, _, err = command("train", str(native_recipe), "vision={gamma: 1}", "--out", str(tmp_path / "run"))
     assert code == 2 and "core native has no vision strategy" in err

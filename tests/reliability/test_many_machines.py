@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def test_a_run_goes_on_where_it_was_killed(questions: Path, tmp_path: Path) -> N
     wait_for(second, seen)
     assert {name: kept[name] for name in before} == before
     told = finish(second, out)
-    assert f"{12 - 2 * len(before)} questions by 2 workers" in told
+    said = re.search(r"(\d+) questions by 2 workers", told)
+    # A worker outlives the killed run for a moment and may finish its shard, which is then not answered again either.
+    assert said is not None and int(said.group(1)) in range(2, 12 - 2 * len(before) + 1, 2), told
     assert_same(questions, out)
 
 

@@ -111,7 +111,8 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"  {name:<16}{stages[name]:>10.1f} ms" for name in (*STAGES, DRAWING) if name in stages]
     for name in ("import_s", "load_s", "first_answer_s", "answer_s"):
         lines.append(f"  {name.removesuffix('_s').replace('_', ' '):<16}{report[name]:>10.2f} s")
-    lines.append(f"  weights         {report['weights_mib']:>10,.0f} MiB")
+    if report["weights_mib"]:  # graphs hold theirs themselves
+        lines.append(f"  weights         {report['weights_mib']:>10,.0f} MiB")
     lines.append(f"  memory          {report['memory_loaded_mib']:>10,.0f} MiB loaded, "
                  f"{report['memory_peak_mib']:,.0f} at the most")  # fmt: skip
     lines.append(f"  {report['new_tokens']} new tokens, {report['objects']} objects; {report['threads']} thread(s), "

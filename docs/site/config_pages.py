@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from markdown_text import as_markdown, code, row, table
 
-from ullava.config.described import DOCUMENTS, Key, alternatives, keys_of, summary_of
+from ullava.config.described import DOCUMENTS, Key, keys_of, summary_of
 from ullava.config.json_schema import json_schema
-from ullava.config.key_search import SCALARS, bound_words, default_words, tables_of
+from ullava.config.key_search import bound_words, default_words, tables_of, type_words
 
 DEPTH = 2
 """The pages lie in reference/config/."""
@@ -68,23 +68,14 @@ def home_pages() -> dict[type[Any], str]:
     return homes
 
 
-def type_words(kind: Any, homes: dict[type[Any], str], document: str) -> str:
+def linked_type(kind: Any, homes: dict[type[Any], str], document: str) -> str:
     """Return a type in words, tables as links from the page of ``document``."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind in SCALARS:
-        return SCALARS[kind]
-    if origin is Literal:
-        return _listed([code(str(choice)) for choice in inner])
-    if origin is list:
-        return f"list of {type_words(inner[0], homes, document)}"
-    if origin is dict:
-        value = "" if inner[1] is Any else f", each with {type_words(inner[1], homes, document)}"
-        return f"names{value}" if value else "names with values"
-    if isinstance(kind, type):
-        page = "" if homes[kind] == document else f"{homes[kind]}.md"
-        return f"[{kind.__name__}]({page}#{kind.__name__.lower()})"
-    members = [type_words(member, homes, document) for member in alternatives(kind) if member is not type(None)]
-    return " or ".join(members)
+
+    def link(cls: type[Any]) -> str:
+        page = "" if homes[cls] == document else f"{homes[cls]}.md"
+        return f"[{cls.__name__}]({page}#{cls.__name__.lower()})"
+
+    return type_words(kind, link, lambda choices: _listed([code(choice) for choice in choices]))
 
 
 def _section(cls: type[Any], places: list[str], document: str, homes: dict[type[Any], str]) -> Iterator[str]:
@@ -97,7 +88,7 @@ def _section(cls: type[Any], places: list[str], document: str, homes: dict[type[
 
 
 def _row(key: Key, document: str, homes: dict[type[Any], str]) -> str:
-    kind = type_words(key.kind, homes, document)
+    kind = linked_type(key.kind, homes, document)
     if key.bounds:
         kind = f"{kind}, {bound_words(key)}"
     return row(code(key.name), kind, _default_words(key), as_markdown(key.words, DEPTH))

@@ -14,8 +14,9 @@ import numpy as np
 from ullava.benchmarks.predict import PHOTO, PROMPT, weights_mib
 from ullava.benchmarks.timing import cpu_seconds, surroundings
 from ullava.config.quantization import Quantization
+from ullava.geometry import mask_iou
 from ullava.resources import find
-from ullava.structures import Answer, MaskArray
+from ullava.structures import Answer
 
 WORLD_DATA = "shapes_res"
 Question = tuple[Path, str]
@@ -98,13 +99,7 @@ def table(report: Mapping[str, Any]) -> str:
 def _overlaps(first: Answer, second: Answer) -> list[float]:
     masks = [thing.mask for thing in second.objects]
     return [
-        _iou(thing.mask, masks[place] if place < len(masks) else None)
+        0.0 if place >= len(masks) or (other := masks[place]) is None else mask_iou(thing.mask, other)
         for place, thing in enumerate(first.objects)
         if thing.mask is not None and thing.mask.any()
     ]
-
-
-def _iou(first: MaskArray, second: MaskArray | None) -> float:
-    if second is None or not second.any():
-        return 0.0
-    return float((first & second).sum() / (first | second).sum())

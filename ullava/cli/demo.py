@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ullava.cli.loading_flags import add_device
+
 HELP = "ask the built-in models about photographs and drawn scenes, write a report with images and figures"
 DEFAULT_OUT = Path("runs/demo")
 PHOTO_MODEL, NO_PHOTOS = "photo", "none"
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=2024, metavar="S", help="another seed, other scenes (default: 2024)"
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from ullava.cli.loading_flags import add_device
 from ullava.cli.numbers import fraction, port
 from ullava.errors import UserError
 
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--without-login", action="store_true",
         help="listen on the network without BASIC_AUTH_USER and BASIC_AUTH_PASS, the variables that hold the login",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
     parser.add_argument(
         "--min-score", type=fraction, default=0.0, metavar="S", help="leave out things below it (default: none)"
     )

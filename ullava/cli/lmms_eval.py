@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ullava.cli.generation_flags import positive
+from ullava.cli.loading_flags import add_device
 
 HELP = "evaluate a model with lmms-eval, on its tasks, ours (masks, boxes), or one of our datasets"
 
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit-data", type=positive, metavar="N", help="the first N annotations of --data")
     parser.add_argument("--out", type=Path, default=Path("runs/lmms_eval"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="questions answered together (1)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
     parser.add_argument(
         "--max-new-tokens", type=positive, default=128, metavar="N", help="end of an answer (default: 128)"
     )

@@ -10,8 +10,13 @@ from ullava.config.quantization import QUANTIZATIONS, unknown
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Declare ``--device`` and ``--quantize``."""
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
     add_quantize(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--device``."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:

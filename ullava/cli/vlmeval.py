@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ullava.cli.generation_flags import positive
+from ullava.cli.loading_flags import add_device
 
 HELP = "evaluate a model with VLMEvalKit, on its benchmarks or a TSV file in its form"
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "variable LMUData names; between commas",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/vlmeval"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
     parser.add_argument(
         "--max-new-tokens", type=positive, default=128, metavar="N", help="end of an answer (default: 128)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -29,8 +29,7 @@ class FoundKey:
         """Yield what is known of it, a line each: its places, its type, bounds and default, its words."""
         yield f"{self.document}: {', '.join(self.places)}"
         bounds = bound_words(self.key)
-        default = default_words(self.key)
-        told = "required" if default == "required" else f"default: {default}"
+        told = "required" if self.key.required else f"default: {default_words(self.key)}"
         yield f"  {type_words(self.key.kind)}{', ' if bounds else ''}{bounds}; {told}"
         if self.key.words:
             yield f"  {self.key.words.replace('``', '')}"
@@ -63,20 +62,29 @@ def key_names() -> list[str]:
     return sorted({key.name for root in DOCUMENTS.values() for cls in tables_of(root) for key in keys_of(cls)})
 
 
-def type_words(kind: Any) -> str:
-    """Return a type in words; a table by its keys."""
+def _table_words(cls: type[Any]) -> str:
+    return f"table of {', '.join(key.name for key in keys_of(cls))}"
+
+
+def type_words(
+    kind: Any,
+    table: Callable[[type[Any]], str] = _table_words,
+    choices: Callable[[list[str]], str] = " or ".join,
+) -> str:
+    """Return a type in words; ``table`` and ``choices`` say what a table and several fixed values are called."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind in SCALARS:
         return SCALARS[kind]
     if origin is Literal:
-        return " or ".join(str(choice) for choice in inner)
+        return choices([str(choice) for choice in inner])
     if origin is list:
-        return f"list of {type_words(inner[0])}"
+        return f"list of {type_words(inner[0], table, choices)}"
     if origin is dict:
-        return "names with values" if inner[1] is Any else f"names, each with {type_words(inner[1])}"
+        return "names with values" if inner[1] is Any else f"names, each with {type_words(inner[1], table, choices)}"
     if isinstance(kind, type):
-        return f"table of {', '.join(key.name for key in keys_of(kind))}"
-    return " or ".join(type_words(member) for member in alternatives(kind) if member is not type(None))
+        return table(kind)
+    members = (member for member in alternatives(kind) if member is not type(None))
+    return " or ".join(type_words(member, table, choices) for member in members)
 
 
 def bound_words(key: Key) -> str:

@@ -94,11 +94,11 @@ def groundingme_rows(source: OriginalSource, facts: dict[str, Any], on_read: Cal
     facts["sentences"] = 0
     for where, value in parquet_records(source, ("image", "description", "bbox", "subtask_l1", "subtask_l2")):
         with fields_of(f"{source.annotations}: {where}"):
-            shown, said = _shown(source, where, value["image"]), said_of(where, value["description"])
-            if isinstance(shown, Skipped) or isinstance(said, Skipped):
-                yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
+            asked = _asked(source, where, value["image"], value["description"])
+            if not isinstance(asked, tuple):
+                yield from asked
                 continue
-            name, size = shown
+            name, size, said = asked
             skill, part = str(value["subtask_l1"]), str(value["subtask_l2"])
             absent = skill == REJECTION
             things = []
@@ -118,11 +118,11 @@ def pbench_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable
     facts["sentences"] = 0
     for where, value in parquet_records(source, ("image", "expression", "masks")):
         with fields_of(f"{source.annotations}: {where}"):
-            shown, said = _shown(source, where, value["image"]), said_of(where, value["expression"])
-            if isinstance(shown, Skipped) or isinstance(said, Skipped):
-                yield from (fault for fault in (shown, said) if isinstance(fault, Skipped))
+            asked = _asked(source, where, value["image"], value["expression"])
+            if not isinstance(asked, tuple):
+                yield from asked
                 continue
-            name, size = shown
+            name, size, said = asked
             masks = [run_lengths(where, mask, size) for mask in value["masks"] or ()]
             faults = [mask for mask in masks if isinstance(mask, Skipped)]
             if faults:  # without one of its things the question would have another answer
@@ -131,6 +131,16 @@ def pbench_rows(source: OriginalSource, facts: dict[str, Any], on_read: Callable
             facts["sentences"] += 1
             things = [{"segmentation": mask, "category": said} for mask in masks]
             yield row(_head(name, size) | {"sentences": [said], "no_target": not things, "annotations": things}, name)
+
+
+def _asked(
+    source: OriginalSource, where: str, image: Any, text: Any
+) -> tuple[str, tuple[int, int], str] | list[Skipped]:
+    """Return an image's name and (height, width) with what is said of it; else what is wrong with either."""
+    shown, said = _shown(source, where, image), said_of(where, text)
+    if isinstance(shown, Skipped) or isinstance(said, Skipped):
+        return [fault for fault in (shown, said) if isinstance(fault, Skipped)]
+    return (*shown, said)
 
 
 def _shown(source: OriginalSource, where: str, image: Any) -> tuple[str, tuple[int, int]] | Skipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Literal
 
-CountKind = Literal["tokens", "masks", "boxes", "patches", "images"]
+CountKind = Literal["tokens", "masks", "boxes", "patches", "images", "plain_tokens"]
 """What a loss term may be a mean over."""
 PER = "per"
 

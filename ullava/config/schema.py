@@ -199,8 +199,9 @@ class LossConfig:
     ``presence``: of mask heads that say whether a thing is there; others have no such row. With them a mask that is
     empty has no other mask term but ``absent_bce``, its cross-entropy: what is not there is nowhere, pixel by pixel.
     ``patch``: visual tokens are taught the words of what they show, on annotations that list all ``things``; for towers
-    that start from nothing (ullava.modeling.vision.patches). ``aux``: weights of the vision strategy's own terms by
-    name; those that are not named weigh 1.
+    that start from nothing (ullava.modeling.vision.patches). ``base_kl``: with ``lora``, how far the words of rows
+    without image or video are from what the language model says without its adapters. ``aux``: weights of the vision
+    strategy's own terms by name; those that are not named weigh 1.
     """
 
     ce: float = field(default=1.0, metadata=weight_per("tokens"))
@@ -212,6 +213,7 @@ class LossConfig:
     presence: float = field(default=1.0, metadata=weight_per("masks"))
     absent_bce: float = field(default=0.0, metadata=weight_per("masks"))
     patch: float = field(default=0.0, metadata=weight_per("patches"))
+    base_kl: float = field(default=0.0, metadata=weight_per("plain_tokens"))
     aux: dict[str, float] = field(default_factory=dict)
     mask_plane: Literal["original", "lowres"] = "original"
     box_divide_twice: bool = False

@@ -30,7 +30,7 @@ class TellingRules(SamMaskRules):
 
 
 TELLING = TellingRules(SIDE)
-WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3)
+WEIGHTS = LossConfig(ce=1.0, bce=2.0, dice=0.5, l1=1.0, giou=1.0, iou_score=0.3, base_kl=0.7)
 
 
 def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]:
@@ -57,6 +57,7 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
         idle=None,
         aux=None,
         patch_nll=None,
+        base_kl=None,
     )
     targets = Targets(
         masks=[(torch.rand(size, generator=draw) > 0.6).to(torch.uint8) for size in sizes],
@@ -100,10 +101,12 @@ def test_every_row_has_a_weight_and_a_count() -> None:
 
 @pytest.mark.parametrize("name", TERMS)
 def test_every_row_is_weighed_counted_and_logged(name: str) -> None:
-    """Weight and normalizer of a term act on it, and on it alone."""
+    """Weight and normalizer of a term act on it, and on it alone. ``base_kl`` is a row where it has a weight."""
     output, targets = judged()
     targets = replace(targets, masks=[targets.masks[0] * 0, *targets.masks[1:]], absent=frozenset({0}))
     output.patch_nll = torch.tensor([1.0, 2.0, 6.0])
+    output.base_kl = torch.tensor([0.5, 1.5])
+    assert "base_kl" not in GroundingObjective(replace(WEIGHTS, base_kl=0.0), TELLING)(output, targets).own
     objective = GroundingObjective(WEIGHTS, TELLING)
     terms, local = objective(output, targets), objective.counts(output, targets)
     assert list(terms.own) == list(TERMS) and float(terms[name]) > 0
@@ -199,7 +202,7 @@ def test_heads_that_tell_no_presence_have_no_such_row() -> None:
 def test_nothing_grounded_gives_zeros_that_reach_the_heads() -> None:
     output, targets = judged(masks=0, boxes=0)
     terms = GroundingObjective(WEIGHTS, TELLING)(output, targets)
-    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 8
+    assert [float(terms[name]) for name in list(TERMS)[1:]] == [0.0] * 9
     terms.total.backward()
     assert output.seg.mask_logits_lowres.grad is not None
     assert output.loc.boxes_xyxy_head.grad is not None

@@ -74,8 +74,9 @@ class UllavaOutput(ModelOutput):
     ``hidden_states``: one entry, the last layer's [B, L, D], on request. ``input_ids`` are returned expanded.
     ``idle``: a zero; in training it depends on the trainable weights that this batch did not use (ranks stay in step).
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
-    from it, [n] (ullava.modeling.vision.patches). ``diagnostics``: what the strategy tells about its choices, by name;
-    ``chosen``: those choices that are numbers, for the items of each row.
+    from it, [n] (ullava.modeling.vision.patches). ``base_kl``: filled in training (ullava.training.optim.base_words).
+    ``diagnostics``: what the strategy tells about its choices, by name; ``chosen``: those choices that are numbers,
+    for the items of each row.
     """
 
     loss: torch.Tensor | None = None
@@ -90,6 +91,7 @@ class UllavaOutput(ModelOutput):
     idle: torch.Tensor | None = None
     aux: dict[str, torch.Tensor] | None = None
     patch_nll: torch.Tensor | None = None
+    base_kl: torch.Tensor | None = None
     diagnostics: dict[str, Any] | None = None
     chosen: list[dict[str, tuple[int, ...]]] | None = None
 

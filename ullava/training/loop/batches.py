@@ -11,6 +11,7 @@ from ullava.batching.transport import Parcel
 from ullava.errors import UserError
 from ullava.examples import BadSample, Batch, Example
 from ullava.text.tokens import IGNORE_LABEL
+from ullava.training.optim.base_words import plain_rows
 from ullava.training.optim.objective import Counts
 
 KEY = "batch"
@@ -52,15 +53,20 @@ def batch_of(inputs: Mapping[str, Any]) -> Batch:
     return batch
 
 
-def counts_of(batch: Batch) -> Counts:
-    """Count what a batch supervises; of the labels, the first of a row predicts nothing. No usable row counts as 0."""
+def counts_of(batch: Batch, placeholder_ids: Sequence[int] | None = None) -> Counts:
+    """Count what a batch supervises; of the labels, the first of a row predicts nothing. No usable row counts as 0.
+
+    ``placeholder_ids``: what stands for images and videos in the text, where rows without them are judged apart.
+    """
     if batch.inputs is None or batch.targets is None or batch.inputs.labels is None:
         return Counts(0, 0, 0)
-    tokens = int((batch.inputs.labels[:, 1:] != IGNORE_LABEL).sum())
+    supervised = batch.inputs.labels[:, 1:] != IGNORE_LABEL
+    plain = 0 if placeholder_ids is None else int(supervised[plain_rows(batch.inputs, placeholder_ids)].sum())
     named = batch.inputs.patches
     patches = 0 if named is None else int((named.words != IGNORE_LABEL).any(dim=-1).sum())
     targets = batch.targets
-    return Counts(tokens, len(targets.masks), len(targets.boxes_xyxy_head), patches, targets.images)
+    boxes = len(targets.boxes_xyxy_head)
+    return Counts(int(supervised.sum()), len(targets.masks), boxes, patches, targets.images, plain)
 
 
 def forced(batch: Batch, overrides: Mapping[str, Any]) -> Batch:

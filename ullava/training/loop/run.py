@@ -41,6 +41,7 @@ from ullava.training.loop.resume import Progress, find_progress, take_up
 from ullava.training.loop.save import save_run
 from ullava.training.loop.trainer import UllavaTrainer
 from ullava.training.optim.base_dtype import check_base_dtype, hold_frozen
+from ullava.training.optim.base_words import BaseWords, check_base_kl
 from ullava.training.optim.lora import HEADS
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import TrainablePlan, apply_stage
@@ -118,6 +119,7 @@ def _train(
         processor=processor,
         objective=GroundingObjective(loss, processor.masks, passes.aux_terms),
         passes=passes,
+        base_words=_base_words(start, recipe, values, recipe_path),
         plan=plan,
         folder=folder,
         optimizer_config=recipe.optimizer,
@@ -160,6 +162,13 @@ def _hold_frozen(start: Start, recipe: TrainRecipe, plan: TrainablePlan, device:
     own_heads = start.fresh_heads or recipe.reinit_heads != "none"
     hold_frozen(start.model, dtype, make, HEADS if own_heads else ())
     return plan.with_modules_of(start.model)
+
+
+def _base_words(start: Start, recipe: TrainRecipe, values: Mapping[str, Any], recipe_path: Path) -> BaseWords | None:
+    """What judges ``loss.base_kl``, where it has a weight. Raises ConfigError for a run that cannot have it."""
+    if problems := check_base_kl(recipe, start.loss.base_kl, values, recipe_path):
+        raise ConfigError(problems)
+    return BaseWords(start.adapters, start.model.core.placeholder_ids) if start.loss.base_kl else None
 
 
 def _fit(trainer: UllavaTrainer, progress: Progress) -> float:

@@ -31,6 +31,7 @@ from ullava.training.loop.interruption import StopSignals
 from ullava.training.loop.loading import build_loader, forget_tied
 from ullava.training.loop.step_callback import StepCallback
 from ullava.training.optim.base_dtype import is_mixed
+from ullava.training.optim.base_words import BaseWords
 from ullava.training.optim.gradient_guard import GradientGuard
 from ullava.training.optim.learning_rates import decaying, set_learning_rates
 from ullava.training.optim.muon import build_muon
@@ -54,7 +55,8 @@ class UllavaTrainer(Trainer):
     HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
     run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
     without a finite loss or gradient. ``optimizer_config``: which optimizer. ``passes``: how often a batch is run
-    (None: once). ``stop`` ends the run at a signal. ``missed_evaluation``: one is due before the first step.
+    (None: once). ``base_words`` judges ``loss.base_kl``. ``stop`` ends the run at a signal. ``missed_evaluation``: one
+    is due before the first step.
     """
 
     control: TrainerControl
@@ -74,6 +76,7 @@ class UllavaTrainer(Trainer):
         folder: RunFolder,
         optimizer_config: OptimizerConfig,
         passes: Passes | None = None,
+        base_words: BaseWords | None = None,
         bad_sample_budget: int = 0,
         evaluate_fn: EvaluateFn | None = None,
         stop: StopSignals | None = None,
@@ -84,6 +87,7 @@ class UllavaTrainer(Trainer):
         self.folder = folder
         self.optimizer_config = optimizer_config
         self.passes = passes or Passes()
+        self.base_words = base_words
         self.evaluate_fn = evaluate_fn
         self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
@@ -142,7 +146,8 @@ class UllavaTrainer(Trainer):
         usable = [batch_of(batch) for batch in batches if batch_of(batch).inputs is not None]
         totals = torch.zeros(Counts.number(), device=device)
         for batch in usable:
-            totals += torch.tensor(counts_of(batch).stacked(), dtype=torch.float32, device=device)
+            counts = counts_of(batch, None if self.base_words is None else self.base_words.placeholder_ids)
+            totals += torch.tensor(counts.stacked(), dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
         return batches, Counts(*totals.tolist())
@@ -190,7 +195,10 @@ class UllavaTrainer(Trainer):
         self.plan.set_frozen_to_eval()
         network_inputs, targets = batch.usable()
         heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
-        output = self.passes(model, replace(network_inputs, supervised_only=True, heads_only=heads_only))
+        network_inputs = replace(network_inputs, supervised_only=True, heads_only=heads_only)
+        output = self.passes(model, network_inputs)
+        if self.base_words is not None:
+            output.base_kl = self.base_words(self.accelerator.unwrap_model(model), network_inputs, output)
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

@@ -35,13 +35,15 @@ TERMS: Mapping[str, CountKind] = rows_per(LossConfig)
 PRESENCE = "presence"
 ABSENT = "absent_bce"
 """The terms that only heads have which say whether a thing is there."""
+BASE = "base_kl"
+"""The term that only runs with adapters have that ask for it: it costs a pass without them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many things the terms of one optimizer step are means over.
 
-    ``images``: their places in the text.
+    ``images``: their places in the text. ``plain_tokens``: those of ``tokens`` in rows without image or video.
     """
 
     tokens: float
@@ -49,6 +51,7 @@ class Counts:
     boxes: float
     patches: float = 0.0
     images: float = 0.0
+    plain_tokens: float = 0.0
 
     @classmethod
     def number(cls) -> int:
@@ -104,7 +107,9 @@ class GroundingObjective:
         self.boxes = box_ullava_v1 if weights.box_divide_twice else box
         self.masks = masks
         self.terms = {
-            name: kind for name, kind in TERMS.items() if masks.tells_presence or name not in (PRESENCE, ABSENT)
+            name: kind
+            for name, kind in TERMS.items()
+            if (masks.tells_presence or name not in (PRESENCE, ABSENT)) and (weights.base_kl > 0 or name != BASE)
         }
         self.aux_terms = dict(aux_terms)
 
@@ -119,6 +124,7 @@ class GroundingObjective:
             means |= self._mask_terms(output.seg, targets)
             means |= self._box_terms(output.loc, targets)
             means["patch"] = output.loss.new_zeros(()) if output.patch_nll is None else output.patch_nll.mean()
+            means[BASE] = output.loss.new_zeros(()) if output.base_kl is None else output.base_kl.mean()
         own = {name: means[name] for name in self.terms}
         given = output.aux or {}
         if not given.keys() <= self.aux_terms.keys():
@@ -139,8 +145,9 @@ class GroundingObjective:
     def counts(output: Any, targets: Targets) -> Counts:
         """Return how many tokens, masks and boxes a batch supervises; known without waiting for the device."""
         patches = 0 if output.patch_nll is None else output.patch_nll.shape[0]
+        plain = 0 if output.base_kl is None else output.base_kl.shape[0]
         boxes = targets.boxes_xyxy_head.shape[0]
-        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images)
+        return Counts(output.targets.shape[0], len(targets.masks), boxes, patches, targets.images, plain)
 
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         """The means over all masks; where the head tells presence, an empty one counts with that and ``absent_bce``."""

@@ -1,38 +1,59 @@
-"""``ullava calibrate``: fit a model's score of things being there to an evaluation of it."""
+"""``ullava calibrate``: fit to held-out questions how sure a model is that a thing is there, and where masks end."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "fit how sure a model is that a thing is there (presence) to an evaluation"
+HELP = "fit presence, or the threshold of masks, to held-out questions"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ullava calibrate``."""
     parser.add_argument("--model", required=True, metavar="NAME", help="name, model.yaml or folder; its config changes")
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help="predictions.jsonl of its evaluation")
-    parser.add_argument("--dataset", metavar="ROW", help="answers of this row alone (default: all with absent things)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="presence: predictions.jsonl of the model's evaluation"
+    )
+    what.add_argument("--masks", metavar="RECIPE", help="threshold of masks: a recipe of configs/eval to ask it by")
+    what.add_argument("--reset", action="store_true", help="take both calibrations away")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with --masks: values of the recipe to replace"
+    )
+    parser.add_argument("--dataset", metavar="ROW", help="this row of the recipe alone (default: all that fit)")
     parser.add_argument("--keep", type=float, metavar="X", help="share of the things that are there that stay found")
     parser.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
-    parser.add_argument("--reset", action="store_true", help="take the calibration away")
 
 
 def run(args: argparse.Namespace) -> int:
     """Fit, print and write. Raises UserError."""
     from ullava.errors import UserError
-    from ullava.evaluation.calibration import Calibration, fit, judge, read_observed
-    from ullava.evaluation.presence import calibration_of, write_calibration
+    from ullava.evaluation.calibration import Calibration
+    from ullava.evaluation.presence import tells_presence, write_calibration, write_mask_threshold
     from ullava.inference.load import weights_folder
 
     folder = weights_folder(args.model)
-    now = calibration_of(folder)
+    if args.overrides and args.masks is None:
+        raise UserError(f"{args.overrides[0]}: values of a recipe go with --masks RECIPE")
+    if args.masks is not None:
+        return _fit_masks(args, folder)
     if args.reset:
-        write_calibration(folder, Calibration())
+        if tells_presence(folder):
+            write_calibration(folder, Calibration())
+        write_mask_threshold(folder, 0.0)
         print(f"{folder}: not calibrated any more")
         return 0
+    return _fit_presence(args, folder)
+
+
+def _fit_presence(args: argparse.Namespace, folder: Path) -> int:
+    from ullava.errors import UserError
+    from ullava.evaluation.calibration import Calibration, fit, judge, read_observed
+    from ullava.evaluation.presence import calibration_of, write_calibration
+
+    now = calibration_of(folder)
     if args.predictions is None:
-        raise UserError("--predictions FILE: which evaluation to fit to")
+        raise UserError("--predictions FILE: which evaluation to fit to (or --masks RECIPE: the threshold of masks)")
     if args.keep is not None and not 0 < args.keep < 1:
         raise UserError(f"--keep has to be between 0 and 1, not {args.keep}")
     if now != Calibration():
@@ -45,5 +66,33 @@ def run(args: argparse.Namespace) -> int:
     print(f"{int(seen.there.sum())} things that are there, {int((~seen.there).sum())} that are not")
     if not args.dry_run:
         write_calibration(folder, fitted)
+        print(f"written: {folder / 'config.json'}")
+    return 0
+
+
+def _fit_masks(args: argparse.Namespace, folder: Path) -> int:
+    from ullava.cli.recipes import read_recipe
+    from ullava.config.schema import EvalRecipe
+    from ullava.data.loading.build import build_datasets
+    from ullava.errors import ConfigError, did_you_mean
+    from ullava.evaluation.mask_threshold import try_thresholds
+    from ullava.evaluation.presence import write_mask_threshold
+    from ullava.inference.load import load
+
+    recipe, path = read_recipe(EvalRecipe, args.masks, args.overrides)
+    if args.dataset is not None and args.dataset not in recipe.dataset:
+        raise ConfigError(f"{path}: no row '{args.dataset}'{did_you_mean(args.dataset, recipe.dataset)}")
+    chosen = [args.dataset] if args.dataset is not None else list(recipe.dataset)
+    entries = {label: recipe.dataset[label] for label in chosen}
+    datasets = dict(zip(chosen, build_datasets(entries, Path(recipe.data_root)), strict=True))
+    predictor = load(str(folder), device=recipe.device, dtype=recipe.dtype)
+    tried = try_thresholds(predictor.at_mask_thresholds, datasets, recipe)
+    for at, figures in tried.figures.items():
+        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in ("cIoU", "gIoU", "P@0.5"))
+        print(f"{at:6.2f}  {line}{'  <' if at == tried.best else ''}")
+    now = predictor.model.config.mask_threshold
+    print(f"{tried.questions} questions; mask_threshold was {now:g}, best is {tried.best:g}")
+    if not args.dry_run:
+        write_mask_threshold(folder, tried.best)
         print(f"written: {folder / 'config.json'}")
     return 0

@@ -13,17 +13,31 @@ from ullava.evaluation.calibration import Calibration
 FILE = "config.json"
 
 
+def tells_presence(folder: Path) -> bool:
+    """Whether the mask head of the model in ``folder`` says whether a thing is there."""
+    return bool(_table(folder).get("mask_kind", "sam") != "sam")
+
+
 def calibration_of(folder: Path) -> Calibration:
     """What the model in ``folder`` says. Raises UserError for one whose mask head tells no presence."""
-    table = _table(folder)
-    if table.get("mask_kind", "sam") == "sam":
+    if not tells_presence(folder):
         raise UserError(f"{folder / FILE}: mask head sam does not say whether a thing is there (docs/mask_heads.md)")
+    table = _table(folder)
     return Calibration(float(table.get("presence_scale", 1.0)), float(table.get("presence_shift", 0.0)))
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Put it in the place of what the model said. Raises UserError where that cannot be written."""
-    table = _table(folder) | {"presence_scale": calibration.scale, "presence_shift": calibration.shift}
+    _write(folder, {"presence_scale": calibration.scale, "presence_shift": calibration.shift})
+
+
+def write_mask_threshold(folder: Path, threshold: float) -> None:
+    """Say from which logit on a cell belongs to a mask. Raises UserError where that cannot be written."""
+    _write(folder, {"mask_threshold": threshold})
+
+
+def _write(folder: Path, values: dict[str, float]) -> None:
+    table = _table(folder) | values
     write_whole(folder / FILE, json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 

@@ -269,9 +269,28 @@ class Predictor:
     @torch.inference_mode()
     def teacher_forced(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
-        examples = self.encode(samples, prompt_only=False, overrides=overrides)
-        if not examples:
+        if not samples:
             return []
+        return self._given_answers(samples, *self._read_given(samples, overrides))
+
+    @torch.inference_mode()
+    def at_mask_thresholds(self, samples: Sequence[Sample], thresholds: Sequence[float]) -> list[list[Answer]]:
+        """What ``teacher_forced`` would answer under each ``mask_threshold`` of the model's config, from one pass."""
+        if not samples:
+            return [[] for _ in thresholds]
+        examples, output, inputs = self._read_given(samples, NOTHING)
+        logits = output.seg.mask_logits_lowres + self.model.config.mask_threshold
+        answers = []
+        for threshold in thresholds:
+            output.seg = replace(output.seg, mask_logits_lowres=logits - threshold)
+            answers.append(self._given_answers(samples, examples, output, inputs))
+        return answers
+
+    def _read_given(
+        self, samples: Sequence[Sample], overrides: Mapping[str, Any]
+    ) -> tuple[list[Example], Any, ModelInputs]:
+        """Rows, what the model returned for them and what it read, heads at the grounding tokens of given answers."""
+        examples = self.encode(samples, prompt_only=False, overrides=overrides)
         inputs = self._on_device(self._dialogues, examples, overrides)
         # The words are given, so only the grounding tokens are looked at.
         ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
@@ -279,7 +298,11 @@ class Predictor:
         inputs = replace(
             inputs, labels=labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL), supervised_only=True
         )
-        output = self.model(**inputs.as_kwargs())
+        return examples, self.model(**inputs.as_kwargs()), inputs
+
+    def _given_answers(
+        self, samples: Sequence[Sample], examples: Sequence[Example], output: Any, inputs: ModelInputs
+    ) -> list[Answer]:
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         with stage("post-process"):
             return self._answers(examples, texts, output, inputs)

@@ -77,7 +77,8 @@ class UllavaConfig(PreTrainedConfig):
     ``edgetam_config`` holds its sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the
     maps of the ``vision`` tower.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
-    (``ullava calibrate``): ``scale * logit + shift``, in answers alone.
+    (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_threshold`` is the logit above which a
+    cell belongs to a mask there.
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
@@ -114,6 +115,7 @@ class UllavaConfig(PreTrainedConfig):
         mask_encoder: str = "own",
         presence_scale: float = 1.0,
         presence_shift: float = 0.0,
+        mask_threshold: float = 0.0,
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -161,6 +163,7 @@ class UllavaConfig(PreTrainedConfig):
         self.mask_encoder = mask_encoder
         self.presence_scale = presence_scale
         self.presence_shift = presence_shift
+        self.mask_threshold = mask_threshold
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width

@@ -50,7 +50,7 @@ from ullava.text.tokens import special_token_ids
 LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
-        "grounding_layer", "core_kind", "core",
+        "mask_threshold", "grounding_layer", "core_kind", "core",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
@@ -113,7 +113,7 @@ def read_saved_config(folder: Path) -> UllavaConfig:
     ]
     problems += [
         f"{file}: {key}: expected a number{' above 0' if low == 0 else ''}, got {table[key]!r}"
-        for key, low in (("presence_scale", 0.0), ("presence_shift", -math.inf))
+        for key, low in (("presence_scale", 0.0), ("presence_shift", -math.inf), ("mask_threshold", -math.inf))
         if key in table and not _is_above(table[key], low)
     ]
     if not problems:

@@ -1,0 +1,92 @@
+"""How likely a pixel has to be to belong to a mask: the threshold under which a model's masks overlap the truth most.
+
+A mask head trained by cross-entropy on masks that are small, or made from boxes, is rather too careful: its best masks
+often begin below probability one half. The threshold is one number of a model (``mask_threshold`` of its config, a
+logit as in transformers' SAM processors), chosen on held-out questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from ullava.config.schema import EvalRecipe
+from ullava.data.readers.base import TaskDataset
+from ullava.errors import UserError
+from ullava.evaluation.scoring import ResScorer, family_of
+from ullava.structures import Answer, Sample
+
+GRID = tuple(number / 4 for number in range(-16, 9))
+"""The logits that are tried: probabilities from 0.02 to 0.88."""
+FAMILIES = ("res", "gres")
+"""What is judged: questions about the mask of something, those about absent things aside."""
+FIGURE = "gIoU"
+"""What the best threshold has most of: the mean IoU over questions."""
+
+AnswerAt = Callable[[Sequence[Sample], Sequence[float]], Sequence[Sequence[Answer]]]
+"""Answers of samples under each of several thresholds (``Predictor.at_mask_thresholds``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Figures in percent by threshold, in order, over ``questions`` of things that are in the image."""
+
+    figures: Mapping[float, Mapping[str, float]]
+    questions: int
+
+    @property
+    def best(self) -> float:
+        """The threshold of the highest mean IoU; of equal ones the nearest to 0."""
+        return max(self.figures, key=lambda at: (self.figures[at][FIGURE], -abs(at)))
+
+
+def try_thresholds(
+    answer_at: AnswerAt,
+    datasets: Mapping[str, TaskDataset],
+    recipe: EvalRecipe,
+    *,
+    grid: Sequence[float] = GRID,
+    progress: bool = True,
+) -> Tried:
+    """Answer the questions of ``datasets`` once and judge their masks at each threshold of ``grid``.
+
+    Raises UserError for a row that asks for no mask, and where no question has one for its truth.
+    """
+    for label, dataset in datasets.items():
+        if family_of(dataset) not in FAMILIES:
+            raise UserError(
+                f"{label}: task {dataset.task} does not ask for one mask a question; choose a row with --dataset"
+            )
+    scorers = {at: ResScorer() for at in grid}
+    for samples in _batches(datasets, recipe.batch_size, progress):
+        for at, answers in zip(grid, answer_at(samples, grid), strict=True):
+            for sample, answer in zip(samples, answers, strict=True):
+                scorers[at].score(sample, answer)
+    questions = len(scorers[grid[0]].metric.rows)
+    if not questions:
+        raise UserError("no question has a mask for its truth")
+    return Tried({at: scorer.metric.compute() for at, scorer in scorers.items()}, questions)
+
+
+def _batches(datasets: Mapping[str, TaskDataset], size: int, progress: bool) -> Iterator[list[Sample]]:
+    """Yield the questions with a mask for their truth, up to ``size`` and those of one image together."""
+    total = sum(map(len, datasets.values()))
+    held: list[Sample] = []
+    with tqdm(total=total, desc="masks", unit="item", disable=None if progress else True) as bar:
+        for dataset in datasets.values():
+            for item in range(len(dataset)):
+                asked = [sample for sample in dataset.queries(item) if _is_there(sample)]
+                if held and len(held) + len(asked) > size:
+                    yield held
+                    held = []
+                held += asked
+                bar.update()
+    if held:
+        yield held
+
+
+def _is_there(sample: Sample) -> bool:
+    regions = sample.turns[0].regions
+    return bool(regions) and all(region.mask is not None for region in regions)

@@ -23,7 +23,7 @@ def operands(transposed: bool):
 @pytest.mark.parametrize("available", [False, True])
 def test_linear_agrees_whatever_the_layout(monkeypatch, transposed, available):
     if available and not products._available():
-        pytest.skip("this build of torch has no oneDNN")
+        pytest.skip("this build of torch has no oneDNN, or the processor no AVX-512")
     monkeypatch.setattr(products, "_available", lambda: available)
     inputs, weight, bias = operands(transposed)
     base = torch.randn(6, 7)
@@ -34,6 +34,13 @@ def test_linear_agrees_whatever_the_layout(monkeypatch, transposed, available):
         kept = base.clone()
         torch.testing.assert_close(products.linear_added(base, plain, weight), base + plain @ weight.T)
         assert torch.equal(base, kept)
+
+
+def test_narrow_units_leave_it_to_blas(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    products._available.cache_clear()
+    assert not products._available()
+    products._available.cache_clear()
 
 
 def test_gradients_flow_where_they_are_kept():

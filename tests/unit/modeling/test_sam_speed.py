@@ -57,8 +57,33 @@ def folded_masks(sam, prompts, embeddings, image_of_prompt):
     return sam_decoder.decode_folded(sam.mask_decoder, prompts, embeddings, dense, positions, image_of_prompt)
 
 
-@pytest.mark.parametrize("use_rel_pos", [True, False])
-def test_blockwise_encoder_agrees(use_rel_pos):
+@pytest.fixture
+def core_cache(monkeypatch, tmp_path):
+    """A function that makes the system tell another size of a core's cache."""
+
+    def tell(told: str | None) -> None:
+        file = tmp_path / "size"
+        if told is not None:
+            file.write_text(told)
+        monkeypatch.setattr(sam_encoder, "CACHE_FILE", file)
+        sam_encoder.block_numbers.cache_clear()
+
+    yield tell
+    sam_encoder.block_numbers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("told", "numbers"),
+    [("512K\n", 1 << 17), ("1024K\n", 1 << 18), (None, 1 << 18), ("2M\n", 1 << 18), ("8K", 1 << 14)],
+)
+def test_blocks_are_as_large_as_the_cache(core_cache, told, numbers):
+    core_cache(told)
+    assert sam_encoder.block_numbers() == numbers
+
+
+@pytest.mark.parametrize(("use_rel_pos", "told"), [(True, "1024K"), (True, "64K"), (False, "1024K")])
+def test_blockwise_encoder_agrees(use_rel_pos, told, core_cache):
+    core_cache(told)
     sam = random_sam(use_rel_pos)
     pixels = torch.randn(2, 3, 256, 256)
     with torch.no_grad():

@@ -2,7 +2,9 @@
 
 torch gives float32 products on a CPU to MKL, which uses half of the width of the vector units of processors that are
 not Intel's. oneDNN, which torch carries for convolutions, uses all of it: 220 against 104 GFLOP/s on one core of an
-AMD EPYC (Zen 5). Same numbers up to rounding. Where this build of torch has no oneDNN, BLAS does it.
+AMD EPYC (Zen 5). Same numbers up to rounding. On processors with narrower units (AVX2) nothing was gained, so BLAS does
+it there, and where this build of torch has no oneDNN. Chosen by the instruction set and never by a clock: a machine
+answers the same way every time.
 """
 
 from __future__ import annotations
@@ -45,5 +47,6 @@ def _fits(inputs: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _available() -> bool:
-    """Whether torch was built with oneDNN and still has the operator by which its own compiler calls it."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether the units are wide, torch has oneDNN and still the operator by which its own compiler calls it."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

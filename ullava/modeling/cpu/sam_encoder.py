@@ -8,6 +8,9 @@ queries is finished while its part of the table is in the processor's cache, and
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,8 +21,21 @@ from ullava.modeling.cpu.products import apply_linear, linear
 MIN_POSITIONS = 1024
 """From this many positions on the table no longer fits a cache."""
 
-BLOCK_NUMBERS = 1 << 18
-"""How many scores a block may have: 1 MiB, the cache of one core."""
+USUAL_CACHE = 1 << 20
+"""Bytes of a core's second cache where the system does not tell."""
+CACHE_FILE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
+"""Where Linux tells: ``512K``."""
+
+
+@cache
+def block_numbers() -> int:
+    """How many scores a block may have: float32 as many as the cache of one core holds."""
+    try:
+        told = CACHE_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        told = ""
+    size = int(told.removesuffix("K")) * 1024 if told.removesuffix("K").isdecimal() else USUAL_CACHE
+    return max(size, 1 << 16) // 4
 
 
 def can_block(encoder: SamVisionEncoder, device: torch.device) -> bool:
@@ -68,7 +84,7 @@ def _windowed(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
     """Attention within each of W windows, [W, w, w, D] -> [W, w, w, D], a few windows at a time."""
     side = hidden.shape[1]
     query, key, value = _heads(attention, hidden)
-    at_once = max(1, BLOCK_NUMBERS // (query.shape[1] * side**4))
+    at_once = max(1, block_numbers() // (query.shape[1] * side**4))
     parts = zip(query.split(at_once), key.split(at_once), value.split(at_once), strict=True)
     mixed = torch.cat([_within_windows(attention, *part) for part in parts])
     return apply_linear(attention.proj, mixed.transpose(1, 2).reshape(hidden.shape))
@@ -91,7 +107,7 @@ def global_attention(attention: SamVisionAttention, hidden: Tensor) -> Tensor:
     heads, positions = query.shape[:2]
     tables = _relative_positions(attention, query, height, width) if attention.use_rel_pos else None
     result = torch.empty_like(query)
-    block = max(1, BLOCK_NUMBERS // positions)
+    block = max(1, block_numbers() // positions)
     for head in range(heads):
         keys, values = key[head] * attention.scale, value[head].T.contiguous()
         for start in range(0, positions, block):

@@ -18,6 +18,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest words, P together")
     parser.add_argument("--seed", type=int, metavar="N", help="draw the same again (with the same --batch-size)")
+    parser.add_argument(
+        "--num-beams", type=positive, metavar="N", help="search for the likeliest answer with N beams (captions: 3)"
+    )
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end an answer before TEXT; may be repeated")
 
 
@@ -28,7 +31,7 @@ def generation_of(args: argparse.Namespace) -> dict[str, Any]:
     """
     from ullava.inference.generation import decoding_of
 
-    given = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "stop")}
+    given = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "num_beams", "stop")}
     given = {name: value for name, value in given.items() if value is not None}
     decoding_of(given)
     return {"max_new_tokens": args.max_new_tokens, **given}

@@ -361,11 +361,13 @@ class EvalRecipe:
     are below. ``dataset``: what is measured, entries by the names of data sets. ``protocol``: ``generate``, the model
     answers freely; ``teacher_forced``, it is given the words of the answer; ``text_box``, boxes are numbers in the
     text. ``counting``: ``strict``, what is missing counts as wrong, or ``as_released``, as u-LLaVA's first release
-    counts. ``batch_size``: questions at a time. ``max_new_tokens``: the longest answer. ``num_workers``: threads that
-    read ahead; at 0, none does. ``bad_sample_budget``: how many samples may be left out as bad before the run stops.
-    ``device``: ``auto``, an accelerator where there is one, or a name that torch knows. ``dtype``: what the weights are
-    held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU. ``quantize``: large linear layers in 8 or 4
-    bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 % intervals; at 0, none.
+    counts. ``batch_size``: questions at a time. ``max_new_tokens``: the longest answer. ``caption_beams``: beams of the
+    search for a caption (those that are published often had 3 to 5); at 1, and in all other answers, each word is the
+    likeliest. ``num_workers``: threads that read ahead; at 0, none does. ``bad_sample_budget``: how many samples may be
+    left out as bad before the run stops. ``device``: ``auto``, an accelerator where there is one, or a name that torch
+    knows. ``dtype``: what the weights are held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU.
+    ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 %
+    intervals; at 0, none.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -377,6 +379,7 @@ class EvalRecipe:
     counting: Literal["strict", "as_released"] = "strict"
     batch_size: int = field(default=32, metadata=at_least(1, 65_536))
     max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata=at_least(1, 1 << 24))
+    caption_beams: int = field(default=1, metadata=at_least(1, 64))
     num_workers: int = field(default=0, metadata=at_least(0, 1024))
     bad_sample_budget: int = field(default=0, metadata=at_least(0))
     device: str = "auto"

@@ -58,8 +58,8 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 class Answerer(Protocol):
     """What is evaluated: a ``Predictor``, or anything of that shape."""
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
-        """Answer single-turn samples freely, in order."""
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
+        """Answer single-turn samples freely, in order; ``generation``: see Predictor.answer."""
         ...
 
     def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
@@ -171,7 +171,9 @@ class DatasetRun:
             if self.recipe.protocol == "teacher_forced":
                 answers = self.predictor.teacher_forced(samples)
             else:
-                answers = self.predictor.answer_samples(samples, max_new_tokens=self.recipe.max_new_tokens)
+                most, beams = self.recipe.max_new_tokens, self.recipe.caption_beams
+                searched = {"num_beams": beams} if self.family == "caption" and beams > 1 else {}
+                answers = self.predictor.answer_samples(samples, max_new_tokens=most, **searched)
             if self.family not in READ_TASKS:
                 return list(answers)
             read = self.predictor.surprise(samples)

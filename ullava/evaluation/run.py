@@ -156,6 +156,7 @@ def _identity(
         "protocol": recipe.protocol,
         **({"text_box_frame": recipe.text_box_frame} if recipe.protocol == "text_box" else {}),
         "max_new_tokens": recipe.max_new_tokens,
+        **({"caption_beams": recipe.caption_beams} if recipe.caption_beams > 1 else {}),
         "dtype": recipe.dtype,
         **({"overrides": recipe.overrides} if recipe.overrides else {}),
         **({"quantize": recipe.quantize} if recipe.quantize else {}),

@@ -69,6 +69,8 @@ def decoding_of(given: Mapping[str, Any]) -> Decoding:
         raise UserError(problems)
     seed = numbers.pop("seed", None)
     draws = bool(options.pop("do_sample", bool(numbers))) and numbers.get("temperature") != 0
+    if "streamer" in options and int(options.get("num_beams") or 1) > 1:
+        raise UserError("num_beams: words that may still change are not streamed; leave one of both out")
     if seed is not None and not draws:
         raise UserError("seed: nothing is drawn; give temperature (above 0), top_p or top_k as well")
     if draws:

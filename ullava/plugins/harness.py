@@ -161,15 +161,15 @@ def generation_of(given: Mapping[str, Any], most: int) -> dict[str, Any]:
     """Return a harness's settings of generation as options of ``Predictor.answer``.
 
     ``until`` becomes ``stop``; ``max_new_tokens`` is at most ``most``; temperature 0 or ``do_sample: false`` is greedy.
-    Settings that are about other models' preprocessing are left out. Raises UserError for more than one beam.
+    Settings that are about other models' preprocessing are left out.
     """
-    if (given.get("num_beams") or 1) != 1:
-        raise UserError(f"num_beams: answers with masks are generated with one beam, not {given['num_beams']}")
     found: dict[str, Any] = {"max_new_tokens": min(int(given.get("max_new_tokens") or most), most)}
     until = given.get("until") or ()
     stop = [text for text in ([until] if isinstance(until, str) else until) if text]
     if stop:
         found["stop"] = stop
+    if (given.get("num_beams") or 1) != 1:
+        found["num_beams"] = given["num_beams"]
     temperature = given.get("temperature")
     if given.get("do_sample") and temperature != 0:
         found["do_sample"] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,11 @@ class Perfect:
     def __init__(self) -> None:
         self.batches: list[list[Sample]] = []
         self.overrides: dict[str, object] = {}
+        self.searched: list[Sample] = []
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, num_beams: int = 1) -> list[Answer]:
         self.batches.append(list(samples))
+        self.searched += samples if num_beams == 3 else ()
         return [self.say(sample) for sample in samples]
 
     def teacher_forced(self, samples: Sequence[Sample]) -> list[Answer]:
@@ -75,11 +78,11 @@ class Breaking(Wobbly):
         super().__init__()
         self.left = batches
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().answer_samples(samples, max_new_tokens=max_new_tokens)
+        return super().answer_samples(samples, max_new_tokens=max_new_tokens, **generation)
 
 
 class Picky(Perfect):
@@ -89,11 +92,11 @@ class Picky(Perfect):
         super().__init__()
         self.refused = refused
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
         for sample in samples:
             if any(path.name in self.refused for path in sample.images):
                 raise SampleError(sample.name, "the image cannot be read")
-        return super().answer_samples(samples, max_new_tokens=max_new_tokens)
+        return super().answer_samples(samples, max_new_tokens=max_new_tokens, **generation)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -107,10 +110,10 @@ class Crowded(Perfect):
         super().__init__()
         self.most = most
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
         if len(samples) > self.most:
             raise OutOfMemoryError("out of memory")
-        return super().answer_samples(samples, max_new_tokens=max_new_tokens)
+        return super().answer_samples(samples, max_new_tokens=max_new_tokens, **generation)
 
 
 def images_of(batch: Sequence[Sample]) -> list[Path]:

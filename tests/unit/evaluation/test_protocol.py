@@ -78,6 +78,14 @@ def test_teacher_forcing_is_another_protocol(recipe: Make, datasets: Open, tmp_p
     assert metrics["results"][2]["note"] and not any("vqa" in name for name in model.asked)
 
 
+def test_captions_alone_are_searched_with_beams(recipe: Make, datasets: Open, tmp_path: Path) -> None:
+    plan = recipe("{shapes_res: {limit: 2}, shapes_caption: {limit: 3}}", caption_beams=3)
+    model = Perfect()
+    evaluate(model, datasets(plan), plan, tmp_path, progress=False)
+    assert len(model.searched) == 3 < len(model.asked)
+    assert {name.split("/")[0] for name in (sample.name for sample in model.searched)} == {"shapes_caption"}
+
+
 @pytest.mark.parametrize("protocol", ["generate", "teacher_forced"])
 def test_reference_answers_of_words_are_read(recipe: Make, datasets: Open, tmp_path: Path, protocol: str) -> None:
     plan = recipe("{shapes_text: {}, shapes_vqa: {}}", protocol=protocol)
@@ -211,6 +219,7 @@ def test_another_number_of_processes_may_go_on(recipe: Make, datasets: Open, tmp
     [
         ({"protocol": "teacher_forced"}, 'protocol was "generate"'),
         ({"max_new_tokens": 5}, "max_new_tokens was 128"),
+        ({"caption_beams": 3}, "caption_beams was null, is now 3"),
         ({"entries": "{shapes_res: {limit: 3}}"}, "data.shapes_res.limit"),
         ({"entries": "{shapes_res: {task: rec}}"}, 'data.shapes_res.task was "res", is now "rec"'),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.unit.inference.test_ecosystem import asked, drawn
@@ -48,7 +49,7 @@ def test_an_answer_stops_before_a_text(tiny: Any) -> None:
     ]
 
 
-def test_beams_are_for_words_alone(tiny: Any) -> None:
+def test_beams_say_what_is_likelier_and_ground_it(tiny: Any) -> None:
     inputs = tiny.processor.apply_chat_template(
         [asked(drawn()), asked(drawn("blue"))], add_generation_prompt=True, tokenize=True, return_dict=True
     )
@@ -58,9 +59,14 @@ def test_beams_are_for_words_alone(tiny: Any) -> None:
     assert beams.shape[0] == 2 and several.shape[0] == 4
     said = [tiny.processor.decode_text(row[inputs["input_ids"].shape[1] :].tolist())[0] for row in (one[0], beams[0])]
     assert said[0] == said[1], "what tiny says is far likelier than anything else"
-    for option in ("num_beams", "num_return_sequences"):
-        with pytest.raises(UserError, match="grounded generation keeps one sequence per prompt: leave num_beams"):
-            tiny.answer(drawn(), QUESTION, **{option: 2})
+    greedy, found = tiny.answer(drawn(), QUESTION), tiny.answer(drawn(), QUESTION, num_beams=3)
+    assert found.text == greedy.text and len(found.objects) == len(greedy.objects) > 0
+    for ours, theirs in zip(found.objects, greedy.objects, strict=True):
+        assert np.array_equal(ours.mask, theirs.mask) and ours.score == pytest.approx(theirs.score, abs=1e-5)
+    with pytest.raises(
+        UserError, match="grounded generation keeps one sequence per prompt: leave num_return_sequences"
+    ):
+        tiny.answer(drawn(), QUESTION, num_return_sequences=2)
 
 
 @pytest.mark.parametrize(

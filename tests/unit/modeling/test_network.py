@@ -105,6 +105,46 @@ def test_generation_reads_the_states_that_training_reads(small: tuple[Any, Any])
     assert 0.0 <= float(result.loc.token_probability[0]) <= 1.0
 
 
+class Bigrams(LogitsProcessor):
+    """Lets the model choose among few tokens, each of which makes others likely: many sentences are about as likely."""
+
+    def __init__(self, tokens: list[int], vocabulary: int) -> None:
+        self.follows = torch.full((vocabulary, vocabulary), -torch.inf)
+        liking = torch.randn(vocabulary, len(tokens), generator=torch.Generator().manual_seed(6))
+        liking[:, 0] += 1.5  # the first one is to be among what is said
+        self.follows[:, tokens] = 2.0 * liking
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores + self.follows[input_ids[:, -1]]
+
+
+def test_beams_that_cross_ground_what_they_say(small: tuple[Any, Any]) -> None:
+    """Of two prompts in a batch; masks are those of a pass over the words that were found."""
+    model, processor = small
+    samples = [grounded_sample("a", 1), grounded_sample("b", 2)]
+    prompt = prompts(processor, samples)
+    tokens = [processor.token_ids["seg_id"], *range(40, 46)]
+    chooser = LogitsProcessorList([Bigrams(tokens, len(processor.tokenizer))])
+    found = model.generate_grounded(
+        ModelInputs.from_kwargs(prompt), max_new_tokens=10, num_beams=4, logits_processor=chooser
+    )
+    said = model.generate(
+        **prompt, max_new_tokens=10, num_beams=4, logits_processor=chooser, output_scores=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    greedy = model.generate_grounded(ModelInputs.from_kwargs(prompt), max_new_tokens=10, logits_processor=chooser)
+    assert not torch.equal(found.new_ids, greedy.new_ids)
+    assert torch.equal(said.sequences[:, -found.new_ids.shape[1] :], found.new_ids)
+    assert any(len(set(row)) > 1 for row in (said.beam_indices % 4).tolist()), "no sequence went from beam to beam"
+    assert set(found.seg.row.tolist()) == {0, 1}
+    whole = torch.cat([prompt["input_ids"], found.new_ids], dim=1)
+    mask = torch.cat([prompt["attention_mask"], torch.ones_like(found.new_ids)], dim=1)
+    labels = torch.cat([torch.full_like(prompt["input_ids"], -100), found.new_ids], dim=1)
+    read = model(**{**prompt, "input_ids": whole, "attention_mask": mask, "labels": labels}).seg
+    assert read.row.tolist() == found.seg.row.tolist()
+    torch.testing.assert_close(found.seg.mask_logits_lowres, read.mask_logits_lowres.detach(), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("head_state", ["predicting", "token"])
 def test_batched_generation_equals_single(head_state: str) -> None:
     model, processor = build_small((f"head_state={head_state}",))
@@ -238,9 +278,9 @@ def test_pickled_weights_are_refused(small: tuple[Any, Any], tmp_path: Path) -> 
         load_folder(tmp_path, torch.float32)
 
 
-def test_beams_are_refused(small: tuple[Any, Any]) -> None:
-    with pytest.raises(UserError, match="num_beams"):
-        small[0].generate_grounded(ModelInputs.from_kwargs({}), num_beams=4)
+def test_several_sequences_are_refused(small: tuple[Any, Any]) -> None:
+    with pytest.raises(UserError, match="num_return_sequences"):
+        small[0].generate_grounded(ModelInputs.from_kwargs({}), num_return_sequences=4)
 
 
 def test_misspelt_sizes_are_refused() -> None:

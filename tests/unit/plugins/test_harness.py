@@ -91,8 +91,7 @@ def test_settings_of_generation() -> None:
     assert generation_of({**common, "image_aspect_ratio": "pad"}, 64) == {"max_new_tokens": 64, "stop": ["\n\n"]}
     drawn_ones = {"do_sample": True, "temperature": 0.5, "top_p": None, "max_new_tokens": 8}
     assert generation_of(drawn_ones, 64) == {"max_new_tokens": 8, "do_sample": True, "temperature": 0.5}
-    with pytest.raises(UserError, match="one beam"):
-        generation_of({"num_beams": 4}, 64)
+    assert generation_of({"num_beams": 4}, 64) == {"max_new_tokens": 64, "num_beams": 4}
 
 
 def test_a_box_is_told_in_fractions_of_the_image() -> None:

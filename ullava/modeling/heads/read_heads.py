@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -58,6 +59,24 @@ def item_of_position(input_ids: torch.Tensor, image_start_id: int) -> torch.Tens
     in_row = starts.cumsum(dim=1)
     before = starts.sum(dim=1).cumsum(dim=0) - starts.sum(dim=1)
     return torch.where(in_row > 0, before[:, None] + in_row - 1, torch.full_like(in_row, -1))
+
+
+def states_of_sequences(result: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The prompts' states [B, L, D] and those that the T new tokens were said from [B, T, D], of each kind there is.
+
+    ``result``: of transformers' ``generate`` with hidden states. A beam search ran N beams for each prompt; the states
+    of a sequence are those of the beams that it passed through (``beam_indices``). After its end they mean nothing.
+    """
+    steps, beams = result.hidden_states, getattr(result, "beam_indices", None)
+    if beams is None:
+        return list(steps[0]), [
+            torch.stack([kind[:, -1] for kind in kinds], dim=1) for kinds in zip(*steps, strict=True)
+        ]
+    taken = beams.clamp(min=0).unbind(dim=1)
+    prompts = [kind[taken[0]] for kind in steps[0]]
+    kinds_of_steps = zip(*steps[: len(taken)], strict=True)
+    new = [[kind[row, -1] for kind, row in zip(kinds, taken, strict=True)] for kinds in kinds_of_steps]
+    return prompts, [torch.stack(states, dim=1) for states in new]
 
 
 def read_heads(aligned: PassStates, tokens: torch.Tensor, items: torch.Tensor, token_id: int) -> TokenStates:

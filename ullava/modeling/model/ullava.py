@@ -22,7 +22,7 @@ from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_la
 from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.heads.outputs import GroundedGeneration, SegOutput, UllavaOutput
-from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads
+from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads, states_of_sequences
 from ullava.modeling.vision.patches import patch_cross_entropy
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_loss_of
 from ullava.modeling.vision.vision_batch import chosen_by, summed_aux, told_by
@@ -346,12 +346,12 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> GroundedGeneration:
         """Generate, then read masks and boxes from the states of the same pass; one sequence for each prompt.
 
-        ``inputs``: also as the processor returns them.
+        ``inputs``: also as the processor returns them. ``num_beams``: the states are those of the beams that the
+        sequence came from.
         With ``read_history`` those that a prompt already speaks of are read too, before the new ones, as u-LLaVA does.
         """
-        if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
-            raise UserError("grounded generation keeps one sequence per prompt: leave num_beams and "
-                            "num_return_sequences at 1")  # fmt: skip
+        if generation.get("num_return_sequences", 1) != 1:
+            raise UserError("grounded generation keeps one sequence per prompt: leave num_return_sequences at 1")
         inputs = inputs if isinstance(inputs, ModelInputs) else ModelInputs.from_kwargs(inputs)
         prepared = self._prepare_prompts(inputs)
         with stage("decode"):
@@ -360,10 +360,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 return_dict_in_generate=True,
                 output_hidden_states=True,
                 use_cache=True,
+                output_scores=int(generation.get("num_beams") or 1) > 1,
                 **generation,
             )
-        new = [torch.stack([kind[:, -1] for kind in kinds], dim=1) for kinds in zip(*result.hidden_states, strict=True)]
-        first = result.hidden_states[0]
+        first, new = states_of_sequences(result)
         new_ids = result.sequences[:, -new[0].shape[1] :]
         prompt_ids = result.sequences[:, : -new[0].shape[1]]
         tokens = new_ids

@@ -198,7 +198,8 @@ class UllavaTrainer(Trainer):
         network_inputs = replace(network_inputs, supervised_only=True, heads_only=heads_only)
         output = self.passes(model, network_inputs)
         if self.base_words is not None:
-            output.base_kl = self.base_words(self.accelerator.unwrap_model(model), network_inputs, output)
+            with self.accelerator.autocast():  # which accelerate puts around forward alone
+                output.base_kl = self.base_words(self.accelerator.unwrap_model(model), network_inputs, output)
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

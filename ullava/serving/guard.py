@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import json
 import re
@@ -191,7 +190,7 @@ class Guard:
         if access.hosts is not None and _host_of(headers.get("host", "")) not in access.hosts:
             raise RefusedError(403, "host_not_allowed", "this server is not called by that name (--allow-host)")
         origin = headers.get("origin")
-        if origin is not None and origin not in access.origins and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin not in access.origins and _netloc_of(origin) != headers.get("host"):
             raise RefusedError(403, "origin_not_allowed", "pages of that site may not ask this server (--cors-origin)")
         if access.api_key is not None and exchange.path not in OPEN_PATHS:
             _check_key(headers, access.api_key, self._challenge(exchange))
@@ -265,6 +264,14 @@ def body_of(refusal: RefusedError, path: str) -> dict[str, Any]:
     return {"success": False, **refusal.body()} if known else refusal.body()
 
 
+def _netloc_of(url: str) -> str | None:
+    """Return host and port of a url as written there; None for what is no url."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
+
+
 def _host_of(header: str) -> str:
     """Return the name in a Host header, without its port."""
     try:
@@ -292,7 +299,7 @@ def _password(coded: str) -> str:
     """Return the password in ``NAME:PASSWORD`` as base64; '' where it cannot be read."""
     try:
         return base64.b64decode(coded.strip(), validate=True).decode("utf-8").partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, or no UTF-8 in it
         return ""
 
 

@@ -125,7 +125,7 @@ class Handlers:
         try:
             ground = None
             if background is not None:
-                ground = read_image(self._own(background).read_bytes(), "background", self._service.limits)[1]
+                ground = self._image(self._own(background))
             dialog = _of(side, left_dialog, right_dialog)
             return edit(dialog, numbers, how, strength, least, _rgb(color), ground)
         except (UserError, RefusedError) as error:
@@ -149,10 +149,12 @@ class Handlers:
         return path
 
     def _images(self, dialog: Dialog, count: int) -> list[ImageArray]:
-        return [
-            read_image(path.read_bytes(), "image", self._service.limits)[1] if path.is_file() else _missing(path)
-            for path in dialog.images[:count]
-        ]
+        return [self._image(path) for path in dialog.images[:count]]
+
+    def _image(self, path: Path) -> ImageArray:
+        if not path.is_file():
+            raise invalid(f"{path.name} is no longer here; begin a new chat")
+        return read_image(path.read_bytes(), "image", self._service.limits)[1]
 
     def _scene(self, dialog: Dialog, note: str) -> str:
         last = dialog.exchanges[-1]
@@ -164,10 +166,6 @@ class Handlers:
 
 
 _EMPTY_MESSAGE: dict[str, Any] = {"text": "", "files": []}
-
-
-def _missing(path: Path) -> ImageArray:
-    raise invalid(f"{path.name} is no longer here; begin a new chat")
 
 
 def _both(sides: Sequence[tuple[Dialog, list[dict[str, Any]], Any]]) -> list[Any]:

@@ -190,7 +190,7 @@ class Guard:
         if access.hosts is not None and _host_of(headers.get("host", "")) not in access.hosts:
             raise RefusedError(403, "host_not_allowed", "this server is not called by that name (--allow-host)")
         origin = headers.get("origin")
-        if origin is not None and origin not in access.origins and _netloc_of(origin) != headers.get("host"):
+        if origin is not None and origin not in access.origins and not _is_same(origin, headers.get("host")):
             raise RefusedError(403, "origin_not_allowed", "pages of that site may not ask this server (--cors-origin)")
         if access.api_key is not None and exchange.path not in OPEN_PATHS:
             _check_key(headers, access.api_key, self._challenge(exchange))
@@ -264,12 +264,13 @@ def body_of(refusal: RefusedError, path: str) -> dict[str, Any]:
     return {"success": False, **refusal.body()} if known else refusal.body()
 
 
-def _netloc_of(url: str) -> str | None:
-    """Return host and port of a url as written there; None for what is no url."""
+def _is_same(origin: str, host: str | None) -> bool:
+    """Whether an Origin header names the very host and port that a request came to."""
     try:
-        return urlsplit(url).netloc
+        named = urlsplit(origin).netloc
     except ValueError:
-        return None
+        return False
+    return bool(named) and named == host
 
 
 def _host_of(header: str) -> str:

@@ -38,7 +38,7 @@ class Handlers:
     # ------------------------------------------------------------ chat
     async def ask(
         self,
-        message: Mapping[str, Any],
+        message: Mapping[str, Any] | None,
         left_dialog: Dialog,
         right_dialog: Dialog,
         left: str,
@@ -47,7 +47,8 @@ class Handlers:
         tokens: float,
     ) -> AsyncGenerator[list[Any], None]:
         """Ask one model or two; yield message box, (dialog, bubbles, scene) of both sides, and things to pick."""
-        words, files = str(message.get("text") or ""), [self._own(path) for path in message.get("files") or ()]
+        given = message or {}  # programs that act as a browser may send none
+        words, files = str(given.get("text") or ""), [self._own(path) for path in given.get("files") or ()]
         before = [left_dialog] if right == NOBODY else [left_dialog, right_dialog]
         shown = max((dialog.files for dialog in before), key=len)
         try:

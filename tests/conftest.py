@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,6 +31,17 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared with reference material is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Any:
+    """The torch device beside the CPU (CUDA, MPS); tests that need one are skipped where there is none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        pytest.skip("torch finds no accelerator here")
+    return found
 
 
 @pytest.fixture

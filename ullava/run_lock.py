@@ -67,7 +67,7 @@ class Owner:
     def read(cls, fd: int) -> Owner | None:
         """Return whom the open lock file names; None where it names nobody."""
         try:
-            owner = cls(**json.loads(os.pread(fd, 65536, 0)))
+            owner = cls(**json.loads(_text_of(fd)))
         except (ValueError, TypeError):
             return None
         return owner if isinstance(owner.pid, int) and isinstance(owner.host, str) else None
@@ -113,10 +113,7 @@ def hold(folder: Path, *, beside: bool = False, wait_s: float = 0.0) -> Iterator
         yield
     finally:
         if fd >= 0:
-            with suppress(OSError):
-                if _is_still(file, fd):
-                    file.unlink()
-            _close(fd)
+            _give_back(file, fd)
         with suppress(OSError):  # what something came into stays
             for path in missing:
                 path.rmdir()
@@ -145,6 +142,25 @@ def _take(file: Path, folder: Path, until: float) -> int:
                 _close(fd)
 
 
+def _give_back(file: Path, fd: int) -> None:
+    """Remove the lock file, which is still open: nobody can take it in between."""
+    with suppress(OSError):
+        if _is_still(file, fd):
+            if _fcntl is None:
+                os.ftruncate(fd, 0)  # Windows removes no open file, and one that stays must not name this process
+            file.unlink()
+    _close(fd)
+    if _fcntl is None:
+        with suppress(OSError):  # refused there while another process has it open, as it should be
+            file.unlink()
+
+
+def _text_of(fd: int) -> bytes:
+    """Return the beginning of an open file, which holds what an owner is."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    return os.read(fd, 65536)
+
+
 def _close(fd: int) -> None:
     _held.discard(fd)
     os.close(fd)
@@ -169,7 +185,8 @@ def _sign(file: Path, fd: int, trusted: bool) -> bool:
     mine = Owner.here()
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, (json.dumps(asdict(mine)) + "\n").encode(), 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, (json.dumps(asdict(mine)) + "\n").encode())
     except OSError:
         file.unlink(missing_ok=True)
         raise

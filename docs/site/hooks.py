@@ -13,6 +13,7 @@ from typing import Any
 
 from command_pages import command_pages
 from config_pages import config_pages
+from example_pages import example_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from notebook_pages import notebook_pages
@@ -71,7 +72,7 @@ def _linked(documents: list[str]) -> list[str]:
 
 
 def _generated() -> dict[str, str]:
-    return {**python_pages(), **command_pages(), **config_pages(), **notebook_pages()}
+    return {**python_pages(), **command_pages(), **config_pages(), **notebook_pages(), **example_pages()}
 
 
 def _expanded(nav: Any, names: list[str]) -> Any:

@@ -15,7 +15,7 @@ from ullava.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     path
-    for folder in (".", "models", "models/*", "datasets", "configs", "evaluation", "shells", "docs")
+    for folder in (".", "models", "models/*", "datasets", "configs", "evaluation", "shells", "docs", "docs/*")
     for path in sorted(ROOT.glob(f"{folder}/*.md"))
 ]
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.packaging.test_versions import TESTED_EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [*sorted((ROOT / "shells").glob("*.sh")), ROOT / ".ci" / "run"]
+SCRIPTS = [*sorted(set((ROOT / "shells").glob("*.sh")) - {ROOT / "shells" / "test_extra.sh"}), ROOT / ".ci" / "run"]
+"""All but the one that wants to know which extra."""
 
 
 def run(script: Path, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -172,3 +176,30 @@ def test_a_finished_set_up_is_not_repeated(tmp_path: Path) -> None:
     assert again.stdout == ".venv is up to date\n"
     (tmp_path / "requirements.txt").write_text("# changed\n")
     assert "is ready" in run(script, cwd=tmp_path).stdout
+
+
+def extras_told() -> dict[str, tuple[list[str], list[str]]]:
+    """The table of ``test_extra.sh``: extra -> packages and paths of tests."""
+    lines = run(ROOT / "shells" / "test_extra.sh", "--list", cwd=ROOT).stdout.splitlines()
+    rows = [[part.split() for part in line.split("|")] for line in lines]
+    return {extras[0].split(",")[0]: (packages, tests) for extras, packages, tests in rows}
+
+
+def test_every_extra_is_tested_somewhere() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    told = extras_told()
+    assert told.keys() | set(TESTED_EXTRAS) == declared.keys() and not told.keys() & set(TESTED_EXTRAS)
+    assert [path for _, tests in told.values() for path in tests if not (ROOT / path).exists()] == []
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "extras.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["extra"]["strategy"]["matrix"]["extra"] == list(told)
+
+
+def test_an_extra_is_installed_tried_and_tested(tmp_path: Path) -> None:
+    script = ROOT / "shells" / "test_extra.sh"
+    lines = run(script, "page", "--dry-run", "-k", "mask", cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == 4 and lines[0].endswith("-m venv --clear build/extras/page")
+    assert "torch==" in lines[1] and lines[1].endswith("--editable .[dev,video,page,serve]")
+    assert "import_module('gradio')" in lines[2]
+    assert lines[3].endswith("tests/unit/serving/test_page.py -k mask") and " -v -rs " in lines[3]
+    done = run(script, "pages", cwd=tmp_path)
+    assert done.returncode == 2 and "unknown extra 'pages'; known: cvat " in done.stderr

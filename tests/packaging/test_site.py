@@ -162,5 +162,7 @@ def test_mkdocs_builds_the_site_without_a_warning(tmp_path: Path) -> None:
     formats = (built / "docs" / "conversations.html").read_text(encoding="utf-8")
     assert "&lt;|end_header_id|&gt;" in formats and "\\|" not in formats
     assert (built / "reference" / "config" / "train.schema.json").is_file()
+    example = (built / "docs" / "examples" / "ask_photo.html").read_text(encoding="utf-8")
+    assert "python docs/examples/ask_photo.py" in example and "to_pil" in example
     pages = "".join(path.read_text(encoding="utf-8") for path in built.rglob("*.html"))
     assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+"', pages) == []

@@ -23,7 +23,7 @@ PINNED = {
 }
 CORE = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()}
-TESTED_EXTRAS = ("dev", "serve", "video")
+TESTED_EXTRAS = ("dev", "docs", "serve", "video")
 
 
 def pinned_version(requirement: Requirement) -> str:

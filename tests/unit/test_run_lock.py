@@ -159,6 +159,32 @@ def test_without_trusted_locks_the_file_decides(tmp_path: Path) -> None:
         assert not (tmp_path / LOCK).exists()
 
 
+def test_where_no_open_file_is_removed_one_that_stays_names_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: no flock, and a file that somebody has open stays."""
+
+    removed = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == LOCK:
+            raise PermissionError(errno.EACCES, "in use", str(path))
+        removed(path, missing_ok)
+
+    monkeypatch.setattr(run_lock, "_fcntl", None)
+    folder = tmp_path / "run"
+    with monkeypatch.context() as windows:
+        windows.setattr(Path, "unlink", refuse)
+        with hold(folder):
+            assert str(os.getpid()) in (folder / LOCK).read_text(encoding="utf-8")
+            with pytest.raises(UserError, match=f"in use by process {os.getpid()} "), hold(folder):
+                pass
+        assert (folder / LOCK).read_bytes() == b""
+    with hold(folder):
+        pass
+    assert not (folder / LOCK).exists()
+
+
 def test_on_a_disk_of_its_own_the_system_knows_better(tmp_path: Path) -> None:
     """Another host's name is that of a container that was here before."""
     (tmp_path / LOCK).write_text(owner(host="elsewhere"))
@@ -175,7 +201,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_lock.os, "pwrite", full)
+    monkeypatch.setattr(run_lock.os, "ftruncate", full)
     with pytest.raises(UserError, match=r"new: cannot be written \(No space left on device\)"), hold(tmp_path / "new"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

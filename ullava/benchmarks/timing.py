@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
+
+try:
+    import resource as _resource
+except ImportError:  # Windows has none: psutil tells it, in coarser steps
+    _resource: Any = None  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     import torch
 
+MIB = 1024 * 1024
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow")
 
 
@@ -64,20 +70,25 @@ class Figure:
 
 def cpu_seconds() -> float:
     """CPU seconds, user and system, of this process and of those children that have ended."""
-    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+    if _resource is None:
+        ticks = psutil.Process().cpu_times()
+        return float(sum(ticks[:4]))  # user, system, and those of the children
+    spent = [_resource.getrusage(who) for who in (_resource.RUSAGE_SELF, _resource.RUSAGE_CHILDREN)]
+    return float(sum(usage.ru_utime + usage.ru_stime for usage in spent))
 
 
 def peak_memory_mib() -> float:
     """The most memory that this process has held so far, in MiB; Linux counts in KiB, macOS in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    if _resource is None:
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    most = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss
+    return float(most) / (MIB if sys.platform == "darwin" else MIB / 1024)
 
 
 def cpu_seconds_of(process: int) -> float:
-    """CPU seconds, user and system, of another process that still runs, in steps of 10 ms (Linux only)."""
-    after_name = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds, user and system, of another process that still runs, in the system's steps (Linux: 10 ms)."""
+    ticks = psutil.Process(process).cpu_times()
+    return float(ticks.user + ticks.system)
 
 
 def read_pass(work: Callable[[], float]) -> Reading:
@@ -104,7 +115,7 @@ def surroundings(threads: int, repeats: int) -> dict[str, Any]:
         "statistic": "median",
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "load_1_min": round(os.getloadavg()[0], 2),
+        "load_1_min": round(psutil.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }

@@ -21,7 +21,7 @@ KINDS = {
     "llama2c": "a language model of llama2.c (version 0 files)",
     "gguf": "a language model in a GGUF file of Llama's architecture, with its tokenizer",
     "without_language": "a run or saved model, all but its pretrained language model, which is named instead",
-    "onnx": "a saved model, as graphs that onnxruntime runs (ullava predict --runtime onnx)",
+    "onnx": "a saved model, as graphs that onnxruntime and OpenVINO run (ullava predict --runtime onnx)",
     "image_size": "a saved model on a convolutional tower, for images of another size, with the same weights",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }

@@ -59,7 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_loading(parser)
     parser.add_argument(
         "--runtime", choices=RUNTIMES, default="torch",
-        help="what runs the networks; onnx: a folder of `ullava convert onnx`, on a CPU (default: torch)",
+        help="what runs the networks; onnx, openvino: those of a folder of `ullava convert onnx`, on a CPU "
+        "(default: torch)",
     )  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     parser.add_argument(

@@ -127,12 +127,22 @@ def _paths(command: str, rest: str, *, several: bool = True) -> list[Path]:
     """
     if not rest:
         raise UserError(f"{command}: which one? Give its path: {command} PATH")
-    whole = Path(rest).expanduser()
+    if "\0" in rest:
+        raise UserError(f"{command}: a path holds no null character")
+    whole = _expanded(rest)
     try:
         words = [rest] if os.path.exists(whole) else shlex.split(rest)
     except ValueError:  # a quote that nothing closes is part of the name
         words = [rest]
-    paths = [Path(word).expanduser() for word in words]
+    paths = [_expanded(word) for word in words]
     if not several and len(paths) != 1:
         raise UserError(f"{command}: takes one path, not {len(paths)} (quotes hold blanks together)")
     return paths
+
+
+def _expanded(word: str) -> Path:
+    """Return the path that ``~`` or ``~name`` begins, of a person whom the system knows; else the word as it is."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:
+        return Path(word)

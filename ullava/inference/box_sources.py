@@ -88,8 +88,8 @@ class WordDetector:
         (found,) = self.processor.post_process_grounded_object_detection(
             output, threshold=self.threshold, target_sizes=[(height, width)], text_labels=[self.words]
         )
-        corners = found["boxes"].double().cpu().numpy().reshape(-1, 4).clip(0, [width, height, width, height])
-        return DetectedBoxes(corners, found["scores"].double().cpu().numpy(), tuple(found["text_labels"]))
+        corners = found["boxes"].cpu().double().numpy().reshape(-1, 4).clip(0, [width, height, width, height])
+        return DetectedBoxes(corners, found["scores"].cpu().double().numpy(), tuple(found["text_labels"]))
 
 
 def boxes_of_answer(answer: Answer, image: int = 0) -> DetectedBoxes:

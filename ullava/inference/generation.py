@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ def decoding_of(given: Mapping[str, Any]) -> Decoding:
 def _out_of_range(key: str, value: Any) -> str | None:
     """What a value should have been; None where it is right."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    number = (whole or isinstance(value, float)) and math.isfinite(value)
+    number = (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max  # isfinite fails on huge ones
     if key == "temperature":
         return None if number and value >= 0 else "a number of 0 or more"
     if key == "top_p":
@@ -97,10 +97,17 @@ def drawn_from(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
+    with kept_random_state(device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Leave torch's random state, on the CPU and on ``device``, as it was."""
     on_cpu = device.type == "cpu"
     kind = {} if on_cpu else {"device_type": device.type}
     with torch.random.fork_rng(devices=[] if on_cpu else [device], **kind):
-        torch.manual_seed(seed)
         yield
 
 

@@ -12,7 +12,7 @@ from ullava.errors import UserError, did_you_mean
 from ullava.hub import find_folder, is_hub_id
 from ullava.resources import find
 
-RUNTIMES = ("torch", "onnx")
+RUNTIMES = ("torch", "onnx", "openvino")
 """What may run the networks of a model."""
 
 if TYPE_CHECKING:
@@ -73,18 +73,18 @@ def load(
 
     ``device``: ``auto`` (an accelerator if there is one), ``cpu``, ``cuda``, ``cuda:1`` …; ``dtype``: ``auto`` is
     bfloat16 on an accelerator and float32 on a CPU. ``quantize``: ``int8`` or ``nf4`` holds the large linear layers in
-    8 or 4 bits (docs/quantization.md). ``runtime``: ``torch``, or ``onnx`` for a folder that ``ullava convert onnx``
-    wrote (docs/onnx.md), whose graphs run on a CPU in float32.
+    8 or 4 bits (docs/quantization.md). ``runtime``: ``torch``, or for a folder that ``ullava convert onnx`` wrote
+    (docs/onnx.md) ``onnx`` or ``openvino``, which run its graphs on a CPU in float32.
 
     Raises UserError for a model that is nowhere, and for a runtime, device, type or kind that it cannot be run with.
     """
     if runtime not in RUNTIMES:
         raise UserError(f"unknown runtime '{runtime}'{did_you_mean(runtime, RUNTIMES)}")
     folder = weights_folder(model)
-    if runtime == "onnx":
+    if runtime != "torch":
         if quantize is not None:
-            raise UserError(f"quantize '{quantize}': the graphs of runtime onnx are float32")
-        return _load_graphs(folder, str(model), device, dtype)
+            raise UserError(f"quantize '{quantize}': the graphs of runtime {runtime} are float32")
+        return _load_graphs(folder, str(model), device, dtype, runtime)
     import torch
 
     from ullava.inference.predictor import Predictor, pick_device, pick_dtype
@@ -105,17 +105,17 @@ def load(
     return Predictor(loaded.to(place), processor, name=str(model))
 
 
-def _load_graphs(folder: Path, name: str, device: str, dtype: str) -> Predictor:
-    """Load a folder of graphs; onnxruntime's own settings for accelerators are not offered."""
+def _load_graphs(folder: Path, name: str, device: str, dtype: str, runtime: str) -> Predictor:
+    """Load a folder of graphs; the runtimes' own settings for accelerators are not offered."""
     if device not in ("auto", "cpu"):
-        raise UserError(f"device '{device}': runtime onnx runs on a CPU")
+        raise UserError(f"device '{device}': runtime {runtime} runs on a CPU")
     if dtype not in ("auto", "float32"):
-        raise UserError(f"dtype '{dtype}': the graphs of runtime onnx are float32")
+        raise UserError(f"dtype '{dtype}': the graphs of runtime {runtime} are float32")
     import torch
 
     from ullava.inference.predictor import Predictor
     from ullava.modeling.graphs.model import load_graphs
 
-    loaded, processor = load_graphs(folder)
+    loaded, processor = load_graphs(folder, runtime)
     torch.manual_seed(0)
     return Predictor(loaded, processor, name=name)

@@ -36,14 +36,18 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` or a torch device name; UserError if torch does not know it or cannot reach it."""
+    """Return the device of a name, or for ``auto`` the accelerator that torch finds (CUDA, MPS on a Mac), else the CPU.
+
+    Raises:
+        UserError: torch does not know the name, cannot reach the device, or it holds no values.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()  # "meta" holds no values, and some devices refuse only when asked to work
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
@@ -319,14 +323,14 @@ class Predictor:
         inputs = replace(self._on_device(self._dialogues, examples, overrides), supervised_only=True)
         output = self.model(**inputs.as_kwargs())
         logits = cast(torch.Tensor, output.supervised_logits).float()
-        nats = torch.nn.functional.cross_entropy(logits, output.targets, reduction="none").double()
+        nats = torch.nn.functional.cross_entropy(logits, output.targets, reduction="none").cpu().double()
         counts = (cast(torch.Tensor, inputs.labels)[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
         return [(float(part.sum()), len(part)) for part in nats.split(counts)]
 
     # ------------------------------------------------------------ back to images
     def _on_device(self, collate: Collator, examples: Sequence[Example], overrides: Mapping[str, Any]) -> ModelInputs:
         inputs, _ = collate(examples).usable()
-        placed = inputs.to(self.device, non_blocking=True)
+        placed = inputs.to(self.device, non_blocking=self.device.type == "cuda")
         return replace(placed, content_only=True, overrides={**self.overrides, **overrides})
 
     def _answers(
@@ -345,7 +349,7 @@ class Predictor:
             masks[row].append((logits[place], score))
         boxes: list[list[tuple[np.ndarray, float]]] = [[] for _ in examples]
         if loc.boxes_xyxy_head is not None:
-            corners = loc.boxes_xyxy_head.double().cpu().numpy()
+            corners = loc.boxes_xyxy_head.cpu().double().numpy()
             for place, (row, score) in enumerate(zip(loc.row.tolist(), loc.scores.tolist(), strict=True)):
                 boxes[row].append((corners[place], score))
         presence: list[list[float]] = [[] for _ in examples]
@@ -383,7 +387,7 @@ class Predictor:
         if prompts is None or result is None:
             return found
         parts = (result.boxes_xyxy_head, result.scores, result.word_scores)
-        arrays = zip(*(part.double().cpu().numpy() for part in parts), strict=True)
+        arrays = zip(*(part.cpu().double().numpy() for part in parts), strict=True)
         for row, thing, (boxes, scores, word_scores) in zip(prompts.row, prompts.thing, arrays, strict=True):
             found[row][thing] = DetectedPhrase(boxes, scores, word_scores)
         return found

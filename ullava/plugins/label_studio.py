@@ -54,7 +54,7 @@ class Interface:
         """Read a labeling interface. Raises UserError: no XML, no image, or neither brushes nor rectangles on it."""
         try:
             top = ElementTree.fromstring(config if isinstance(config, str) else "")
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError) as error:  # ValueError: halves of characters
             raise UserError(f"label_config: not XML ({error})") from error
         image = top.find(".//Image")
         if image is None:
@@ -82,7 +82,8 @@ class Interface:
             if isinstance(value, Mapping) and "text" in value and entry.get("from_name") in (*self.texts, None):
                 given = value["text"]
         if given is None and not context:
-            data = task.get("data", {})
+            held = task.get("data")
+            data = held if isinstance(held, Mapping) else {}
             given = next((data[field] for field in self.texts.values() if field and field in data), None)
         if isinstance(given, list):
             given = given[-1] if given else None

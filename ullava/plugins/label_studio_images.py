@@ -45,7 +45,7 @@ class ImageSource:
         max_megapixels: int = 50,
         timeout_s: float = 20.0,
     ) -> None:
-        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        if url is not None and not _is_address(url):
             raise UserError(f"'{url}': expected where Label Studio is, such as http://localhost:8080")
         self.url = None if url is None else url.rstrip("/") + "/"
         self.hosts = frozenset(host.lower() for host in hosts)
@@ -103,11 +103,10 @@ class ImageSource:
     def check(self, url: str) -> None:
         """Raise DataError where ``url`` is neither Label Studio's nor of a host that was named."""
         try:
-            parts = urlsplit(url)
-            host = (parts.hostname or "").lower()
-        except ValueError as error:
+            scheme, host, _ = _origin(url)
+        except ValueError as error:  # brackets that nothing closes, or a port that there is none of
             raise DataError(f"{url[:100]}: not a valid url") from error
-        if parts.scheme not in ("http", "https") or not (self.is_own(url) or host in self.hosts):
+        if scheme not in ("http", "https") or not (self.is_own(url) or host in self.hosts):
             raise DataError(f"{url[:100]}: images are not fetched from '{host[:60]}' (--image-host allows a host)")
 
     def is_own(self, url: str) -> bool:
@@ -148,6 +147,14 @@ class _Redirects(HTTPRedirectHandler):
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        scheme, host, _ = _origin(url)
+    except ValueError:
+        return False
+    return scheme in ("http", "https") and bool(host)
 
 
 def _is_jwt(token: str | None) -> bool:

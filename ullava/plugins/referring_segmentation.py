@@ -64,6 +64,8 @@ class ReferringSegmentationPipeline(Pipeline):
         ``Predictor.answer``; ``batch_size``: images that are answered together (1).
         Raises UserError: no text, an image that cannot be read, lists of different lengths, an unknown option.
         """
+        if text is not None and not (isinstance(text, Sequence) and all(isinstance(words, str) for words in text)):
+            raise UserError(f"{TASK}: text is a text or a list of texts, not {type(text).__name__}")
         if isinstance(image, list | tuple) and not all(isinstance(item, Mapping) for item in image):
             texts = [text] * len(image) if text is None or isinstance(text, str) else list(text)
             if len(texts) != len(image):
@@ -80,6 +82,8 @@ class ReferringSegmentationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         threshold = kwargs.pop("threshold", None)
+        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+            raise UserError(f"{TASK}: threshold is a number, not {type(threshold).__name__}")
         timeout = kwargs.pop("timeout", None)
         before = {} if timeout is None else {"timeout": timeout}
         return before, kwargs, {} if threshold is None else {"threshold": threshold}

@@ -127,9 +127,14 @@ def _add_models(app: FastAPI) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def path_of(request: Request) -> str:
+    """Return the path that was asked for; ``request.url`` would read the Host header, which may be no host at all."""
+    return str(request.scope["path"])
+
+
 def _add_handlers(app: FastAPI) -> None:
     def refused(request: Request, refusal: RefusedError) -> Response:
-        return json_reply(body_of(refusal, request.url.path), refusal.status, refusal.headers())
+        return json_reply(body_of(refusal, path_of(request)), refusal.status, refusal.headers())
 
     @app.exception_handler(RefusedError)
     async def on_refusal(request: Request, error: RefusedError) -> Response:
@@ -142,7 +147,7 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         codes = {404: "not_found", 405: "method_not_allowed"}
-        said = {404: f"nothing is served at {request.url.path[:200]}", 405: f"{request.method} is not served here"}
+        said = {404: f"nothing is served at {path_of(request)[:200]}", 405: f"{request.method} is not served here"}
         message = said.get(error.status_code, str(error.detail))
         refusal = RefusedError(error.status_code, codes.get(error.status_code, "invalid_request"), message)
         response = refused(request, refusal)
@@ -151,5 +156,5 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> Response:
-        _log.error("a request to %s failed", request.url.path)
+        _log.error("a request to %s failed", path_of(request))
         return refused(request, internal())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import json
 import re
@@ -191,7 +190,7 @@ class Guard:
         if access.hosts is not None and _host_of(headers.get("host", "")) not in access.hosts:
             raise RefusedError(403, "host_not_allowed", "this server is not called by that name (--allow-host)")
         origin = headers.get("origin")
-        if origin is not None and origin not in access.origins and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin not in access.origins and not _is_same(origin, headers.get("host")):
             raise RefusedError(403, "origin_not_allowed", "pages of that site may not ask this server (--cors-origin)")
         if access.api_key is not None and exchange.path not in OPEN_PATHS:
             _check_key(headers, access.api_key, self._challenge(exchange))
@@ -265,6 +264,15 @@ def body_of(refusal: RefusedError, path: str) -> dict[str, Any]:
     return {"success": False, **refusal.body()} if known else refusal.body()
 
 
+def _is_same(origin: str, host: str | None) -> bool:
+    """Whether an Origin header names the very host and port that a request came to."""
+    try:
+        named = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return bool(named) and named == host
+
+
 def _host_of(header: str) -> str:
     """Return the name in a Host header, without its port."""
     try:
@@ -292,7 +300,7 @@ def _password(coded: str) -> str:
     """Return the password in ``NAME:PASSWORD`` as base64; '' where it cannot be read."""
     try:
         return base64.b64decode(coded.strip(), validate=True).decode("utf-8").partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # no base64, no ASCII, or no UTF-8 in it
         return ""
 
 

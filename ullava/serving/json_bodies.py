@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Response
@@ -17,7 +17,7 @@ from ullava.serving.refusals import RefusedError, invalid
 class Body(BaseModel):
     """A JSON object of a request, with the fields that it declares and no others."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -26,10 +26,15 @@ class Body(BaseModel):
         if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
             for key in value:
                 if key not in cls.model_fields:
-                    name = str(key)[:80]
-                    said = f"unknown field '{name}'{did_you_mean(name, cls.model_fields)}"
+                    name, said = unknown_field(str(key), cls.model_fields)
                     raise PydanticCustomError("unknown_field", "{said}", {"said": said, "field": name})
         return value
+
+
+def unknown_field(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """Return a field's name, short and without halves of characters, and what is said of it."""
+    name = name[:80].encode("utf-8", "replace").decode()
+    return name, f"unknown field '{name}'{did_you_mean(name, known)}"
 
 
 class ErrorInfo(BaseModel):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.inference.export import object_to_json
 from ullava.serving.examples import PREDICTION
-from ullava.serving.json_bodies import Body, ErrorReply, json_bytes
+from ullava.serving.json_bodies import Body, ErrorReply, json_bytes, unknown_field
 from ullava.serving.refusals import invalid
 from ullava.serving.service import Query, Reply, Service
 from ullava.serving.sources import Source
@@ -126,7 +126,20 @@ async def predict(body: PredictionRequest, service: ServiceOf) -> Response:
     return await _answer(service, body, body.image.source("image"))
 
 
-@router.post("/v1/predictions/upload", response_model=PredictionReply, responses=REFUSALS)
+UPLOAD_FIELDS = ("image", "query", "task", "model", "max_tokens", "min_image_size", "max_image_size")
+
+
+async def check_form(request: Request) -> None:
+    """Raise RefusedError for a field that the form does not have: it would be ignored without a word."""
+    for key in await request.form():
+        if key not in UPLOAD_FIELDS:
+            name, said = unknown_field(key, UPLOAD_FIELDS)
+            raise invalid(said, name)
+
+
+@router.post(
+    "/v1/predictions/upload", response_model=PredictionReply, responses=REFUSALS, dependencies=[Depends(check_form)]
+)
 async def predict_upload(
     service: ServiceOf,
     image: Annotated[UploadFile, File(description="an image file")],

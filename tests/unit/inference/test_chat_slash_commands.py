@@ -66,7 +66,7 @@ def test_what_cannot_be_done_is_one_line_and_the_talk_goes_on(
     typed(
         monkeypatch, "/imge x.png", "/image", "/image none.png", f"/image {broken}", f"/video {broken}", "/undo",
         f"/save {tmp_path / 'talk'}", "/help me", "/image 'open", "What is it?", f"/save {tmp_path}", "/save",
-        "/nothing_like_it",
+        "/nothing_like_it", "/image ~nobody-of-this-name/a.png", "/save a\0b", "/image \0",
     )  # fmt: skip
     code, printed, errors = command("chat", *SHORT, "--image", str(images[0]))
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -84,6 +84,9 @@ def test_what_cannot_be_done_is_one_line_and_the_talk_goes_on(
         "is there already; name a new folder",
         "/save: which one?",
         "unknown command '/nothing_like_it' (/help lists them)",
+        "~nobody-of-this-name/a.png: no such image",
+        "/save: a path holds no null character",
+        "/image: a path holds no null character",
     ]
     assert len(told) == len(expected)
     for line, words in zip(told, expected, strict=True):

@@ -16,14 +16,22 @@ from tests.unit.modeling.small_sam2 import build_sam2
 
 import ullava
 from ullava.errors import UserError, WeightsError
+from ullava.inference.load import RUNTIMES
 from ullava.modeling.graphs.parts import refuse_unfit
-from ullava.modeling.graphs.sessions import NOTE_FILE, PARTS, Graph, onnxruntime, read_graphs
+from ullava.modeling.graphs.sessions import NOTE_FILE, PARTS, SESSIONS, Graph, read_graphs
 from ullava.structures import Answer, Region, Sample, Turn
 
 QUESTIONS = (
     "Segment {}.", "Where is {}?", "Put a box around {}.", "Give the mask and box of {}.", "Locate {} with a box.",
     "Caption this picture.", "Find {}.", "Show me {}.",
 )  # fmt: skip
+
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""What a runtime is run by."""
+
+
+def test_a_runtime_is_known_everywhere():
+    assert ("torch", *SESSIONS) == RUNTIMES and SESSIONS.keys() == PACKAGES.keys()
 
 
 # ------------------------------------------------------------ refusals
@@ -72,10 +80,12 @@ def test_runtime_and_model_have_to_fit(tmp_path):
         ullava.load(tmp_path)
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install 'ullava\[onnx\]'"):
-        onnxruntime()
+@pytest.mark.parametrize("runtime", SESSIONS)
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path, runtime):
+    monkeypatch.setitem(sys.modules, PACKAGES[runtime], None)
+    (tmp_path / NOTE_FILE).write_text("{}")
+    with pytest.raises(UserError, match=rf"pip install 'ullava\[{runtime}\]'"):
+        read_graphs(tmp_path, runtime)
 
 
 # ------------------------------------------------------------ one session
@@ -89,22 +99,23 @@ def write_sum(file: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(file))
 
 
-def test_a_graph_runs_and_says_what_is_wrong_with_it(tmp_path):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("runtime", SESSIONS)
+def test_a_graph_runs_and_says_what_is_wrong_with_it(tmp_path, runtime):
+    pytest.importorskip(PACKAGES[runtime])
     write_sum(tmp_path / "sum.onnx")
-    graph = Graph(tmp_path / "sum.onnx", ("a", "b"), ("sum",))
+    graph = Graph(tmp_path / "sum.onnx", ("a", "b"), ("sum",), runtime)
     (made,) = graph(torch.ones(2, 3), torch.full((2, 3), 2.0))
     assert torch.equal(made, torch.full((2, 3), 3.0))
     assert graph.sizes("a") == (None, 3)
     with pytest.raises(WeightsError, match="does not fit the model beside it"):
         graph(torch.ones(2, 4), torch.ones(2, 4))
     with pytest.raises(WeightsError, match=f"inputs: a, b; {NOTE_FILE} says a, c"):
-        Graph(tmp_path / "sum.onnx", ("a", "c"), ("sum",))
+        Graph(tmp_path / "sum.onnx", ("a", "c"), ("sum",), runtime)
     with pytest.raises(WeightsError, match="is missing"):
-        Graph(tmp_path / "other.onnx", ("a",), ("b",))
+        Graph(tmp_path / "other.onnx", ("a",), ("b",), runtime)
     (tmp_path / "sum.onnx").write_bytes(b"no graph")
     with pytest.raises(WeightsError, match=r"sum\.onnx: cannot be read"):
-        Graph(tmp_path / "sum.onnx", ("a", "b"), ("sum",))
+        Graph(tmp_path / "sum.onnx", ("a", "b"), ("sum",), runtime)
 
 
 @pytest.mark.parametrize("note", ["[]", "{}", json.dumps({"form": 1, "graphs": dict.fromkeys(PARTS, 3)})])
@@ -142,12 +153,14 @@ def assert_same(made: Answer, wanted: Answer) -> None:
 
 
 @pytest.mark.exhaustive
-def test_tiny_answers_as_with_torch(tiny_graphs, tmp_path):
+@pytest.mark.parametrize("runtime", SESSIONS)
+def test_tiny_answers_as_with_torch(tiny_graphs, tmp_path, runtime):
+    pytest.importorskip(PACKAGES[runtime])
     from ullava.synthetic.write import draw_world
 
     world = draw_world(tmp_path / "world", 8, 77, "seen", progress=False)
     things = [row["sentences"][0] for row in json.loads((world / "annotations" / "res.json").read_text())]
-    torch_runs, graphs_run = ullava.load("tiny", device="cpu"), ullava.load(tiny_graphs, runtime="onnx")
+    torch_runs, graphs_run = ullava.load("tiny", device="cpu"), ullava.load(tiny_graphs, runtime=runtime)
     assert not list(graphs_run.model.parameters())  # nothing is left to torch
     masks = boxes = 0
     for number, (question, thing) in enumerate(zip(QUESTIONS, things, strict=False)):

@@ -116,6 +116,7 @@ def test_the_sentence_is_what_was_typed_last_else_what_the_task_holds() -> None:
     assert interface.prompt(None, task) == "the square"
     assert interface.prompt(typed(["a comment"], "remarks"), task) == ""
     assert interface.prompt({"result": []}, task) == "" and interface.prompt(None, {"data": {}}) == ""
+    assert interface.prompt(None, {"data": "sentence"}) == interface.prompt(None, {"data": None}) == ""
     with pytest.raises(UserError, match="2001 characters"):
         interface.prompt(typed("x" * 2001), task)
 
@@ -197,6 +198,10 @@ def test_tasks_are_answered_beforehand_where_they_hold_the_sentence(backend: Bac
         (request(typed("a cat"), {"photo": "http://10.0.0.1/a.png"}), "not fetched from '10.0.0.1'"),
         (request(typed("a cat"), {"photo": "file:///etc/passwd"}), "LABEL_STUDIO_URL"),
         (request(typed("a cat"), {"photo": "data:image/png;base64,A"}), "not valid base64"),
+        (request(typed("a cat"), {"photo": "http://a:99999/a.png"}), "not a valid url"),
+        (request(typed("a cat"), {"photo": "http://[/a.png"}), "not a valid url"),
+        (request(typed("a cat"), "sentence"), "no image in its field 'photo'"),
+        ({"tasks": [{"id": 1, "data": {}}], "label_config": "<View>\ud800</View>"}, "label_config: not XML"),
     ],
 )
 def test_what_cannot_be_answered_is_told(backend: Backend, body: Any, told: str) -> None:
@@ -235,3 +240,6 @@ def test_the_token_does_not_follow_a_redirect_and_hosts_are_asked(studio: str) -
 def test_a_label_studio_is_a_url() -> None:
     with pytest.raises(UserError, match="expected where Label Studio is"):
         ImageSource("localhost:8080")
+    for url in ("http://[", "http://studio:99999", "http://", "ftp://studio"):
+        with pytest.raises(UserError, match="expected where Label Studio is"):
+            ImageSource(url)

@@ -77,6 +77,9 @@ def test_many_images_in_batches(pipe: Any, tiny: Any, tmp_path: Path) -> None:
         ("absent.png", {"text": "a cat"}, "absent.png"),
         ("data:image/png;base64,AAAA", {"text": "a cat"}, "cannot be read"),
         (drawn(), {"text": "a cat", "tempurature": 1.0}, "tempurature"),
+        (drawn(), {"text": 5}, "text is a text or a list of texts, not int"),
+        (drawn(), {"text": ["a cat", None]}, "text is a text or a list of texts, not list"),
+        (drawn(), {"text": "a cat", "threshold": "half"}, "threshold is a number, not str"),
     ],
 )
 def test_what_cannot_be_asked_is_told(pipe: Any, image: Any, options: dict[str, Any], told: str) -> None:

@@ -271,6 +271,10 @@ def test_the_page_its_functions_and_the_api_are_one_server(
         assert ended == "complete" and len(told["objects"][0]["box_xyxy_px"]) == 4
         ended, (told,) = call(served, "ask", png, "Segment the red circle.", "")
         assert ended == "complete" and told["text"]
+        wrong = ((png, None, ""), (png, "circle", 5), (None, "circle", ""), ({"a": 1}, "circle", ""))
+        for values in wrong:
+            ended, told = call(served, "segment", *values)
+            assert ended == "error" and "expected text, not" in str(told)
         for values in ((png, "the red circle", "none"), ("~", "the red circle", ""), (png, " ", "")):
             assert call(served, "segment", *values)[0] == "error"
         secret = tmp_path.parent / "secret.txt"

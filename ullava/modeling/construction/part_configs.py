@@ -8,8 +8,8 @@ without memory and run once on nothing (on the meta device). A problem names fil
 from __future__ import annotations
 
 import copy
-import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def _range_problem(key: str, value: Any, default: Any) -> str:
         return next((why for why in (_range_problem(key, item, like) for item in value) if why), "")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # isfinite fails on whole numbers beyond it
         return f"has to be a finite number, not {value}"
     largest = MAX_COUNT if _COUNTS.search(key) else MAX_SIZE
     if abs(value) > largest and not (isinstance(value, float) and _SMALL_AND_POSITIVE.search(key)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -195,7 +196,8 @@ def _is_part(value: Any) -> bool:
 
 
 def _is_above(value: Any, low: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > low
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and low < value and abs(value) <= sys.float_info.max
 
 
 def _is_id(value: Any) -> bool:

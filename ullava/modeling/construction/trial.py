@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -137,7 +137,7 @@ def try_system(config: UllavaConfig, site: Site) -> None:
             size = sum(value.numel() for value in UllavaForConditionalGeneration(copy.deepcopy(config)).parameters())
     except LIBRARY_ERRORS as error:
         raise ConfigError(f"{site}: no network can be made of these parts ({reason_of(error)})") from error
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if size * FLOAT_BYTES > memory:
         needed = f"{size:,} parameters take {size * FLOAT_BYTES / 1e9:,.0f} GB"
         raise ConfigError(f"{site}: {needed}, this machine has {memory / 1e9:,.0f} GB of memory")

@@ -211,12 +211,12 @@ class GraphModel(UllavaForConditionalGeneration):
         self.box_head = GraphBoxHead(self.box_head, graphs["box"])
 
 
-def load_graphs(folder: Path) -> tuple[GraphModel, UllavaProcessor]:
-    """Load a folder that ``ullava convert onnx`` wrote.
+def load_graphs(folder: Path, runtime: str = "onnx") -> tuple[GraphModel, UllavaProcessor]:
+    """Load a folder that ``ullava convert onnx`` wrote, to be run by ``runtime``, ``onnx`` or ``openvino``.
 
-    Raises UserError where it is none, or without onnxruntime; WeightsError for a graph that is missing or damaged.
+    Raises UserError where it is none, or without the package; WeightsError for a graph that is missing or damaged.
     """
-    graphs = read_graphs(folder)
+    graphs = read_graphs(folder, runtime)
     config = read_saved_config(folder)
     refuse_unfit(config)
     with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -58,10 +58,10 @@ def select_top_p(scores: torch.Tensor, top_p: float, temperature: float = 1.0, r
         scores = reduce_cosines(scores, reduce)
     if top_p >= EVERYTHING or len(scores) == 0:
         return torch.arange(len(scores), device=scores.device)
-    shares = (scores.double() / temperature).softmax(dim=0)
+    shares = (scores.cpu().double() / temperature).softmax(dim=0)  # an accelerator may have no float64
     ordered, order = shares.sort(descending=True, stable=True)
     kept = min(int((ordered.cumsum(dim=0) <= top_p).sum()) + 1, len(scores))
-    return order[:kept].sort().values
+    return order[:kept].sort().values.to(scores.device)
 
 
 def merge_tiles(tokens: torch.Tensor, grid_cr: tuple[int, int]) -> torch.Tensor:

@@ -70,6 +70,10 @@ def functions_of(service: Service) -> list[Function]:
 
 async def _asked(service: Service, image: str, words: str, model: str, task: PredictionTask) -> Reply:
     try:
+        # What comes is what a program sent, whatever the schema says: nothing has checked it.
+        for name, value in (("image", image), ("question" if task == "question" else "what", words), ("model", model)):
+            if not isinstance(value, str):
+                raise invalid(f"{name}: expected text, not {type(value).__name__}", name)
         question = question_of(words, task)
         if not question:
             raise invalid("the question is empty")

@@ -38,7 +38,7 @@ class Handlers:
     # ------------------------------------------------------------ chat
     async def ask(
         self,
-        message: Mapping[str, Any],
+        message: Mapping[str, Any] | None,
         left_dialog: Dialog,
         right_dialog: Dialog,
         left: str,
@@ -47,7 +47,8 @@ class Handlers:
         tokens: float,
     ) -> AsyncGenerator[list[Any], None]:
         """Ask one model or two; yield message box, (dialog, bubbles, scene) of both sides, and things to pick."""
-        words, files = str(message.get("text") or ""), [self._own(path) for path in message.get("files") or ()]
+        given = message or {}  # programs that act as a browser may send none
+        words, files = str(given.get("text") or ""), [self._own(path) for path in given.get("files") or ()]
         before = [left_dialog] if right == NOBODY else [left_dialog, right_dialog]
         shown = max((dialog.files for dialog in before), key=len)
         try:
@@ -125,7 +126,7 @@ class Handlers:
         try:
             ground = None
             if background is not None:
-                ground = read_image(self._own(background).read_bytes(), "background", self._service.limits)[1]
+                ground = self._image(self._own(background))
             dialog = _of(side, left_dialog, right_dialog)
             return edit(dialog, numbers, how, strength, least, _rgb(color), ground)
         except (UserError, RefusedError) as error:
@@ -149,10 +150,12 @@ class Handlers:
         return path
 
     def _images(self, dialog: Dialog, count: int) -> list[ImageArray]:
-        return [
-            read_image(path.read_bytes(), "image", self._service.limits)[1] if path.is_file() else _missing(path)
-            for path in dialog.images[:count]
-        ]
+        return [self._image(path) for path in dialog.images[:count]]
+
+    def _image(self, path: Path) -> ImageArray:
+        if not path.is_file():
+            raise invalid(f"{path.name} is no longer here; begin a new chat")
+        return read_image(path.read_bytes(), "image", self._service.limits)[1]
 
     def _scene(self, dialog: Dialog, note: str) -> str:
         last = dialog.exchanges[-1]
@@ -164,10 +167,6 @@ class Handlers:
 
 
 _EMPTY_MESSAGE: dict[str, Any] = {"text": "", "files": []}
-
-
-def _missing(path: Path) -> ImageArray:
-    raise invalid(f"{path.name} is no longer here; begin a new chat")
 
 
 def _both(sides: Sequence[tuple[Dialog, list[dict[str, Any]], Any]]) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def build_training_arguments(
     values, problems = check_training_keys(training, recipe=recipe)
     if problems:
         raise ConfigError(problems)
-    merged = {**_defaults(values, evaluates=evaluates), **values}
+    merged = {**_defaults(values, _device_kind(values, recipe), evaluates=evaluates), **values}
     if merged["eval_strategy"] != "no" and not evaluates:
         raise ConfigError(f"{_place(recipe, 'eval_strategy')}: training.eval_strategy: the recipe has no eval_dataset")
     if values.get("fsdp") and merged["use_cpu"]:
@@ -150,14 +151,23 @@ def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict
     return values, problems
 
 
-def _defaults(values: dict[str, Any], *, evaluates: bool) -> dict[str, Any]:
-    """What a recipe need not say. The pin-memory copy only pays where there is an accelerator to copy to."""
-    import torch
+def _device_kind(values: dict[str, Any], recipe: Path) -> str:
+    """Return what a run trains on: ``cpu``, ``cuda`` or ``mps``. Raises ConfigError where processes cannot share it."""
+    from ullava.inference.predictor import pick_device
 
-    on_cpu = bool(values.get("use_cpu")) or not torch.cuda.is_available()
+    kind = pick_device("cpu" if values.get("use_cpu") else "auto").type
+    if "WORLD_SIZE" in os.environ and kind not in ("cpu", "cuda"):
+        where = f"{_place(recipe, None)}: training.use_cpu"
+        raise ConfigError(f"{where}: processes of one run meet on CUDA or on the CPU, not on {kind}; say use_cpu: true")
+    return kind
+
+
+def _defaults(values: dict[str, Any], kind: str, *, evaluates: bool) -> dict[str, Any]:
+    """What a recipe need not say. Memory is pinned for CUDA alone: elsewhere it is a copy for nothing, or refused."""
+    on_cpu = kind == "cpu"
     defaults: dict[str, Any] = {
         "report_to": "none",
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": kind == "cuda",
         "logging_steps": 10,
         "logging_nan_inf_filter": False,
         "eval_strategy": "epoch" if evaluates else "no",
@@ -214,7 +224,7 @@ def _out_of_bounds(key: str, value: Any) -> str:
     """Say why a number cannot be the value of ``key``; '' where it can, and for what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # which isfinite cannot say of a whole number that is no float
         return f"has to be a finite number, found {value}"
     least, most = BOUNDS.get(key, (-math.inf, math.inf))
     if value < least or (value == least and key in MORE_THAN_LEAST):

@@ -19,6 +19,7 @@ from ullava.config.schema import OptimizerConfig
 from ullava.data.loading.encode import EncodedMixture
 from ullava.data.sampling.mixture import MixtureSampler
 from ullava.errors import Interrupted, UserError
+from ullava.inference.generation import kept_random_state
 from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import zero_loss_of
 from ullava.training.distributed.empty_batches import check_empty, take_part
@@ -264,7 +265,7 @@ class UllavaTrainer(Trainer):
             return self.window
         sums = self.accelerator.reduce(self.window.sums.clone(), reduction="sum")
         counts = self.accelerator.reduce(self.window.counts.float().to(self.args.device), reduction="sum")
-        return replace(self.window, sums=sums, counts=counts.double().cpu())
+        return replace(self.window, sums=sums, counts=counts.cpu().double())
 
     # ------------------------------------------------------------ evaluation
     def evaluate(
@@ -276,11 +277,10 @@ class UllavaTrainer(Trainer):
         """
         if self.evaluate_fn is None:
             return {}
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
         alone = self.args.world_size == 1
         try:
             mixed = self.accelerator.autocast() if is_mixed(self.model) else nullcontext()
-            with torch.random.fork_rng(devices), whole_weights(self.model), mixed:
+            with kept_random_state(self.args.device), whole_weights(self.model), mixed:
                 with self.stop.at_once() if alone else nullcontext():
                     figures = self.evaluate_fn(self.model, self.state.global_step)
         except Interrupted as stopped:

@@ -48,11 +48,26 @@ class TokenCount:
 
 
 # ---------------------------------------------------------------- one row
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskEntry:
+    """Where the maps that the mask head's encoder makes of an image are kept (ullava.modeling.heads.mask_cache).
+
+    ``name``: of the entry. ``view_hw``: height and width of what the encoder is shown, before padding. ``maps``: [C, h,
+    w] each, as they were made; None where they are not there yet, or ``damaged``.
+    """
+
+    name: str
+    view_hw: tuple[int, int]
+    maps: tuple[torch.Tensor, ...] | None = None
+    damaged: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ImageExample:
     """One image as the network wants it. ``key`` tells equal images of a batch; ``sam_u8`` is None if not needed.
 
-    ``for_heads``: it has the views of the heads that have some of their own.
+    ``for_heads``: it has the views of the heads that have some of their own. ``mask_entry``: where the mask encoder's
+    maps are kept, None = nowhere; with maps in it there is no ``sam_u8``.
 
     ``views``, ``count``, ``grid_hw``, ``shrunk``, ``text_ids``: see VisionInputs. ``sam_u8``: uint8 [3, h, w],
     resized to the long side S, not padded. ``box_u8``: uint8 [3, h, w], the view of the box head, None if it has none
@@ -69,6 +84,7 @@ class ImageExample:
     box_u8: NDArray[np.uint8] | None = None
     shrunk: bool = False
     for_heads: bool = False
+    mask_entry: MaskEntry | None = None
     text_ids: NDArray[np.int64] | None = None
 
 
@@ -134,16 +150,29 @@ class VisualInputs:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class KeptMaps:
+    """What is kept of a mask encoder's work: ``entries`` of the E images that it has to see, None = not to be kept.
+
+    ``maps``: those of the J - E others [J - E, C, h, w], in the order in which the encoder makes them; none if J = E.
+    """
+
+    entries: tuple[MaskEntry | None, ...]
+    maps: list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class HeadImages:
     """What a head with an image encoder of its own sees of a batch, each distinct image once.
 
     ``pixels`` uint8 [J, 3, h, w] with content of ``sizes`` [J, 2] (h, w) at the top left; ``row_of_image`` [I]: the row
-    of each distinct image of the batch, -1 = none.
+    of each distinct image of the batch, -1 = none. With ``kept`` the first E rows alone have pixels, and maps stand for
+    the others.
     """
 
     pixels: torch.Tensor
     sizes: torch.Tensor
     row_of_image: torch.Tensor
+    kept: KeptMaps | None = None
 
     def rows(self, image: torch.Tensor) -> torch.Tensor:
         """Return the rows [K] of distinct images ``image`` [K]; -1 stays -1."""
@@ -255,11 +284,16 @@ _KINDS: Mapping[str, Any] = {
     "instructions": Instructions,
     "patches": PatchNames,
 }
-_OPTIONAL = {"counts", "row", "grounded"}
+_OPTIONAL = {"counts", "row", "grounded", "kept"}
 _NESTED: Mapping[str, Mapping[str, str]] = {
     "images": {"image_index": "index", "image_counts": "counts", "image_row": "row"},
     "videos": {"video_index": "index", "video_counts": "counts", "video_row": "row"},
-    "mask_images": {"sam_pixel_values": "pixels", "sam_sizes": "sizes", "sam_index": "row_of_image"},
+    "mask_images": {
+        "sam_pixel_values": "pixels",
+        "sam_sizes": "sizes",
+        "sam_index": "row_of_image",
+        "sam_kept": "kept",
+    },
     "box_images": {"box_pixel_values": "pixels", "box_sizes": "sizes", "box_index": "row_of_image"},
     "instructions": {"instruction_ids": "ids", "instruction_mask": "mask", "grounded_rows": "grounded"},
     "patches": {"patch_words": "words", "patch_image": "image"},
@@ -359,4 +393,4 @@ def moved(value: T, device: torch.device, non_blocking: bool = False) -> T:
     return result
 
 
-_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, Instructions, PatchNames)
+_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, KeptMaps, Instructions, PatchNames)

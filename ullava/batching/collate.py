@@ -17,6 +17,8 @@ from ullava.examples import (
     HeadImages,
     ImageExample,
     Instructions,
+    KeptMaps,
+    MaskEntry,
     ModelInputs,
     PatchNames,
     Targets,
@@ -54,7 +56,9 @@ class Collator:
             labels=labels,
             images=shown,
             videos=_visual(videos, {video.key: video for video in videos}, rows_of_videos),
-            mask_images=_head_images([image.sam_u8 for image in distinct.values()]),
+            mask_images=_head_images(
+                [image.sam_u8 for image in distinct.values()], [image.mask_entry for image in distinct.values()]
+            ),
             box_images=_head_images([image.box_u8 for image in distinct.values()]),
             instructions=instructions,
             patches=None if shown is None else _patches(examples, shown.index.tolist()),
@@ -130,16 +134,29 @@ def _views(items: Sequence[ItemT]) -> Views:
     return views
 
 
-def _head_images(views_u8: Sequence[NDArray[np.uint8] | None]) -> HeadImages | None:
-    """Views [3, h, w] of distinct images, of any sizes, each at the top left of a common plane; None without any."""
-    wanted = [view for view in views_u8 if view is not None]
-    if not wanted:
+def _head_images(
+    views_u8: Sequence[NDArray[np.uint8] | None], entries: Sequence[MaskEntry | None] = ()
+) -> HeadImages | None:
+    """Views [3, h, w] of distinct images, of any sizes, each at the top left of a common plane; None without any.
+
+    ``entries``: of the same images, where a head keeps maps; those that have maps come after those with a view.
+    """
+    shown = [place for place, view in enumerate(views_u8) if view is not None]
+    known = {place: entry for place, entry in enumerate(entries) if entry is not None and entry.maps is not None}
+    if not shown and not known:
         return None
     row_of_image = torch.full((len(views_u8),), -1, dtype=torch.long)
-    row_of_image[[view is not None for view in views_u8]] = torch.arange(len(wanted))
-    pixels = cast(torch.Tensor, side_by_side(wanted))  # in a loader's worker it is drawn when the batch is sent
-    sizes = torch.tensor([view.shape[1:] for view in wanted], dtype=torch.long)
-    return HeadImages(pixels=pixels, sizes=sizes, row_of_image=row_of_image)
+    row_of_image[[*shown, *known]] = torch.arange(len(shown) + len(known))
+    wanted = [view for view in views_u8 if view is not None]
+    pixels = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+    if wanted:
+        pixels = cast(torch.Tensor, side_by_side(wanted))  # in a loader's worker it is drawn when the batch is sent
+    sizes = [view.shape[1:] for view in wanted] + [entry.view_hw for entry in known.values()]
+    kept = None
+    if any(entry is not None for entry in entries):
+        maps = zip(*(cast(tuple[torch.Tensor, ...], entry.maps) for entry in known.values()), strict=True)
+        kept = KeptMaps(entries=tuple(entries[place] for place in shown), maps=[torch.stack(level) for level in maps])
+    return HeadImages(pixels=pixels, sizes=torch.tensor(sizes, dtype=torch.long), row_of_image=row_of_image, kept=kept)
 
 
 def _patches(examples: Sequence[Example], index: Sequence[int]) -> PatchNames | None:

@@ -48,10 +48,15 @@ def build_network(preset: str, sam_side: int, annotations: Path) -> Network:
         path = resources.find("models", "tiny")
         model, processor = build_model(load_config(ModelConfig, path), path.parent)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            write_wide_tokenizer(annotations, Path(folder) / "tokenizer")
-            model, processor = build_model(peer_config(sam_side), Path(folder))
+        model, processor = build_random(peer_config(sam_side), annotations)
     return Network(model.eval(), processor, _stated(model))
+
+
+def build_random(config: ModelConfig, annotations: Path) -> tuple[UllavaForConditionalGeneration, UllavaProcessor]:
+    """Build a model with the tokenizer of ``peer`` and weights that torch's seed decides."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_wide_tokenizer(annotations, Path(folder) / "tokenizer")
+        return build_model(config, Path(folder))
 
 
 def peer_config(sam_side: int) -> ModelConfig:

@@ -13,7 +13,7 @@ from ullava.inference.load import RUNTIMES
 
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
-WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "serve")
+WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "cache", "serve")
 OWNERS = {
     "annotations": ("data",),
     "clients": ("serve",),
@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.what == "masks":
         return _masks(args)
+    if args.what == "cache":
+        return _cache(args)
     from ullava.benchmarks.run import run_benchmark
     from ullava.benchmarks.timing import table
 
@@ -143,6 +145,20 @@ def _masks(args: argparse.Namespace) -> int:
         return 0
     print(sizes_table(sizes))
     if figures:
+        print(table(figures))
+    return 0
+
+
+def _cache(args: argparse.Namespace) -> int:
+    """Measure epochs with ``mask_cache``."""
+    from ullava.benchmarks.mask_cache import bench_mask_cache
+    from ullava.benchmarks.timing import surroundings, table
+
+    figures = bench_mask_cache(repeats=args.repeats, threads=args.threads, device=args.device)
+    if args.json:
+        report = {"benchmark": "cache", **surroundings(args.threads, args.repeats)}
+        print(json.dumps({**report, "results": [figure.to_json() for figure in figures]}, indent=1))
+    else:
         print(table(figures))
     return 0
 

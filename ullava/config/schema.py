@@ -21,6 +21,7 @@ from ullava.config.datasets import OriginalSplit as OriginalSplit
 from ullava.config.datasets import SplitConfig as SplitConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
+from ullava.config.mask_cache import MaskCacheConfig as MaskCacheConfig
 from ullava.config.quantization import Quantization as Quantization
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
@@ -297,7 +298,8 @@ class TrainRecipe:
     ``passes``: how often a batch is run, for vision strategies that choose how to see an image
     (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
-    are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized).
+    are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized). ``mask_cache``: a frozen mask
+    encoder's maps of images are kept on disk.
     ``budget``: the run ends with its seconds, whatever it got done in them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
 
@@ -335,6 +337,7 @@ class TrainRecipe:
     passes: Literal["one", "every", "rank"] = "one"
     group_by_modality_length: bool = False
     pretokenized: bool = False
+    mask_cache: MaskCacheConfig | None = None
     budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -345,6 +348,10 @@ class TrainRecipe:
         if self.pretokenized and augmented:
             raise ValueError(
                 f"pretokenized keeps the words once, dataset.{augmented[0]}.augment changes them: leave one out"
+            )
+        if self.mask_cache is not None and augmented:
+            raise ValueError(
+                f"mask_cache keeps maps of whole images, dataset.{augmented[0]}.augment changes them: leave one out"
             )
 
 
@@ -367,7 +374,7 @@ class EvalRecipe:
     left out as bad before the run stops. ``device``: ``auto``, an accelerator where there is one, or a name that torch
     knows. ``dtype``: what the weights are held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU.
     ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 %
-    intervals; at 0, none.
+    intervals; at 0, none. ``mask_cache``: the mask encoder's maps of images are kept on disk.
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -386,6 +393,7 @@ class EvalRecipe:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Quantization | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
+    mask_cache: MaskCacheConfig | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -46,10 +46,17 @@ def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True)
     built = build_datasets(recipe.dataset, Path(recipe.data_root))
     datasets = dict(zip(recipe.dataset, built, strict=True))
     from ullava.inference.load import load
+    from ullava.modeling.construction.mask_caching import use_mask_cache
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype, quantize=recipe.quantize)
     predictor.overrides = recipe.overrides
-    return evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
+    cache = None
+    if recipe.mask_cache is not None:
+        cache = use_mask_cache(predictor.model, predictor.processor, recipe.mask_cache, device=predictor.device.type)
+    metrics = evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
+    if cache is not None:
+        print(cache.told())
+    return metrics
 
 
 def evaluate(

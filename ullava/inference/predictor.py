@@ -224,6 +224,7 @@ class Predictor:
                     prepared=prepared.get((sample.images, sample.boxes)),
                     videos=[clips[key] for key in shown],
                     overrides=overrides,
+                    files=True,
                 )
             prepared[sample.images, sample.boxes] = row.images
             rows.append(row)

@@ -94,7 +94,8 @@ class EncodedMixture:
     """A map-style dataset over positions of the mixture.
 
     ``pretokenized``: the ids at a position where they were made beforehand (ullava.data.loading.pretokenized).
-    ``augmenter``: what changes the sample and its images at a position.
+    ``augmenter``: what changes the sample and its images at a position. ``keeps_maps``: the encoder keeps a frozen mask
+    encoder's maps of images, of which nothing may change then.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class EncodedMixture:
         word_dropout: WordDropout | None = None,
         pretokenized: Callable[[int], Any] | None = None,
         augmenter: Augmenter | None = None,
+        keeps_maps: bool = False,
     ) -> None:
         self.mixture = mixture
         self.encoder = encoder
@@ -113,19 +115,21 @@ class EncodedMixture:
         self.word_dropout = word_dropout
         self.pretokenized = pretokenized
         self.augmenter = augmenter
+        self.keeps_maps = keeps_maps
 
     def __len__(self) -> int:
         return len(self.mixture)
 
     def __getitem__(self, position: int) -> Example | BadSample:
         """The row at a position, or what is wrong with it."""
-        words = {} if self.pretokenized is None else {"words": self.pretokenized(position)}
+        options = {} if self.pretokenized is None else {"words": self.pretokenized(position)}
+        options |= {"files": True} if self.keeps_maps else {}
         row = encode_or_bad(
             lambda: self.mixture.sample(position),
             self.encoder,
             f"position {position}",
             None if self.augmenter is None else partial(self.augmenter, position),
             with_patches=self.with_patches,
-            **words,
+            **options,
         )
         return row if self.word_dropout is None or isinstance(row, BadSample) else self.word_dropout(row, position)

@@ -101,6 +101,15 @@ class MaskRules(ABC):
     side: int
     tells_presence = False
 
+    @property
+    def view_name(self) -> str:
+        """All that ``view`` depends on beside the image, as a name."""
+        return f"{type(self).__name__} {self.side}"
+
+    @abstractmethod
+    def content_hw(self, original_hw: Sequence[int]) -> tuple[int, int]:
+        """Height and width that an image of ``original_hw`` covers of the square: those of its view."""
+
     @abstractmethod
     def view(self, image_rgb_u8: ImageArray) -> NDArray[np.uint8] | None:
         """What the encoder is shown of an image uint8 [H, W, 3], before padding and normalization: uint8 [3, h, w].

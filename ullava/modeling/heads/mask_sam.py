@@ -8,14 +8,15 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import SamConfig, SamModel
 
-from ullava.errors import UserError
 from ullava.examples import HeadImages
 from ullava.geometry import plan_view, resized_hw
 from ullava.geometry.mask_resize import covered_lowres, to_original
 from ullava.modeling.cpu import sam as fast_sam
-from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, MaskRules, Pyramid
+from ullava.modeling.heads.mask_contract import DecodedMasks, MaskRules
+from ullava.modeling.heads.mask_encoder import EncodingMaskHead
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.pixels import SAM_MEAN, SAM_STD, normalize_u8, resize_planes_u8
 from ullava.modeling.positions import start_sam_positions
@@ -24,8 +25,10 @@ from ullava.structures import ImageArray
 MaskScore = Literal["iou_head", "mean_probability"]
 
 
-class SamMaskHead(MaskHead):
+class SamMaskHead(EncodingMaskHead):
     """Holds the whole SAM; the projected state is its only sparse prompt, without positional or type embedding."""
+
+    kind = "sam"
 
     def __init__(self, config: SamConfig, width_in: int) -> None:
         super().__init__()
@@ -39,18 +42,23 @@ class SamMaskHead(MaskHead):
         """The encoder's position table; see ullava.modeling.positions."""
         start_sam_positions(self.sam)
 
-    def embed(self, images: HeadImages | Pyramid, rows: torch.Tensor) -> torch.Tensor:
-        """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p].
+    @property
+    def encoder(self) -> nn.Module:
+        """See EncodingMaskHead."""
+        network: nn.Module = self.sam.vision_encoder
+        return network
+
+    def encode(self, images: HeadImages, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Views of at most S x S at the top left of their plane -> embeddings [n, C, S/p, S/p] alone.
 
         They are padded to the square here; padding becomes zero *after* normalization, as in SAM.
         """
-        if not isinstance(images, HeadImages):
-            raise UserError("mask.kind sam encodes images of its own and reads no maps of the vision tower")
         dtype = self.sam.vision_encoder.patch_embed.projection.weight.dtype
-        squares = padded_squares(images, rows, self.side, dtype)
-        trainable = any(parameter.requires_grad for parameter in self.sam.vision_encoder.parameters())
-        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            return fast_sam.encode(self.sam, squares)
+        return [fast_sam.encode(self.sam, padded_squares(images, rows, self.side, dtype))]
+
+    def adapt(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """See EncodingMaskHead."""
+        return maps[0]
 
     def decode(
         self,
@@ -82,7 +90,7 @@ class SamMaskRules(MaskRules):
         self.kind = kind
 
     def content_hw(self, original_hw: Sequence[int]) -> tuple[int, int]:
-        """Height and width that an image of ``original_hw`` covers of the square."""
+        """See MaskRules."""
         height, width = original_hw
         return resized_hw(plan_view("pad_br", (width, height), self.side))
 

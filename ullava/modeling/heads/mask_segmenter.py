@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2Model
 
-from ullava.errors import UserError
 from ullava.examples import HeadImages
-from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, Pyramid
+from ullava.modeling.heads.mask_contract import DecodedMasks
+from ullava.modeling.heads.mask_encoder import EncodingMaskHead
 from ullava.modeling.heads.mask_sam2 import PRESENT_AT_FIRST
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_u8
@@ -36,7 +36,7 @@ VIDEO_ONLY = (
 """Patterns of the weights that a checkpoint of the family has for videos alone: what earlier frames were like."""
 
 
-class SegmenterMaskHead(MaskHead):
+class SegmenterMaskHead(EncodingMaskHead):
     """Holds the whole segmenter; the projected state is its only sparse prompt, no position or type added."""
 
     def __init__(self, config: Sam2Config | EdgeTamConfig, width_in: int) -> None:
@@ -55,21 +55,23 @@ class SegmenterMaskHead(MaskHead):
         """Things are there until something else is learned; see MaskHead."""
         self.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(PRESENT_AT_FIRST)
 
-    def embed(self, images: HeadImages | Pyramid, rows: Tensor) -> list[Tensor]:
-        """Square views -> maps of stride 4, 8 and 16, as wide as the decoder wants them.
+    @property
+    def encoder(self) -> nn.Module:
+        """See EncodingMaskHead."""
+        network: nn.Module = self.sam.vision_encoder
+        return network
 
-        The two projections of the finer maps are the decoder's and train with it; the encoder keeps its own rule.
-        """
-        if not isinstance(images, HeadImages):
-            raise UserError(f"mask.kind {self.kind} encodes images of its own and reads no maps of the vision tower")
-        encoder, empty_memory = self.sam.vision_encoder, self.sam.no_memory_embedding
-        trainable = empty_memory.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
-        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            pixels = normalize_u8(images.pixels[rows], IMAGENET_MEAN, IMAGENET_STD, next(encoder.parameters()).dtype)
-            fine, middle, coarse = encoder(pixels, return_dict=True).fpn_hidden_states
-            coarse = coarse + empty_memory.view(1, -1, 1, 1)
-        decoder = self.sam.mask_decoder
-        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse]
+    def encode(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
+        """Square views -> maps of stride 4, 8 and 16, all of the neck's width."""
+        encoder = self.encoder
+        pixels = normalize_u8(images.pixels[rows], IMAGENET_MEAN, IMAGENET_STD, next(encoder.parameters()).dtype)
+        return list(encoder(pixels, return_dict=True).fpn_hidden_states)
+
+    def adapt(self, maps: list[Tensor]) -> list[Tensor]:
+        """The same maps as wide as the decoder wants them; the two projections of the finer ones train with it."""
+        fine, middle, coarse = maps
+        decoder, empty_memory = self.sam.mask_decoder, self.sam.no_memory_embedding
+        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + empty_memory.view(1, -1, 1, 1)]
 
     def decode(
         self,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ullava.errors import UserError
-from ullava.geometry import View, ViewKind, plan_view
+from ullava.geometry import View, ViewKind, plan_view, resized_hw
 from ullava.geometry.mask_resize import covered_of_view, view_to_original
 from ullava.modeling.heads.mask_contract import MaskRules
 from ullava.modeling.pixels import resize_planes_u8
@@ -31,6 +31,10 @@ class WholeViewRules(MaskRules):
     def geometry(self, original_hw: Sequence[int]) -> View:
         """Where an image of ``original_hw`` lies in the square."""
         return plan_view(self.kind, (original_hw[1], original_hw[0]), self.side)
+
+    def content_hw(self, original_hw: Sequence[int]) -> tuple[int, int]:
+        """See MaskRules."""
+        return resized_hw(self.geometry(original_hw))
 
     def to_original(self, mask_logits_lowres: torch.Tensor, original_hw: Sequence[int]) -> torch.Tensor:
         """See MaskRules; bilinear between the plane's cells."""

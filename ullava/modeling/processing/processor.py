@@ -18,8 +18,10 @@ from ullava.modeling.cores.native_processor import NativePreprocessor, native_to
 from ullava.modeling.heads.box import to_head_frame
 from ullava.modeling.heads.box_post_processing import AnsweredObject, DetectedPhrase
 from ullava.modeling.heads.box_table import build_box_post_processor
+from ullava.modeling.heads.mask_cache import MaskCache
 from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.processing.expanding import expand_places
+from ullava.modeling.processing.image_example import make_image_example
 from ullava.modeling.processing.processor_call import PLACEHOLDERS, CallableProcessor
 from ullava.modeling.processing.rows import TemplateRows
 from ullava.modeling.processing.rows_ullava_v1 import UllavaV1Rows
@@ -65,6 +67,7 @@ class UllavaProcessor(CallableProcessor):
 
     attributes = ["tokenizer"]
     tokenizer_class = "AutoTokenizer"
+    mask_cache: MaskCache | None = None
 
     def __init__(
         self,
@@ -175,7 +178,7 @@ class UllavaProcessor(CallableProcessor):
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What is saved: the arguments, without the parts made of them."""
-        made = ("vision", "token_ids", "boxes", "masks", "rows")
+        made = ("vision", "token_ids", "boxes", "masks", "mask_cache", "rows")
         return {key: value for key, value in super().to_dict(*args, **kwargs).items() if key not in made}
 
     # ------------------------------------------------------------ samples -> examples
@@ -190,13 +193,15 @@ class UllavaProcessor(CallableProcessor):
         videos: Sequence[ImageArray | VideoExample] = (),
         overrides: Mapping[str, Any] = NOTHING,
         words: TokenizedRow | None = None,
+        files: bool = False,
     ) -> Example:
         """Make one row. ``images``: the decoded images of ``sample.images``, uint8 [H, W, 3].
 
         ``videos``: the frames of ``sample.videos``, uint8 [T, H, W, 3], or what ``prepare_video`` made of them.
         ``prepared``: what an earlier row made of the very same images and boxes, to be used again where it suffices.
         ``overrides``: overrides of the vision strategy, which the network has to be given too. ``words``: what
-        ``tokenize`` made of ``sample``, where that was done beforehand.
+        ``tokenize`` made of ``sample``, where that was done beforehand. ``files``: the images are those of the files
+        ``sample.images``, whole and unchanged, so that the mask encoder's maps of them may be kept (``mask_cache``).
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and images, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
@@ -213,7 +218,7 @@ class UllavaProcessor(CallableProcessor):
             for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
         )
         room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
-        examples = self._images(sample, images, prepared or (), room, overrides, prompt_only)
+        examples = self._images(sample, images, prepared or (), room, overrides, prompt_only, files)
         ids, labels = expand_places(
             sample.name, ids, labels, examples, clips, token_ids=self.token_ids, max_length=self.max_length
         )
@@ -261,6 +266,7 @@ class UllavaProcessor(CallableProcessor):
         room: int,
         overrides: Mapping[str, Any],
         prompt_only: bool,
+        files: bool,
     ) -> tuple[ImageExample, ...]:
         """Preprocess the images of one row, which may have ``room`` visual tokens together."""
         with_heads = any(turn.regions for turn in sample.turns) or prompt_only
@@ -271,8 +277,13 @@ class UllavaProcessor(CallableProcessor):
             return tuple(prepared)
         boxes = sample.boxes or (None,) * len(images)
         return tuple(
-            self._image_example(
-                str(path), image, ItemNotes(found, (), overrides, max(room // len(images), 1)), with_heads
+            make_image_example(
+                self,
+                str(path),
+                image,
+                ItemNotes(found, (), overrides, max(room // len(images), 1)),
+                with_heads=with_heads,
+                file=path if files else None,
             )
             for path, image, found in zip(sample.images, images, boxes, strict=True)
         )
@@ -286,30 +297,6 @@ class UllavaProcessor(CallableProcessor):
             image.geometry["base"],
             image.grid_hw,
             lambda words: self.tokenizer(words, add_special_tokens=False)["input_ids"],
-        )
-
-    def _image_example(self, key: str, image_rgb_u8: ImageArray, notes: ItemNotes, with_heads: bool) -> ImageExample:
-        inputs = self.vision.preprocess(image_rgb_u8, notes)
-        height, width = image_rgb_u8.shape[:2]
-        geometry = dict(inputs.geometry)
-        sam = box = None
-        if with_heads:
-            own_view = self.boxes.view(image_rgb_u8)
-            if own_view is not None:
-                box, geometry["box"] = own_view
-            sam = self.masks.view(image_rgb_u8)
-        return ImageExample(
-            key=key + inputs.variant,
-            original_hw=(height, width),
-            views=inputs.views,
-            geometry=geometry,
-            count=inputs.count,
-            sam_u8=sam,
-            grid_hw=inputs.grid_hw,
-            box_u8=box,
-            shrunk=inputs.shrunk,
-            for_heads=with_heads,
-            text_ids=inputs.text_ids,
         )
 
     def tokenize(self, sample: Sample, prompt_only: bool = False) -> TokenizedRow:

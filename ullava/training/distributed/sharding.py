@@ -35,6 +35,8 @@ def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
         problems.append("passes: rank runs the router by itself, which no process with a share of it can; use ZeRO-2")
     if recipe.optimizer.kind == "muon" and (recipe.sharding != "none" or values.get("deepspeed")):
         problems.append("optimizer.kind: muon needs whole matrices; use adamw with sharding or DeepSpeed")
+    if recipe.mask_cache is not None and _is_zero3(values):
+        problems.append("mask_cache: under ZeRO-3 every process has to run the mask encoder; use ZeRO-2 or fsdp2")
     if recipe.eval_dataset and _is_zero3(values):
         problems.append("eval_dataset: a process of ZeRO-3 cannot answer alone; evaluate afterwards, or use fsdp2")
     return problems

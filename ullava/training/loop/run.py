@@ -28,6 +28,7 @@ from ullava.data.sampling.mixture import Mixture, MixtureSampler
 from ullava.data.sampling.word_dropout import WordDropout
 from ullava.errors import ConfigError, Interrupted, UserError
 from ullava.modeling.construction.quantized import layer_maker
+from ullava.modeling.heads.mask_cache import MaskCache
 from ullava.modeling.processing.tokenizing import tokenizer_fingerprint
 from ullava.run_lock import hold
 from ullava.training.distributed.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
@@ -37,6 +38,7 @@ from ullava.training.loop.budget import Budget
 from ullava.training.loop.finite import check_finite
 from ullava.training.loop.init import Start, note_in_config, start_model
 from ullava.training.loop.interruption import StopSignals
+from ullava.training.loop.mask_caching import cache_masks, cache_report
 from ullava.training.loop.resume import Progress, find_progress, take_up
 from ullava.training.loop.save import save_run
 from ullava.training.loop.trainer import UllavaTrainer
@@ -57,6 +59,7 @@ FREE_TO_CHANGE = (
     "bad_sample_budget",
     "max_new_tokens",
     "pretokenized",
+    "mask_cache",
     "data_root",
     "output",
 )
@@ -106,6 +109,9 @@ def _train(
     args = _arguments(recipe, recipe_path, folder)
     if recipe.base_dtype != "float32":
         plan = _hold_frozen(start, recipe, plan, args.device)
+    cache = None
+    if recipe.mask_cache is not None:
+        cache = cache_masks(model, processor, recipe.mask_cache, plan, args)
     passes = model.core.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
@@ -143,7 +149,7 @@ def _train(
             take_up(trainer, folder, progress)
         if progress.checkpoint is not None or not report:
             seconds = _fit(trainer, progress)
-            report = report or _report(trainer, monitor, recipe, seconds, budget)
+            report = report or _report(trainer, monitor, recipe, seconds, budget, cache)
             save_run(trainer, start, folder)
         if main:
             draw_curve(folder.log_lines(), folder.curve, folder.root.name)
@@ -210,6 +216,7 @@ def _rows(recipe: TrainRecipe, mixture: Mixture, processor: Any, seed: int, *, w
         word_dropout=dropout,
         pretokenized=words,
         augmenter=Augmenter.of(mixture),
+        keeps_maps=recipe.mask_cache is not None,
     )
 
 
@@ -237,6 +244,7 @@ def _report(
     recipe: TrainRecipe,
     seconds: float,
     budget: Budget | None,
+    cache: MaskCache | None,
 ) -> dict[str, Any]:
     """Return the content of metrics.json: the last evaluation, made now unless the last step had one."""
     results: Sequence[Mapping[str, Any]] = ()
@@ -257,6 +265,7 @@ def _report(
             "skipped_batches": trainer.skipped_batches,
             "bad_samples": len(set(chain.from_iterable(trainer.bad_samples.by_process()))),
             **({"budget": budget.report()} if budget is not None else {}),
+            **({"mask_cache": cache_report(cache, trainer)} if cache is not None else {}),
         },
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,13 @@ from ullava.errors import SampleError
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
 from ullava.text.tokens import (
-    GROUNDING_TOKENS,
+    IGNORE_LABEL,
     IMAGE_MARKER,
     IMAGE_PATCH,
+    LOC,
+    REGION_PATCH,
+    RESERVED_TOKENS,
+    SEG,
     VIDEO_MARKER,
     VIDEO_PATCH,
     is_whole,
@@ -64,10 +68,10 @@ def validate_placeholders(sample: Sample, marker: str, things: str, given: int, 
     for turn in sample.turns:
         if not is_whole(turn.question + turn.answer):
             raise SampleError(sample.name, "its words hold half of a character")
-        for token in GROUNDING_TOKENS:
+        for token in RESERVED_TOKENS:
             if token in turn.question:
                 raise SampleError(sample.name, f"the question holds the special token {token}")
-            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH):
+            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH, REGION_PATCH):
                 raise SampleError(sample.name, f"the answer holds the special token {token}")
 
 
@@ -97,6 +101,18 @@ def check_frame(sample: Sample, images: Sequence[ImageArray]) -> None:
     if images and None not in stated and stated != images[-1].shape[:2]:
         size_hw = (images[-1].shape[0], images[-1].shape[1])
         raise SampleError(sample.name, wrong_size(sample.images[-1], size_hw, stated, "the record says"))
+
+
+def check_counts(
+    sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, token_ids: Mapping[str, int]
+) -> None:
+    """Raise SampleError where an answer is not supervised, or its grounding tokens are not as many as its targets."""
+    if (labels != IGNORE_LABEL).sum() == 0:
+        raise SampleError(sample.name, "no supervised token: every answer is empty")
+    for token, key, targets, what in ((SEG, "seg_id", masks, "masks"), (LOC, "loc_id", boxes, "boxes")):
+        found = int((labels == token_ids[key]).sum())
+        if found != targets:
+            raise SampleError(sample.name, f"{found} {token} in the answers, {targets} {what} in the annotation")
 
 
 def targets_of(

@@ -10,9 +10,11 @@ import numpy as np
 
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry.boxes import BOX_SLACK_PX
-from ullava.geometry.masks import SegmentationError, mask_to_box_xyxy_px, rle_decode
+from ullava.geometry.masks import SegmentationError, mask_to_box_xyxy_px, rle_decode, rle_encode
 from ullava.structures import BoxXYXY, MaskArray, RegionPrompt
 
+Regions = Sequence[Any]
+"""Regions in any of the forms of ``as_region``."""
 KEYS = ("box", "mask", "image")
 """Of a region that says which image it lies on: ``{"box": [x1, y1, x2, y2], "image": 0}``, or ``mask`` for ``box``."""
 FORMS = "a box [x1, y1, x2, y2] in pixels, a mask bool [H, W] or a mask's run-length code {size, counts}"
@@ -77,12 +79,12 @@ def region_inside(region: RegionPrompt, size_hw: tuple[int, int]) -> RegionPromp
     return RegionPrompt(inside, region.mask, region.image)
 
 
-def region_to_json(region: RegionPrompt) -> dict[str, Any]:
-    """Return a region as JSON values, as answers tell it: its box, and its image where that was said."""
-    told: dict[str, Any] = {"box": [round(value, 2) for value in region.box_xyxy_px]}
-    if region.mask is not None:
-        told["mask_pixels"] = int(region.mask.sum())
-    return told if region.image is None else told | {"image": region.image}
+def region_to_json(region: RegionPrompt) -> Any:
+    """Return a region as JSON values, which ``as_region`` reads back as the same."""
+    where: Any = list(region.box_xyxy_px) if region.mask is None else rle_encode(region.mask)
+    if region.image is None:
+        return where
+    return {"box" if region.mask is None else "mask": where, "image": region.image}
 
 
 def _of_table(value: Mapping[str, Any]) -> RegionPrompt:

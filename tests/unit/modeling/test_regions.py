@@ -53,8 +53,7 @@ def states(model: Any, processor: Any, rows: list[Any], side: Any = "right") -> 
     inputs, _ = Collator(processor.tokenizer.pad_token_id, side)(rows).usable()
     prepared = model.core.prepare(inputs, left_pad=side == "left")
     return [
-        row[kept.bool()]
-        for row, kept in zip(prepared.arguments["inputs_embeds"], prepared.attention_mask, strict=True)
+        row[kept.bool()] for row, kept in zip(prepared.arguments["inputs_embeds"], prepared.attention_mask, strict=True)
     ]
 
 

@@ -38,6 +38,15 @@ def check_prompts(sample: Sample, grid: int | None, images: int) -> None:
             raise SampleError(sample.name, "a region lies on an image, and the question shows none")
 
 
+def check_pointed(sample: Sample, grid: int | None) -> None:
+    """Raise UserError for a question that a person asks with a ``<region>`` and no region, where the model takes some.
+
+    (In a data set, and with a model that takes none, it is a word like others.)
+    """
+    if grid is not None and any(REGION_MARKER in turn.question and not turn.prompts for turn in sample.turns):
+        raise UserError(f"the question says {REGION_MARKER}, but no region is given")
+
+
 def regions_by_row(given: Any, places: Sequence[int], grid: int | None) -> list[tuple[RegionPrompt, ...]]:
     """Share out what a call of the processor was given over its texts, which have so many ``places`` for regions.
 

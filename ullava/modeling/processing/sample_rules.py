@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.errors import SampleError
+from ullava.errors import SampleError, UserError
 from ullava.orientation import missed_turn, wrong_size
-from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
+from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, RegionPrompt, Sample, Task, Turn
 from ullava.text.tokens import (
     IGNORE_LABEL,
     IMAGE_MARKER,
     IMAGE_PATCH,
     LOC,
+    REGION_MARKER,
     REGION_PATCH,
     RESERVED_TOKENS,
     SEG,
@@ -32,10 +33,12 @@ def question_sample(
     name: str = "question",
     videos: Sequence[Clip] = (),
     history: Sequence[tuple[str, str]] = (),
+    regions: Sequence[RegionPrompt] = (),
 ) -> Sample:
     """A sample for a free question after ``history``, earlier questions with their answers.
 
-    Images, then videos, come first in the first question unless one of the questions marks their places.
+    Images, then videos, come first in the first question unless one of the questions marks their places. ``regions``
+    are those of the ``<region>`` of all questions, in order. Raises UserError where they do not number the same.
     """
     questions = [*(asked for asked, _ in history), question]
     placed = "".join(questions)
@@ -43,8 +46,25 @@ def question_sample(
     questions[0] = mark_places(questions[0], *unplaced)
     answers = [*(answer for _, answer in history), ""]
     task: Task = "res" if images else "vqa" if videos else "text"
-    turns = tuple(Turn(asked, answer) for asked, answer in zip(questions, answers, strict=True))
+    pointed = dealt_regions(questions, regions)
+    turns = tuple(
+        Turn(asked, answer, prompts=prompts) for asked, answer, prompts in zip(questions, answers, pointed, strict=True)
+    )
     return Sample(name, "", task, tuple(images), turns, videos=tuple(videos))
+
+
+def dealt_regions(questions: Sequence[str], regions: Sequence[RegionPrompt]) -> list[tuple[RegionPrompt, ...]]:
+    """Share out regions over the questions by their ``<region>`` markers, in order; none without any.
+
+    Raises UserError where markers and regions do not number the same.
+    """
+    if not regions:
+        return [()] * len(questions)
+    counts = [question.count(REGION_MARKER) for question in questions]
+    if sum(counts) != len(regions):
+        raise UserError(f"{sum(counts)} {REGION_MARKER} markers, {len(regions)} regions")
+    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+    return [tuple(regions[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def asks_for_things(sample: Sample) -> bool:

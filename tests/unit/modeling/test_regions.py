@@ -112,6 +112,20 @@ def test_maps_of_different_sizes_and_both_kinds_of_projector_get_gradients() -> 
     assert maps[1].grad is not None and all(weight.grad is not None for weight in tokens.parameters())
 
 
+def test_half_precision_around_it_and_of_it() -> None:
+    torch.manual_seed(0)
+    tokens = RegionTokens(3, 5, 1)
+    given = RegionInputs(boxes=torch.tensor([[0.1, 0.1, 0.6, 0.5]]), image=torch.tensor([0]))
+    plane = torch.randn(3, 4, 6)
+    exact = tokens((plane,), given)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = tokens((plane,), given)
+    half = tokens.to(torch.bfloat16)((plane.to(torch.bfloat16),), given)
+    assert half.dtype == torch.bfloat16
+    for rough in (mixed, half):
+        assert torch.allclose(rough.float(), exact, atol=0.03)
+
+
 # ---------------------------------------------------------------- rows
 def test_the_prompt_is_the_beginning_of_the_training_row(pointed: tuple[Any, Any]) -> None:
     model, processor = pointed

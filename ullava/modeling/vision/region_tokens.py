@@ -44,7 +44,8 @@ class RegionTokens(nn.Module):
         for image in regions.image.unique().tolist():
             chosen = regions.image == image
             shares = None if regions.shares is None else regions.shares[chosen]
-            means[chosen] = pool_regions(maps[image], regions.boxes[chosen], shares, self.grid)
+            with torch.autocast(means.device.type, enabled=False):  # small shares of many cells
+                means[chosen] = pool_regions(maps[image], regions.boxes[chosen], shares, self.grid)
         dtype = next(self.parameters()).dtype
         places = middle_and_size(fields_of(regions.boxes, self.grid))
         return (self.projector(means.to(dtype)) + self.position(places.to(dtype))).flatten(0, 1)

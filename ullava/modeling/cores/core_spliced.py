@@ -37,16 +37,21 @@ class SplicedCore(Core):
     def __init__(self, config: UllavaConfig) -> None:
         self.config = config
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        width = int(config.text_config.hidden_size)
-        self.vision = build_strategy(config, width)
+        self.vision = build_strategy(config, int(config.text_config.hidden_size))
         self.regions: RegionTokens | None = None
         if config.region_grid is not None:
-            self.regions = RegionTokens(self.vision.map_width, width, config.region_grid)
+            self.build_regions()
 
     @property
     def text_config(self) -> PreTrainedConfig:
         """See Core."""
         return self.config.text_config
+
+    def build_regions(self) -> RegionTokens:
+        """Make what questions point with, as the config says now. Raises UserError where the strategy gives no map."""
+        width = int(self.config.text_config.hidden_size)
+        self.regions = RegionTokens(self.vision.map_width, width, int(self.config.region_grid or 0))
+        return self.regions
 
     def modules(self) -> Mapping[str, nn.Module]:
         """See Core."""

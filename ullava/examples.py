@@ -98,6 +98,20 @@ class VideoExample:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionExample:
+    """One region that a question points at, as the network wants it.
+
+    ``image``: its image's place in the row. ``box_xyxy_view``: float32 [4], fractions of the view ``base``, all of it
+    within. ``shares``: float32 [n, n], how much of each of the n x n fields of its box belongs to it; None = all.
+    """
+
+    image: int
+    box_xyxy_view: NDArray[np.float32]
+    shares: NDArray[np.float32] | None
+    count: TokenCount
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of a batch.
 
@@ -107,7 +121,7 @@ class Example:
     ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
     for each ``[LOC]``.
     ``patch_words``: [N, w] ids of the words of each visual token of the first image (see
-    ullava.modeling.vision.patches).
+    ullava.modeling.vision.patches). ``regions``: what the questions point at, in reading order.
     """
 
     name: str
@@ -122,6 +136,7 @@ class Example:
     videos: tuple[VideoExample, ...] = ()
     instruction_ids: NDArray[np.int64] | None = None
     grounded: bool = False
+    regions: tuple[RegionExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +212,19 @@ class PatchNames:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RegionInputs:
+    """The regions that the questions of a batch point at, in reading order.
+
+    ``boxes`` float32 [N, 4], ``shares`` float32 [N, n, n]: see RegionExample; ``shares`` is None where all are whole
+    boxes. ``image`` [N]: which of the distinct images each lies on.
+    """
+
+    boxes: torch.Tensor
+    image: torch.Tensor
+    shares: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ModelInputs:
     """All that the network reads of a batch.
 
@@ -204,7 +232,8 @@ class ModelInputs:
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
-    not run; ``overrides``: overrides of the vision strategy by name; ``generator``: where noise
+    not run; ``regions``: what the questions point at; ``overrides``: overrides of the vision strategy by name;
+    ``generator``: where noise
     in training comes from, None = torch's own.
     """
 
@@ -217,6 +246,7 @@ class ModelInputs:
     box_images: HeadImages | None = None
     instructions: Instructions | None = None
     patches: PatchNames | None = None
+    regions: RegionInputs | None = None
     content_only: bool = False
     supervised_only: bool = False
     heads_only: bool = False
@@ -283,8 +313,9 @@ _KINDS: Mapping[str, Any] = {
     "box_images": HeadImages,
     "instructions": Instructions,
     "patches": PatchNames,
+    "regions": RegionInputs,
 }
-_OPTIONAL = {"counts", "row", "grounded", "kept"}
+_OPTIONAL = {"counts", "row", "grounded", "kept", "shares"}
 _NESTED: Mapping[str, Mapping[str, str]] = {
     "images": {"image_index": "index", "image_counts": "counts", "image_row": "row"},
     "videos": {"video_index": "index", "video_counts": "counts", "video_row": "row"},
@@ -297,6 +328,7 @@ _NESTED: Mapping[str, Mapping[str, str]] = {
     "box_images": {"box_pixel_values": "pixels", "box_sizes": "sizes", "box_index": "row_of_image"},
     "instructions": {"instruction_ids": "ids", "instruction_mask": "mask", "grounded_rows": "grounded"},
     "patches": {"patch_words": "words", "patch_image": "image"},
+    "regions": {"region_boxes": "boxes", "region_shares": "shares", "region_image": "image"},
 }
 _FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
 
@@ -393,4 +425,4 @@ def moved(value: T, device: torch.device, non_blocking: bool = False) -> T:
     return result
 
 
-_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, KeptMaps, Instructions, PatchNames)
+_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, KeptMaps, Instructions, PatchNames, RegionInputs)

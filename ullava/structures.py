@@ -45,16 +45,31 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionPrompt:
+    """A region that a question points at.
+
+    ``box_xyxy_px``: in original pixels; ``mask``: bool [H, W] where the region is not all of its box. ``image``: its
+    image's place among those of the question, from 0; None = the last.
+    """
+
+    box_xyxy_px: BoxXYXY
+    mask: MaskArray | None = None
+    image: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One question and its answer.
 
     The k-th ``[SEG]`` of ``answer`` belongs to the k-th region that has a mask, the k-th ``[LOC]`` to the k-th region
-    that has a box. ``question`` may hold one ``<image>`` marker for each image, in order.
+    that has a box. ``question`` may hold one ``<image>`` marker for each image, in order. ``prompts``: what the
+    question points at, one for each ``<region>`` of it, in order; without any, ``<region>`` is a word like others.
     """
 
     question: str
     answer: str
     regions: tuple[Region, ...] = ()
+    prompts: tuple[RegionPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ Train = Callable[..., Path]
 @pytest.fixture(scope="session")
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world to learn from."""
-    return draw_world(tmp_path_factory.mktemp("lessons") / "world", images=12, seed=3, split="train", progress=False)
+    return draw_world(tmp_path_factory.mktemp("lessons") / "world", 12, 3, "train", progress=False, regions=True)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world that training never sees."""
-    return draw_world(tmp_path_factory.mktemp("exam") / "world", images=8, seed=4, split="seen", progress=False)
+    return draw_world(tmp_path_factory.mktemp("exam") / "world", 8, 4, "seen", progress=False, regions=True)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from ullava.examples import (
     MaskEntry,
     ModelInputs,
     PatchNames,
+    RegionInputs,
     Targets,
     VideoExample,
     Views,
@@ -62,6 +63,7 @@ class Collator:
             box_images=_head_images([image.box_u8 for image in distinct.values()]),
             instructions=instructions,
             patches=None if shown is None else _patches(examples, shown.index.tolist()),
+            regions=None if shown is None else _regions(examples, shown.index.tolist()),
         )
         names = tuple(example.name for example in examples)
         return Batch(inputs=inputs, targets=_targets(examples, len(images)), names=names, bad_samples=bad)
@@ -179,6 +181,29 @@ def _patches(examples: Sequence[Example], index: Sequence[int]) -> PatchNames | 
     for block, words in zip(table, named, strict=True):
         block[: words.shape[0], : words.shape[1]] = words
     return PatchNames(words=torch.from_numpy(table), image=torch.tensor(images))
+
+
+def _regions(examples: Sequence[Example], index: Sequence[int]) -> RegionInputs | None:
+    """What the rows point at, in reading order; ``index``: see VisualInputs. None where no row points at anything."""
+    found = [region for example in examples for region in example.regions]
+    if not found:
+        return None
+    images: list[int] = []
+    item = 0
+    for example in examples:
+        images += [index[item + region.image] for region in example.regions]
+        item += len(example.images)
+    sides = {region.shares.shape for region in found if region.shares is not None}
+    shares = None
+    if sides:
+        (side,) = sides
+        whole = np.ones(side, dtype=np.float32)
+        shares = np.stack([whole if region.shares is None else region.shares for region in found])
+    return RegionInputs(
+        boxes=torch.from_numpy(np.stack([region.box_xyxy_view for region in found])),
+        image=torch.tensor(images, dtype=torch.long),
+        shares=None if shares is None else torch.from_numpy(shares),
+    )
 
 
 def _targets(examples: Sequence[Example], images: int) -> Targets:

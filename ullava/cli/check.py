@@ -262,6 +262,9 @@ def _check_template(path: Path) -> None:
     import json
 
     from ullava.data.readers.templates import PHRASE_MARKER, Templates
+    from ullava.text.tokens import REGION_MARKER
 
     texts = json.loads(path.read_text(encoding="utf-8"))
-    Templates.load(path, with_phrase=any(PHRASE_MARKER in text for text in texts if isinstance(text, str)))
+    words = "".join(text for text in texts if isinstance(text, str))
+    pointed = REGION_MARKER in words
+    Templates.load(path, with_phrase=PHRASE_MARKER in words or pointed, may_point=pointed)

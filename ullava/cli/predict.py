@@ -34,6 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="the question")
     parser.add_argument(
+        "--region", action="append", default=[], metavar="X1,Y1,X2,Y2",
+        help="a box in pixels of the image that a <region> of the prompt points at; once for each, in order",
+    )  # fmt: skip
+    parser.add_argument(
         "--input", type=Path, metavar="FILE.jsonl",
         help='instead of --image and --prompt: one {"image": FILE, "prompt": TEXT, "id": NAME} on each line '
         '("video" in the place of "image", or beside it)',
@@ -90,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
-    from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, one_prompt, read_questions
+    from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, read_questions
     from ullava.inference.load import load, weights_folder
 
     weights_folder(args.model)
     overrides, generation = _overrides(args.override), generation_of(args)
-    questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
+    questions = read_questions(args.input) if args.input else _asked(args)
     sizes = check_images(questions)
     loaded = load(args.model, **loading_of(args), runtime=args.runtime)
     loaded.check_length(args.max_new_tokens)
@@ -123,7 +127,7 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
 
 def _answer_on_ray(args: argparse.Namespace, folder: Path) -> int:
     """Answer on a cluster; images are checked by the workers, before any of them answers."""
-    from ullava.inference.batch import one_prompt, read_questions
+    from ullava.inference.batch import read_questions
     from ullava.inference.crew import answer_on_cluster
     from ullava.inference.load import weights_folder
     from ullava.inference.shard_worker import Order
@@ -133,7 +137,7 @@ def _answer_on_ray(args: argparse.Namespace, folder: Path) -> int:
     import_ray(cluster)
     weights_folder(args.model)
     overrides, generation = _overrides(args.override), generation_of(args)
-    questions = read_questions(args.input) if args.input else one_prompt(args.image, args.prompt[0], args.video)
+    questions = read_questions(args.input) if args.input else _asked(args)
     order = Order(
         model=args.model,
         here=Path.cwd(),
@@ -151,6 +155,21 @@ def _answer_on_ray(args: argparse.Namespace, folder: Path) -> int:
     answer_on_cluster(order, questions, shard_size, cluster, args.workers)
     print(f"written: {_several(args)} in {folder}")
     return 0
+
+
+def _asked(args: argparse.Namespace) -> list[Any]:
+    """The questions of --prompt, with what --region points at."""
+    from ullava.geometry.region_prompts import as_region
+    from ullava.inference.batch import one_prompt
+
+    regions = []
+    for text in args.region:
+        try:
+            regions.append(as_region([float(number) for number in text.split(",")]))
+        except (ValueError, UserError) as error:
+            reason = error if isinstance(error, UserError) else "is not four numbers X1,Y1,X2,Y2"
+            raise UserError(f"--region '{text}' {reason}") from error
+    return one_prompt(args.image, args.prompt[0], args.video, tuple(regions))
 
 
 def _several(args: argparse.Namespace) -> str:
@@ -198,8 +217,10 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("--stream goes without --boxes and --detector")
     if args.boxes is not None:
         check_plain(args.boxes)
-    if args.input is not None and (args.image or args.video or args.prompt is not None):
-        raise UserError("--input brings its own images and prompts; leave --image, --video and --prompt out")
+    if args.input is not None and (args.image or args.video or args.prompt is not None or args.region):
+        raise UserError("--input brings its own images and prompts; leave --image, --video, --prompt and --region out")
+    if args.region and (len(args.image) != 1 or args.video):
+        raise UserError("--region points into one --image; regions of several images go into --input FILE.jsonl")
     if args.input is None and args.prompt is None:
         raise UserError("nothing to ask: give --prompt TEXT (with --image or --video FILE), or --input FILE.jsonl")
     if args.prompt is not None and len(args.prompt) > 1:

@@ -86,7 +86,8 @@ def entry_problems(name: str, entry: DatasetEntry) -> list[str]:
     try:
         located = locate(dataset, entry, Path("."))
         if located.template is not None:
-            find_templates(located.template, with_phrase=reader_of(located.config.layout, located.task).has_phrase)
+            kind = reader_of(located.config.layout, located.task)
+            find_templates(located.template, with_phrase=kind.has_phrase, may_point=kind.points)
     except UserError as error:
         return [problem.removeprefix(f"dataset {dataset}: ") for problem in error.problems]
     return []

@@ -284,8 +284,9 @@ class TrainRecipe:
     model.yaml; the folder of ``init`` itself where its weights say everything. ``system``: the model spelt out in the
     recipe, paths from the working folder. ``reinit_heads``: ``none``, they come from ``init``; ``all``, new ones as the
     model (or this table) says, for a second stage that follows one without masks and boxes; ``box``: the box head
-    alone. ``parts``: parts of the stage's table that train (true) or not (false) against what the stage says. ``loss``:
-    where the recipe has none, that of ``init``.
+    alone. ``fresh_regions``: the weights of ``init`` take no regions; those of the model (``vision.regions``) begin
+    afresh. ``parts``: parts of the stage's table that train (true) or not (false) against what the stage says.
+    ``loss``: where the recipe has none, that of ``init``.
     ``vision``: settings of the vision strategy that differ from the model's in this stage, ``conversation``: how it
     writes dialogues, where that is not the model's way (ullava.modeling.construction.stage_settings).
     ``base_dtype: bfloat16`` holds what does not train in half precision, ``int8`` and ``nf4`` (QLoRA) its large linear
@@ -316,6 +317,7 @@ class TrainRecipe:
     system: ModelConfig | None = None
     init: str = "scratch"
     reinit_heads: Literal["none", "all", "box"] | HeadsConfig = "none"
+    fresh_regions: bool = False
     stage: Literal["scratch", "align", "ground"]
     parts: dict[str, bool] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)

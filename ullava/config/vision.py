@@ -141,6 +141,16 @@ class AvgConfig:
     min_level: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegionConfig:
+    """Questions may point at regions of an image, ``<region>`` for each (docs/regions.md).
+
+    ``grid`` n: a region becomes n x n tokens, each the mean of its field of the region.
+    """
+
+    grid: int = field(default=1, metadata=at_least(1, 8))
+
+
 SETTINGS: dict[str, type[Any]] = {
     "clip_mlp": ClipMlpConfig,
     "conv": ConvConfig,
@@ -161,7 +171,8 @@ class VisionConfig:
 
     ``strategy``: how an image becomes tokens; ``clip_mlp``, ``conv``, ``slime``, ``mg``, ``avg``: the chosen one's own
     settings. ``tower``: the network that sees. ``vision_feature_layer``: which of its hidden states is read; -1 is the
-    last. ``projector``: one linear layer, or two with a GELU between.
+    last. ``projector``: one linear layer, or two with a GELU between. ``regions``: questions may point at regions; none
+    without it.
     """
 
     strategy: Literal["clip_mlp", "conv", "slime", "mg", "avg"] = "clip_mlp"
@@ -171,6 +182,7 @@ class VisionConfig:
     image_aspect_ratio: Literal["pad", "stretch", "crop", "any"] = "pad"
     spatial_merge_size: int = field(default=1, metadata=at_least(1, 256))
     video_frames: int = field(default=8, metadata=at_least(1, 4096))
+    regions: RegionConfig | None = None
     clip_mlp: ClipMlpConfig | None = None
     conv: ConvConfig | None = None
     slime: SlimeConfig | None = None

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Boxes = NDArray[np.float64]
 
+BOX_SLACK_PX = 1.0
+"""Boxes may lie this far outside the image (published annotations round that way); they are cut at its border."""
+
 
 def as_coordinates(values: ArrayLike) -> Boxes:
     """Return boxes float64 [..., 4] or points [..., 2]; an empty list becomes [0, 4]. ValueError for other shapes."""

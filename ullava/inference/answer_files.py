@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ullava.atomic_write import whole_folder, write_whole
+from ullava.geometry.region_prompts import region_to_json
 from ullava.inference.export import answer_to_json, png_bytes
 from ullava.inference.screen import screen_overlay
 from ullava.media.images import ImageLike
@@ -23,6 +24,8 @@ def answer_record(question: Question, answer: Answer, settings: Mapping[str, Any
     if question.videos:
         asked["videos"] = [str(path) for path in question.videos]
     asked["prompt"] = question.prompt
+    if question.regions:
+        asked["regions"] = [region_to_json(region) for region in question.regions]
     return {**asked, **settings, **answer_to_json(answer)}
 
 

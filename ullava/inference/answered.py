@@ -25,7 +25,7 @@ def read_answered(source: Path, questions: Sequence[Question], settings: Mapping
         UserError: a line answers another question, or is of another model or setting.
     """
     asked = {question.id: answer_record(question, Answer(""), settings) for question in questions}
-    same = ("images", "videos", "prompt", *settings)
+    same = ("images", "videos", "prompt", "regions", *settings)
     done: dict[str, None] = {}
     whole = 0
     for number, (line, end) in enumerate(_whole_lines(source), start=1):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ullava.data.loading.encode import read_videos
 from ullava.errors import UserError
+from ullava.geometry.region_prompts import as_regions
 from ullava.media.images import ImageLike, read_image_rgb_u8
 from ullava.modeling.processing.sample_rules import question_sample
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
@@ -30,12 +31,16 @@ class Shown:
     videos: tuple[ImageArray, ...]
     boxes: tuple[DetectedBoxes | None, ...]
 
-    def sample(self, prompt: str, history: History) -> Sample:
-        """Return ``prompt`` as a question about it, after ``history``. Raises UserError for an empty question."""
+    def sample(self, prompt: str, history: History, regions: Any = ()) -> Sample:
+        """Return ``prompt`` as a question about it, after ``history``; ``regions``: see ``question_sample``.
+
+        Raises UserError for an empty question, and for regions that are none or do not fit the questions.
+        """
         if not prompt.strip():
             raise UserError("the question is empty")
         said = [_pair(entry) for entry in history]
-        return replace(question_sample(prompt, self.paths, videos=self.clips, history=said), boxes=self.boxes)
+        made = question_sample(prompt, self.paths, videos=self.clips, history=said, regions=as_regions(regions))
+        return replace(made, boxes=self.boxes)
 
     def named_by_content(self) -> Shown:
         """Return it with images called by what they show: rows of a batch that name the same image share it."""

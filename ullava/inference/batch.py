@@ -17,16 +17,18 @@ from ullava.atomic_write import append, make_folder, whole
 from ullava.data.annotations.file_names import find_from
 from ullava.data.loading.encode import read_videos
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
+from ullava.geometry.region_prompts import as_regions
 from ullava.given_files import read_plain
 from ullava.inference.answer_files import answer_record, lines_of, write_overlays
 from ullava.inference.answered import read_answered
 from ullava.json_lines import numbered_lines, parse_line
 from ullava.media.images import read_preview_rgb_u8
 from ullava.media.video import check_video
-from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
-from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
+from ullava.modeling.processing.region_rows import check_pointed
+from ullava.structures import Answer, Clip, ImageArray, RegionPrompt, Sample, Turn
+from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, RESERVED_TOKENS, VIDEO_MARKER, mark_places
 
-KEYS = ("image", "video", "prompt", "id")
+KEYS = ("image", "video", "prompt", "regions", "id")
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
 """The settings that say how an answer is chosen."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -37,6 +39,7 @@ class RowMaker(Protocol):
     """What makes rows of questions: a ``UllavaProcessor``."""
 
     video_frames: int
+    region_grid: int | None
 
     def encode(self, sample: Sample, images: Sequence[ImageArray], **settings: Any) -> Any:
         """Return the row of a sample, or raise SampleError."""
@@ -55,7 +58,7 @@ class Answerer(Protocol):
 class Question:
     """One prompt on its images and videos (none: words only). ``id`` is a plain file name.
 
-    ``where``: the file and line that it was read from, for messages.
+    ``regions``: what its ``<region>`` point at. ``where``: the file and line that it was read from, for messages.
     """
 
     id: str
@@ -63,16 +66,22 @@ class Question:
     prompt: str
     videos: tuple[Path, ...] = ()
     where: str = ""
+    regions: tuple[RegionPrompt, ...] = ()
 
     def sample(self) -> Sample:
         """Return it as a sample without an answer, a marker in front for every image and every video."""
         marked = mark_places(self.prompt, len(self.images), len(self.videos))
         clips = tuple(Clip(path) for path in self.videos)
-        return Sample(f"question/{self.id}", "questions", "vqa", self.images, (Turn(marked, ""),), videos=clips)
+        turns = (Turn(marked, "", prompts=self.regions),)
+        return Sample(f"question/{self.id}", "questions", "vqa", self.images, turns, videos=clips)
 
 
-def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ()) -> list[Question]:
+def one_prompt(
+    images: Sequence[Path], prompt: str, videos: Sequence[Path] = (), regions: tuple[RegionPrompt, ...] = ()
+) -> list[Question]:
     """Return ``prompt`` as one question for each image and video (or one without any), named after the files.
+
+    ``regions``: what its ``<region>`` point at.
 
     Raises:
         UserError: the prompt is empty or its markers do not fit; one line for each problem.
@@ -87,10 +96,11 @@ def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ())
         name = stem if stem not in used else f"{stem}-{number}"
         used.add(name)
         problems += _prompt_problems(prompt, len(image_files), len(video_files), "--prompt")
-        questions.append(Question(name, image_files, prompt, video_files))
+        questions.append(Question(name, image_files, prompt, video_files, regions=regions))
     if not questions:
         problems += _prompt_problems(prompt, 0, 0, "--prompt")
-        questions.append(Question("question", (), prompt))
+        questions.append(Question("question", (), prompt, regions=regions))
+    problems += _region_problems(prompt, regions, "--prompt")
     problems = list(dict.fromkeys(problems))
     if problems:
         raise UserError(problems)
@@ -100,8 +110,9 @@ def one_prompt(images: Sequence[Path], prompt: str, videos: Sequence[Path] = ())
 def read_questions(path: Path) -> list[Question]:
     """Read a JSONL file: ``{"image": FILE or [FILES] or null, "prompt": TEXT, "id": NAME}`` on each line.
 
-    ``video`` may stand beside ``image`` or in its place. Both are relative to the JSONL file's folder; without ``id`` a
-    question is named by its line number. Blank lines are skipped.
+    ``video`` may stand beside ``image`` or in its place; ``regions`` is a list of boxes [x1, y1, x2, y2] in pixels or
+    of masks (ullava.geometry.region_prompts), one for each ``<region>`` of the prompt. Files are relative to the JSONL
+    file's folder; without ``id`` a question is named by its line number. Blank lines are skipped.
 
     Raises:
         DataError: every problem at once, as ``file:line: ...``.
@@ -175,6 +186,7 @@ def check_rows(
         prepared = prepared if shown == before else None
         blank = [np.zeros((*size, 3), np.uint8) for size in shown]
         try:
+            check_pointed(sample, processor.region_grid)
             videos = read_videos(sample.videos, processor.video_frames, sample.name)
             row = processor.encode(
                 sample, blank, prompt_only=True, prepared=prepared, videos=videos, overrides=overrides
@@ -286,6 +298,9 @@ def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Qu
         problems.append(f"{where}: prompt: expected text, not {json.dumps(prompt)[:60]}")
     else:
         problems += _prompt_problems(prompt, len(images), len(videos), f"{where}: prompt")
+    regions = _regions(value, where, problems)
+    if isinstance(prompt, str):
+        problems += _region_problems(prompt, regions, f"{where}: prompt")
     name = value.get("id", f"{number:06d}")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
@@ -296,7 +311,16 @@ def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Qu
     problems += [f"{where}: {key}: no such file: {file}" for key, file in absent if not os.path.exists(file)]
     if len(problems) > before:
         return None
-    return Question(str(name), image_files, str(prompt), video_files, where)
+    return Question(str(name), image_files, str(prompt), video_files, where, regions)
+
+
+def _regions(value: dict[str, Any], where: str, problems: list[str]) -> tuple[RegionPrompt, ...]:
+    """Return what is under ``regions``, or note what is wrong with it."""
+    try:
+        return as_regions(value.get("regions", ()))
+    except DataError as error:
+        problems.append(f"{where}: {error}")
+    return ()
 
 
 def _files(value: dict[str, Any], key: str, where: str, problems: list[str]) -> list[str]:
@@ -329,12 +353,20 @@ def _prompt_problems(prompt: str, images: int, videos: int, where: str) -> list[
         return [f"{where}: is empty"]
     if _NO_TEXT.search(prompt):
         return [f"{where}: holds a null character, or half of a character"]
-    problems = [f"{where}: holds the special token {token}" for token in GROUNDING_TOKENS if token in prompt]
+    problems = [f"{where}: holds the special token {token}" for token in RESERVED_TOKENS if token in prompt]
     for marker, wanted, things in ((IMAGE_MARKER, images, "images"), (VIDEO_MARKER, videos, "videos")):
         found = prompt.count(marker)
         if found not in (0, wanted):
             problems.append(f"{where}: has {found} {marker} markers for {wanted} {things} (give none, or one for each)")
     return problems
+
+
+def _region_problems(prompt: str, regions: Sequence[RegionPrompt], where: str) -> list[str]:
+    """Say where the prompt has another number of markers than regions; without regions ``<region>`` may be a word."""
+    found = prompt.count(REGION_MARKER)
+    if not regions or found == len(regions):
+        return []
+    return [f"{where}: has {found} {REGION_MARKER} markers for {len(regions)} regions"]
 
 
 def _resume(folder: Path, questions: Sequence[Question], settings: Mapping[str, Any]) -> set[str]:

@@ -16,6 +16,7 @@ from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.loading.encode import read_images, read_videos
 from ullava.errors import UserError, did_you_mean
 from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
+from ullava.geometry.region_prompts import Regions
 from ullava.inference.asking import History, Shown, VideoLike, read_shown
 from ullava.inference.chat import Chat
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
@@ -24,6 +25,7 @@ from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
+from ullava.modeling.processing.region_rows import check_pointed
 from ullava.stage_clock import stage
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
 from ullava.text.tokens import IGNORE_LABEL
@@ -106,6 +108,7 @@ class Predictor:
         history: History = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
+        regions: Regions = (),
         overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> Answer:
@@ -115,12 +118,13 @@ class Predictor:
         frames another way. They come first unless ``prompt`` marks their places with ``<image>`` and ``<video>``. A
         text alone is the question. ``history``: earlier questions with their answers; the images belong to the first
         then. ``boxes``: what was found in each image beforehand, for a vision encoder that looks at objects;
+        ``regions``: what the ``<region>`` of question (and history) point at, boxes or masks (docs/regions.md);
         ``overrides``: overrides of the vision encoder (docs/vision_encoders.md). ``generation``: greedy unless
         ``temperature``, ``top_p`` or ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer
         (docs/transformers.md). Raises UserError for a file that cannot be read, an empty question, an unknown override
         or option.
         """
-        row, shown = self._question(image, prompt, video, history, boxes, overrides)
+        row, shown = self._question(image, prompt, video, history, boxes, regions, overrides)
         (answer,) = self.answer_examples([row], max_new_tokens=max_new_tokens, overrides=overrides, **generation)
         return shown.told(answer)
 
@@ -133,6 +137,7 @@ class Predictor:
         history: History = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         boxes: Sequence[DetectedBoxes | None] = (),
+        regions: Regions = (),
         overrides: Mapping[str, Any] = NOTHING,
         **generation: Any,
     ) -> Iterator[str | Answer]:
@@ -140,7 +145,7 @@ class Predictor:
 
         The texts joined are the Answer's text. Leaving early ends the generation.
         """
-        row, shown = self._question(image, prompt, video, history, boxes, overrides)
+        row, shown = self._question(image, prompt, video, history, boxes, regions, overrides)
         pieces = self.stream_example(row, max_new_tokens=max_new_tokens, overrides=overrides, **generation)
         return (shown.told(piece) if isinstance(piece, Answer) else piece for piece in pieces)
 
@@ -164,6 +169,7 @@ class Predictor:
         video: VideoLike | Sequence[VideoLike] | None,
         history: History,
         boxes: Sequence[DetectedBoxes | None],
+        regions: Regions,
         overrides: Mapping[str, Any],
     ) -> tuple[Example, Shown]:
         if prompt is None and isinstance(image, str):
@@ -172,7 +178,8 @@ class Predictor:
             raise UserError("the question is empty")
         with stage("read"):
             shown = read_shown(image, video, boxes, self.processor.video_frames)
-        sample = shown.sample(prompt, history)
+        sample = shown.sample(prompt, history, regions)
+        check_pointed(sample, self.processor.region_grid)
         forced = {**self.overrides, **overrides}
         with stage("preprocess"):
             row = self.processor.encode(sample, shown.images, prompt_only=True, videos=shown.videos, overrides=forced)

@@ -22,6 +22,8 @@ CORE_KEYS: Mapping[str, frozenset[str]] = {
             "image_aspect_ratio",
             "spatial_merge_size",
             "vision_settings",
+            "region_grid",
+            "region_patch_id",
         }
     ),
     "native": frozenset({"native_config"}),
@@ -68,7 +70,8 @@ class UllavaConfig(PreTrainedConfig):
 
     ``text_config`` may be any causal LM of transformers; ``vision_config`` is the vision tower, one of
     ``ullava.modeling.towers.table`` (CLIP's where it does not say). ``vision_settings``: the strategy's own choices
-    (ullava.config.vision) as a table. With ``core_kind`` ``native`` none of these count (see ``CORE_KEYS``):
+    (ullava.config.vision) as a table. ``region_grid`` n: a region that a question points at becomes n x n tokens; None:
+    questions cannot point. With ``core_kind`` ``native`` none of these count (see ``CORE_KEYS``):
     ``native_config`` is an image-text-to-text model, and ``text_config`` its decoder's part of that.
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
@@ -108,6 +111,7 @@ class UllavaConfig(PreTrainedConfig):
         image_aspect_ratio: str = "pad",
         spatial_merge_size: int = 1,
         vision_settings: dict[str, Any] | None = None,
+        region_grid: int | None = None,
         head_state: str = "predicting",
         grounding_layer: int | None = None,
         mask_score: str = "iou_head",
@@ -127,6 +131,7 @@ class UllavaConfig(PreTrainedConfig):
         video_patch_id: int | None = None,
         video_start_id: int | None = None,
         video_end_id: int | None = None,
+        region_patch_id: int | None = None,
         seg_id: int | None = None,
         loc_id: int | None = None,
         tag_start_id: int | None = None,
@@ -156,6 +161,7 @@ class UllavaConfig(PreTrainedConfig):
         self.image_aspect_ratio = image_aspect_ratio
         self.spatial_merge_size = spatial_merge_size
         self.vision_settings = dict(vision_settings or {})
+        self.region_grid = region_grid
         self.head_state = head_state
         self.grounding_layer = grounding_layer
         self.mask_score = mask_score
@@ -175,6 +181,7 @@ class UllavaConfig(PreTrainedConfig):
         self.video_patch_id = video_patch_id
         self.video_start_id = video_start_id
         self.video_end_id = video_end_id
+        self.region_patch_id = region_patch_id
         self.seg_id = seg_id
         self.loc_id = loc_id
         self.tag_start_id = tag_start_id

@@ -16,9 +16,10 @@ from ullava.errors import UserError
 from ullava.inference.asking import Shown
 from ullava.inference.generation import decoding_of
 from ullava.media.video import read_frames
+from ullava.modeling.processing.region_rows import check_pointed
 from ullava.serving.batcher import Batcher, Job
 from ullava.serving.limits import Limits
-from ullava.structures import Answer, Clip, ImageArray
+from ullava.structures import Answer, Clip, ImageArray, RegionPrompt
 
 if TYPE_CHECKING:
     from ullava.examples import Example
@@ -55,12 +56,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question with everything that it is about, decoded. ``images`` by the digest of their files."""
+    """A question with everything that it is about, decoded. ``images`` by the digest of their files.
+
+    ``regions``: what the ``<region>`` of history and prompt point at.
+    """
 
     prompt: str
     history: tuple[tuple[str, str], ...] = ()
     images: tuple[tuple[str, ImageArray], ...] = ()
     videos: tuple[tuple[str, ImageArray], ...] = ()
+    regions: tuple[RegionPrompt, ...] = ()
 
 
 class AbandonedError(Exception):
@@ -164,7 +169,8 @@ class Engine:
             tuple(frames for _, frames in asked.videos),
             (),
         )
-        sample = shown.sample(asked.prompt, asked.history)
+        sample = shown.sample(asked.prompt, asked.history, asked.regions)
+        check_pointed(sample, self.row_processor.region_grid)
         with _ONE_ROW_AT_A_TIME:
             row: Example = self.row_processor.encode(
                 sample, shown.images, prompt_only=True, videos=shown.videos, overrides=self.predictor.overrides

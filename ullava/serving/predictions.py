@@ -15,7 +15,7 @@ from ullava.serving.examples import PREDICTION
 from ullava.serving.json_bodies import Body, ErrorReply, json_bytes, unknown_field
 from ullava.serving.refusals import invalid
 from ullava.serving.service import Query, Reply, Service
-from ullava.serving.sources import Source
+from ullava.serving.sources import Source, read_regions
 from ullava.structures import GroundedObject
 from ullava.text.tokens import strip_grounding
 from ullava.text.wording import PredictionTask, question_of
@@ -51,13 +51,15 @@ class PredictionRequest(Body):
     """What to look for in an image.
 
     ``query``: a name or an expression; a sentence (it ends with a mark) is asked as it stands. ``task``: ``question``
-    asks it as it stands in any case. ``min_image_size`` and ``max_image_size`` are taken and mean nothing here: a
-    model has a size of its own.
+    asks it as it stands in any case. ``regions``: what each ``<region>`` of the query points at, boxes
+    [x1, y1, x2, y2] in pixels of the image or masks as COCO's run-length code, for models that take regions.
+    ``min_image_size`` and ``max_image_size`` are taken and mean nothing here: a model has a size of its own.
     """
 
     image: ImageInput
     query: str
     task: PredictionTask = "segmentation"
+    regions: list[list[float] | dict[str, Any]] = []
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -160,9 +162,17 @@ async def _answer(service: Service, body: PredictionRequest, source: Source) -> 
     question = question_of(body.query, body.task)
     if not question:
         raise invalid("query: is empty", "query")
+    regions = await service.write(lambda: read_regions(body.regions, "regions", service.limits))
     generation = {key: getattr(body, key) for key in ("temperature", "top_p", "seed") if getattr(body, key) is not None}
     reply = await service.ask(
-        Query(question, body.model, images=(source,), max_new_tokens=body.max_tokens, generation=generation)
+        Query(
+            question,
+            body.model,
+            images=(source,),
+            regions=regions,
+            max_new_tokens=body.max_tokens,
+            generation=generation,
+        )
     )
     return Response(
         await service.write(lambda: json_bytes(_prediction(reply, body.query))), 200, None, "application/json"

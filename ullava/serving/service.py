@@ -21,7 +21,7 @@ from ullava.serving.metrics import Metrics
 from ullava.serving.refusals import RefusedError, internal, invalid, invalid_of, too_large
 from ullava.serving.registry import ModelRegistry
 from ullava.serving.sources import Source, check_pixels, read_image, read_video
-from ullava.structures import Answer, ImageArray
+from ullava.structures import Answer, ImageArray, RegionPrompt
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,8 @@ class Query:
     """One question as a request asks it. ``history``: earlier questions with their answers.
 
     Questions hold ``<image>`` and ``<video>`` where these belong, or none of them: then they come first.
-    ``max_new_tokens`` None: the default. ``generation``: options of ``Predictor.answer``.
+    ``regions``: what the ``<region>`` of all questions point at, in order. ``max_new_tokens`` None: the default.
+    ``generation``: options of ``Predictor.answer``.
     """
 
     prompt: str
@@ -44,6 +45,7 @@ class Query:
     generation: Mapping[str, Any] = field(default_factory=dict)
     answers: int = 1
     tokens_param: str = "max_tokens"
+    regions: tuple[RegionPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Service:
                 read_video(data, source.param, engine.read_video)
                 for data, source in zip(files[len(query.images) :], query.videos, strict=True)
             ]
-            row = engine.row(Asked(query.prompt, query.history, tuple(images), tuple(videos)), tokens)
+            row = engine.row(Asked(query.prompt, query.history, tuple(images), tuple(videos), query.regions), tokens)
             return row, tuple((pixels.shape[0], pixels.shape[1]) for _, pixels in images)
 
         return await loop.run_in_executor(self._prepare_pool, make)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ullava.errors import DataError
+from ullava.geometry.region_prompts import as_regions
 from ullava.media.images import decode_image_rgb_u8
 from ullava.serving.limits import Limits
 from ullava.serving.refusals import RefusedError, invalid, too_large
-from ullava.structures import ImageArray
+from ullava.structures import ImageArray, RegionPrompt
 
 ALL_IMAGES = 4
 """How many times the pixels of the largest image all images of a request may have together."""
@@ -86,6 +89,23 @@ def read_video(data: bytes, param: str, read: Callable[[Path], ImageArray]) -> t
             if "more than the" in message:
                 raise too_large(message, param) from None
             raise RefusedError(400, "invalid_video", message, param) from None
+
+
+def read_regions(values: Sequence[Any], param: str, limits: Limits) -> tuple[RegionPrompt, ...]:
+    """Return the regions that a request points at. Raises RefusedError for what is none, and for masks too large.
+
+    All masks together may have as many pixels as all images.
+    """
+    codes = [value.get("mask", value) for value in values if isinstance(value, Mapping)]
+    sizes = [code.get("size") for code in codes if isinstance(code, Mapping)]
+    pixels = [math.prod(size) for size in sizes if isinstance(size, list) and all(type(side) is int for side in size)]
+    most = ALL_IMAGES * limits.max_megapixels
+    if sum(pixels) > most * 1_000_000:
+        raise too_large(f"the masks of the regions have more than {most} million pixels together", param)
+    try:
+        return as_regions(values)
+    except DataError as error:
+        raise invalid(str(error), param) from None
 
 
 def digest(data: bytes) -> str:

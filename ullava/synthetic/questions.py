@@ -87,7 +87,8 @@ def listing(scene: Scene) -> str:
 
 
 # ---------------------------------------------------------------- questions about a scene
-def _yes_no(words: str, yes: bool, kind: str) -> Question:
+def yes_no(words: str, yes: bool, kind: str) -> Question:
+    """A question whose answer is yes or no."""
     return Question(words, "Yes." if yes else "No.", ("yes",) if yes else ("no",), kind)
 
 
@@ -180,7 +181,7 @@ def _exists(scene: Scene, rng: Random) -> Question | None:
         if absent is None:
             return None
         what = absent
-    return _yes_no(f"Is there {with_article(describe(what, rng))}?", yes, "exists")
+    return yes_no(f"Is there {with_article(describe(what, rng))}?", yes, "exists")
 
 
 def _compare(scene: Scene, rng: Random) -> Question | None:
@@ -198,7 +199,7 @@ def _compare(scene: Scene, rng: Random) -> Question | None:
             words = f"Are there more {plural(one)} than {plural(other)}?"
         else:
             words = f"Are there more {one} shapes than {other} shapes?"
-        return _yes_no(words, yes, "compare")
+        return yes_no(words, yes, "compare")
     return None
 
 

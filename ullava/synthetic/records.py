@@ -17,6 +17,7 @@ from ullava.synthetic.forms import Description
 from ullava.synthetic.language import KIND_WEIGHTS, REASONING_KINDS, Expression, sentences_for, targets_wanted
 from ullava.synthetic.namings import drills, namings
 from ullava.synthetic.plurals import generalized
+from ullava.synthetic.pointing import loose_box, pointed_questions
 from ullava.synthetic.questions import Question, caption, conversation, listing, named_in_full, questions, quiz
 from ullava.synthetic.render import RenderedScene
 from ullava.synthetic.scene import Scene, rng_of
@@ -266,6 +267,31 @@ class SceneRecords:
     def vqa(self) -> list[Record]:
         """LLaVA JSON with several turns about the image."""
         return [quiz(self._name("vqa"), questions(self.scene, self._rng("vqa")), self._shown())]
+
+    def regions(self) -> list[Record]:
+        """LLaVA JSON whose questions point: ``regions`` has boxes as a hand draws them, and masks for a third."""
+        rng = self._rng("regions")
+        asked = pointed_questions(self.scene, rng)
+        made = quiz(self._name("regions"), [one.question for one in asked], self._shown())
+        regions = [self._pointed(place, rng) for one in asked for place in one.places]
+        return [{**made, **self._size(), "regions": regions}]
+
+    def _pointed(self, place: int, rng: Random) -> Any:
+        outline = self.outlines[place]
+        return outline.rle if rng.random() < 1 / 3 else loose_box(outline.bbox, self.scene, rng)
+
+    def region_masks(self) -> list[Record]:
+        """Layout ``refer``, to be asked for by its box: every object, also those that no words single out."""
+        return [
+            {
+                **self._canvas(),
+                "segmentation": self.segmentation(place),
+                "bbox": self.outlines[place].bbox,
+                "category": " ".join(thing.pair),
+                "sentences": [named_in_full(thing)],
+            }
+            for place, thing in enumerate(self.scene.things)
+        ]
 
     def text(self) -> list[Record]:
         """LLaVA JSON without an image."""

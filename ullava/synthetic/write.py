@@ -32,6 +32,8 @@ ANNOTATIONS: tuple[str, ...] = (
     "parts",
 )  # fmt: skip
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
+POINTING: tuple[str, ...] = ("regions", "region_masks")
+"""Those whose questions point at regions, which a world has where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,11 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN) -> DrawnFiles:
-    """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched."""
+def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN, regions: bool = False) -> DrawnFiles:
+    """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched.
+
+    ``regions``: questions that point, too.
+    """
     scene = sample_scene(split, seed, index, world)
     drawn = SceneRecords.of(scene, render(scene))
     image = drawn.image
@@ -65,7 +70,8 @@ def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN) -> Dra
     }
     if scene.salient is not None:
         images[drawn.salient_path] = _png(image.masks[scene.salient].astype(np.uint8) * 255)
-    values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in ANNOTATIONS}
+    lists = (*ANNOTATIONS, *POINTING) if regions else ANNOTATIONS
+    values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in lists}
     values["coco_images"] = [drawn.coco_image()]
     values["coco_annotations"] = drawn.coco_annotations()
     values["scenes"] = drawn.truth()
@@ -136,18 +142,21 @@ def _write_instances(path: Path, images: Path, annotations: Path) -> None:
 
 
 def _write_world(
-    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World
+    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World, regions: bool
 ) -> None:
     for name in ("images", "labels", "salient", "annotations"):
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
-    scenes = drawn_in_order(partial(draw_scene, seed=seed, split=split, world=world), images, workers)
+    draw = partial(draw_scene, seed=seed, split=split, world=world, regions=regions)
+    scenes = drawn_in_order(draw, images, workers)
+    lists = (*ANNOTATIONS, *POINTING) if regions else ANNOTATIONS
     with scenes as drawn:
         bar = tqdm(drawn, total=images, desc=f"draw {split}", unit="img", disable=not progress)
-        write_drawn(folder, bar, (*ANNOTATIONS, "coco_images", "coco_annotations"), "scenes")
+        write_drawn(folder, bar, (*lists, "coco_images", "coco_annotations"), "scenes")
     _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
     kind = "shapes" if world is PLAIN else f"{world.name} shapes"
     about = {"world": kind, "version": VERSION, "seed": seed, "split": split, "images": images}
+    about |= {"regions": True} if regions else {}
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -159,17 +168,18 @@ def draw_world(
     workers: int = 1,
     progress: bool = True,
     world: str = PLAIN.name,
+    regions: bool = False,
 ) -> Path:
     """Draw ``images`` scenes of the world (``split``, ``seed``) into the new folder ``out`` and return it.
 
-    ``world``: which kind, by its name in ullava.synthetic.worlds.
+    ``world``: which kind, by its name in ullava.synthetic.worlds. ``regions``: with questions that point at regions.
 
     The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
     drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
     """
     known = check_order(out, "images", images, seed, split, workers, world)
     kind = WORLDS[world]
-    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind))
+    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind, regions))
 
 
 def check_order(

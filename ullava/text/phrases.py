@@ -10,11 +10,12 @@ import re
 import unicodedata
 
 from ullava.text.tokens import (
-    GROUNDING_TOKENS,
     IMAGE_MARKER,
     IMAGE_PATCH,
     LOC,
     PAD,
+    REGION_PATCH,
+    RESERVED_TOKENS,
     SEG,
     VIDEO_MARKER,
     VIDEO_PATCH,
@@ -23,8 +24,8 @@ from ullava.text.tokens import (
 MAX_NAME = 200
 MAX_EXPRESSION = 2000
 """Letters of a name and of an expression; longer ones are taken for a mistake in the file."""
-_IN_ANSWERS = (SEG, LOC, IMAGE_PATCH, VIDEO_PATCH)
-_OURS = "|".join(re.escape(token) for token in (*GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, PAD))
+_IN_ANSWERS = (SEG, LOC, IMAGE_PATCH, VIDEO_PATCH, REGION_PATCH)
+_OURS = "|".join(re.escape(token) for token in (*RESERVED_TOKENS, IMAGE_MARKER, VIDEO_MARKER, PAD))
 _OF_TOKENIZERS = r"</?s>|<unk>|<pad>|<bos>|<eos>|<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>"
 # Names are written in small letters in answers, so [TAG] would become a token there.
 _SPECIAL = re.compile(f"{_OURS}|{_OF_TOKENIZERS}", re.IGNORECASE)
@@ -49,7 +50,7 @@ def turn_fault(text: str, *, answer: bool) -> str:
     Conversations may speak about anything, also about the signs of other tokenizers: only what no row can be made of
     is a fault. Markers of images and videos are the reader's to count.
     """
-    token = next((token for token in (_IN_ANSWERS if answer else GROUNDING_TOKENS) if token in text), "")
+    token = next((token for token in (_IN_ANSWERS if answer else RESERVED_TOKENS) if token in text), "")
     return f"holds the special token {token}" if token else ""
 
 

@@ -24,6 +24,10 @@ IMAGE_MARKER = "<image>"
 """Stands for an image in questions and templates; a word of ours, never a token."""
 VIDEO_MARKER = "<video>"
 """Stands for a video in the same way."""
+REGION_MARKER = "<region>"
+"""Stands for a region that a question points at, where regions came with it; any other word without them."""
+REGION_PATCH = "<region_patch>"
+"""What stands in the text for each token of such a region: a token of models that take regions alone."""
 
 GROUNDING_TOKENS: tuple[str, ...] = (
     IMAGE_PATCH,
@@ -38,6 +42,9 @@ GROUNDING_TOKENS: tuple[str, ...] = (
     TAG_END,
 )
 """In the order in which u-LLaVA adds them (both stages), so that ids agree with its released tokenizers."""
+
+RESERVED_TOKENS: tuple[str, ...] = (*GROUNDING_TOKENS, REGION_PATCH)
+"""What no question may hold: the processor writes it, and counts by it."""
 
 _CONFIG_KEYS: Mapping[str, str] = {
     "image_patch_id": IMAGE_PATCH,
@@ -74,28 +81,32 @@ def mark_places(question: str, images: int, videos: int) -> str:
 
 MEDIA_KEYS = tuple(key for key in _CONFIG_KEYS if key.startswith(("image_", "video_")))
 """Those of images and videos, which a core with a processor of its own has no use for."""
+_REGION_KEY = "region_patch_id"
 
 
-def add_special_tokens(tokenizer: Any, *, media: bool = True) -> int:
+def add_special_tokens(tokenizer: Any, *, media: bool = True, regions: bool = False) -> int:
     """Add the tokens that ``tokenizer`` lacks (a pad token too, if it has none); return how many were new.
 
-    Without ``media`` those of images and videos are left out.
+    Without ``media`` those of images and videos are left out; with ``regions`` that of regions comes behind the others.
     """
     added = 0
     if tokenizer.pad_token is None:
         added += tokenizer.add_special_tokens({"pad_token": PAD})
-    left_out = () if media else {_CONFIG_KEYS[key] for key in MEDIA_KEYS}
-    missing = [token for token in GROUNDING_TOKENS if token not in tokenizer.get_vocab() and token not in left_out]
+    left_out = set() if media else {_CONFIG_KEYS[key] for key in MEDIA_KEYS}
+    wanted = RESERVED_TOKENS if regions else GROUNDING_TOKENS
+    missing = [token for token in wanted if token not in tokenizer.get_vocab() and token not in left_out]
     return added + tokenizer.add_tokens(missing, special_tokens=True)
 
 
-def special_token_ids(tokenizer: Any, *, media: bool = True) -> dict[str, int]:
-    """Return the config's id fields (``seg_id`` …) as this tokenizer numbers them; ``media``: also those of images.
+def special_token_ids(tokenizer: Any, *, media: bool = True, regions: bool = False) -> dict[str, int]:
+    """Return the config's id fields (``seg_id`` …) as this tokenizer numbers them.
 
+    ``media``: also those of images; ``regions``: also that of regions.
     Raises UserError when a token is missing or is not one single id.
     """
     vocabulary = tokenizer.get_vocab()
     named = {key: token for key, token in _CONFIG_KEYS.items() if media or key not in MEDIA_KEYS}
+    named |= {_REGION_KEY: REGION_PATCH} if regions else {}
     absent = [token for token in named.values() if token not in vocabulary]
     if absent:
         raise UserError(f"the tokenizer lacks the special tokens {', '.join(absent)}")

@@ -10,9 +10,10 @@ from transformers import ConvNextConfig
 
 from ullava.errors import UserError
 from ullava.geometry import plan_view
+from ullava.modeling.vision.box_pooling import interval_weights
 from ullava.modeling.vision.mg_boxes import boxes_on_view, released_boxes, suppress
 from ullava.modeling.vision.mg_fusion import FUSIONS, ConvGateFusion
-from ullava.modeling.vision.mg_pooling import ObjectTokens, interval_weights, pool_map
+from ullava.modeling.vision.mg_pooling import ObjectTokens, pool_map
 from ullava.modeling.vision.mg_pyramid import ConvNextPyramid
 
 

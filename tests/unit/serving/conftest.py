@@ -40,7 +40,9 @@ class FakePredictor:
         self.batches: list[list[str]] = []
         self.abandoned = 0
         self.overrides: dict[str, Any] = {}
-        self.processor = SimpleNamespace(video_frames=2, encode=self._encode, decode_text=self._decode)
+        self.processor = SimpleNamespace(
+            video_frames=2, region_grid=None, encode=self._encode, decode_text=self._decode
+        )
 
     def _encode(self, sample: Any, images: Sequence[Any], **options: Any) -> Any:
         return SimpleNamespace(input_ids=[1, 2, 3], text=sample.turns[-1].question, images=images, sample=sample)

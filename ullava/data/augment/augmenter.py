@@ -133,7 +133,8 @@ def planned(
     paste, window, flip = None, None, False
     done: list[str] = []
     kept: list[str] = []
-    if draws[3] < settings.copy_paste and another is not None:
+    pointing = any(turn.prompts for turn in sample.turns)
+    if draws[3] < settings.copy_paste and another is not None and not pointing:  # it could cover what is pointed at
         laid = _paste(sample, size_hw, settings, rng, another)
         if laid is None:
             kept.append("copy_paste: nothing that fits")
@@ -240,5 +241,7 @@ def _names_classes(dataset: TaskDataset) -> bool:
 def _fits(sample: Sample, size_hw: tuple[int, int]) -> bool:
     """Whether masks and stated size of a sample are those of its image."""
     stated = sample.truth.get("height", size_hw[0]), sample.truth.get("width", size_hw[1])
-    regions = [region for turn in sample.turns for region in turn.regions] + list(sample.things)
-    return stated == size_hw and all(region.mask is None or region.mask.shape == size_hw for region in regions)
+    turns = sample.turns
+    masks = [region.mask for turn in turns for region in turn.regions] + [region.mask for region in sample.things]
+    masks += [prompt.mask for turn in turns for prompt in turn.prompts]
+    return stated == size_hw and all(mask is None or mask.shape == size_hw for mask in masks)

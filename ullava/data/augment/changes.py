@@ -11,7 +11,7 @@ import numpy as np
 from ullava.data.augment.words import turned
 from ullava.data.readers.record import left_to_right
 from ullava.geometry import mask_to_box_xyxy_px
-from ullava.structures import BoxXYXY, DetectedBoxes, MaskArray, Region, Sample, Turn
+from ullava.structures import BoxXYXY, DetectedBoxes, MaskArray, Region, RegionPrompt, Sample, Turn
 from ullava.text.answers import grounded_answer
 
 Window = tuple[int, int, int, int]
@@ -42,10 +42,16 @@ def _flipped_turn(turn: Turn, width: int) -> Turn | None:
     if question is None or answer is None or None in regions:
         return None
     kept = tuple(region for region in regions if region is not None)
+    prompts = tuple(_flipped_prompt(prompt, width) for prompt in turn.prompts)
     if closing is None:
-        return Turn(question, answer, kept)
+        return Turn(question, answer, kept, prompts)
     kept = left_to_right(kept)
-    return Turn(question, grounded_answer(kept, answer), kept)
+    return Turn(question, grounded_answer(kept, answer), kept, prompts)
+
+
+def _flipped_prompt(prompt: RegionPrompt, width: int) -> RegionPrompt:
+    mask = None if prompt.mask is None else np.ascontiguousarray(prompt.mask[:, ::-1])
+    return RegionPrompt(flipped_box(prompt.box_xyxy_px, width), mask, prompt.image)
 
 
 def _flipped_region(region: Region, width: int) -> Region | None:
@@ -97,6 +103,10 @@ class _Part:
 
 
 def _cropped_turn(turn: Turn, window: Window, min_visible: float) -> Turn | None:
+    prompts = [_cropped_prompt(prompt, window, min_visible) for prompt in turn.prompts]
+    if None in prompts:
+        return None
+    turn = replace(turn, prompts=tuple(prompt for prompt in prompts if prompt is not None))
     parts = [_cropped_region(region, window) for region in turn.regions]
     kept = [part for part in parts if part.visible > 0]
     if any(part.visible < min_visible for part in kept) or (parts and not kept):
@@ -105,7 +115,16 @@ def _cropped_turn(turn: Turn, window: Window, min_visible: float) -> Turn | None
     if len(kept) == len(parts):
         return replace(turn, regions=regions)
     closing = own_closing(turn)
-    return None if closing is None else Turn(turn.question, grounded_answer(regions, closing), regions)
+    if closing is None:
+        return None
+    return replace(turn, answer=grounded_answer(regions, closing), regions=regions)
+
+
+def _cropped_prompt(prompt: RegionPrompt, window: Window, min_visible: float) -> RegionPrompt | None:
+    """A region that a question points at; None where too little of it is left to be pointed at."""
+    part = _cropped_region(Region("", prompt.mask, prompt.box_xyxy_px), window)
+    box = part.region.box_xyxy_px
+    return None if box is None or part.visible < min_visible else RegionPrompt(box, part.region.mask, prompt.image)
 
 
 def _cropped_region(region: Region, window: Window) -> _Part:

@@ -35,7 +35,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         raise DataError(f"{images}: no such folder of images (dataset {dataset_id})")
     templates = None
     if located.template is not None:
-        templates = find_templates(located.template, with_phrase=kind.has_phrase)
+        templates = find_templates(located.template, with_phrase=kind.has_phrase, may_point=kind.points)
     foreground = entry.foreground or located.config.foreground
     origin = Origin(
         id=located.id,

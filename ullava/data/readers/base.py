@@ -18,9 +18,9 @@ from ullava.data.readers.record import Record
 from ullava.data.readers.templates import Templates
 from ullava.errors import DataError
 from ullava.media.images import FOREGROUND_ABOVE
-from ullava.structures import FrameSampling, Region, Sample, Task, Turn
+from ullava.structures import FrameSampling, Region, RegionPrompt, Sample, Task, Turn
 from ullava.text.answers import grounded_answer, no_target_answer
-from ullava.text.tokens import IMAGE_MARKER
+from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER
 
 
 class TaskDataset(Protocol):
@@ -121,6 +121,8 @@ class Reader(ABC):
     """How the annotation file becomes records (ullava.data.annotations.store)."""
     speaks_of_absent: ClassVar[bool] = False
     """Whether a question may be about something that is not in the image (``absent_as`` in a recipe)."""
+    points: ClassVar[bool] = False
+    """Whether every question is about one thing with a box, which ``<region>`` of a template may point at."""
     names_classes: ClassVar[bool] = False
     """Whether a question names a class and asks for all of it (``min_area`` and ``absent`` in a recipe)."""
 
@@ -217,15 +219,22 @@ def training_turns(asks: Sequence[QAPair], templates: Templates, rng: np.random.
     """Word the questions with drawn templates; only the first keeps the image's marker."""
     turns = []
     for place, ask in enumerate(asks):
-        question = templates.fill(templates.pick(rng), ask.phrase)
+        turn = _turn(templates.pick(rng), ask)
         if place:
-            question = question.replace(IMAGE_MARKER, "", 1).lstrip()
-        turns.append(Turn(question, ask.answer, ask.regions))
+            turn = replace(turn, question=turn.question.replace(IMAGE_MARKER, "", 1).lstrip())
+        turns.append(turn)
     return tuple(turns)
 
 
 def query(reader: Reader, name: str, image: Path, ask: QAPair) -> Sample:
     """Word one question with the fixed template of evaluation."""
-    templates = reader.templates()
-    turn = Turn(templates.fill(templates.first, ask.phrase), ask.answer, ask.regions)
+    turn = _turn(reader.templates().first, ask)
     return Sample(name, reader.id, reader.task, (image,), (turn,), ask.truth)
+
+
+def _turn(template: str, ask: QAPair) -> Turn:
+    """Word one question; where the template points, it points at the box of what is asked for."""
+    prompts: tuple[RegionPrompt, ...] = ()
+    if REGION_MARKER in template:
+        prompts = tuple(RegionPrompt(region.box_xyxy_px) for region in ask.regions if region.box_xyxy_px is not None)
+    return Turn(Templates.fill(template, ask.phrase), ask.answer, ask.regions, prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from ullava.data.annotations.text_lengths import VIDEO_KEYS
 from ullava.data.readers.base import Reader, draw
 from ullava.data.readers.record import Record
-from ullava.errors import did_you_mean
-from ullava.structures import Clip, Region, Sample, Turn
+from ullava.errors import DataError, SampleError, did_you_mean
+from ullava.geometry.region_prompts import as_region, region_inside
+from ullava.structures import Clip, Region, RegionPrompt, Sample, Turn
 from ullava.text.phrases import turn_fault
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places
+from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, VIDEO_MARKER, mark_places
 
 SPEAKERS = ("human", "gpt")
 
@@ -30,7 +32,9 @@ class LlavaJsonReader(Reader):
     ``truth`` of queries. A record that has one of the first two is a quiz: its questions do not build on each other.
     ``references``: all that is right in the place of the first answer; training draws one each time, queries carry them
     as ``truth["references"]``. ``things`` ({words, segmentation and/or bbox}, with ``height`` and ``width``) lists
-    everything in the image.
+    everything in the image. ``regions`` (with ``height`` and ``width`` of the last image): what the ``<region>`` of the
+    questions point at, in order, boxes [x1, y1, x2, y2] in pixels or masks as run-length code
+    (ullava.geometry.region_prompts); in a record without it ``<region>`` is a word.
     """
 
     layout = "llava_json"
@@ -56,9 +60,9 @@ class LlavaJsonReader(Reader):
             question = _with_markers(turns[0].question, record, len(images), len(videos))
         references = self._references(record)
         answer = references[int(rng.integers(len(references)))] if references else turns[0].answer
-        turns[0] = Turn(question, answer)
-        things = self._things(record)
-        return Sample(record.sample, self.id, self.task, images, tuple(turns), things=things, videos=videos)
+        turns[0] = replace(turns[0], question=question, answer=answer)
+        things, size = self._things(record), self._size(record)
+        return Sample(record.sample, self.id, self.task, images, tuple(turns), size, things=things, videos=videos)
 
     def queries(self, index: int) -> list[Sample]:
         """Return one query for each question, alone; ``truth`` has ``answer`` and what the record says about it."""
@@ -70,8 +74,9 @@ class LlavaJsonReader(Reader):
             question = _with_markers(turn.question, record, len(images), len(videos))
             if place == 0 and self.origin.templates and (images or videos):
                 question = _asked_of(self.origin.templates.first, images)
-            name, turns_asked = f"{record.sample}/{place}", (Turn(question, turn.answer),)
-            queries.append(Sample(name, self.id, self.task, images, turns_asked, truth, videos=videos))
+            name, asked = f"{record.sample}/{place}", (replace(turn, question=question),)
+            told = truth | self._size(record)
+            queries.append(Sample(name, self.id, self.task, images, asked, told, videos=videos))
         return queries
 
     @staticmethod
@@ -92,6 +97,40 @@ class LlavaJsonReader(Reader):
             return ()
         size = record.size_hw()
         return tuple(part.region(part.text("words"), size, mask_needed=False) for part in record.parts("things"))
+
+    @staticmethod
+    def _size(record: Record) -> dict[str, Any]:
+        """The size that the image has to have for regions to lie where they should."""
+        if record.value.get("regions") is None:
+            return {}
+        return dict(zip(("height", "width"), record.size_hw(), strict=True))
+
+    def _prompts(self, record: Record, questions: Sequence[str]) -> list[tuple[RegionPrompt, ...]]:
+        """Return what each of the questions points at."""
+        if record.value.get("regions") is None:
+            return [()] * len(questions)
+        images, entries = len(self._images(record)), record.items("regions")
+        if not images:
+            record.fail("'regions' lie on an image, and this record has none")
+        counts = [question.count(REGION_MARKER) for question in questions]
+        if sum(counts) != len(entries):
+            record.fail(f"{sum(counts)} {REGION_MARKER} markers in the questions, but {len(entries)} regions")
+        found = [self._prompt(record, place, images) for place in range(len(entries))]
+        ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+        return [tuple(found[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+    @staticmethod
+    def _prompt(record: Record, place: int, images: int) -> RegionPrompt:
+        try:
+            region = as_region(record.value["regions"][place])
+            if region.image is not None and region.image >= images:
+                raise DataError(f"is on image {region.image}, the record has {images}")
+            here = region.image is None or region.image == images - 1
+            return region_inside(region, record.size_hw()) if here else region
+        except SampleError:
+            raise
+        except DataError as error:
+            record.fail(f"'regions[{place}]' {error}")
 
     def _images(self, record: Record) -> tuple[Path, ...]:
         if record.value.get("image") is None:
@@ -138,7 +177,8 @@ class LlavaJsonReader(Reader):
             if fault:
                 part.fail(f"'value' {fault}")
         questions = self._unmarked(record, texts[::2])
-        return [Turn(question, answer) for question, answer in zip(questions, texts[1::2], strict=True)]
+        asked = zip(questions, texts[1::2], self._prompts(record, questions), strict=True)
+        return [Turn(question, answer, prompts=prompts) for question, answer, prompts in asked]
 
     def _unmarked(self, record: Record, questions: list[str]) -> list[str]:
         """Check the markers; that of a single image or video is taken out of the first question."""

@@ -8,11 +8,9 @@ from typing import Any, NoReturn
 from ullava.data.annotations.json_stream import is_finite_number
 from ullava.errors import DataError, SampleError, did_you_mean
 from ullava.geometry import mask_to_box_xyxy_px, segmentation_to_mask
+from ullava.geometry.boxes import BOX_SLACK_PX
 from ullava.structures import BoxXYXY, MaskArray, Region
 from ullava.text.phrases import expression_fault, name_fault
-
-BOX_SLACK_PX = 1.0
-"""Boxes may lie this far outside the image (published annotations round that way); they are cut at its border."""
 
 
 class Record:

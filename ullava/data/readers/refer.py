@@ -138,6 +138,7 @@ class ReferReader(ExpressionReader):
     """
 
     layout = "refer"
+    points = True
 
     def _regions(self, record: Record) -> tuple[Region, ...]:
         category = self._category(record)

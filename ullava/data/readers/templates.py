@@ -11,7 +11,7 @@ import numpy as np
 from ullava.errors import DataError
 from ullava.given_files import read_plain
 from ullava.resources import folder
-from ullava.text.tokens import IMAGE_MARKER
+from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER
 
 PHRASE_MARKER = "<class>"
 
@@ -24,10 +24,11 @@ class Templates:
     source: Path
 
     @classmethod
-    def load(cls, path: Path, with_phrase: bool = True) -> Templates:
+    def load(cls, path: Path, with_phrase: bool = True, may_point: bool = False) -> Templates:
         """Read and check a template file; raises DataError with one line for each wrong entry.
 
         ``with_phrase``: whether every template has to hold ``<class>`` exactly once, or must not hold it at all.
+        ``may_point``: it may hold ``<region>`` once instead, for the region where the thing is.
         """
         try:
             texts = json.loads(read_plain(path, what="template file").decode("utf-8"))
@@ -39,7 +40,7 @@ class Templates:
         problems = [
             f"{path}: entry {number} ({text!r}): {reason}"
             for number, text in enumerate(texts)
-            if (reason := _complaint(text, with_phrase))
+            if (reason := _complaint(text, with_phrase, may_point))
         ]
         if problems:
             raise DataError(problems)
@@ -60,7 +61,7 @@ class Templates:
         return template.replace(PHRASE_MARKER, phrase)
 
 
-def find_templates(name: str, with_phrase: bool) -> Templates:
+def find_templates(name: str, with_phrase: bool, may_point: bool = False) -> Templates:
     """Load ``SEG.json`` (from the project's own templates) or ``some/folder/SEG.json`` (a path).
 
     A path below ``datasets/templates/`` that is not there is looked up among the project's own, so that recipes run
@@ -70,13 +71,18 @@ def find_templates(name: str, with_phrase: bool) -> Templates:
     own = folder("datasets") / "templates"
     if "/" not in name or (path.parent == Path("datasets/templates") and not path.is_file()):
         path = own / path.name
-    return Templates.load(path, with_phrase)
+    return Templates.load(path, with_phrase, may_point)
 
 
-def _complaint(text: str, with_phrase: bool) -> str:
+def _complaint(text: str, with_phrase: bool, may_point: bool) -> str:
     if not text.startswith(IMAGE_MARKER) or text.count(IMAGE_MARKER) != 1:
         return f"has to start with {IMAGE_MARKER}, and hold it once"
-    if with_phrase and text.count(PHRASE_MARKER) != 1:
+    named, pointed = text.count(PHRASE_MARKER), text.count(REGION_MARKER)
+    if with_phrase and pointed and not may_point:
+        return f"holds {REGION_MARKER}, which is for data whose questions are about one thing each (layout refer)"
+    if with_phrase and pointed and (named or pointed > 1):
+        return f"has to hold {REGION_MARKER} once, and no {PHRASE_MARKER} with it"
+    if with_phrase and not pointed and named != 1:
         return f"has to hold {PHRASE_MARKER} once, where the expression goes"
     if not with_phrase and PHRASE_MARKER in text:
         return f"must not hold {PHRASE_MARKER}: questions of this role name nothing"

@@ -108,7 +108,7 @@ def load_tokenizer(config: ModelConfig, folder: Path, site: Site | None = None, 
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     if tokenizer.eos_token is None:
         raise UserError(f"{path}: the tokenizer has no end token, so answers could not end")
-    add_special_tokens(tokenizer)
+    add_special_tokens(tokenizer, regions=config.vision.regions is not None)
     return tokenizer
 
 
@@ -159,6 +159,7 @@ def processor_facts(config: UllavaConfig) -> dict[str, Any]:
         "image_aspect_ratio": config.image_aspect_ratio,
         "spatial_merge_size": config.spatial_merge_size,
         "settings": config.vision_settings,
+        "region_grid": config.region_grid,
     }
 
 
@@ -237,7 +238,8 @@ def _spliced_fields(config: ModelConfig, folder: Path, tokenizer: Any, where: Si
         "spatial_merge_size": config.vision.spatial_merge_size,
         "vision_settings": settings | words,
         "video_frames": config.vision.video_frames,
-        **special_token_ids(tokenizer),
+        "region_grid": None if config.vision.regions is None else config.vision.regions.grid,
+        **special_token_ids(tokenizer, regions=config.vision.regions is not None),
     }
 
 

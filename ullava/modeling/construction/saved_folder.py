@@ -20,7 +20,7 @@ import transformers
 from ullava.config.load import field_problems
 from ullava.config.renamed import current_saved
 from ullava.config.schema import BoxHeadConfig, CoreConfig, MaskHeadConfig, ModelConfig, TextConfig
-from ullava.config.vision import SETTINGS, PartConfig, VisionConfig
+from ullava.config.vision import SETTINGS, PartConfig, RegionConfig, VisionConfig
 from ullava.errors import UserError, did_you_mean
 from ullava.given_files import read_plain_text
 from ullava.modeling.configuration import UllavaConfig, foreign_keys
@@ -51,7 +51,7 @@ from ullava.text.tokens import special_token_ids
 LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
-        "mask_threshold", "grounding_layer", "core_kind", "core",
+        "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
@@ -99,6 +99,8 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         raise UserError(f"{file}: model_type: '{table.get('model_type')}', not '{UllavaConfig.model_type}'")
     own = _arguments(UllavaConfig) - foreign_keys(str(table.get("core_kind", "spliced")))
     problems = [f"{file}: {key}: is missing" for key in own - table.keys() - LATER_KEYS]
+    if table.get("region_grid") is not None:
+        problems += field_problems(RegionConfig, "grid", table["region_grid"], str(file), "region_grid")
     for key, (cls, field) in CHOICES.items():
         if key in table:
             problems += field_problems(cls, field, table[key], str(file), key)
@@ -299,7 +301,7 @@ def _check_tokenizer(tokenizer: Any, config: UllavaConfig, folder: Path) -> None
     """Refuse a tokenizer whose words are not numbered as the model's are."""
     words = folder / VOCABULARY_FILES[0]
     try:
-        ids = special_token_ids(tokenizer, media=config.core_kind == "spliced")
+        ids = special_token_ids(tokenizer, media=config.core_kind == "spliced", regions=config.region_grid is not None)
     except UserError as error:
         raise UserError([f"{words}: {problem}" for problem in error.problems]) from error
     problems = [

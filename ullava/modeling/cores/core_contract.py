@@ -23,6 +23,9 @@ from ullava.examples import ModelInputs
 from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy
 
+TAKES_NO_REGIONS = "this model takes no regions: its model.yaml has no vision.regions"
+"""Said to who points at a region all the same."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CoreInputs:
@@ -31,7 +34,7 @@ class CoreInputs:
     ``input_ids``, ``attention_mask``, ``labels`` [B, L']: the text after expansion, every visual token with an id of
     its own. ``input_ids`` is None where somebody gave embeddings without ids. ``arguments``: keyword arguments of the
     decoder and of ``generate`` beside those. ``images``, ``videos``: what a vision strategy made of them; None where
-    there are none or the core encodes them within its decoder.
+    there are none or the core encodes them within its decoder. ``regions``: how many the questions point at.
     """
 
     input_ids: torch.Tensor | None
@@ -40,6 +43,7 @@ class CoreInputs:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: VisionOutput | None = None
     videos: VisionOutput | None = None
+    regions: int = 0
 
     def visual(self) -> Iterator[VisionOutput]:
         """Yield what there is of images and videos."""

@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from ullava.errors import UserError
 from ullava.examples import BASE_VIEW, IMAGE_TOKENS, VIEW_KEYS, ModelInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
+from ullava.modeling.cores.core_contract import TAKES_NO_REGIONS, Core, CoreInputs, CorePart
 from ullava.modeling.loading.strict_loading import load_part, read_part
 from ullava.modeling.vision.strategy import refuse_unknown, zero_loss_of
 
@@ -110,6 +110,8 @@ class NativeCore(Core):
             raise UserError("the batch holds neither input_ids nor inputs_embeds")
         if inputs.videos is not None:
             raise UserError("core native: videos are not supported; ask about images")
+        if inputs.regions is not None:
+            raise UserError(TAKES_NO_REGIONS)
         refuse_unknown(inputs.overrides, (), NAME)
         arguments: dict[str, Any] = {}
         at_image = ids == cast(int, self.config.image_patch_id)

@@ -11,16 +11,17 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ullava.errors import UserError
-from ullava.examples import ModelInputs, VisualInputs
+from ullava.examples import ModelInputs, RegionInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.cores.core_contract import Core, CoreInputs, CorePart
+from ullava.modeling.cores.core_contract import TAKES_NO_REGIONS, Core, CoreInputs, CorePart
 from ullava.modeling.cores.gradient_ullava_v1 import embed_as_configured
 from ullava.modeling.cores.splice import ExpandedText, VisualItems, splice_visual
 from ullava.modeling.heads.read_heads import item_of_position
 from ullava.modeling.loading.language_layers import read_language
 from ullava.modeling.loading.strict_loading import load_part
+from ullava.modeling.vision.region_tokens import RegionTokens
 from ullava.modeling.vision.strategies import build_strategy
-from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, VisionStrategy
+from ullava.modeling.vision.strategy import EncodeContext, VisionOutput, VisionStrategy, zero_loss_of
 from ullava.modeling.vision.vision_batch import context_of, views_of
 
 LANGUAGE = "language"
@@ -37,15 +38,25 @@ class SplicedCore(Core):
         self.config = config
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.vision = build_strategy(config, int(config.text_config.hidden_size))
+        self.regions: RegionTokens | None = None
+        if config.region_grid is not None:
+            self.build_regions()
 
     @property
     def text_config(self) -> PreTrainedConfig:
         """See Core."""
         return self.config.text_config
 
+    def build_regions(self) -> RegionTokens:
+        """Make what questions point with, as the config says now. Raises UserError where the strategy gives no map."""
+        width = int(self.config.text_config.hidden_size)
+        self.regions = RegionTokens(self.vision.map_width, width, int(self.config.region_grid or 0))
+        return self.regions
+
     def modules(self) -> Mapping[str, nn.Module]:
         """See Core."""
-        return {"language_model": self.language_model, "vision": self.vision}
+        networks: dict[str, nn.Module] = {"language_model": self.language_model, "vision": self.vision}
+        return networks if self.regions is None else networks | {"regions": self.regions}
 
     def language(self) -> tuple[str, nn.Module]:
         """See Core."""
@@ -62,10 +73,12 @@ class SplicedCore(Core):
             CorePart(part.name, tuple(f"vision.{prefix}" for prefix in part.prefixes), part.kind)
             for part in self.vision.parts()
         )
+        regions = () if self.regions is None else (CorePart("region projector", ("regions.",), "projector"),)
         return (
             CorePart("language head", ("language_model.lm_head.",), "head"),
             CorePart("language model", ("language_model.",), "language"),
             *vision,
+            *regions,
         )
 
     @property
@@ -102,7 +115,7 @@ class SplicedCore(Core):
     @property
     def placeholder_ids(self) -> tuple[int, ...]:
         """See Core."""
-        ids = (self.config.image_patch_id, self.config.video_patch_id)
+        ids = (self.config.image_patch_id, self.config.video_patch_id, self.config.region_patch_id)
         return tuple(number for number in ids if number is not None)
 
     # ------------------------------------------------------------ one pass
@@ -143,6 +156,7 @@ class SplicedCore(Core):
                 kinds.append(VisualItems(placed, output.tokens, output.counts, places, bounds, output.literal_ids))
             elif patch_id is not None and bool((text.input_ids == patch_id).any()):
                 raise UserError(f"the text holds visual placeholders, the batch no {name}")
+        kinds += self._regions(inputs.regions, outputs.get("images"), text.input_ids)
         embed = embed_as_configured(self.get_input_embeddings(), self.config)
         pad_id = self.config.pad_token_id or 0
         text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
@@ -153,7 +167,24 @@ class SplicedCore(Core):
             arguments={"inputs_embeds": embeddings},
             images=outputs.get("images"),
             videos=outputs.get("videos"),
+            regions=0 if inputs.regions is None else len(inputs.regions.image),
         )
+
+    def _regions(
+        self, regions: RegionInputs | None, images: VisionOutput | None, input_ids: torch.Tensor
+    ) -> list[VisualItems]:
+        """What stands at the places of regions. Raises UserError where regions and places do not go together."""
+        patch_id = self.config.region_patch_id
+        if regions is None:
+            if patch_id is not None and bool((input_ids == patch_id).any()):
+                raise UserError("the text holds places for regions, the batch no regions")
+            return []
+        if self.regions is None or patch_id is None:
+            raise UserError(TAKES_NO_REGIONS)
+        if images is None:
+            raise UserError("the batch holds regions, but no images")
+        tokens, number = self.regions(images.maps, regions), len(regions.image)
+        return [VisualItems(patch_id, tokens, (self.regions.count,) * number, range(number))]
 
     def items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
         """See Core; an image is begun by a token of ours."""
@@ -167,6 +198,8 @@ class SplicedCore(Core):
         """See Core; the parts of the vision strategy alone."""
         if prepared.images is None and prepared.videos is None:
             zero = zero + self.vision.encode_dummy()
+        if self.regions is not None and not prepared.regions:
+            zero = zero + zero_loss_of(self.regions)
         for seen in prepared.visual():
             if seen.idle is not None:
                 zero = zero + seen.idle

@@ -210,6 +210,8 @@ def refuse_unfit(config: Any) -> None:
         problems.append(f"core.kind {config.core_kind}: graphs are made of models with core.kind spliced")
     elif config.strategy != "clip_mlp":
         problems.append(f"vision.strategy {config.strategy}: graphs are made of vision.strategy clip_mlp")
+    if config.region_grid is not None:
+        problems.append("vision.regions: no graph is made of what questions point with")
     if (config.mask_kind, config.mask_encoder) not in (("sam", "own"), ("sam2", "vision")):
         problems.append(
             f"mask.kind {config.mask_kind} with mask.encoder {config.mask_encoder}: graphs are made of sam, and of "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ullava.errors import UserError, did_you_mean
-from ullava.text.tokens import GROUNDING_TOKENS, is_whole
+from ullava.text.tokens import REGION_MARKER, REGION_PATCH, RESERVED_TOKENS, is_whole
 
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "url", "path", "base64"),
@@ -30,11 +30,17 @@ def conversations_of(given: Any) -> tuple[list[Sequence[Mapping[str, Any]]], boo
 
 
 def checked_messages(
-    messages: Sequence[Mapping[str, Any]], *, system: str, images_first: bool, rewrite: Callable[[str], str]
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    system: str,
+    images_first: bool,
+    rewrite: Callable[[str], str],
+    takes_regions: bool = False,
 ) -> Messages:
     """Copy a conversation, with the ``system`` sentence in front where it has none of its own.
 
     ``images_first``: images are moved to the front of their message; ``rewrite`` is applied to the assistant's words.
+    ``takes_regions``: ``<region>`` of the user's words is the place of a region.
     Raises UserError for a part that would not become words, an image or a video: nothing may get lost.
     """
     checked: Messages = []
@@ -57,14 +63,29 @@ def checked_messages(
                 raise UserError(f"{where}: holds half of a character")
             if role == "assistant":
                 part["text"] = rewrite(part["text"])
-            elif sign := next((token for token in GROUNDING_TOKENS if token in part["text"]), None):
+            elif sign := next((token for token in RESERVED_TOKENS if token in part["text"]), None):
                 raise UserError(f"{where}: holds the special token {sign}")
+            elif takes_regions and role == "user":
+                part["text"] = part["text"].replace(REGION_MARKER, REGION_PATCH)
         if images_first:
             parts.sort(key=lambda part: part["type"] != "image")
         checked.append({**message, "content": parts[0]["text"] if isinstance(content, str) else parts})
     if system and checked[0]["role"] != "system":
         checked.insert(0, {"role": "system", "content": system})
     return checked
+
+
+def checked_texts(text: Any) -> list[str]:
+    """Return one or several texts as a list. Raises UserError for none, an empty one, and one with half a character."""
+    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, list | tuple) else []
+    if not texts or not all(isinstance(entry, str) for entry in texts):
+        raise UserError(f"text is a text or a list of texts, not {type(text).__name__ if not texts else 'a mixture'}")
+    for number, entry in enumerate(texts, start=1):
+        if not entry.strip():
+            raise UserError(f"row {number}: the text is empty")
+        if not is_whole(entry):
+            raise UserError(f"row {number}: the text holds half of a character")
+    return texts
 
 
 def media_of(messages: Messages, kind: str) -> list[Any]:

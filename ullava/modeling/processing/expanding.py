@@ -1,4 +1,4 @@
-"""Writes the ids of a row's images and videos into its words, where the chat template left one placeholder for each."""
+"""Writes the ids of a row's images, videos and regions into its words, which hold one placeholder for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
-from ullava.examples import ImageExample, VideoExample
+from ullava.examples import ImageExample, RegionExample, VideoExample
 from ullava.text.tokens import IGNORE_LABEL
 
 Ids = NDArray[np.int64]
@@ -21,6 +21,7 @@ def expand_places(
     labels: Ids,
     images: Sequence[ImageExample],
     videos: Sequence[VideoExample],
+    regions: Sequence[RegionExample] = (),
     *,
     token_ids: Mapping[str, int],
     max_length: int,
@@ -33,9 +34,10 @@ def expand_places(
     """
     repeats = np.ones_like(ids)
     longest = len(ids)
-    kinds: tuple[tuple[str, Sequence[ImageExample | VideoExample]], ...] = (
+    kinds: tuple[tuple[str, Sequence[ImageExample | VideoExample | RegionExample]], ...] = (
         ("image_patch_id", images),
         ("video_patch_id", videos),
+        ("region_patch_id", regions),
     )
     for key, items in kinds:
         markers = np.flatnonzero(ids == token_ids.get(key, -1))

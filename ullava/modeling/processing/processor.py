@@ -23,10 +23,12 @@ from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.processing.expanding import expand_places
 from ullava.modeling.processing.image_example import make_image_example
 from ullava.modeling.processing.processor_call import PLACEHOLDERS, CallableProcessor
+from ullava.modeling.processing.region_rows import check_prompts, region_examples, with_region_places
 from ullava.modeling.processing.rows import TemplateRows
 from ullava.modeling.processing.rows_ullava_v1 import UllavaV1Rows
 from ullava.modeling.processing.sample_rules import (
     asks_for_things,
+    check_counts,
     check_frame,
     check_phrases,
     targets_of,
@@ -39,14 +41,7 @@ from ullava.modeling.vision.strategy import ItemNotes
 from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample
 from ullava.text.answers import name_last, split_objects
 from ullava.text.conversation import turn_end_ids, with_videos
-from ullava.text.tokens import (
-    IGNORE_LABEL,
-    IMAGE_MARKER,
-    LOC,
-    SEG,
-    VIDEO_MARKER,
-    special_token_ids,
-)
+from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, special_token_ids
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 ROWS: Mapping[bool, type[TemplateRows]] = {False: TemplateRows, True: UllavaV1Rows}
@@ -62,7 +57,8 @@ class UllavaProcessor(CallableProcessor):
     sentence; ``max_length``: longest row in tokens, visual ones included; ``as_released``: u-LLaVA's own way with
     blanks, labels and frames; ``video_frames``: T, frames of a video seen; ``answer``: see TextConfig; ``box``: the box
     head's settings (ullava.modeling.heads.box_table.box_settings). ``core``: the model's (ullava.modeling.cores); a
-    native one brings a processor of its own (``set_native``) in the place of the vision strategy's.
+    native one brings a processor of its own (``set_native``) in the place of the vision strategy's. ``region_grid``:
+    the model's, see UllavaConfig; None: questions cannot point at regions.
     """
 
     attributes = ["tokenizer"]
@@ -91,9 +87,11 @@ class UllavaProcessor(CallableProcessor):
         answer: str = "name_first",
         chat_template: str | None = None,
         core: str = "spliced",
+        region_grid: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.core = core
+        self.region_grid = region_grid
         self.strategy = strategy
         self.image_side = image_side
         self.patch = patch
@@ -124,7 +122,7 @@ class UllavaProcessor(CallableProcessor):
         if core == "spliced":
             self.set_vision(self.settings)
         self.set_box(box or {"kind": "regression"}, box_frame)
-        self.token_ids = special_token_ids(tokenizer, media=core == "spliced")
+        self.token_ids = special_token_ids(tokenizer, media=core == "spliced", regions=region_grid is not None)
         # Those of one or two letters (CLIP pads with "!") are words as well; a marker of a place is counted elsewhere.
         signs = (sign for sign in tokenizer.all_special_tokens if len(sign) > 2)
         self.signs = tuple(sign for sign in signs if sign not in (IMAGE_MARKER, VIDEO_MARKER))
@@ -209,6 +207,7 @@ class UllavaProcessor(CallableProcessor):
         """
         validate_placeholders(sample, IMAGE_MARKER, "images", len(images), len(sample.images))
         validate_placeholders(sample, VIDEO_MARKER, "videos", len(videos), len(sample.videos))
+        check_prompts(sample, self.region_grid, len(images))
         check_frame(sample, images)
         if not prompt_only:
             check_phrases(sample, self.signs)
@@ -218,14 +217,17 @@ class UllavaProcessor(CallableProcessor):
             for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
         )
         room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
+        room -= sum(len(turn.prompts) for turn in sample.turns) * ((self.region_grid or 1) ** 2 - 1)
         examples = self._images(sample, images, prepared or (), room, overrides, prompt_only, files)
+        regions = region_examples(sample, images, examples, self.region_grid)
         ids, labels = expand_places(
-            sample.name, ids, labels, examples, clips, token_ids=self.token_ids, max_length=self.max_length
+            sample.name, ids, labels, examples, clips, regions, token_ids=self.token_ids, max_length=self.max_length
         )
         masks, boxes_px = targets_of(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
-        self._check_counts(sample, labels, len(masks), len(boxes), prompt_only)
+        if not prompt_only:
+            check_counts(sample, labels, len(masks), len(boxes), self.token_ids)
         return Example(
             name=sample.name,
             dataset=sample.dataset,
@@ -239,6 +241,7 @@ class UllavaProcessor(CallableProcessor):
             videos=clips,
             instruction_ids=instruction,
             grounded=asks_for_things(sample),
+            regions=regions,
         )
 
     def prepare_video(
@@ -301,24 +304,12 @@ class UllavaProcessor(CallableProcessor):
 
     def tokenize(self, sample: Sample, prompt_only: bool = False) -> TokenizedRow:
         """The words alone: every image and video is one placeholder. Raises SampleError, see ``encode``."""
-        turns = sample.turns
+        turns = with_region_places(sample.turns)
         if self.answer == "name_last":
             turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
 
         slots = [self.token_ids[name] for name in PLACEHOLDERS if name in self.token_ids]  # a native core has fewer
         return self.rows.tokenize(self, replace(sample, turns=turns), left_out=slots, prompt_only=prompt_only)
-
-    def _check_counts(
-        self, sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, prompt_only: bool
-    ) -> None:
-        if prompt_only:
-            return
-        if (labels != IGNORE_LABEL).sum() == 0:
-            raise SampleError(sample.name, "no supervised token: every answer is empty")
-        for token, key, targets, what in ((SEG, "seg_id", masks, "masks"), (LOC, "loc_id", boxes, "boxes")):
-            found = int((labels == self.token_ids[key]).sum())
-            if found != targets:
-                raise SampleError(sample.name, f"{found} {token} in the answers, {targets} {what} in the annotation")
 
     # ------------------------------------------------------------ ids -> answers
     def decode_text(self, new_ids: Sequence[int]) -> tuple[str, bool, int]:

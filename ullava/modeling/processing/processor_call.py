@@ -24,11 +24,12 @@ from ullava.examples import Example, flat_keys
 from ullava.media.images import first_line, read_image_rgb_u8
 from ullava.media.video import read_clip
 from ullava.modeling.heads.mask_contract import MaskRules
-from ullava.modeling.processing.chat_messages import checked_messages, conversations_of, media_of
+from ullava.modeling.processing.chat_messages import checked_messages, checked_texts, conversations_of, media_of
 from ullava.modeling.processing.post_processing import instances_of
+from ullava.modeling.processing.region_rows import regions_by_row
 from ullava.modeling.processing.rows import TemplateRows
 from ullava.modeling.processing.tokenizing import TokenizedRow, adds_start_token, instruction_of_messages
-from ullava.structures import Clip, DetectedBoxes, ImageArray, Sample, Task, Turn
+from ullava.structures import Clip, DetectedBoxes, ImageArray, RegionPrompt, Sample, Task, Turn
 from ullava.text.answers import name_last
 from ullava.text.conversation import released_style, turn_end_ids
 from ullava.text.tokens import (
@@ -37,14 +38,16 @@ from ullava.text.tokens import (
     IMAGE_MARKER,
     IMAGE_PATCH,
     IMAGE_START,
+    REGION_MARKER,
+    REGION_PATCH,
     VIDEO_END,
     VIDEO_MARKER,
     VIDEO_PATCH,
     VIDEO_START,
-    is_whole,
 )
 
-PLACEHOLDERS = ("image_patch_id", "image_start_id", "image_end_id", "video_patch_id", "video_start_id", "video_end_id")
+PLACEHOLDERS = ("image_patch_id", "image_start_id", "image_end_id", "video_patch_id", "video_start_id", "video_end_id",
+                "region_patch_id")  # fmt: skip
 _IMAGE_PLACE = IMAGE_START + IMAGE_PATCH + IMAGE_END
 _VIDEO_PLACE = VIDEO_START + VIDEO_PATCH + VIDEO_END
 _IMAGES = re.compile("|".join(map(re.escape, (_IMAGE_PLACE, IMAGE_MARKER, IMAGE_PATCH))))
@@ -52,7 +55,8 @@ _VIDEOS = re.compile("|".join(map(re.escape, (_VIDEO_PLACE, VIDEO_MARKER, VIDEO_
 _ELSEWHERE = ("http://", "https://", "data:image/")
 
 _OPTIONS = (
-    "return_tensors", "padding", "padding_side", "truncation", "max_length", "add_special_tokens", "boxes", "overrides",
+    "return_tensors", "padding", "padding_side", "truncation", "max_length", "add_special_tokens", "boxes", "regions",
+    "overrides",
 )  # fmt: skip
 
 
@@ -84,6 +88,7 @@ class CallableProcessor(ProcessorMixin):
     rows: TemplateRows
     masks: MaskRules
     video_frames: int
+    region_grid: int | None
     core: str
     encode: Any
 
@@ -128,6 +133,7 @@ class CallableProcessor(ProcessorMixin):
         max_length: int | None = None,
         add_special_tokens: bool = True,
         boxes: Any = None,
+        regions: Any = None,
         overrides: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> BatchFeature:
@@ -137,6 +143,8 @@ class CallableProcessor(ProcessorMixin):
         ``images``: one, a list in reading order, or a list for each text; each is a path, a URL, a Pillow image or an
         array (``read_image_rgb_u8``). ``videos`` likewise: a path, a Clip or frames uint8 [T, H, W, 3].
         ``boxes``: DetectedBoxes of the images in the same form, ``overrides``: overrides, both as in ``encode``.
+        ``regions``: what the ``<region>`` of the text point at, or a list of them for each text
+        (ullava.geometry.region_prompts has the forms).
 
         Rows are tensors and always padded, on the left unless ``padding_side`` says "right" (as for training).
         ``max_length``: a bound below the model's own. A row that is longer is refused, with ``truncation`` too: nothing
@@ -152,18 +160,21 @@ class CallableProcessor(ProcessorMixin):
         if padding_side not in (None, "left", "right"):
             raise UserError(f"padding_side='{padding_side}': left or right")
         self.rows.check_plain_texts(self)
-        texts = _texts(text)
+        texts = checked_texts(text)
         written = [self._image_places(entry) for entry in texts]
         written_videos = [_VIDEOS.subn(_VIDEO_PLACE, entry) for entry, _ in written]
         shown = _by_row(images, [places for _, places in written], "images")
         films = _by_row(videos, [places for _, places in written_videos], "videos")
         found = [[] for _ in texts] if boxes is None else _by_row(boxes, [len(row) for row in shown], "boxes")
+        marked = [line if self.region_grid is None else line.replace(REGION_MARKER, REGION_PATCH)
+                  for line, _ in written_videos]  # fmt: skip
+        pointed = regions_by_row(regions, [line.count(REGION_PATCH) for line in marked], self.region_grid)
         reader = _Reader(self.video_frames)
         rows = []
-        for number, (entry, (line, _)) in enumerate(zip(texts, written_videos, strict=True)):
+        for number, (entry, line) in enumerate(zip(texts, marked, strict=True)):
             _check_strays(line, number + 1)
             words = self._words(entry, line, add_special_tokens)
-            sample = reader.sample(f"row {number + 1}", shown[number], films[number], found[number])
+            sample = reader.sample(f"row {number + 1}", shown[number], films[number], found[number], pointed[number])
             row = self.encode(
                 sample,
                 [reader.images[path] for path in sample.images],
@@ -201,7 +212,7 @@ class CallableProcessor(ProcessorMixin):
         return ids, np.full_like(ids, IGNORE_LABEL), asked if self.vision.reads_text else None
 
     def _places(self) -> list[int]:
-        return [self.token_ids[name] for name in PLACEHOLDERS]
+        return [self.token_ids[name] for name in PLACEHOLDERS if name in self.token_ids]
 
     def post_process_instance_segmentation(
         self,
@@ -252,6 +263,7 @@ class CallableProcessor(ProcessorMixin):
                 system=self.system,
                 images_first=released_style(template) is not None,
                 rewrite=name_last if self.answer == "name_last" else str,
+                takes_regions=self.region_grid is not None,
             )
             for messages in conversations
         ]
@@ -284,13 +296,21 @@ class _Reader:
         self.videos: dict[Clip, ImageArray] = {}
         self._kept: dict[Any, tuple[Any, Any]] = {}
 
-    def sample(self, name: str, images: list[Any], videos: list[Any], boxes: list[DetectedBoxes | None]) -> Sample:
+    def sample(
+        self,
+        name: str,
+        images: list[Any],
+        videos: list[Any],
+        boxes: list[DetectedBoxes | None],
+        regions: tuple[RegionPrompt, ...],
+    ) -> Sample:
         """Return a row's sample, a place for each item in its question. Raises UserError for what cannot be read."""
         paths = tuple(self._image(item, name) for item in images)
         clips = tuple(self._video(item, name) for item in videos)
         task: Task = "res" if paths else "vqa" if clips else "text"
-        question = IMAGE_MARKER * len(paths) + VIDEO_MARKER * len(clips)
-        return Sample(name, "", task, paths, (Turn(question, ""),), boxes=tuple(boxes), videos=clips)
+        question = IMAGE_MARKER * len(paths) + VIDEO_MARKER * len(clips) + REGION_MARKER * len(regions)
+        turns = (Turn(question, "", prompts=regions),)
+        return Sample(name, "", task, paths, turns, boxes=tuple(boxes), videos=clips)
 
     def _image(self, item: Any, name: str) -> Path:
         key = str(item) if isinstance(item, str | Path) else id(item)
@@ -326,18 +346,6 @@ def _read_image(item: Any, name: str) -> ImageArray:
         except Exception as error:  # whatever a connection or a decoder makes of it
             raise UserError(f"{name}: {item[:80]}: cannot be read ({first_line(error)[:200]})") from error
     return read_image_rgb_u8(item)
-
-
-def _texts(text: Any) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, list | tuple) else []
-    if not texts or not all(isinstance(entry, str) for entry in texts):
-        raise UserError(f"text is a text or a list of texts, not {type(text).__name__ if not texts else 'a mixture'}")
-    for number, entry in enumerate(texts, start=1):
-        if not entry.strip():
-            raise UserError(f"row {number}: the text is empty")
-        if not is_whole(entry):
-            raise UserError(f"row {number}: the text holds half of a character")
-    return texts
 
 
 def _by_row(given: Any, places: Sequence[int], what: str) -> list[list[Any]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.errors import SampleError
+from ullava.errors import SampleError, UserError
 from ullava.orientation import missed_turn, wrong_size
-from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, Sample, Task, Turn
+from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, RegionPrompt, Sample, Task, Turn
 from ullava.text.tokens import (
-    GROUNDING_TOKENS,
+    IGNORE_LABEL,
     IMAGE_MARKER,
     IMAGE_PATCH,
+    LOC,
+    REGION_MARKER,
+    REGION_PATCH,
+    RESERVED_TOKENS,
+    SEG,
     VIDEO_MARKER,
     VIDEO_PATCH,
     is_whole,
@@ -28,10 +33,12 @@ def question_sample(
     name: str = "question",
     videos: Sequence[Clip] = (),
     history: Sequence[tuple[str, str]] = (),
+    regions: Sequence[RegionPrompt] = (),
 ) -> Sample:
     """A sample for a free question after ``history``, earlier questions with their answers.
 
-    Images, then videos, come first in the first question unless one of the questions marks their places.
+    Images, then videos, come first in the first question unless one of the questions marks their places. ``regions``
+    are those of the ``<region>`` of all questions, in order. Raises UserError where they do not number the same.
     """
     questions = [*(asked for asked, _ in history), question]
     placed = "".join(questions)
@@ -39,8 +46,25 @@ def question_sample(
     questions[0] = mark_places(questions[0], *unplaced)
     answers = [*(answer for _, answer in history), ""]
     task: Task = "res" if images else "vqa" if videos else "text"
-    turns = tuple(Turn(asked, answer) for asked, answer in zip(questions, answers, strict=True))
+    pointed = dealt_regions(questions, regions)
+    turns = tuple(
+        Turn(asked, answer, prompts=prompts) for asked, answer, prompts in zip(questions, answers, pointed, strict=True)
+    )
     return Sample(name, "", task, tuple(images), turns, videos=tuple(videos))
+
+
+def dealt_regions(questions: Sequence[str], regions: Sequence[RegionPrompt]) -> list[tuple[RegionPrompt, ...]]:
+    """Share out regions over the questions by their ``<region>`` markers, in order; none without any.
+
+    Raises UserError where markers and regions do not number the same.
+    """
+    if not regions:
+        return [()] * len(questions)
+    counts = [question.count(REGION_MARKER) for question in questions]
+    if sum(counts) != len(regions):
+        raise UserError(f"{sum(counts)} {REGION_MARKER} markers, {len(regions)} regions")
+    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+    return [tuple(regions[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def asks_for_things(sample: Sample) -> bool:
@@ -64,10 +88,10 @@ def validate_placeholders(sample: Sample, marker: str, things: str, given: int, 
     for turn in sample.turns:
         if not is_whole(turn.question + turn.answer):
             raise SampleError(sample.name, "its words hold half of a character")
-        for token in GROUNDING_TOKENS:
+        for token in RESERVED_TOKENS:
             if token in turn.question:
                 raise SampleError(sample.name, f"the question holds the special token {token}")
-            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH):
+            if token in turn.answer and token in (IMAGE_PATCH, VIDEO_PATCH, REGION_PATCH):
                 raise SampleError(sample.name, f"the answer holds the special token {token}")
 
 
@@ -97,6 +121,18 @@ def check_frame(sample: Sample, images: Sequence[ImageArray]) -> None:
     if images and None not in stated and stated != images[-1].shape[:2]:
         size_hw = (images[-1].shape[0], images[-1].shape[1])
         raise SampleError(sample.name, wrong_size(sample.images[-1], size_hw, stated, "the record says"))
+
+
+def check_counts(
+    sample: Sample, labels: NDArray[np.int64], masks: int, boxes: int, token_ids: Mapping[str, int]
+) -> None:
+    """Raise SampleError where an answer is not supervised, or its grounding tokens are not as many as its targets."""
+    if (labels != IGNORE_LABEL).sum() == 0:
+        raise SampleError(sample.name, "no supervised token: every answer is empty")
+    for token, key, targets, what in ((SEG, "seg_id", masks, "masks"), (LOC, "loc_id", boxes, "boxes")):
+        found = int((labels == token_ids[key]).sum())
+        if found != targets:
+            raise SampleError(sample.name, f"{found} {token} in the answers, {targets} {what} in the annotation")
 
 
 def targets_of(

@@ -43,6 +43,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
+    as_maps,
     refuse_unknown,
     zero_loss_of,
 )
@@ -212,12 +213,13 @@ class Avg(TowerVisionEncoder):
         Forced, they are those of every distinct image.
         """
         forced = forced_level(context.overrides, self.levels, self.granularity)
-        crops = self._crops(views)
+        states = self._seen(views)
+        crops, maps = self._project(states), tuple(as_maps(entry[:1])[0] for entry in states)
         plans = [tuple(int(value) for value in plan) for plan in views["plan"]]
         if forced is not None:
             pieces = [self._tokens(crops[item], plan, forced) for item, plan in enumerate(plans)]
             told = {"granularity": (forced,) * len(pieces)}
-            return _output(pieces, per_place=False, idle=self._idle_router(), told=told)
+            return _output(pieces, maps, per_place=False, idle=self._idle_router(), told=told)
         allowed = [[level for level in self.levels if level <= plan[2]] for plan in plans]
         logits = self._logits(crops, context)
         picks = self._picks(logits, [allowed[item] for item in context.places], context)
@@ -225,11 +227,11 @@ class Avg(TowerVisionEncoder):
             self._tokens(crops[item], plans[item], level) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)
         ]
-        return _output(pieces, per_place=True, idle=None, told=_told(logits, picks, self.levels))
+        return _output(pieces, maps, per_place=True, idle=None, told=_told(logits, picks, self.levels))
 
     def router_logits(self, views: Views, context: EncodeContext) -> torch.Tensor:
         """Scores [places, L] of the levels for every place of the text, to be taught (ullava.losses.ranking)."""
-        return self._logits(self._crops(views), context)
+        return self._logits(self._project(self._seen(views)), context)
 
     def _logits(self, crops: Sequence[torch.Tensor], context: EncodeContext) -> torch.Tensor:
         return self._scores(crops, [seen[0] for seen in crops], context)
@@ -273,10 +275,13 @@ class Avg(TowerVisionEncoder):
         one = (shares[best] - shares[best].detach()) + 1.0
         return self.levels[best], one.to(logits.dtype)
 
-    def _crops(self, views: Views) -> list[torch.Tensor]:
-        """Projected tokens [1 + m_i, P, D] of each image's crops, all crops through the tower together."""
-        entries = list(views["states"]) if "states" in views else self._states(views)
-        return list(self.projector(torch.cat(entries)).split([len(entry) for entry in entries]))
+    def _seen(self, views: Views) -> list[torch.Tensor]:
+        """States [1 + m_i, P, W] of each image's crops, the whole first; of ``cached_features`` where those are."""
+        return list(views["states"]) if "states" in views else self._states(views)
+
+    def _project(self, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Tokens [1 + m_i, P, D] of each image's crops."""
+        return list(self.projector(torch.cat(list(states))).split([len(entry) for entry in states]))
 
     def _states(self, views: Views) -> list[torch.Tensor]:
         """States of the tower [1 + m_i, P, W] of each image's crops, or of each video's frames [T, P, W]."""
@@ -307,14 +312,15 @@ class Avg(TowerVisionEncoder):
         if forced is not None:
             pieces = [scale_tokens(frames, forced).flatten(0, 1) for frames in states]
             told = {"granularity": (forced,) * len(pieces)}
-            return _output(pieces, per_place=False, idle=self._idle_router(), told=told)
+            return _output(pieces, (), per_place=False, idle=self._idle_router(), told=told)
         logits = self._scores(list(states), [frames.mean(dim=0) for frames in states], context)
         picks = self._picks(logits, [self.video_levels] * len(logits), context)
         pieces = [
             scale_tokens(states[item], level).flatten(0, 1) * weight
             for (level, weight), item in zip(picks, context.places, strict=True)
         ]
-        return _output(pieces, per_place=True, idle=zero_loss_of(self.newline), told=_told(logits, picks, self.levels))
+        told = _told(logits, picks, self.levels)
+        return _output(pieces, (), per_place=True, idle=zero_loss_of(self.newline), told=told)
 
     def _idle_router(self) -> torch.Tensor:
         return zero_loss_of(self.router, self.newline)
@@ -343,10 +349,15 @@ class Avg(TowerVisionEncoder):
 
 
 def _output(
-    pieces: Sequence[torch.Tensor], *, per_place: bool, idle: torch.Tensor | None, told: Mapping[str, Any]
+    pieces: Sequence[torch.Tensor],
+    maps: tuple[torch.Tensor, ...],
+    *,
+    per_place: bool,
+    idle: torch.Tensor | None,
+    told: Mapping[str, Any],
 ) -> VisionOutput:
     counts = tuple(len(piece) for piece in pieces)
-    return VisionOutput(torch.cat(list(pieces)), counts, per_place=per_place, idle=idle, diagnostics=told)
+    return VisionOutput(torch.cat(list(pieces)), counts, per_place=per_place, maps=maps, idle=idle, diagnostics=told)
 
 
 def _told(logits: torch.Tensor, picks: Sequence[tuple[int, torch.Tensor]], levels: Sequence[int]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
+    as_maps,
     refuse_unknown,
     stacked,
 )
@@ -138,7 +139,8 @@ class ClipMlp(TowerVisionEncoder):
         """uint8 or normalized float [I, 3, R, R] -> tokens [I * P, D]."""
         refuse_unknown(context.overrides, OVERRIDES, "clip_mlp")
         states, pyramid = self.states_and_pyramid(self.normalize(stacked(views[VIEW])))
-        return replace(self._project(merge_patches(states, self.spatial_merge_size)), pyramid=pyramid)
+        made = self._project(merge_patches(states, self.spatial_merge_size))
+        return replace(made, pyramid=pyramid, maps=as_maps(states))
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalized float [V, T, 3, R, R] -> tokens [V * (T n^2 + P), D], pooled, then projected."""

@@ -29,6 +29,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
+    as_maps,
     refuse_unknown,
     run_by_shape,
 )
@@ -156,7 +157,9 @@ class ConvStrategy(TowerVisionEncoder):
         refuse_unknown(context.overrides, OVERRIDES, NAME)
         states = run_by_shape([pixels[None] for pixels in views[VIEW]], self.encode_states)
         counts = tuple(state.shape[1] for state in states)
-        return VisionOutput(self.projector(torch.cat([state[0] for state in states])), counts)
+        rows = [pixels.shape[-2] // self.kind.stride(LAST_MAP) for pixels in views[VIEW]]
+        maps = tuple(as_maps(state, height)[0] for state, height in zip(states, rows, strict=True))
+        return VisionOutput(self.projector(torch.cat([state[0] for state in states])), counts, maps=maps)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalized float [T, 3, h, w] for each video -> all tokens of all frames, or their means."""

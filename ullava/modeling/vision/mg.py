@@ -38,6 +38,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
+    as_maps,
     refuse_unknown,
 )
 from ullava.modeling.vision.tower_encoder import TowerVisionEncoder
@@ -163,10 +164,12 @@ class Mg(TowerVisionEncoder):
         """uint8 or normalized float [I, 3, R, R] and boxes [k_i, 4] -> tokens [sum(P + k_i), D]."""
         refuse_unknown(context.overrides, OVERRIDES, "mg")
         pixels = torch.stack(list(views[VIEW]))
-        tokens, objects, gate = self._see(pixels, list(views["boxes"]), pool=1)
+        fused, objects, gate = self._see(pixels, list(views["boxes"]), pool=1)
+        tokens = self.projector(fused)
         pieces = [torch.cat(pair) for pair in zip(tokens, objects, strict=True)]
         told = {"boxes": tuple(len(found) for found in objects), "gate": gate}
-        return VisionOutput(torch.cat(pieces), tuple(len(piece) for piece in pieces), diagnostics=told)
+        counts = tuple(len(piece) for piece in pieces)
+        return VisionOutput(torch.cat(pieces), counts, maps=as_maps(fused), diagnostics=told)
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """uint8 or normalized float [V, T, 3, R, R] -> for each frame its pooled tokens, then those of its boxes."""
@@ -177,8 +180,8 @@ class Mg(TowerVisionEncoder):
             for joined, counts in zip(views["boxes"], views["box_counts"], strict=True)
             for rows in joined.split(counts.tolist())
         ]
-        tokens, objects, gate = self._see(clips.flatten(0, 1), boxes, pool=self.frame_pool)
-        frames = [torch.cat(pair) for pair in zip(tokens, objects, strict=True)]
+        fused, objects, gate = self._see(clips.flatten(0, 1), boxes, pool=self.frame_pool)
+        frames = [torch.cat(pair) for pair in zip(self.projector(fused), objects, strict=True)]
         length = clips.shape[1]
         counts = tuple(sum(map(len, frames[start : start + length])) for start in range(0, len(frames), length))
         return VisionOutput(torch.cat(frames), counts, diagnostics={"boxes": tuple(map(len, objects)), "gate": gate})
@@ -186,7 +189,7 @@ class Mg(TowerVisionEncoder):
     def _see(
         self, pixels: torch.Tensor, boxes: Sequence[torch.Tensor], pool: int
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """Fused tokens [I, P / pool^2, D], object tokens [k_i, D] of each image, the gates [I]."""
+        """Fused states [I, P / pool^2, width], object tokens [k_i, D] of each image, the gates [I]."""
         high = self.pyramid.normalize(pixels)
         own = high if self._same_normalization() else self.normalize(pixels)
         low = functional.interpolate(own, (self.low, self.low), mode="bilinear", align_corners=False)
@@ -195,7 +198,12 @@ class Mg(TowerVisionEncoder):
         if pool > 1:
             fused = merge_patches(fused, pool).unflatten(2, (pool * pool, -1)).mean(dim=2)
         objects = self.objects(maps, boxes, self.high)
-        return self.projector(fused), objects, None if gate is None else gate.detach()[:, 0]
+        return fused, objects, None if gate is None else gate.detach()[:, 0]
+
+    @property
+    def map_width(self) -> int:
+        """That of the fused states; see VisionStrategy."""
+        return self.fusion.width_out
 
     def _same_normalization(self) -> bool:
         """Whether tower and pyramid read the same normalized pixels, which are then made once."""

@@ -4,8 +4,7 @@ As published, every map is brought to the finest one's size, all are joined, and
 an image of 768 x 768. It reads at points spread evenly over the box, by bilinear interpolation, and the mean over
 its bins is the mean over its points. Both interpolations work on rows and columns apart, so the whole is
 ``w_y^T map w_x`` for each map as it is, with a weight for each row and each column: the same numbers, and no bins and
-no up-sampled map ever exist. The border follows the compiled kernels (RoIAlign of torchvision): a box below one cell is
-widened to one cell, and points that then lie beyond the last row or column count as zero.
+no up-sampled map ever exist (ullava.modeling.vision.box_pooling has the weights).
 
 Shapes: I images, k boxes of one image, C channels, h x w cells of a map; boxes are corners in pixels of the view.
 """
@@ -20,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from ullava.errors import UserError
+from ullava.modeling.vision.box_pooling import interval_weights, middle_and_size, two_layers
 
 PoolingKind = Literal["pyramid", "last_only", "multi_level"]
 POOLINGS: tuple[PoolingKind, ...] = ("pyramid", "last_only", "multi_level")
@@ -29,29 +29,6 @@ BINS_LAST = 7
 """Bins along each side of a box: of the whole pyramid, and of its last map alone."""
 LEVEL_WIDTH = 1024
 """Width in which ``multi_level`` adds the levels up."""
-
-
-def interval_weights(low: torch.Tensor, high: torch.Tensor, side: int, bins: int) -> torch.Tensor:
-    """Weight of each of ``side`` cells in the mean over points spread over [low, high] (in cells): float32 [k, side].
-
-    Every bin holds ceil(length / bins) points; an interval is at least one cell long, and points beyond ``side`` (or
-    more than one cell before 0) count as zero.
-    """
-    low, high = low.float(), high.float()
-    length = (high - low).clamp(min=1.0)
-    per_bin = (length / bins).ceil().clamp(min=1.0)
-    most = int(per_bin.max()) * bins if len(low) else 0
-    number = torch.arange(most, device=low.device)[None]
-    count = per_bin[:, None] * bins
-    place = low[:, None] + (number + 0.5) * (length[:, None] / count)
-    counted = (number < count) & (place >= -1.0) & (place <= side)
-    place = place.clamp(0.0, side - 1.0)
-    first = place.floor().long()
-    share = place - first
-    weights = torch.zeros(len(low), side, device=low.device)
-    weights.scatter_add_(1, first, (1.0 - share) * counted)
-    weights.scatter_add_(1, (first + 1).clamp(max=side - 1), share * counted)
-    return weights / count
 
 
 def upsampling(side: int, wanted: int, device: torch.device) -> torch.Tensor:
@@ -98,8 +75,8 @@ class ObjectTokens(nn.Module):
         self.width_in = widths.get(kind, sum(channels))
         if kind == "multi_level":
             self.levels = nn.ModuleList(nn.Linear(width, LEVEL_WIDTH) for width in channels)
-        self.projector = _two_layers(self.width_in, width_out)
-        self.box_embedding = _two_layers(4, width_out) if embed_boxes else None
+        self.projector = two_layers(self.width_in, width_out)
+        self.box_embedding = two_layers(4, width_out) if embed_boxes else None
 
     def pool(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, view_side: int) -> torch.Tensor:
         """Means [k, ``width_in``] of one image's maps [C_s, h_s, w_s] over its boxes [k, 4] in view pixels."""
@@ -120,10 +97,5 @@ class ObjectTokens(nn.Module):
         tokens = self.projector(torch.cat(pooled).to(next(self.projector.parameters()).dtype))
         if self.box_embedding is not None:
             corners = torch.cat([found.reshape(-1, 4) for found in boxes]).to(tokens.device, torch.float32) / view_side
-            middle, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-            tokens = tokens + self.box_embedding(torch.cat([middle, size], dim=1).to(tokens.dtype))
+            tokens = tokens + self.box_embedding(middle_and_size(corners).to(tokens.dtype))
         return list(tokens.split([len(rows) for rows in pooled]))
-
-
-def _two_layers(width_in: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, width_out), nn.GELU(), nn.Linear(width_out, width_out))

@@ -7,7 +7,7 @@ SliME's paper and code (arXiv 2406.08487). Tokens of an image: the global view's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from ullava.modeling.vision.strategy import (
     VisionInputs,
     VisionOutput,
     VisionPart,
+    as_maps,
     refuse_unknown,
     stacked,
 )
@@ -140,7 +141,8 @@ class Slime(TowerVisionEncoder):
         refuse_unknown(context.overrides, OVERRIDES, "slime")
         whole = stacked(views["base"])
         if self.settings.view == "global":
-            return self.tokens_of(self._states(whole), [], [], context)
+            states = self._states(whole)
+            return replace(self.tokens_of(states, [], [], context), maps=as_maps(states))
         tiles = list(views["tiles"])
         grids = [(int(grid[0]), int(grid[1])) for grid in views["grid"]]
         if self.settings.view == "local":
@@ -148,7 +150,14 @@ class Slime(TowerVisionEncoder):
             return self.tokens_of(states[:0], list(states.split([len(part) for part in tiles])), grids, context)
         states = self._states(torch.cat([whole, *tiles]))
         parts = states.split([len(whole), *(len(part) for part in tiles)])
-        return self.tokens_of(parts[0], list(parts[1:]), grids, context)
+        return replace(self.tokens_of(parts[0], list(parts[1:]), grids, context), maps=as_maps(parts[0]))
+
+    @property
+    def map_width(self) -> int:
+        """See VisionStrategy; with ``view: local`` the whole image is not seen."""
+        if self.settings.view == "local":
+            raise UserError("vision.regions: with vision.slime.view local no map of the whole image is made")
+        return super().map_width
 
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """``base`` [V, T, 3, R, R]: the mean of the frames' states is the whole, each frame is a tile."""

@@ -114,8 +114,9 @@ class VisionOutput:
     ``per_place``: the counts are those of ``EncodeContext.places`` instead, because the words around an item settle
     what it gives. ``literal_ids`` [sum(counts)]: the id of a word of the vocabulary that stands there instead of the
     visual token (a separator), -1 elsewhere; its row of ``tokens`` is not read. ``pyramid``: maps [I, C, h, w] of the
-    distinct images, finest first, for a mask head that reads them. ``idle``: a zero that depends on the
-    trainable weights that these items did not use. ``aux``: scalar loss terms by the names of
+    distinct images, finest first, for a mask head that reads them. ``maps``: of each distinct image the map
+    [``map_width``, h, w] of its view ``base``, for regions that a question points at. ``idle``: a zero that depends on
+    the trainable weights that these items did not use. ``aux``: scalar loss terms by the names of
     ``VisionStrategy.aux_terms``. ``diagnostics``: named values for logs and images.
     """
 
@@ -124,6 +125,7 @@ class VisionOutput:
     per_place: bool = False
     literal_ids: torch.Tensor | None = None
     pyramid: tuple[torch.Tensor, ...] = ()
+    maps: tuple[torch.Tensor, ...] = ()
     idle: torch.Tensor | None = None
     aux: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
@@ -177,6 +179,13 @@ class VisionStrategy(nn.Module, ABC):
     def encode_video(self, views: Views, context: EncodeContext = NO_CONTEXT) -> VisionOutput:
         """Encode distinct videos under the same rules; pixels are [T, 3, h, w] for each."""
 
+    @property
+    def map_width(self) -> int:
+        """Channels of ``VisionOutput.maps``. Raises UserError, which says why, where it gives none."""
+        raise UserError(
+            "vision.regions: this vision strategy gives no map of the image that regions could be read from"
+        )
+
     @abstractmethod
     def parts(self) -> tuple[VisionPart, ...]:
         """Every parameter by what it is for; the first part whose prefix fits has it."""
@@ -227,6 +236,12 @@ class VisionStrategy(nn.Module, ABC):
 def stacked(entries: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     """The entries of a view whose items have one shape, as one tensor."""
     return entries if isinstance(entries, torch.Tensor) else torch.stack(list(entries))
+
+
+def as_maps(states: torch.Tensor, rows: int | None = None) -> tuple[torch.Tensor, ...]:
+    """States [I, P, C] of grids, row by row, as a map [C, h, w] for each; ``rows`` h of each, a square's without it."""
+    height = round(states.shape[1] ** 0.5) if rows is None else rows
+    return tuple(states.transpose(1, 2).unflatten(2, (height, -1)))
 
 
 def zero_loss_of(*modules: nn.Module) -> torch.Tensor:

@@ -28,6 +28,11 @@ class TowerVisionEncoder(VisionStrategy):
         self.pyramid_levels = self.kind.levels() if pyramid else ()
         self.tower = self.kind.build()
 
+    @property
+    def map_width(self) -> int:
+        """The chosen hidden state's; see VisionStrategy."""
+        return self.kind.width(self.vision_feature_layer)
+
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 or normalized float [I, 3, h, w] -> normalized as the tower reads it, in its type."""
         return self.kind.normalize(self.tower, pixels)

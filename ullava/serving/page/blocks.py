@@ -15,6 +15,7 @@ from ullava.serving.limits import MIB, Limits
 from ullava.serving.page.dialog import VIDEO_SUFFIXES, Dialog
 from ullava.serving.page.functions import functions_of
 from ullava.serving.page.handlers import EMPTY_SCENE, LEFT, NOBODY, RIGHT, Handlers
+from ullava.serving.page.pointing import ASKING, Pointed, Pointing
 from ullava.serving.page.samples import samples
 from ullava.serving.page.saving import BLUR_AROUND, EDITS, KINDS
 from ullava.serving.service import Service
@@ -53,6 +54,16 @@ class _Bar:
     right: gr.Dropdown
     least: gr.Slider
     tokens: gr.Slider
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointing:
+    """The tab in which regions are drawn."""
+
+    handlers: Pointing
+    state: gr.State
+    shown: list[Any]
+    """Picture, state, words."""
 
 
 def mount_page(app: FastAPI, service: Service, folder: Path) -> None:
@@ -96,20 +107,24 @@ def build(service: Service, folder: Path) -> gr.Blocks:
             clear = gr.Button("New chat", scale=1, min_width=120, elem_id="ul-clear")
         _examples(message, folder)
         side, picks = _take_along(handlers, sides, bar.least)
+        pointing = _pointing(service, folder, message, sides[0], bar.left)
         states = [one.dialog for one in sides]
         shown = [message, *sides[0].shown, *sides[1].shown, picks]
         asked = gr.on(
             [message.submit, send.click],
             handlers.ask,
-            [message, *states, bar.left, bar.right, side, bar.tokens],
+            [message, *states, bar.left, bar.right, side, bar.tokens, pointing.state],
             shown,
             api_name="talk",
             api_visibility="private",
             show_progress="hidden",
             concurrency_limit=None,
         )
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        asked.then(pointing.handlers.asked, [pointing.state, sides[0].dialog], pointing.shown, **quiet)
         stop.click(None, cancels=[asked])
-        clear.click(handlers.clear, None, shown, cancels=[asked], api_visibility="private", show_progress="hidden")
+        clear.click(handlers.clear, None, shown, cancels=[asked], **quiet)
+        clear.click(pointing.handlers.forget, None, pointing.shown, **quiet)
         gr.on(
             [bar.left.change, bar.right.change],
             handlers.choose,
@@ -151,6 +166,28 @@ def _side(model: str, name: str, visible: bool) -> _Side:
                     elem_id=f"ul-scene-{name}",
                 )
     return _Side(column, dialog, chat, scene)
+
+
+def _pointing(
+    service: Service, folder: Path, message: gr.MultimodalTextbox, left: _Side, model: gr.Dropdown
+) -> _Pointing:
+    """Lay out the tab in which boxes are clicked for ``<region>`` of the next question."""
+    handlers = Pointing(service, folder)
+    state = gr.State(Pointed(), time_to_live=_KEPT_S)
+    with gr.Tab("Point at a region"):
+        with gr.Row():
+            with gr.Column(min_width=300):
+                show = gr.Button("Show the image", elem_id="ul-point")
+                words = gr.Textbox(label="Regions", interactive=False, lines=3, elem_id="ul-regions")
+                forget = gr.Button("Forget the boxes", elem_id="ul-forget")
+            with gr.Column(min_width=300):
+                picture = gr.Image(label=ASKING, format="png", interactive=False, elem_id="ul-pointed")
+    shown = [picture, state, words]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    show.click(handlers.show, [message, left.dialog, state, model], shown, **private)
+    picture.select(handlers.click, [message, state], [message, *shown], **private)
+    forget.click(handlers.forget, None, shown, **private)
+    return _Pointing(handlers, state, shown)
 
 
 def _message(limits: Limits) -> gr.MultimodalTextbox:

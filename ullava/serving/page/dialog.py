@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ullava.geometry import rle_decode
+from ullava.geometry.region_prompts import region_to_json
 from ullava.inference.export import answer_to_json
 from ullava.serving.refusals import RefusedError, invalid
 from ullava.serving.service import Query, Reply
 from ullava.serving.sources import Source
-from ullava.structures import MaskArray
-from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, mark_places, strip_grounding
+from ullava.structures import MaskArray, RegionPrompt
+from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, VIDEO_MARKER, mark_places, strip_grounding
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".gif")
 """Files that are shown to a model as videos; everything else is an image or is refused as one."""
@@ -22,11 +23,15 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".gif")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on its way: ``words`` as typed, the same with markers (``prompt``), the files that came with it."""
+    """A question on its way: ``words`` as typed, the same with markers (``prompt``), the files that came with it.
+
+    ``regions``: what its ``<region>`` point at.
+    """
 
     words: str
     prompt: str
     files: tuple[Path, ...]
+    regions: tuple[RegionPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,17 @@ class Dialog:
         """All files, images first."""
         return (*self.images, *self.videos)
 
-    def asking(self, words: str, files: Sequence[Path]) -> Ask:
-        """Return the next question. Raises RefusedError for none, or for markers that do not fit the files."""
+    def asking(self, words: str, files: Sequence[Path], regions: tuple[RegionPrompt, ...] = ()) -> Ask:
+        """Return the next question. Raises RefusedError for none, or for markers that do not fit files and regions."""
         if not words.strip():
             raise invalid("type a question")
         images, videos = _by_kind(files)
         for marker, count in ((IMAGE_MARKER, len(images)), (VIDEO_MARKER, len(videos))):
             if words.count(marker) not in (0, count):
                 raise invalid(f"{words.count(marker)} {marker} markers for {count} new files")
-        return Ask(words, mark_places(words, len(images), len(videos)), tuple(files))
+        if regions and words.count(REGION_MARKER) != len(regions):
+            raise invalid(f"{words.count(REGION_MARKER)} {REGION_MARKER} markers for {len(regions)} boxes")
+        return Ask(words, mark_places(words, len(images), len(videos)), tuple(files), regions)
 
     def query(self, ask: Ask, model: str, max_new_tokens: int) -> Query:
         """Return a question as the service takes it. Raises RefusedError when a file is no longer there."""
@@ -86,6 +93,9 @@ class Dialog:
             tuple(Source(_content(path), "image") for path in seen.images),
             tuple(Source(_content(path), "video") for path in seen.videos),
             max_new_tokens,
+            regions=tuple(
+                region for asked in (*(done.ask for done in self.exchanges), ask) for region in asked.regions
+            ),
         )
 
     def having(self, ask: Ask) -> Dialog:
@@ -108,8 +118,10 @@ def mask_of(thing: Mapping[str, Any]) -> MaskArray | None:
 
 def record_line(exchange: Exchange, number: int, images: Sequence[str]) -> str:
     """Return an exchange as a line of ``answers.jsonl``; ``images``: names of the files that its question saw."""
-    asked = {"id": f"turn-{number}", "images": list(images), "prompt": exchange.ask.words, "model": exchange.model}
-    return json.dumps({**asked, **exchange.record}, ensure_ascii=False) + "\n"
+    asked = {"id": f"turn-{number}", "images": list(images), "prompt": exchange.ask.words}
+    pointed = [region_to_json(region) for region in exchange.ask.regions]
+    told = {**asked, **({"regions": pointed} if pointed else {}), "model": exchange.model, **exchange.record}
+    return json.dumps(told, ensure_ascii=False) + "\n"
 
 
 def _by_kind(files: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

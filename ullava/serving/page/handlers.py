@@ -14,6 +14,7 @@ import gradio as gr
 from ullava.errors import UserError
 from ullava.serving.page.dialog import Ask, Dialog, Exchange
 from ullava.serving.page.following import Progress, follow
+from ullava.serving.page.pointing import Pointed
 from ullava.serving.page.saving import edit, save
 from ullava.serving.page.scene import scene_html
 from ullava.serving.refusals import RefusedError, invalid, too_large
@@ -45,6 +46,7 @@ class Handlers:
         right: str,
         side: str,
         tokens: float,
+        pointed: Pointed,
     ) -> AsyncGenerator[list[Any], None]:
         """Ask one model or two; yield message box, (dialog, bubbles, scene) of both sides, and things to pick."""
         given = message or {}  # programs that act as a browser may send none
@@ -53,7 +55,10 @@ class Handlers:
         shown = max((dialog.files for dialog in before), key=len)
         try:
             # A model that joins later is shown all that the other has seen.
-            asks = [dialog.asking(words, files if dialog.exchanges else [*shown, *files]) for dialog in before]
+            asks = [
+                dialog.asking(words, files if dialog.exchanges else [*shown, *files], pointed.regions)
+                for dialog in before
+            ]
             if max(2 * len(dialog.exchanges) + 1 for dialog in before) > self._service.limits.max_turns:
                 raise too_large("this chat has as many turns as the server takes; begin a new one")
             queries = [

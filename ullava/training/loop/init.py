@@ -16,6 +16,7 @@ from ullava.inference.load import names_saved_model, weights_folder
 from ullava.modeling.construction.auto import load_folder, load_unmerged_folder
 from ullava.modeling.construction.build import build_model, to_model_config
 from ullava.modeling.construction.fresh_heads import build_fresh_box, build_fresh_heads
+from ullava.modeling.construction.fresh_regions import add_regions
 from ullava.modeling.construction.language_base import is_adapted
 from ullava.modeling.construction.stage_settings import change_conversation, change_vision
 from ullava.resources import find
@@ -47,7 +48,15 @@ class Start:
 def start_model(recipe: TrainRecipe, recipe_path: Path) -> Start:
     """Make the model as ``recipe`` says. Raises UserError for what does not fit together, before any step is taken."""
     adapter = Path(recipe.init)
-    if is_adapter(adapter) or is_adapted(adapter):
+    goes_on = is_adapter(adapter) or is_adapted(adapter)
+    spelt_out = recipe.system is not None or not names_saved_model(recipe.model)
+    begins = not goes_on and recipe.init != "scratch" and not isinstance(recipe.reinit_heads, HeadsConfig)
+    if recipe.fresh_regions and not (begins and spelt_out):
+        raise ConfigError(
+            f"{place(recipe_path, 'fresh_regions')}: fresh_regions: only where init names weights to start from, and "
+            "model a model.yaml with vision.regions"
+        )
+    if goes_on:
         start = _going_on(recipe, recipe_path, adapter)
         _as_the_stage_sees(start.model, start.processor, recipe, recipe_path)
         return start
@@ -153,6 +162,7 @@ def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> t
     if recipe.system is None and names_saved_model(recipe.model):
         return model, processor
     config, folder, site = _model_config(recipe, recipe_path)
+    _settle_regions(recipe, recipe_path, config, model, processor)
     wanted = to_model_config(config, folder, processor.tokenizer, site)
     _compare(recipe, recipe_path, wanted, model.config)
     if recipe.reinit_heads == "box":
@@ -167,6 +177,26 @@ def _plain_model(recipe: TrainRecipe, recipe_path: Path, base: Path | None) -> t
             model, processor, heads, folder, attn_implementation=recipe.attn_implementation, site=site
         )
     return model, processor
+
+
+def _settle_regions(recipe: TrainRecipe, recipe_path: Path, config: ModelConfig, model: Any, processor: Any) -> None:
+    """Give the weights of ``init`` regions where the recipe says so; refuse it where it has to, and does not."""
+    wanted, found = config.vision.regions, model.config.region_grid
+    if not recipe.fresh_regions:
+        if wanted is not None and found is None:
+            raise ConfigError(
+                f"{place(recipe_path, 'init')}: init: {recipe.init} takes no regions, model {recipe.model} does; "
+                "fresh_regions: true begins them afresh"
+            )
+        return
+    where = f"{place(recipe_path, 'fresh_regions')}: fresh_regions"
+    if wanted is None:
+        raise ConfigError(f"{where}: model {recipe.model} has no vision.regions")
+    if found is not None:
+        raise ConfigError(f"{where}: {recipe.init} takes regions already")
+    if recipe.lora is not None:
+        raise ConfigError(f"{where}: regions do not begin beside adapters; train them without lora first")
+    add_regions(model, processor, wanted.grid)
 
 
 def _model_config(recipe: TrainRecipe, recipe_path: Path) -> tuple[ModelConfig, Path, Site]:
@@ -190,7 +220,7 @@ def _compare(recipe: TrainRecipe, recipe_path: Path, wanted: Any, found: Any) ->
 
 def _shape(config: Any, heads: str) -> dict[str, Any]:
     """Return the choices in which weights and a model.yaml have to agree; ``heads`` as in the recipe."""
-    names = ["core_kind", "strategy", "vision_feature_layer", "projector", "spatial_merge_size"]
+    names = ["core_kind", "strategy", "vision_feature_layer", "projector", "spatial_merge_size", "region_grid"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "all":
         names += ["image_aspect_ratio", "head_state", "mask_kind", "mask_encoder", "sam_side"]

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ullava.data.converters.imported.items import BOXES, Faults
-from ullava.data.readers.record import BOX_SLACK_PX, are_numbers, box_inside
+from ullava.data.readers.record import are_numbers, box_inside
 from ullava.errors import DataError
 from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask, xywh_to_xyxy, xyxy_to_xywh
+from ullava.geometry.boxes import BOX_SLACK_PX
 from ullava.structures import MaskArray
 
 BoxFormat = Literal["xywh", "xyxy"]

@@ -96,7 +96,7 @@ class DatasetConfig:
     name: str
     layout: str
     """One of the table in ullava.data.readers.layouts."""
-    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
+    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "gcg"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
     root: str | None = None

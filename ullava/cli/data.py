@@ -49,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="{plain,detail}",
         help="detail: larger and longer images of more and smaller objects, fine textures (default plain)",
     )
+    draw.add_argument(
+        "--grounded", action="store_true", help="also captions with a mask for each phrase (annotations/grounded.json)"
+    )
     draw.add_argument("--workers", type=int, default=1, help="processes that draw (default 1)")
     stats = commands.add_parser("stats", help="counts, ratios, lengths and bad samples of a recipe's mixture")
     stats.add_argument("recipe", help="recipe name or path of its YAML")
@@ -92,6 +95,8 @@ def _draw(args: argparse.Namespace) -> int:
         raise UserError("say how much to draw: --images N or --videos N, each into a folder of its own")
     if args.videos is not None and args.world != "plain":
         raise UserError(f"--world {args.world}: clips are drawn of the plain world only")
+    if args.videos is not None and args.grounded:
+        raise UserError("--grounded: captions with masks are of images only")
     if args.videos is not None:
         from ullava.synthetic.write_clips import draw_video_world
 
@@ -100,7 +105,9 @@ def _draw(args: argparse.Namespace) -> int:
         return 0
     from ullava.synthetic.write import draw_world
 
-    out = draw_world(args.out, args.images, args.seed, args.split, workers=args.workers, world=args.world)
+    out = draw_world(
+        args.out, args.images, args.seed, args.split, workers=args.workers, world=args.world, grounded=args.grounded
+    )
     kind = "shapes" if args.world == "plain" else f"{args.world} shapes"
     print(f"{out}: {args.images} images of the {kind} world, split {args.split}, seed {args.seed}")
     return 0

@@ -364,6 +364,8 @@ class EvalRecipe:
     ``device``: ``auto``, an accelerator where there is one, or a name that torch knows. ``dtype``: what the weights are
     held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU. ``quantize``: large linear layers in 8 or 4
     bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 % intervals; at 0, none.
+    ``phrase_similarity``: when a phrase of a grounded caption is the one meant: ``words``, at least half of the words
+    of the two in common; or an encoder by folder or Hub id, such as bert-base-uncased's (docs/grounded_captions.md).
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -381,6 +383,7 @@ class EvalRecipe:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Quantization | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
+    phrase_similarity: str = "words"
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -32,6 +32,8 @@ ANNOTATIONS: tuple[str, ...] = (
     "parts",
 )  # fmt: skip
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
+GROUNDED = "grounded"
+"""The annotation file of captions with masks, which is written where it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN) -> DrawnFiles:
+def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN, grounded: bool = False) -> DrawnFiles:
     """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched."""
     scene = sample_scene(split, seed, index, world)
     drawn = SceneRecords.of(scene, render(scene))
@@ -65,12 +67,17 @@ def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN) -> Dra
     }
     if scene.salient is not None:
         images[drawn.salient_path] = _png(image.masks[scene.salient].astype(np.uint8) * 255)
-    values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in ANNOTATIONS}
+    values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in lists_of(grounded)}
     values["coco_images"] = [drawn.coco_image()]
     values["coco_annotations"] = drawn.coco_annotations()
     values["scenes"] = drawn.truth()
     dumps = partial(json.dumps, separators=(",", ":"))
     return DrawnFiles(images, {name: [dumps(record) for record in records] for name, records in values.items()})
+
+
+def lists_of(grounded: bool) -> tuple[str, ...]:
+    """Return the annotation files of a world that are one list each."""
+    return (*ANNOTATIONS, GROUNDED) if grounded else ANNOTATIONS
 
 
 class ListFile:
@@ -136,15 +143,17 @@ def _write_instances(path: Path, images: Path, annotations: Path) -> None:
 
 
 def _write_world(
-    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World
+    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World, grounded: bool
 ) -> None:
     for name in ("images", "labels", "salient", "annotations"):
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
-    scenes = drawn_in_order(partial(draw_scene, seed=seed, split=split, world=world), images, workers)
+    scenes = drawn_in_order(
+        partial(draw_scene, seed=seed, split=split, world=world, grounded=grounded), images, workers
+    )
     with scenes as drawn:
         bar = tqdm(drawn, total=images, desc=f"draw {split}", unit="img", disable=not progress)
-        write_drawn(folder, bar, (*ANNOTATIONS, "coco_images", "coco_annotations"), "scenes")
+        write_drawn(folder, bar, (*lists_of(grounded), "coco_images", "coco_annotations"), "scenes")
     _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
     kind = "shapes" if world is PLAIN else f"{world.name} shapes"
     about = {"world": kind, "version": VERSION, "seed": seed, "split": split, "images": images}
@@ -159,17 +168,18 @@ def draw_world(
     workers: int = 1,
     progress: bool = True,
     world: str = PLAIN.name,
+    grounded: bool = False,
 ) -> Path:
     """Draw ``images`` scenes of the world (``split``, ``seed``) into the new folder ``out`` and return it.
 
-    ``world``: which kind, by its name in ullava.synthetic.worlds.
+    ``world``: which kind, by its name in ullava.synthetic.worlds. ``grounded``: also captions with masks.
 
     The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
     drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
     """
     known = check_order(out, "images", images, seed, split, workers, world)
     kind = WORLDS[world]
-    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind))
+    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind, grounded))
 
 
 def check_order(

@@ -71,6 +71,11 @@ class OriginalConfig:
         "pbench",
         "grounding_suite",
         "sa_co",
+        "grandf",
+        "grandf_refcocog",
+        "grandf_flickr",
+        "grandf_eval",
+        "flickr_entities",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ullava.cli import data_boxes, data_expressions, data_import, data_pseudo, data_self_text
+from ullava.cli import (
+    data_boxes,
+    data_caption_masks,
+    data_expressions,
+    data_import,
+    data_pseudo,
+    data_self_text,
+)
 from ullava.errors import UserError
 
 HELP = "import your own data, make masks from boxes, draw the shapes world, train a tokenizer, or tell what data yields"
@@ -23,11 +30,12 @@ nothing new."""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands, those that make annotations first."""
-    names = "{import,synth,boxes,pseudo-masks,expressions,self-text,stats,tokenizer}"
+    names = "{import,synth,boxes,pseudo-masks,caption-masks,expressions,self-text,stats,tokenizer}"
     commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)
     data_boxes.configure(commands)
     data_pseudo.configure(commands)
+    data_caption_masks.configure(commands)
     data_expressions.configure(commands)
     data_self_text.configure(commands)
     draw = commands.add_parser(
@@ -76,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         return data_boxes.run(args)
     if args.data_command == "pseudo-masks":
         return data_pseudo.run(args)
+    if args.data_command == "caption-masks":
+        return data_caption_masks.run(args)
     if args.data_command == "expressions":
         return data_expressions.run(args)
     if args.data_command == "self-text":

@@ -23,7 +23,9 @@ from ullava.text.tokens import LOC, SEG, TAG_END, TAG_START, plain_places
 ACKNOWLEDGEMENT = "Sure."
 NO_TARGET = "No such object"
 
-_PIECE = re.compile(rf"{re.escape(SEG)}|{re.escape(LOC)}|{re.escape(TAG_START)}(.*?){re.escape(TAG_END)}", re.DOTALL)
+_NAME = rf"((?:(?!{re.escape(TAG_START)}).)*?)"
+"""A name holds no second opening mark: of several, the last one opens it."""
+_PIECE = re.compile(rf"{re.escape(SEG)}|{re.escape(LOC)}|{re.escape(TAG_START)}{_NAME}{re.escape(TAG_END)}", re.DOTALL)
 _FIELDS = rf"Mask {re.escape(SEG)}(?:; Location {re.escape(LOC)})?|Location {re.escape(LOC)}"
 _CLAUSE = re.compile(rf"{re.escape(TAG_START)}(.*?){re.escape(TAG_END)}: ({_FIELDS})\.", re.DOTALL)
 _LABEL_BEFORE = re.compile(r"(?:\b[A-Za-z]+\s*)$")

@@ -76,9 +76,7 @@ def test_a_record_of_another_form_is_named(tmp_path: Path, changes: dict[str, An
 @pytest.mark.parametrize("caption", [7, '"  "', "A [SEG] dog."])
 def test_a_caption_that_no_answer_can_be_made_of_is_left_out(tmp_path: Path, caption: Any) -> None:
     people_made(tmp_path, caption=caption)
-    with pytest.raises(
-        DataError, match=r"1 left out: (a caption that is no text|a blank|.*special).* \(record 0\)"
-    ):
+    with pytest.raises(DataError, match=r"1 left out: (a caption that is no text|a blank|.*special).* \(record 0\)"):
         answers(tmp_path, "grandf_ha")
 
 

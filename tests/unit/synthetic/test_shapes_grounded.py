@@ -18,7 +18,7 @@ from ullava.geometry import mask_to_box_xyxy_px
 from ullava.synthetic.write import GROUNDED, draw_world
 from ullava.text.answers import split_objects
 
-IMAGES = 40
+IMAGES = 24
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,7 @@ def test_phrases_in_disorder_are_refused(spans: list[tuple[int, int]]) -> None:
         (f"[tag]a[/tag]{SEG}{LOC}{SEG}{LOC} [tag]a[/tag]{SEG}", ["a", "a", "a"], [0, 0, 1]),
         (f"Mask: {SEG}; Mask: {SEG}; [tag]cups[/tag]. {SEG} {SEG}", ["cups", "cups", "", ""], [0, 0, 1, 2]),
         (f"[tag]none[/tag] and [tag]two[/tag]{SEG}{SEG}", ["two", "two"], [0, 0]),
+        (f"[tag][tag]a[tag] two[/tag]{SEG}{SEG}", ["two", "two"], [0, 0]),
     ],
 )
 def test_several_tokens_of_one_phrase_keep_its_name(text: str, phrases: list[str], groups: list[int]) -> None:

@@ -195,4 +195,5 @@ def _all_met(true: Sequence[MaskArray], said: Sequence[MaskArray]) -> bool:
     """Whether each mask has one of the others to itself, of IoU ``HIT_IOU`` or more, and none is left over."""
     if len(true) != len(said):
         return False
-    return sum(iou >= HIT_IOU for iou in paired(mask_ious(said, true, None))["matched"]) == len(true)
+    met: list[float] = paired(mask_ious(said, true, None))["matched"]
+    return sum(iou >= HIT_IOU for iou in met) == len(true)

@@ -119,7 +119,7 @@ def _write_pictures(asked: Sequence[Exchange], images: Sequence[Path], min_score
                     thing["box_xyxy_px"],
                     thing["score"],
                     group=thing.get("group"),
-                )  # fmt: skip
+                )
                 for thing in exchange.objects
                 if thing["image"] == place and thing["score"] >= min_score
             ]

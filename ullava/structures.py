@@ -27,11 +27,11 @@ BoxXYXY = tuple[float, float, float, float]
 MaskArray = NDArray[np.bool_]
 ImageArray = NDArray[np.uint8]
 
-Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
+Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "gcg"]
 Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
 _FORMS = "ullava.exports.in_memory"
-GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
+GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance", "gcg"})
 """Tasks whose answers point at things."""
 
 
@@ -119,7 +119,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class GroundedObject:
-    """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it.
+    """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it, ``plain_span`` those of
+    its name in the words alone (``strip_grounding``). Objects of one phrase have the same ``group``, counted from 0;
+    None: not known, it stands alone.
 
     ``mask`` is bool [H, W] of the original image ``image`` (its place among the question's images). ``score`` is
     the mask's score where there is a mask, else the box's; all scores lie in [0, 1].
@@ -133,6 +135,8 @@ class GroundedObject:
     mask_score: float | None = None
     box_score: float | None = None
     image: int = 0
+    plain_span: tuple[int, int] = (0, 0)
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +174,8 @@ class Answer:
 
     def to_supervision(self, image: int | None = None) -> Any:
         """Return it as ``supervision.Detections``: xyxy in pixels (the model's box, else the mask's), masks bool
-        [n, H, W], confidence, and in ``data`` class_name, phrase and span. ``class_id`` counts the answer's phrases in
-        sorted order, from 0.
+        [n, H, W], confidence, and in ``data`` class_name, phrase, span and group (-1: not known). ``class_id`` counts
+        the answer's phrases in sorted order, from 0.
 
         Where some objects have a mask and some have not, those get an empty one. An object without box and mask has no
         place and is left out. ``image``: of which image of the question, from 0 (None: the one that has objects).
@@ -184,7 +188,8 @@ class Answer:
     def to_fiftyone(self, image: int | None = None, size_wh: tuple[int, int] | None = None) -> Any:
         """Return it as ``fiftyone.Detections``: boxes [x, y, width, height] by the image's size, masks cut to the box.
 
-        A mask's box is its tight one; the model's own is the attribute ``model_box`` then. ``span`` is an attribute.
+        A mask's box is its tight one; the model's own is the attribute ``model_box`` then. ``span`` and ``group`` are
+        attributes.
         ``size_wh``: the image's (W, H), for boxes without masks of an answer that does not know its image.
 
         Raises:

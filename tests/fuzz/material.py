@@ -68,7 +68,7 @@ def prepare_shared(base: Path) -> None:
     from ullava.synthetic.write import draw_world
     from ullava.synthetic.write_clips import draw_video_world
 
-    draw_world(base / "world", images=4, seed=3, split="seen", progress=False)
+    draw_world(base / "world", images=4, seed=3, split="seen", progress=False, grounded=True)
     draw_video_world(base / "clips", 2, 3, progress=False)
     model_yaml = base / "model" / "model.yaml"
     model_yaml.parent.mkdir()

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ullava.cli import data_boxes, data_expressions, data_import, data_pseudo, data_self_text
+from ullava.cli import (
+    data_boxes,
+    data_caption_masks,
+    data_expressions,
+    data_import,
+    data_pseudo,
+    data_self_text,
+)
 from ullava.errors import UserError
 
 HELP = "import your own data, make masks from boxes, draw the shapes world, train a tokenizer, or tell what data yields"
@@ -23,11 +30,12 @@ nothing new."""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands, those that make annotations first."""
-    names = "{import,synth,boxes,pseudo-masks,expressions,self-text,stats,tokenizer}"
+    names = "{import,synth,boxes,pseudo-masks,caption-masks,expressions,self-text,stats,tokenizer}"
     commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)
     data_boxes.configure(commands)
     data_pseudo.configure(commands)
+    data_caption_masks.configure(commands)
     data_expressions.configure(commands)
     data_self_text.configure(commands)
     draw = commands.add_parser(
@@ -54,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also questions that point at regions (shapes_regions, shapes_region_masks)",
     )
+    draw.add_argument(
+        "--grounded", action="store_true", help="also captions with a mask for each phrase (annotations/grounded.json)"
+    )
     draw.add_argument("--workers", type=int, default=1, help="processes that draw (default 1)")
     stats = commands.add_parser("stats", help="counts, ratios, lengths and bad samples of a recipe's mixture")
     stats.add_argument("recipe", help="recipe name or path of its YAML")
@@ -78,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         return data_boxes.run(args)
     if args.data_command == "pseudo-masks":
         return data_pseudo.run(args)
+    if args.data_command == "caption-masks":
+        return data_caption_masks.run(args)
     if args.data_command == "expressions":
         return data_expressions.run(args)
     if args.data_command == "self-text":
@@ -99,6 +112,8 @@ def _draw(args: argparse.Namespace) -> int:
         raise UserError(f"--world {args.world}: clips are drawn of the plain world only")
     if args.videos is not None and args.regions:
         raise UserError("--regions: questions point at regions of images, not of clips")
+    if args.videos is not None and args.grounded:
+        raise UserError("--grounded: captions with masks are of images only")
     if args.videos is not None:
         from ullava.synthetic.write_clips import draw_video_world
 
@@ -108,7 +123,14 @@ def _draw(args: argparse.Namespace) -> int:
     from ullava.synthetic.write import draw_world
 
     out = draw_world(
-        args.out, args.images, args.seed, args.split, workers=args.workers, world=args.world, regions=args.regions
+        args.out,
+        args.images,
+        args.seed,
+        args.split,
+        workers=args.workers,
+        world=args.world,
+        regions=args.regions,
+        grounded=args.grounded,
     )
     kind = "shapes" if args.world == "plain" else f"{args.world} shapes"
     print(f"{out}: {args.images} images of the {kind} world, split {args.split}, seed {args.seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,6 @@ SETTINGS = {
 
 def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``pseudo-masks`` to the subcommands of ``ullava data``."""
-    from ullava.data.pseudo.settings import PseudoSettings
-
     parser = commands.add_parser("pseudo-masks", help="make masks from the boxes of a COCO file")
     parser.add_argument("--boxes", type=Path, required=True, metavar="JSON", help="COCO file whose objects have boxes")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of its images")
@@ -39,12 +38,19 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--agree-with", type=Path, metavar="JSON", help="keep masks that agree with those of this file")
     parser.add_argument("--workers", type=int, default=1, help="processes of GrabCut (default 1)")
+    add_settings(parser, SETTINGS)
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add a flag for each of the settings ``names``, with its default."""
+    from ullava.data.pseudo.settings import PseudoSettings
+
     defaults = {entry.name: entry.default for entry in fields(PseudoSettings)}
-    for name, told in SETTINGS.items():
+    for name in names:
         kind = type(defaults[name])
         flag = "--" + name.replace("_", "-")
         parser.add_argument(
-            flag, type=kind, default=defaults[name], metavar="N", help=f"{told} (default {defaults[name]})"
+            flag, type=kind, default=defaults[name], metavar="N", help=f"{SETTINGS[name]} (default {defaults[name]})"
         )
 
 

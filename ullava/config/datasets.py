@@ -71,6 +71,11 @@ class OriginalConfig:
         "pbench",
         "grounding_suite",
         "sa_co",
+        "grandf",
+        "grandf_refcocog",
+        "grandf_flickr",
+        "grandf_eval",
+        "flickr_entities",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)
@@ -96,7 +101,7 @@ class DatasetConfig:
     name: str
     layout: str
     """One of the table in ullava.data.readers.layouts."""
-    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
+    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "gcg"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
     root: str | None = None

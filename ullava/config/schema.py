@@ -377,6 +377,8 @@ class EvalRecipe:
     knows. ``dtype``: what the weights are held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU.
     ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 %
     intervals; at 0, none. ``mask_cache``: the mask encoder's maps of images are kept on disk.
+    ``phrase_similarity``: when a phrase of a grounded caption is the one meant: ``words``, at least half of the words
+    of the two in common; or an encoder by folder or Hub id, such as bert-base-uncased's (docs/grounded_captions.md).
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -396,6 +398,7 @@ class EvalRecipe:
     quantize: Quantization | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     mask_cache: MaskCacheConfig | None = None
+    phrase_similarity: str = "words"
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -26,8 +26,9 @@ from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import DataError, SampleError
 from ullava.evaluation.batching import Query, image_groups, pack
+from ullava.evaluation.metrics.meteor import STEMS, SYNONYMS
 from ullava.evaluation.result_store import RunFolder
-from ullava.evaluation.scorers import scorer_for
+from ullava.evaluation.scorers import make_scorer
 from ullava.evaluation.scoring import Scorer, family_of
 from ullava.inference.export import chosen_to_json, object_to_json, presence_to_json
 from ullava.structures import Answer, Sample
@@ -48,6 +49,10 @@ GIVEN_FIGURES = (
     "macro F1 at IoU 0.5",
     "ECE",
     "AURC",
+    "CIDEr",
+    "BLEU-4",
+    STEMS,
+    SYNONYMS,
 )
 """Figures that a given answer decides: its words, whether there is a mask at all, and how many things it names."""
 
@@ -83,7 +88,7 @@ class DatasetRun:
         self.recipe = recipe
         self.folder = folder
         self.family = family_of(dataset)
-        self.scorer: Scorer = scorer_for(self.family, recipe)()
+        self.scorer: Scorer = make_scorer(self.family, recipe)
         self.bad = 0
 
     def run(self, done: Mapping[int, set[int]], totals: Mapping[int, int], progress: bool = True) -> int:

@@ -167,6 +167,7 @@ def _identity(
         "dtype": recipe.dtype,
         **({"overrides": recipe.overrides} if recipe.overrides else {}),
         **({"quantize": recipe.quantize} if recipe.quantize else {}),
+        **({"phrase_similarity": recipe.phrase_similarity} if "gcg" in families.values() else {}),
         "data": data,
     }
 

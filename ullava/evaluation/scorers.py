@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ullava.config.schema import EvalRecipe
 from ullava.errors import ConfigError
-from ullava.evaluation.scoring import SCORERS, WRITTEN, Scorer
+from ullava.evaluation.phrase_similarity import similarity_of
+from ullava.evaluation.scoring import SCORERS, WRITTEN, GroundedCaptionScorer, Scorer
 from ullava.evaluation.scoring_ullava_v1 import SCORERS_ULLAVA_V1
 from ullava.evaluation.text_boxes import TextBoxFrame
 
@@ -34,3 +35,11 @@ def scorer_of(
 def scorer_for(family: str, recipe: EvalRecipe) -> type[Scorer]:
     """Return the scorer of a task family as a recipe's settings want it. Raises ConfigError as ``scorer_of``."""
     return scorer_of(family, recipe.counting, recipe.protocol, recipe.text_box_frame)
+
+
+def make_scorer(family: str, recipe: EvalRecipe) -> Scorer:
+    """Return a scorer with all that a recipe's settings want of it. Raises ConfigError as ``scorer_of``, UserError."""
+    kind = scorer_for(family, recipe)
+    if issubclass(kind, GroundedCaptionScorer):
+        return kind(similarity_of(recipe.phrase_similarity))
+    return kind()

@@ -8,6 +8,7 @@
 ``semantic`` union of the masks, class by class; the classes of one image are judged together
 ``instance`` each mask with its score
 ``caption``  the words, against references and, in drawn scenes, against the scene
+``gcg``      the words of a caption, and for each phrase its masks (the filled boxes, where the truth has no masks)
 ``vqa``, ``text``  the words, against the accepted answers; of ``text`` also how likely the reference answer is
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -26,12 +28,14 @@ from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, mask_ious, paired
+from ullava.evaluation.metrics.grounded_captions import GroundedCaptions, GroundedPhrase
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
 from ullava.evaluation.metrics.rows import CLASS, GROUPS, Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.selective import THERE
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
+from ullava.evaluation.phrase_similarity import PhraseSimilarity, WordSimilarity
 from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
 from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask
 from ullava.structures import Answer, BoxXYXY, GroundedObject, MaskArray, Sample
@@ -178,6 +182,46 @@ class _Caption(Scorer):
         return cast(Captions, self.metric).update(caption, references, facts)
 
 
+class GroundedCaptionScorer(Scorer):
+    """A caption with masks. ``similarity``: when two phrases are alike."""
+
+    kind = GroundedCaptions
+
+    def __init__(self, similarity: PhraseSimilarity | None = None) -> None:
+        super().__init__()
+        self.similarity = similarity or WordSimilarity()
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        """See Scorer. Objects of one ``group`` are one phrase."""
+        size = (int(needed(sample, "height")), int(needed(sample, "width")))
+        regions = iter(sample.turns[0].regions)
+        parts = [(told["words"], list(islice(regions, told["objects"]))) for told in needed(sample, "phrases")]
+        boxed = any(region.mask is None for region in sample.turns[0].regions)
+        true = [
+            GroundedPhrase(words, tuple(_pixels(thing.mask, thing.box_xyxy_px, boxed, size) for thing in things))
+            for words, things in parts
+        ]
+        grouped: dict[object, list[GroundedObject]] = {}
+        for number, thing in enumerate(answer.objects):
+            if thing.image == 0 and (boxed or thing.mask is not None):
+                grouped.setdefault(thing.group if thing.group is not None else f"alone {number}", []).append(thing)
+        said = [
+            GroundedPhrase(
+                things[0].phrase, tuple(_pixels(thing.mask, thing.box_xyxy_px, boxed, size) for thing in things)
+            )
+            for things in grouped.values()
+        ]
+        return cast(GroundedCaptions, self.metric).update(
+            strip_grounding(answer.text),
+            needed(sample, "references"),
+            true,
+            said,
+            self.similarity([phrase.words for phrase in true], [phrase.words for phrase in said]),
+            self.similarity.name,
+            boxed,
+        )
+
+
 class _Words(Scorer):
     kind = ShortAnswers
 
@@ -206,6 +250,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "semantic": _Semantic,
     "instance": _Instance,
     "caption": _Caption,
+    "gcg": GroundedCaptionScorer,
     "vqa": _Words,
     "text": _Text,
 }
@@ -306,6 +351,20 @@ def needed(sample: Sample, key: str) -> Any:
     if sample.truth.get(key) is None:
         raise SampleError(sample.name, f"its truth has no '{key}', which the metric needs")
     return sample.truth[key]
+
+
+def _pixels(mask: MaskArray | None, box_xyxy_px: BoxXYXY | None, boxed: bool, size_hw: tuple[int, int]) -> MaskArray:
+    """Return a thing as a mask [H, W]: its own, or with ``boxed`` its box (else that of its mask), filled."""
+    if not boxed and mask is not None:
+        return mask
+    box = box_xyxy_px
+    if box is None and mask is not None:
+        box = mask_to_box_xyxy_px(mask)
+    filled: MaskArray = np.zeros(size_hw, dtype=np.bool_)
+    if box is not None:
+        x0, y0, x1, y1 = (max(round(value), 0) for value in box)
+        filled[y0:y1, x0:x1] = True
+    return filled
 
 
 def _crowd_mask(sample: Sample, segmentation: Any) -> MaskArray:

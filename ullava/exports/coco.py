@@ -40,7 +40,8 @@ def write_coco(collection: Collection, out: Path, settings: Settings) -> list[st
     """Write ``instances.json``: polygons, or run lengths where a mask has holes (and everywhere for the form rle).
 
     No mask is a crowd: ``iscrowd`` is 0 throughout, also for run lengths. Objects without a mask have an empty
-    ``segmentation``. ``score`` and ``question`` are keys beyond the format, which its readers pass over.
+    ``segmentation``. ``score``, ``question`` and ``group`` (which phrase of the question's answer) are keys beyond the
+    format, which its readers pass over.
     """
     ids = _ids(collection, settings)
     annotations: list[dict[str, Any]] = []
@@ -58,7 +59,7 @@ def write_coco(collection: Collection, out: Path, settings: Settings) -> list[st
             {
                 "id": number, "image_id": ids.image[image], "category_id": ids.category[thing.label],
                 "segmentation": segmentation, "area": area, "bbox": [x, y, width, height], "iscrowd": 0,
-                "score": thing.score, "question": thing.question,
+                "score": thing.score, "question": thing.question, "group": thing.group,
             }
         )  # fmt: skip
     value = {

@@ -23,7 +23,7 @@ class Thing:
     """One object on an image. ``label`` counts classes from 0; ``mask``, where there is one, has a pixel at least.
 
     ``box_xyxy_px``: the model's own box, half-open in original pixels; ``mask_box_xyxy_px``: the mask's tight one. One
-    of the two is always there.
+    of the two is always there. ``group``: things that one phrase of an answer names have the same; None = not told.
     """
 
     label: int
@@ -35,6 +35,7 @@ class Thing:
     question: str
     prompt: str
     model: str
+    group: int | None = None
 
     @property
     def own_box_xyxy_px(self) -> BoxXYXY:
@@ -165,7 +166,7 @@ def _classes(phrases: Sequence[str], choice: Choice) -> tuple[list[str], dict[st
 def _thing(record: Record, found: Found, label: int) -> Thing:
     return Thing(
         label, found.phrase, found.score, found.mask, found.mask_box_xyxy_px, found.box_xyxy_px,
-        record.id, record.prompt, record.model,
+        record.id, record.prompt, record.model, found.group,
     )  # fmt: skip
 
 

@@ -28,8 +28,8 @@ def write_fiftyone(collection: Collection, out: Path, settings: Settings) -> lis
     """Write ``data/`` with the images, ``samples.json`` and ``metadata.json``.
 
     Each object is a Detection: box as [x, y, width, height] by the image's size, mask bool, cut to that box;
-    ``question``, ``prompt`` and ``phrase`` are attributes, and ``model_box`` where the model gave another box than the
-    mask's.
+    ``question``, ``prompt``, ``phrase`` and ``group`` are attributes, and ``model_box`` where the model gave another
+    box than the mask's.
     """
     place_images(collection, out / "data", link=settings.link)
     samples = []
@@ -49,7 +49,7 @@ def _detection(thing: Thing, image: Pictured, collection: Collection) -> dict[st
     value: dict[str, Any] = {
         "_cls": "Detection", "attributes": {}, "tags": [], "label": collection.classes[thing.label],
         "bounding_box": relative_box(thing.shown_box_xyxy_px, *size), "confidence": thing.score,
-        "phrase": thing.phrase, "question": thing.question, "prompt": thing.prompt,
+        "phrase": thing.phrase, "group": thing.group, "question": thing.question, "prompt": thing.prompt,
     }  # fmt: skip
     if thing.mask is not None:
         value["mask"] = {"$binary": {"base64": _packed(crop(thing.bitmap(), thing.shown_box_xyxy_px)), "subType": "00"}}

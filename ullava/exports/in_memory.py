@@ -34,7 +34,12 @@ def to_supervision(answer: Answer, image: int | None = None) -> Any:
         mask=None if blank is None else np.stack([blank if item.mask is None else item.mask for item in items]),
         confidence=np.asarray([item.score for item in items], np.float32),
         class_id=np.unique(phrases, return_inverse=True)[1].astype(int),
-        data={"class_name": phrases, "phrase": phrases, "span": np.asarray([item.span for item in items])},
+        data={
+            "class_name": phrases,
+            "phrase": phrases,
+            "span": np.asarray([item.span for item in items]),
+            "group": np.asarray([-1 if item.group is None else item.group for item in items]),
+        },
     )
 
 
@@ -48,7 +53,7 @@ def to_fiftyone(answer: Answer, image: int | None = None, size_wh: tuple[int, in
         if box is None:
             continue
         size = _size_wh(answer, item, size_wh)
-        more: dict[str, Any] = {"span": list(item.span)}
+        more: dict[str, Any] = {"span": list(item.span), "group": item.group}
         if item.mask is not None and tight is not None:
             more["mask"] = crop(item.mask, tight)
             if item.box_xyxy_px is not None:

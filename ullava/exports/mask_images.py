@@ -60,7 +60,7 @@ def write_masks(collection: Collection, out: Path, settings: Settings) -> list[s
 
 def _entry(thing: Thing, classes: list[str]) -> dict[str, Any]:
     return {
-        "class": classes[thing.label], "phrase": thing.phrase, "score": thing.score,
+        "class": classes[thing.label], "phrase": thing.phrase, "group": thing.group, "score": thing.score,
         "box_xyxy_px": list(thing.own_box_xyxy_px), "question": thing.question, "prompt": thing.prompt,
     }  # fmt: skip
 

@@ -46,6 +46,6 @@ def write_prediction_lines(collection: Collection, out: Path, settings: Settings
 
 def _object(thing: Thing, classes: list[str]) -> dict[str, Any]:
     return {
-        "class": classes[thing.label], "phrase": thing.phrase, "score": thing.score,
+        "class": classes[thing.label], "phrase": thing.phrase, "group": thing.group, "score": thing.score,
         "box": list(thing.own_box_xyxy_px), "mask": thing.mask,
     }  # fmt: skip

@@ -21,7 +21,9 @@ from ullava.json_lines import numbered_lines, parse_line
 from ullava.structures import BoxXYXY
 
 ONE, BATCH, UNFINISHED = "answer.json", "answers.jsonl", "answers.jsonl.part"
-_OBJECT_KEYS = ("phrase", "span", "image", "score", "mask_score", "box_score", "box_xyxy_px", "mask")
+_OBJECT_KEYS = (
+    "phrase", "span", "plain_span", "group", "image", "score", "mask_score", "box_score", "box_xyxy_px", "mask",
+)  # fmt: skip
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _NO_TEXT_FAULT = "holds a null character, or half of a character"
@@ -33,7 +35,8 @@ class Found:
 
     ``mask``: run-length code of [H, W] of the original image, None = none, or none with a pixel in it
     (``blank_mask`` tells); ``mask_box_xyxy_px``: its tight box; ``box_xyxy_px``: the box that the model gave; both in
-    original pixels, half-open. ``image``: which image of the question, from 0.
+    original pixels, half-open. ``image``: which image of the question, from 0. ``group``: objects of one phrase of the
+    answer have the same one; None = not told.
     """
 
     phrase: str
@@ -44,6 +47,7 @@ class Found:
     box_xyxy_px: BoxXYXY | None
     size_hw: tuple[int, int] | None
     blank_mask: bool = False
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +177,13 @@ def _found(value: Any, images: int, where: str) -> Found:
         raise DataError(f"{where}: image: expected the place of one of {images} images, from 0, not {_told(place)}")
     if not _is_number(score) or not 0 <= score <= 1:
         raise DataError(f"{where}: score: expected a number from 0 to 1, not {_told(score)}")
+    group = value.get("group")
+    if group is not None and (isinstance(group, bool) or not isinstance(group, int) or group < 0):
+        raise DataError(f"{where}: group: expected a whole number from 0, or null, not {_told(group)}")
     box = _box(value.get("box_xyxy_px"), where)
     mask, mask_box, size = _mask(value.get("mask"), where)
     blank = size is not None and mask is None
-    return Found(" ".join(phrase.split()) or "object", place, float(score), mask, mask_box, box, size, blank)
+    return Found(" ".join(phrase.split()) or "object", place, float(score), mask, mask_box, box, size, blank, group)
 
 
 def _box(value: Any, where: str) -> BoxXYXY | None:

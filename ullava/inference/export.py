@@ -12,13 +12,16 @@ from ullava.text.tokens import strip_grounding
 def object_to_json(item: GroundedObject) -> dict[str, Any]:
     """Return one grounded object as JSON values.
 
-    ``span``: characters of the answer's ``text``; ``image``: which image of the question, from 0; ``box_xyxy_px``:
-    [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size": [H, W],
-    "counts": str}`` of the original image, or null; scores in [0, 1].
+    ``span``: characters of the answer's ``text``; ``plain_span``: those of the name in ``plain_text``; ``group``:
+    objects of one phrase have the same number (null: not known); ``image``: which image of the question, from 0;
+    ``box_xyxy_px``: [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size":
+    [H, W], "counts": str}`` of the original image, or null; scores in [0, 1].
     """
     return {
         "phrase": item.phrase,
         "span": list(item.span),
+        "plain_span": list(item.plain_span),
+        "group": item.group,
         "image": item.image,
         "score": _rounded(item.score),
         "mask_score": _rounded(item.mask_score),

@@ -41,8 +41,8 @@ def draw_overlay(
     """Draw ``objects`` on a copy of ``image_rgb_u8`` [H, W, 3].
 
     The image is enlarged ``scale`` times first; without ``scale`` an image whose long side is below 480 pixels is
-    enlarged by the smallest whole number that reaches it, so that labels are readable. Object k gets color k of
-    ``PALETTE`` (in turn). Boxes and masks are in pixels of the original image. Labels lie inside the image;
+    enlarged by the smallest whole number that reaches it, so that labels are readable. Phrase k gets color k of
+    ``PALETTE`` (``color_places``). Boxes and masks are in pixels of the original image. Labels lie inside the image;
     ``show_scores=False`` leaves the scores out of them (a truth has none). ``text_px`` is the letters' size in the
     result; without it, it follows the image's size (of a strip, four times the short side). Crowded images get
     smaller letters.
@@ -59,7 +59,7 @@ def draw_overlay(
     size_wh = (width * factor, height * factor)
     canvas = np.asarray(cv2.resize(image_rgb_u8, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
     masks = [None if item.mask is None else enlarge_mask(item.mask, factor) for item in objects]
-    colors = [PALETTE[index % len(PALETTE)] for index in range(len(objects))]
+    colors = [PALETTE[place] for place in color_places([item.group for item in objects])]
     extent = _extent(canvas)
     stroke = max(2, round(extent / 320))
     for mask, color in zip(masks, colors, strict=True):
@@ -75,6 +75,13 @@ def draw_overlay(
     anchors = [_anchor(item, mask, factor, canvas) for item, mask in zip(objects, masks, strict=True)]
     letters = text_px if text_px is not None else max(13, round(extent / 34))
     return _draw_labels(canvas, words, anchors, masks, colors, letters, detail)
+
+
+def color_places(groups: Sequence[int | None]) -> list[int]:
+    """Return the place in ``PALETTE`` of each object (in turn): objects of one group have one color, None is alone."""
+    seen: dict[object, int] = {}
+    keys = [group if group is not None else f"alone {place}" for place, group in enumerate(groups)]
+    return [seen.setdefault(key, len(seen)) % len(PALETTE) for key in keys]
 
 
 def enlarge_mask(mask: MaskArray, factor: int) -> MaskArray:

@@ -74,7 +74,8 @@ class PredictionRequest(Body):
 class MaskResult(BaseModel):
     """One thing found. ``bbox`` [x0, y0, x1, y1] half-open in pixels; ``rle``: COCO's code, {} where there is no mask.
 
-    ``label`` is ``phrase``: how the answer calls it; ``span``: characters of ``text`` that speak of it.
+    ``label`` is ``phrase``: how the answer calls it; ``span``: characters of ``text`` that speak of it, ``plain_span``:
+    those of ``plain_text`` that name it; ``group``: things of one phrase have the same number.
     """
 
     label: str
@@ -84,6 +85,8 @@ class MaskResult(BaseModel):
     width: int
     phrase: str
     span: list[int]
+    plain_span: list[int]
+    group: int | None
     image: int
     score: float | None
     mask_score: float | None
@@ -210,7 +213,10 @@ def mask_result(item: GroundedObject, size_hw: tuple[int, int]) -> dict[str, Any
         "rle": told["mask"] or {},
         "height": size_hw[0],
         "width": size_hw[1],
-        **{key: told[key] for key in ("phrase", "span", "image", "score", "mask_score", "box_score")},
+        **{
+            key: told[key]
+            for key in ("phrase", "span", "plain_span", "group", "image", "score", "mask_score", "box_score")
+        },
     }
 
 

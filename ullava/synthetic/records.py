@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from ullava.structures import MaskArray
 from ullava.synthetic.forms import Description
+from ullava.synthetic.grounded import placed_caption
 from ullava.synthetic.language import KIND_WEIGHTS, REASONING_KINDS, Expression, sentences_for, targets_wanted
 from ullava.synthetic.namings import drills, namings
 from ullava.synthetic.plurals import generalized
@@ -244,6 +245,21 @@ class SceneRecords:
         asked = self._rng("caption").choice(("Describe the picture.", "What do you see?", "Caption this picture."))
         turn = Question(asked, words, (), "caption")
         return [{**conversation(self._name("caption"), [turn], self._shown()), "facts": facts}]
+
+    def grounded(self) -> list[Record]:
+        """Layout ``grounded_captions``: a caption that names every object, with the place of each."""
+        words, phrases = placed_caption(self.scene)
+        told = [
+            {
+                "span": list(phrase.span),
+                "annotations": [
+                    {"segmentation": self.segmentation(place), "bbox": self.outlines[place].bbox}
+                    for place in phrase.places
+                ],
+            }
+            for phrase in phrases
+        ]
+        return [{**self._canvas(), "caption": words, "phrases": told}]
 
     def listing(self) -> list[Record]:
         """LLaVA JSON that names every object, with ``things``: all that is in the image, words and place."""

@@ -34,6 +34,8 @@ ANNOTATIONS: tuple[str, ...] = (
 """Annotation files that are one list; ``instances.json`` and ``scenes.jsonl`` have forms of their own."""
 POINTING: tuple[str, ...] = ("regions", "region_masks")
 """Those whose questions point at regions, which a world has where it was asked for."""
+GROUNDED = "grounded"
+"""The annotation file of captions with masks, which is written where it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,12 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN, regions: bool = False) -> DrawnFiles:
+def draw_scene(
+    index: int, seed: int, split: Split, world: World = PLAIN, regions: bool = False, grounded: bool = False
+) -> DrawnFiles:
     """Everything that scene ``index`` adds to the world (``split``, ``seed``); no files are touched.
 
-    ``regions``: questions that point, too.
+    ``regions``: questions that point, too; ``grounded``: captions with masks, too.
     """
     scene = sample_scene(split, seed, index, world)
     drawn = SceneRecords.of(scene, render(scene))
@@ -70,13 +74,18 @@ def draw_scene(index: int, seed: int, split: Split, world: World = PLAIN, region
     }
     if scene.salient is not None:
         images[drawn.salient_path] = _png(image.masks[scene.salient].astype(np.uint8) * 255)
-    lists = (*ANNOTATIONS, *POINTING) if regions else ANNOTATIONS
+    lists = lists_of(regions, grounded)
     values: dict[str, list[dict[str, Any]]] = {name: getattr(drawn, name)() for name in lists}
     values["coco_images"] = [drawn.coco_image()]
     values["coco_annotations"] = drawn.coco_annotations()
     values["scenes"] = drawn.truth()
     dumps = partial(json.dumps, separators=(",", ":"))
     return DrawnFiles(images, {name: [dumps(record) for record in records] for name, records in values.items()})
+
+
+def lists_of(regions: bool, grounded: bool) -> tuple[str, ...]:
+    """Return the annotation files of a world that are one list each."""
+    return (*ANNOTATIONS, *(POINTING if regions else ()), *((GROUNDED,) if grounded else ()))
 
 
 class ListFile:
@@ -142,17 +151,24 @@ def _write_instances(path: Path, images: Path, annotations: Path) -> None:
 
 
 def _write_world(
-    folder: Path, images: int, seed: int, split: Split, workers: int, progress: bool, world: World, regions: bool
+    folder: Path,
+    images: int,
+    seed: int,
+    split: Split,
+    workers: int,
+    progress: bool,
+    world: World,
+    regions: bool,
+    grounded: bool,
 ) -> None:
     for name in ("images", "labels", "salient", "annotations"):
         (folder / name).mkdir(parents=True)
     notes = folder / "annotations"
-    draw = partial(draw_scene, seed=seed, split=split, world=world, regions=regions)
-    scenes = drawn_in_order(draw, images, workers)
-    lists = (*ANNOTATIONS, *POINTING) if regions else ANNOTATIONS
-    with scenes as drawn:
+    draw = partial(draw_scene, seed=seed, split=split, world=world, regions=regions, grounded=grounded)
+    with drawn_in_order(draw, images, workers) as drawn:
         bar = tqdm(drawn, total=images, desc=f"draw {split}", unit="img", disable=not progress)
-        write_drawn(folder, bar, (*lists, "coco_images", "coco_annotations"), "scenes")
+        lists = (*lists_of(regions, grounded), "coco_images", "coco_annotations")
+        write_drawn(folder, bar, lists, "scenes")
     _write_instances(notes / "instances.json", notes / "coco_images.json", notes / "coco_annotations.json")
     kind = "shapes" if world is PLAIN else f"{world.name} shapes"
     about = {"world": kind, "version": VERSION, "seed": seed, "split": split, "images": images}
@@ -169,17 +185,21 @@ def draw_world(
     progress: bool = True,
     world: str = PLAIN.name,
     regions: bool = False,
+    grounded: bool = False,
 ) -> Path:
     """Draw ``images`` scenes of the world (``split``, ``seed``) into the new folder ``out`` and return it.
 
-    ``world``: which kind, by its name in ullava.synthetic.worlds. ``regions``: with questions that point at regions.
+    ``world``: which kind, by its name in ullava.synthetic.worlds. ``regions``: with questions that point at regions;
+    ``grounded``: with captions with masks.
 
     The same (split, seed) gives the same bytes, and fewer images the beginning of more. Nothing is left behind when
     drawing is interrupted. Raises DataError where ``out`` holds something already, or an argument makes no sense.
     """
     known = check_order(out, "images", images, seed, split, workers, world)
     kind = WORLDS[world]
-    return make_world(out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind, regions))
+    return make_world(
+        out, lambda folder: _write_world(folder, images, seed, known, workers, progress, kind, regions, grounded)
+    )
 
 
 def check_order(

@@ -23,6 +23,12 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def content_words(text: str) -> list[str]:
+    """Return the words of a text without articles, all of them where there is nothing else."""
+    found = words(text)
+    return [word for word in found if word not in _ARTICLES] or found
+
+
 def normal_answer(text: str) -> str:
     """Return a short answer in its normal form.
 

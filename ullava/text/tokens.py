@@ -113,9 +113,32 @@ def special_token_ids(tokenizer: Any, *, media: bool = True, regions: bool = Fal
     return {key: int(vocabulary[token]) for key, token in named.items()}
 
 
+_CLAUSE = re.compile(r":?\s*\b(?:Mask|Location)\s*(?:\[SEG\]|\[LOC\])\s*;?")
+_CUTS = (
+    (_CLAUSE, ""),
+    *((re.compile(re.escape(token)), "") for token in GROUNDING_TOKENS),
+    (re.compile(r"\s{2,}"), " "),
+    (re.compile(r"\s+(?=[.;,])"), ""),
+    (re.compile(r"^\s+|\s+$"), ""),
+)
+"""What is cut out of an answer one after the other, and what comes in its place."""
+
+
 def strip_grounding(text: str) -> str:
     """Take the grounding clauses' tokens out of an answer and leave words that read on their own."""
-    text = re.sub(r":?\s*\b(?:Mask|Location)\s*(?:\[SEG\]|\[LOC\])\s*;?", "", text)
-    for token in GROUNDING_TOKENS:
-        text = text.replace(token, "")
-    return re.sub(r"\s+([.;,])", r"\1", re.sub(r"\s{2,}", " ", text)).strip()
+    return plain_places(text)[0]
+
+
+def plain_places(text: str) -> tuple[str, list[int]]:
+    """Return what ``strip_grounding`` leaves, and for each of its characters where it stands in ``text``."""
+    places = list(range(len(text)))
+    for pattern, put in _CUTS:
+        pieces: list[str] = []
+        kept: list[int] = []
+        here = 0
+        for cut in pattern.finditer(text):
+            pieces += [text[here : cut.start()], put]
+            kept += [*places[here : cut.start()], *places[cut.start() : cut.start() + len(put)]]
+            here = cut.end()
+        text, places = "".join([*pieces, text[here:]]), kept + places[here:]
+    return text, places

@@ -15,7 +15,7 @@ from tests.fuzz.mutations import damage_bytes, damage_path, damage_text, json_te
 SHARE = 8
 ANNOTATIONS = {
     "shapes_res": "res", "shapes_gres": "gres", "shapes_semantic": "semantic", "shapes_instances": "instances",
-    "shapes_salient": "salient", "shapes_parts": "parts",
+    "shapes_salient": "salient", "shapes_parts": "parts", "shapes_grounded": "grounded",
 }  # fmt: skip
 
 

@@ -26,10 +26,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "label_png": {"image_path": "a.png", "label_path": "m.png", "classes": [{"class": "dog", "class_id": 255}]},
     "salient_png": {"image_path": "a.png", "label_path": "m.png"},
     "llava_json": {"id": "1", "image": "a.png", "conversations": CHAT},
+    "grounded_captions": {"image_path": "a.png", "caption": "A dog runs."}
+    | {"phrases": [{"span": [0, 5], "annotations": [PART]}]}
+    | SIZE,
     "coco_instances": PART | {"id": 1, "image_id": 1, "category_id": 3, "iscrowd": 0},
 }
 LAYOUTS = sorted(GOOD)
-WITH_OUTLINES = ["refer", "grefer", "regions", "coco_instances"]
+WITH_OUTLINES = ["refer", "grefer", "regions", "coco_instances", "grounded_captions"]
 
 
 def file_of(layout: str, record: dict[str, Any]) -> Any:
@@ -43,7 +46,8 @@ def file_of(layout: str, record: dict[str, Any]) -> Any:
 def changed(layout: str, **change: Any) -> dict[str, Any]:
     """The good record of a layout with another outline."""
     record: dict[str, Any] = json.loads(json.dumps(GOOD[layout]))
-    part = record["annotations"][0] if "annotations" in record else record
+    holder = record["phrases"][0] if "phrases" in record else record
+    part = holder["annotations"][0] if "annotations" in holder else holder
     part |= change
     return record
 

@@ -69,6 +69,8 @@ def changed(**keys: Any) -> dict[str, Any]:
         (changed(phrase=None), ":2: objects[0]: phrase: expected text, not null"),
         (changed(phrase="\0"), ":2: objects[0]: phrase: holds a null character"),
         (changed(image=1), ":2: objects[0]: image: expected the place of one of 1 images, from 0, not 1"),
+        (changed(group="a"), ':2: objects[0]: group: expected a whole number from 0, or null, not "a"'),
+        (changed(group=-1), "group: expected a whole number from 0, or null, not -1"),
         (changed(score=2), ":2: objects[0]: score: expected a number from 0 to 1, not 2"),
         (changed(score=float("nan")), "score: expected a number from 0 to 1, not NaN"),
         (changed(box_xyxy_px=[1, 2, 3]), "box_xyxy_px: expected four numbers or null, not [1, 2, 3]"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ullava.inference.labels import make_label, overlap_of_labels, place_labels
-from ullava.inference.overlay import PALETTE, draw_overlay, enlarge_mask
+from ullava.inference.overlay import PALETTE, color_places, draw_overlay, enlarge_mask
 from ullava.structures import GroundedObject, MaskArray
 
 
@@ -135,3 +137,14 @@ def test_long_phrases_are_broken_and_cut_but_the_score_stays() -> None:
     assert long.size_wh[0] <= 200
     assert make_label("antidisestablishmentarianism" * 3, "0.50", 14, 120).size_wh[0] <= 130
     assert make_label("", "0.50", 14, 120).lines == ("0.50",)
+
+
+def test_things_of_one_phrase_have_one_color() -> None:
+    assert color_places([0, 0, 1, None, None, 1]) == [0, 0, 1, 2, 3, 1]
+    assert color_places([None] * (len(PALETTE) + 1)) == [*range(len(PALETTE)), 0]
+    image = np.full((480, 640, 3), 90, np.uint8)
+    pair = [replace(thing(disc(480, 640, 240, x, 60)), group=4) for x in (160, 480)]
+    drawn = draw_overlay(image, pair).astype(int)
+    assert (drawn[240, 160] == drawn[240, 480]).all()
+    drawn = draw_overlay(image, [replace(item, group=None) for item in pair]).astype(int)
+    assert (drawn[240, 160] != drawn[240, 480]).any()

@@ -13,6 +13,7 @@ from tests.unit.modeling.conftest import grounded_sample, make_image
 from ullava.errors import SampleError
 from ullava.examples import TokenCount
 from ullava.geometry import plan_view
+from ullava.inference.export import object_to_json
 from ullava.modeling.pixels import CLIP_MEAN, CLIP_STD, normalize_u8, render_view, resize_u8
 from ullava.modeling.vision.strategy import ItemNotes, VisionInputs
 from ullava.structures import Region, Sample, Turn
@@ -85,6 +86,17 @@ def test_ids_become_objects_in_original_pixels(small: tuple[Any, Any]) -> None:
     assert found.mask is not None and found.mask.shape == (40, 56)
     assert (found.mask & mask).sum() / (found.mask | mask).sum() > 0.85
     assert view.size_wh == (32, 32)
+
+
+def test_masks_of_one_phrase_are_a_group(small: tuple[Any, Any]) -> None:
+    text = "There are [tag]two cups[/tag][SEG][SEG] and [tag]a fork[/tag][SEG]."
+    masks = [(torch.full((32, 32), 9.0), 1.0)] * 3
+    found = small[1].to_answer(text, original_hw=[(40, 56)], masks=masks, boxes=[]).objects
+    assert [(item.phrase, item.group) for item in found] == [("two cups", 0), ("two cups", 0), ("a fork", 1)]
+    plain = "There are two cups and a fork."
+    assert [plain[slice(*item.plain_span)] for item in found] == [item.phrase for item in found]
+    told = [object_to_json(item) for item in found]
+    assert [thing["group"] for thing in told] == [0, 0, 1] and told[0]["plain_span"] == [10, 18]
 
 
 def test_a_grounding_token_without_a_image_is_no_object(small: tuple[Any, Any]) -> None:

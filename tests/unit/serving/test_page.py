@@ -86,6 +86,26 @@ def test_a_layer_is_the_mask_to_the_pixel_and_words_are_marked(dialog: Any) -> N
     assert page.count('class="ul-layer"') == 3 == page.count("<li ") and "red box 0.80" in page
 
 
+def test_things_of_one_phrase_share_words_and_color(dialog: Any) -> None:
+    from dataclasses import replace
+
+    from ullava.serving.page.scene import scene_html
+
+    things = [
+        thing("two rings", mask=ring(), group=0),
+        thing("two rings", mask=ring(), group=0),
+        thing("star", group=1),
+    ]
+    record = {"text": "Sure, [tag]two rings[/tag][SEG][SEG] and [tag]a star[/tag][SEG].", "objects": things}
+    for number, span in enumerate(([6, 36], [6, 36], [41, 63])):
+        things[number]["span"] = span
+    page = scene_html([np.zeros((*HW, 3), np.uint8)], replace(dialog.exchanges[0], record=record))
+    marks = re.findall(r'<mark data-object="(\d)" data-score="[^"]*" data-group="(\d)" style="([^"]*)">([^<]*)<', page)
+    assert [mark[:2] + mark[3:] for mark in marks] == [("0", "0", "two rings"), ("2", "1", "a star")]
+    hues = re.findall(r'<li data-object="\d" data-score="[^"]*" data-group="\d" style="([^"]*)"', page)
+    assert hues[0] == hues[1] == marks[0][2] != hues[2] == marks[1][2]
+
+
 def test_what_a_model_says_is_not_taken_for_html(dialog: Any) -> None:
     from dataclasses import replace
 

@@ -183,7 +183,7 @@ def _crop(
     sample: Sample, size_hw: tuple[int, int], settings: AugmentConfig, rng: np.random.Generator
 ) -> tuple[tuple[Sample, Window] | None, str]:
     """Return the cropped sample with its window, or why it is not cropped."""
-    if sample.task not in GROUNDING_TASKS:
+    if sample.task not in GROUNDING_TASKS or sample.task == "gcg":
         return None, f"a {sample.task} may speak of anything in the image"
     if any(names_places(words) for turn in sample.turns for words in (turn.question, turn.answer)):
         return None, "words of place, order, size or number"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ullava.data.augment.words import turned
 from ullava.data.readers.record import left_to_right
 from ullava.geometry import mask_to_box_xyxy_px
 from ullava.structures import BoxXYXY, DetectedBoxes, MaskArray, Region, RegionPrompt, Sample, Turn
-from ullava.text.answers import grounded_answer
+from ullava.text.answers import grounded_answer, split_objects
 
 Window = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, half-open: what a crop keeps."""
@@ -44,7 +45,7 @@ def _flipped_turn(turn: Turn, width: int) -> Turn | None:
     kept = tuple(region for region in regions if region is not None)
     prompts = tuple(_flipped_prompt(prompt, width) for prompt in turn.prompts)
     if closing is None:
-        return Turn(question, answer, kept, prompts)
+        return Turn(question, answer, _phrases_in_order(answer, kept), prompts)
     kept = left_to_right(kept)
     return Turn(question, grounded_answer(kept, answer), kept, prompts)
 
@@ -52,6 +53,17 @@ def _flipped_turn(turn: Turn, width: int) -> Turn | None:
 def _flipped_prompt(prompt: RegionPrompt, width: int) -> RegionPrompt:
     mask = None if prompt.mask is None else np.ascontiguousarray(prompt.mask[:, ::-1])
     return RegionPrompt(flipped_box(prompt.box_xyxy_px, width), mask, prompt.image)
+
+
+def _phrases_in_order(answer: str, regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Return the regions of an answer, those of one phrase of it from left to right."""
+    found = split_objects(answer)
+    if len(found) != len(regions):  # a row that the processor refuses by name
+        return tuple(regions)
+    ordered: list[Region] = []
+    for _, part in groupby(zip(found, regions, strict=True), key=lambda pair: pair[0].group):
+        ordered += left_to_right([region for _, region in part])
+    return tuple(ordered)
 
 
 def _flipped_region(region: Region, width: int) -> Region | None:

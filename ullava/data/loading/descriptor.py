@@ -39,6 +39,11 @@ KIND_LAYOUTS: dict[str, str] = {
     "pbench": "grefer",
     "grounding_suite": "refer",
     "sa_co": "grefer",
+    "grandf": "grounded_captions",
+    "grandf_refcocog": "grounded_captions",
+    "grandf_flickr": "grounded_captions",
+    "grandf_eval": "grounded_captions",
+    "flickr_entities": "grounded_captions",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ullava.data.readers.base import Reader
 from ullava.data.readers.coco_classes import CocoClassReader
 from ullava.data.readers.coco_instances import CocoInstancesReader
+from ullava.data.readers.grounded_captions import GroundedCaptionReader
 from ullava.data.readers.label_classes import LabelClassReader
 from ullava.data.readers.label_png import LabelPngReader
 from ullava.data.readers.llava_json import LlavaJsonReader
@@ -24,6 +25,7 @@ LAYOUTS: list[type[Reader]] = [
     SalientPngReader,
     LlavaJsonReader,
     RegionsReader,
+    GroundedCaptionReader,
 ]
 """In the order in which messages list them."""
 CLASS_READERS: list[type[Reader]] = [CocoClassReader, LabelClassReader]

@@ -174,8 +174,18 @@ def are_numbers(values: Any, count: int) -> bool:
 
 
 def left_to_right(regions: Sequence[Region]) -> tuple[Region, ...]:
-    """Order regions by the left, then the upper side of their boxes, so that an answer has one right order."""
-    return tuple(sorted(regions, key=lambda region: (region.box_xyxy_px or (0.0, 0.0))[:2]))
+    """Order regions by the left, then the upper side of their boxes, so that an answer has one right order.
+
+    A region without a box of its own has that of its mask.
+    """
+
+    def corner(region: Region) -> tuple[float, ...]:
+        box = region.box_xyxy_px
+        if box is None and region.mask is not None:
+            box = mask_to_box_xyxy_px(region.mask)
+        return (0.0, 0.0) if box is None else box[:2]
+
+    return tuple(sorted(regions, key=corner))
 
 
 def _kind(value: Any) -> str:

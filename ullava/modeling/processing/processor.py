@@ -353,18 +353,10 @@ class UllavaProcessor(CallableProcessor):
             not_found += [found.phrase] if gone else []
             if gone or score is None or (mask is None and box is None):
                 continue
-            objects.append(
-                GroundedObject(
-                    phrase=found.phrase,
-                    span=found.span,
-                    mask=mask,
-                    box_xyxy_px=box,
-                    score=score,
-                    mask_score=mask_score,
-                    box_score=box_score,
-                    image=max(len(original_hw) - 1, 0),
-                )
-            )
+            objects.append(GroundedObject(
+                found.phrase, found.span, mask, box, score, mask_score, box_score,
+                max(len(original_hw) - 1, 0), found.plain_span, found.group,
+            ))  # fmt: skip
         told = Answer(text, tuple(objects), finished, new_tokens, dict(chosen), not_found=tuple(not_found))
         return replace(told, presence=tuple(presence))
 

@@ -1,4 +1,5 @@
-// Layers of a scene: what belongs to one thing (mask, words, entry of the list) is lit together.
+// Layers of a scene: what belongs to one thing (mask, words, entry of the list) is lit together. The words of a phrase
+// belong to all of its things.
 window.ullava = (() => {
   let least = 0;
 
@@ -8,11 +9,17 @@ window.ullava = (() => {
     }
   };
 
+  const together = (part, at) => {
+    const words = part.tagName === "MARK" || at.tagName === "MARK";
+    if (words && at.dataset.group !== undefined) return part.dataset.group === at.dataset.group;
+    return part.dataset.object === at.dataset.object;
+  };
+
   const point = (element, event) => {
     const at = event.type === "pointerleave" || event.type === "focusout" ? null : event.target.closest("[data-object]");
     const number = at && !at.classList.contains("ul-off") ? at.dataset.object : null;
     for (const part of element.querySelectorAll("[data-object]")) {
-      part.classList.toggle("ul-on", part.dataset.object === number);
+      part.classList.toggle("ul-on", number !== null && together(part, at));
     }
     const scene = element.querySelector(".ul-scene");
     const tip = element.querySelector(".ul-tip");

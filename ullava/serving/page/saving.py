@@ -113,7 +113,12 @@ def _write_pictures(asked: Sequence[Exchange], images: Sequence[Path], min_score
         for place in sorted({int(thing["image"]) for thing in exchange.objects}) or [exchange.images - 1]:
             things = [
                 GroundedObject(
-                    thing["phrase"], tuple(thing["span"]), mask_of(thing), thing["box_xyxy_px"], thing["score"]
+                    thing["phrase"],
+                    tuple(thing["span"]),
+                    mask_of(thing),
+                    thing["box_xyxy_px"],
+                    thing["score"],
+                    group=thing.get("group"),
                 )
                 for thing in exchange.objects
                 if thing["image"] == place and thing["score"] >= min_score

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ullava.geometry import mask_outlines
-from ullava.inference.overlay import PALETTE
+from ullava.inference.overlay import PALETTE, color_places
 from ullava.serving.page.dialog import Exchange, mask_of
 from ullava.structures import ImageArray, MaskArray
 from ullava.text.tokens import strip_grounding
@@ -25,13 +25,14 @@ def scene_html(images: Sequence[ImageArray], exchange: Exchange, note: str = "")
     """Return an exchange as HTML: each image that its things are on (without any: the last), with a layer per thing.
 
     ``images``: uint8 [H, W, 3] of those that the question saw; ``note``: a line below. Elements that belong to thing
-    k have ``data-object="k"`` and its ``data-score``.
+    k have ``data-object="k"``, its ``data-score`` and, of one phrase, the same ``data-group`` and color.
     """
     things = exchange.objects
+    data = _data(things)
     shown = sorted({int(thing["image"]) for thing in things}) or ([len(images) - 1] if images else [])
-    figures = "".join(_figure(images[place], things, place) for place in shown)
-    said = _words(str(exchange.record["text"]), things)
-    legend = "".join(_entry(number, thing) for number, thing in enumerate(things))
+    figures = "".join(_figure(images[place], things, data, place) for place in shown)
+    said = _words(str(exchange.record["text"]), things, data)
+    legend = "".join(_entry(thing, told) for thing, told in zip(things, data, strict=True))
     missing = exchange.record.get("not_found") or ()
     if missing:
         note = f"{note} · not found: {', '.join(missing)}".strip(" ·")
@@ -41,19 +42,14 @@ def scene_html(images: Sequence[ImageArray], exchange: Exchange, note: str = "")
     )
 
 
-def color_of(number: int) -> tuple[int, int, int]:
-    """Return the color of thing ``number``, the one that ``draw_overlay`` gives it."""
-    return PALETTE[number % len(PALETTE)]
-
-
-def _figure(image: ImageArray, things: Sequence[Mapping[str, Any]], place: int) -> str:
+def _figure(image: ImageArray, things: Sequence[Mapping[str, Any]], data: Sequence[str], place: int) -> str:
     height, width = image.shape[:2]
     factor = min(1.0, SHOWN_SIDE / max(height, width))
     size_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
     layers = []
-    for number, thing in enumerate(things):
+    for thing, told in zip(things, data, strict=True):
         if int(thing["image"]) == place:
-            layers.append(_layer(number, thing, size_wh, (size_wh[0] / width, size_wh[1] / height)))
+            layers.append(_layer(thing, told, size_wh, (size_wh[0] / width, size_wh[1] / height)))
     # Large things first: small ones stay reachable on top of them.
     layers.sort(key=lambda layer: -layer[0])
     drawn = "".join(text for _, text in layers)
@@ -64,7 +60,7 @@ def _figure(image: ImageArray, things: Sequence[Mapping[str, Any]], place: int) 
 
 
 def _layer(
-    number: int, thing: Mapping[str, Any], size_wh: tuple[int, int], scale_xy: tuple[float, float]
+    thing: Mapping[str, Any], data: str, size_wh: tuple[int, int], scale_xy: tuple[float, float]
 ) -> tuple[float, str]:
     """Return the area of a thing in the picture and its SVG group."""
     mask = mask_of(thing)
@@ -83,13 +79,16 @@ def _layer(
         )
     label = escape(_label(thing))
     return area, (
-        f'<g class="ul-layer" {_data(number, thing)} data-label="{label}" tabindex="0" role="button" '
+        f'<g class="ul-layer" {data} data-label="{label}" tabindex="0" role="button" '
         f'aria-label="{label}">{"".join(parts)}</g>'
     )
 
 
-def _words(text: str, things: Sequence[Mapping[str, Any]]) -> str:
-    """Return the words of an answer, those of a thing marked; spans that overlap an earlier one are left plain."""
+def _words(text: str, things: Sequence[Mapping[str, Any]], data: Sequence[str]) -> str:
+    """Return the words of an answer, those of a thing marked; spans that overlap an earlier one are left plain.
+
+    Things of one phrase share its words, which are marked once, as those of the first.
+    """
     pieces: list[str] = []
     here = 0
     for number, thing in sorted(enumerate(things), key=lambda pair: tuple(pair[1]["span"])):
@@ -97,7 +96,7 @@ def _words(text: str, things: Sequence[Mapping[str, Any]]) -> str:
         if not here <= start < end <= len(text):
             continue
         pieces.append(_plain(text[here:start]))
-        pieces.append(f"<mark {_data(number, thing)}>{escape(strip_grounding(text[start:end]))}</mark>")
+        pieces.append(f"<mark {data[number]}>{escape(strip_grounding(text[start:end]))}</mark>")
         here = end
     pieces.append(_plain(text[here:]))
     return "".join(pieces)
@@ -113,18 +112,24 @@ def _plain(text: str) -> str:
     return before + escape(words) + after
 
 
-def _entry(number: int, thing: Mapping[str, Any]) -> str:
+def _entry(thing: Mapping[str, Any], data: str) -> str:
     phrase, score = escape(str(thing["phrase"]) or "object"), float(thing["score"])
-    return f"<li {_data(number, thing)}><i></i><b>{phrase}</b> <span>{score:.2f}</span></li>"
+    return f"<li {data}><i></i><b>{phrase}</b> <span>{score:.2f}</span></li>"
 
 
 def _label(thing: Mapping[str, Any]) -> str:
     return f"{thing['phrase'] or 'object'} {float(thing['score']):.2f}"
 
 
-def _data(number: int, thing: Mapping[str, Any]) -> str:
-    red, green, blue = color_of(number)
-    return f'data-object="{number}" data-score="{float(thing["score"]):.4f}" style="--ul-hue: {red}, {green}, {blue}"'
+def _data(things: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the attributes of each thing's elements; colors are those that ``draw_overlay`` gives."""
+    groups = [thing.get("group") for thing in things]
+    told = []
+    for number, (thing, group, color) in enumerate(zip(things, groups, color_places(groups), strict=True)):
+        hue = ", ".join(map(str, PALETTE[color]))
+        shared = "" if group is None else f'data-group="{int(group)}" '
+        told.append(f'data-object="{number}" data-score="{float(thing["score"]):.4f}" {shared}style="--ul-hue: {hue}"')
+    return told
 
 
 def _path(mask: MaskArray) -> str:

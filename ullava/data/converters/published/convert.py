@@ -21,7 +21,14 @@ from ullava.data.converters.published.boxed_refs import boxed_refs_rows
 from ullava.data.converters.published.captions import coco_captions_rows
 from ullava.data.converters.published.concept_sets import annotators, grounding_suite_rows, sa_co_rows
 from ullava.data.converters.published.dialogues import alpaca_rows, scienceqa_rows, sharegpt_rows, tgif_rows
+from ullava.data.converters.published.flickr_entities import BOXES, flickr_entities_rows
 from ullava.data.converters.published.folders import ade_objects_rows, label_folders_rows, mask_pairs_rows
+from ullava.data.converters.published.grandf import (
+    grandf_eval_rows,
+    grandf_flickr_rows,
+    grandf_refcocog_rows,
+    grandf_rows,
+)
 from ullava.data.converters.published.labelme import reasonseg_rows
 from ullava.data.converters.published.parquet_sets import (
     groundingme_rows,
@@ -55,8 +62,13 @@ CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int],
     "pbench": pbench_rows,
     "grounding_suite": grounding_suite_rows,
     "sa_co": sa_co_rows,
+    "grandf": grandf_rows,
+    "grandf_refcocog": grandf_refcocog_rows,
+    "grandf_flickr": grandf_flickr_rows,
+    "grandf_eval": grandf_eval_rows,
+    "flickr_entities": flickr_entities_rows,
 }
-FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part")
+FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part", "flickr_entities")
 """Kinds whose annotations are a folder of files, one for an image."""
 PACKED_KINDS = ("refcoco_m", "groundingme", "pbench")
 """Kinds whose annotations are a folder of Parquet files with the images inside; converting writes these out."""
@@ -132,6 +144,7 @@ def _fingerprint(source: OriginalSource) -> str:
     folders = [source.annotations, source.root / source.images] if source.kind in FOLDER_KINDS else []
     folders += [source.annotations] if source.kind in PACKED_KINDS else []
     folders += annotators(source)[1:] if source.kind == "sa_co" else []
+    folders += [source.annotations.parent / BOXES] if source.kind == "flickr_entities" else []
     for path in [*folders, *([source.companion] if source.companion is not None else [])]:
         parts.append(_state(path))
     return "|" + hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -36,6 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, help="how many images")
     draw.add_argument("--videos", type=int, help="instead of images: how many clips of moving shapes (GIF)")
+    draw.add_argument(
+        "--masks",
+        action="store_true",
+        help="with --videos: clips with masks and expressions through time, in the form of MeViS (JPEG frames)",
+    )
     draw.add_argument("--seed", type=int, default=0, help="another seed, another world (default 0)")
     draw.add_argument(
         "--split",
@@ -92,6 +97,14 @@ def _draw(args: argparse.Namespace) -> int:
         raise UserError("say how much to draw: --images N or --videos N, each into a folder of its own")
     if args.videos is not None and args.world != "plain":
         raise UserError(f"--world {args.world}: clips are drawn of the plain world only")
+    if args.masks and args.videos is None:
+        raise UserError("--masks: is for clips; say how many with --videos N (images have masks as they are)")
+    if args.masks:
+        from ullava.synthetic.write_tracks import draw_track_world
+
+        out = draw_track_world(args.out, args.videos, args.seed, args.split, workers=args.workers)
+        print(f"{out}: {args.videos} clips with masks and expressions, split {args.split}, seed {args.seed}")
+        return 0
     if args.videos is not None:
         from ullava.synthetic.write_clips import draw_video_world
 

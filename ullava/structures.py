@@ -71,11 +71,15 @@ class DetectedBoxes:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video file, and which of its frames the model sees (``ullava.media.frames``); ``seed`` is for those by lot."""
+    """A video file, and which of its frames the model sees (``ullava.media.frames``); ``seed`` is for those by lot.
+
+    ``path`` may be a folder of JPEG frames; ``frames`` are then the files that are the clip, in order (empty: all).
+    """
 
     path: Path
     sampling: FrameSampling = "uniform"
     seed: int = 0
+    frames: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Videos from disk, decoded safely: three formats known by content, caps on size, errors that name the file.
 
+A folder of JPEG frames is a video too (``ullava.media.frame_folder``).
 MP4 (with MOV) and AVI are decoded by PyAV, the optional extra ``video``. GIF is decoded by Pillow whether that extra is
 there or not, so that the same file gives the same pixels everywhere. Frames are numbered as they are shown, from 0;
 time stamps play no part. What is chosen from them is the caller's business (``ullava.media.frames``).
@@ -8,7 +9,8 @@ time stamps play no part. What is chosen from them is the caller's business (``u
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +20,9 @@ from PIL import Image
 
 from ullava.errors import DataError
 from ullava.given_files import open_plain
+from ullava.media.frame_folder import frame_files, frame_size_hw
 from ullava.media.frames import choose_frames
-from ullava.media.images import first_line, on_white
+from ullava.media.images import first_line, on_white, read_image_rgb_u8
 from ullava.media.mp4_counts import stated_samples
 from ullava.structures import Clip, ImageArray
 
@@ -34,6 +37,7 @@ MAX_GIF_PIXELS = 5_000_000_000
 MAX_FRAGMENT_SAMPLES = 20 * MAX_FRAMES
 """Of a fragmented MP4, sound included."""
 FORMATS = ("mp4", "avi", "gif")
+FOLDER = "folder of frames"
 _NAMES = ", ".join(FORMATS)
 _HEAD_BYTES = 16
 
@@ -45,17 +49,51 @@ def read_clip(clip: Clip, count: int) -> ImageArray:
 
     T is ``count`` except for the ``original_`` ways of sampling. Raises DataError as ``read_frames``.
     """
-    return read_frames(clip.path, lambda length: choose_frames(length, count, clip.sampling, clip.seed))
+    return read_frames(
+        clip.path, lambda length: choose_frames(length, count, clip.sampling, clip.seed), names=clip.frames
+    )
 
 
-def read_frames(path: Path, choose: Choose) -> ImageArray:
+def read_frames(path: Path, choose: Choose, *, names: Sequence[str] = ()) -> ImageArray:
     """Decode the frames that ``choose`` picks, given how many there are: uint8 [T, H, W, 3], repeats included.
+
+    ``names``: of a folder these files alone are its frames, in this order.
 
     Raises DataError naming the file if it is missing, empty, cut off, of another format (by content, not by name),
     above the caps, without an image, or if PyAV is needed and not there.
     """
     kind = video_format(path)
+    if kind == FOLDER:
+        return _read_folder(path, choose, names)
     return _read_gif(path, choose) if kind == "gif" else _read_container(path, kind, choose)
+
+
+def each_frame(clip: Clip) -> Iterator[ImageArray]:
+    """Decode all frames of a clip in order, one at a time: uint8 [H, W, 3], upright.
+
+    Raises DataError as ``read_frames``, some of it only when the frame is reached.
+    """
+    kind = video_format(clip.path)
+    if kind == FOLDER:
+        frames = _each_of_folder(clip.path, clip.frames)
+    else:
+        frames = _each_of_gif(clip.path) if kind == "gif" else _each_of_container(clip.path, kind)
+    first: ImageArray | None = None
+    for number, frame in enumerate(frames):
+        first = frame if first is None else first
+        _check_alike(clip.path, number, frame, 0, first)
+        yield frame
+
+
+def count_frames(clip: Clip) -> int:
+    """Return how many frames ``each_frame`` gives; MP4 and AVI are decoded for it. Raises DataError as there."""
+    kind = video_format(clip.path)
+    if kind == FOLDER:
+        return len(frame_files(clip.path, clip.frames))
+    if kind == "gif":
+        with _gif(clip.path) as (_, length):
+            return length
+    return sum(1 for _ in _each_of_container(clip.path, kind))
 
 
 def check_video(path: Path) -> None:
@@ -64,7 +102,9 @@ def check_video(path: Path) -> None:
 
 
 def video_format(path: Path) -> str:
-    """Return which of ``FORMATS`` the file is, from its first bytes. Raises DataError if it is none."""
+    """Return which of ``FORMATS`` a file is, from its first bytes, or ``FOLDER``. Raises DataError if it is none."""
+    if path.is_dir():
+        return FOLDER
     with open_plain(path, what="video") as file:
         head = file.read(_HEAD_BYTES)
     if head[:6] in (b"GIF87a", b"GIF89a"):
@@ -93,14 +133,40 @@ def _stacked(path: Path, frames: Mapping[int, ImageArray], wanted: Sequence[int]
     """Return the wanted frames as one array. Raises DataError where they are not of one size."""
     first = min(frames)
     for number, frame in frames.items():
-        if frame.shape != frames[first].shape:
-            sizes = [f"{seen.shape[1]} x {seen.shape[0]}" for seen in (frame, frames[first])]
-            raise DataError(f"{path}: frame {number} has {sizes[0]} pixels, frame {first} has {sizes[1]}")
+        _check_alike(path, number, frame, first, frames[first])
     return np.stack([frames[number] for number in wanted])
 
 
+def _check_alike(path: Path, number: int, frame: ImageArray, first: int, before: ImageArray) -> None:
+    if frame.shape != before.shape:
+        sizes = [f"{seen.shape[1]} x {seen.shape[0]}" for seen in (frame, before)]
+        raise DataError(f"{path}: frame {number} has {sizes[0]} pixels, frame {first} has {sizes[1]}")
+
+
+# ---------------------------------------------------------------- folder
+def _frames_of_folder(path: Path, names: Sequence[str]) -> list[Path]:
+    files = frame_files(path, names)
+    height, width = frame_size_hw(files)
+    _check_size(path, width, height, len(files), MAX_ALL_PIXELS)
+    return files
+
+
+def _read_folder(path: Path, choose: Choose, names: Sequence[str]) -> ImageArray:
+    files = _frames_of_folder(path, names)
+    wanted = list(choose(len(files)))
+    if not wanted:
+        raise DataError(f"{path}: of {len(files)} frames none is chosen")
+    return _stacked(path, {number: read_image_rgb_u8(files[number]) for number in dict.fromkeys(wanted)}, wanted)
+
+
+def _each_of_folder(path: Path, names: Sequence[str]) -> Iterator[ImageArray]:
+    yield from map(read_image_rgb_u8, _frames_of_folder(path, names))
+
+
 # ---------------------------------------------------------------- GIF
-def _read_gif(path: Path, choose: Choose) -> ImageArray:
+@contextmanager
+def _gif(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """Open a GIF and count its frames; what is raised while it is open becomes a DataError."""
     with open_plain(path, what="video") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -111,23 +177,36 @@ def _read_gif(path: Path, choose: Choose) -> ImageArray:
             raise DataError(f"{path}: {error}") from error
         if not length:
             raise DataError(f"{path}: holds no frame")
-        frames: dict[int, ImageArray] = {}
         try:
             with Image.open(file, formats=("GIF",)) as image:
                 _check_size(path, *image.size, length, MAX_GIF_PIXELS)
-                wanted = list(choose(length))
-                if not wanted:
-                    raise DataError(f"{path}: of {length} frames none is chosen")
-                for number in range(max(wanted) + 1):  # a frame may enlarge the canvas, and all are decoded on the way
-                    image.seek(number)
-                    _check_size(path, *image.size, length, MAX_GIF_PIXELS)
-                    if number in wanted:
-                        frames[number] = on_white(image)
+                yield image, length
         except DataError:
             raise
         except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
             raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
+
+
+def _read_gif(path: Path, choose: Choose) -> ImageArray:
+    frames: dict[int, ImageArray] = {}
+    with _gif(path) as (image, length):
+        wanted = list(choose(length))
+        if not wanted:
+            raise DataError(f"{path}: of {length} frames none is chosen")
+        for number in range(max(wanted) + 1):  # a frame may enlarge the canvas, and all are decoded on the way
+            image.seek(number)
+            _check_size(path, *image.size, length, MAX_GIF_PIXELS)
+            if number in wanted:
+                frames[number] = on_white(image)
     return _stacked(path, frames, wanted)
+
+
+def _each_of_gif(path: Path) -> Iterator[ImageArray]:
+    with _gif(path) as (image, length):
+        for number in range(length):
+            image.seek(number)
+            _check_size(path, *image.size, length, MAX_GIF_PIXELS)
+            yield on_white(image)
 
 
 def _count_gif_frames(data: bytes | mmap.mmap) -> int:
@@ -169,25 +248,50 @@ def _pyav(path: Path) -> ModuleType:
 
 def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     av = _pyav(path)
-    try:
-        if kind == "mp4":
-            _check_counts(path)
-        length, stored, stated = _count_packets(av, path, kind)
-        if stated > stored:
-            raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
+    with _decoding(path):
+        length = _checked_length(av, path, kind)
         wanted = list(choose(length)) if length else []
         frames, seen = _decode(av, path, kind, wanted)
         if any(number not in frames for number in wanted):
             # Some encoders store packets that show nothing; then the number of frames is what decoding gives.
             wanted = list(choose(seen)) if seen else []
             frames, seen = _decode(av, path, kind, wanted)
+    if not wanted or any(number not in frames for number in wanted):
+        raise DataError(f"{path}: holds no frame that can be decoded")
+    return _stacked(path, frames, wanted)
+
+
+def _each_of_container(path: Path, kind: str) -> Iterator[ImageArray]:
+    av = _pyav(path)
+    shown = 0
+    with _decoding(path):
+        _checked_length(av, path, kind)
+        for number, frame in _decoded(av, path, kind):
+            shown += 1
+            yield _upright_pixels(path, number, frame)
+    if not shown:
+        raise DataError(f"{path}: holds no frame that can be decoded")
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever FFmpeg makes of a file into a DataError of one line."""
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
         raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
-    if not wanted or any(number not in frames for number in wanted):
-        raise DataError(f"{path}: holds no frame that can be decoded")
-    return _stacked(path, frames, wanted)
+
+
+def _checked_length(av: Any, path: Path, kind: str) -> int:
+    """Return how many frames a file says it shows. Raises DataError where it is cut off or has too many."""
+    if kind == "mp4":
+        _check_counts(path)
+    length, stored, stated = _count_packets(av, path, kind)
+    if stated > stored:
+        raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
+    return length
 
 
 def _check_counts(path: Path) -> None:
@@ -241,17 +345,25 @@ def _decode(av: Any, path: Path, kind: str, wanted: Sequence[int]) -> tuple[dict
     """Return the wanted frames by number, and how many were seen on the way (decoding stops after the last)."""
     frames: dict[int, ImageArray] = {}
     seen = 0
+    for number, frame in _decoded(av, path, kind):
+        seen = number + 1
+        if number in wanted:
+            frames[number] = _upright_pixels(path, number, frame)
+        if seen > max(wanted, default=-1):
+            break
+    return frames, seen
+
+
+def _decoded(av: Any, path: Path, kind: str) -> Iterator[tuple[int, Any]]:
+    """Yield FFmpeg's frames with their numbers, as long as they keep to the caps."""
     with _open(av, path, kind) as container:
         stream = _stream(path, container)
         for number, frame in enumerate(container.decode(stream)):
-            seen = number + 1
-            _check_size(path, frame.width, frame.height, seen, MAX_ALL_PIXELS)
-            if number in wanted:
-                if frame.is_corrupt:
-                    raise DataError(f"{path}: frame {number} is damaged")
-                frames[number] = np.ascontiguousarray(
-                    np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                )
-            if seen > max(wanted, default=-1):
-                break
-    return frames, seen
+            _check_size(path, frame.width, frame.height, number + 1, MAX_ALL_PIXELS)
+            yield number, frame
+
+
+def _upright_pixels(path: Path, number: int, frame: Any) -> ImageArray:
+    if frame.is_corrupt:
+        raise DataError(f"{path}: frame {number} is damaged")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))

@@ -23,25 +23,31 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+    from ullava.geometry.video_masks import VideoMasks
+
 BoxXYXY = tuple[float, float, float, float]
 MaskArray = NDArray[np.bool_]
 ImageArray = NDArray[np.uint8]
 
-Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
+Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "rvos"]
 Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
 _FORMS = "ullava.exports.in_memory"
-GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
+GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance", "rvos"})
 """Tasks whose answers point at things."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One grounded thing of an answer: what it is called, where it is. Mask is bool [H, W]; None = not given."""
+    """One grounded thing of an answer: what it is called, where it is. Mask is bool [H, W]; None = not given.
+
+    ``masks``: where it is in each frame of a clip, in the place of ``mask``.
+    """
 
     phrase: str
     mask: MaskArray | None = None
     box_xyxy_px: BoxXYXY | None = None
+    masks: VideoMasks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,8 @@ class GroundedObject:
     """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it.
 
     ``mask`` is bool [H, W] of the original image ``image`` (its place among the question's images). ``score`` is
-    the mask's score where there is a mask, else the box's; all scores lie in [0, 1].
+    the mask's score where there is a mask, else the box's; all scores lie in [0, 1]. ``masks``: where it is in each
+    frame of a video, in the place of ``mask``.
     """
 
     phrase: str
@@ -122,6 +129,7 @@ class GroundedObject:
     mask_score: float | None = None
     box_score: float | None = None
     image: int = 0
+    masks: VideoMasks | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,10 @@ KIND_LAYOUTS: dict[str, str] = {
     "pbench": "grefer",
     "grounding_suite": "refer",
     "sa_co": "grefer",
+    "mevis": "refer_video",
+    "revos": "refer_video",
+    "ref_youtube_vos": "refer_video",
+    "ref_davis": "refer_video",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]

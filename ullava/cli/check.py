@@ -230,7 +230,7 @@ def _absent_clip(clip: Clip, source: str) -> list[str]:
         return _absent(clip.path, "video", source)
     from ullava.media.frame_folder import frame_files
 
-    return [f"{problem} ({source})" for problem in _problems_of(frame_files, clip.path, clip.frames)]
+    return [f"{problem} ({source})" for problem in _problems_of(frame_files, clip.path)]
 
 
 def _check_model(config: ModelConfig, path: Path) -> None:

@@ -6,18 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ullava.errors import DataError, did_you_mean
+from ullava.errors import DataError
 from ullava.media.images import stored_frame_of_head, upright_hw
 from ullava.resources import is_stray
 
 FRAME_SUFFIXES = (".jpg", ".jpeg")
 
 
-def frame_files(folder: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Return the frames of a clip; ``names``: these files of the folder alone, in this order.
-
-    Raises DataError for a folder without frames or with files that are none, or a name that is not there.
-    """
+def frame_files(folder: Path) -> list[Path]:
+    """Return the frames of a clip. Raises DataError for a folder without frames or with files that are none."""
     try:
         entries = sorted(entry.name for entry in os.scandir(folder) if not is_stray(folder / entry.name))
     except OSError as error:
@@ -25,12 +22,6 @@ def frame_files(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     found = [name for name in entries if name.lower().endswith(FRAME_SUFFIXES)]
     if not found:
         raise DataError(f"{folder}: holds no frame (a folder is a clip of .jpg files, in the order of their names)")
-    if names:
-        there = set(found)
-        for name in names:
-            if name not in there:
-                raise DataError(f"{folder}: no frame '{name}'{did_you_mean(name, found)}")
-        return [folder / name for name in names]
     strange = [name for name in entries if name not in set(found)]
     if strange:
         raise DataError(f"{folder}: '{strange[0]}' is no JPEG frame; a folder that is a clip holds nothing else")

@@ -107,7 +107,8 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     [
         ({"frames": ["00005", "00000"]}, r"meta_expressions\.json:1: videos\.ab12\.frames: have to be in the order"),
         ({"frames": []}, r"videos\.ab12\.frames: has to be a list of names"),
-        ({"frames": FRAMES[:2]}, r"videos\.ab12: object 7 has 3 masks of 30 x 20 pixels, the clip 2 frames"),
+        ({"frames": FRAMES[:2]}, r"ab12 has 1 frames that the list does not name, the first is '00010'"),
+        ({"frames": [*FRAMES, "00015"]}, r"ab12\.frames: .*ab12 has no '00015'; did you mean '00010'"),
         ({"expressions": []}, r"videos\.ab12\.expressions: has to be an object, not list"),
         ({"expressions": {"0": {"exp": 3}}}, r"videos\.ab12\.expressions\.0: 'anno_id' has to be a list"),
         ({"expressions": {"0": {"exp": 3, "anno_id": [7]}}}, r"expressions\.0: 'exp' has to be text, not int"),
@@ -128,6 +129,7 @@ def test_faults_of_the_list_name_file_clip_and_field(tmp_path: Path, change: dic
         ([SQUARE, None, {"size": [W, H], "counts": SQUARE["counts"]}], r"'7': frame 2: RLE is 20x30 \(WxH\)"),
         ({"0": SQUARE}, r"'7': has to be a list with a run-length code or null for each frame"),
         ([{"size": "x", "counts": "0"}], r"'7': RLE size must be"),
+        ([SQUARE, SQUARE], r"videos\.ab12: object 7 has 2 masks of 30 x 20 pixels, the clip 3 frames of 30 x 20"),
     ],
 )
 def test_faults_of_masks_name_file_object_and_frame(tmp_path: Path, codes: Any, message: str) -> None:

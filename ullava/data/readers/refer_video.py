@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ullava.data.readers.base import Reader, draw
+from ullava.data.readers.base import Reader, clip_sampling, draw
 from ullava.data.readers.record import Record
 from ullava.errors import did_you_mean
 from ullava.geometry import SegmentationError, VideoMasks, united
@@ -20,10 +20,10 @@ class ReferVideoReader(Reader):
     """A record is a clip with all its expressions: ``{video, frames, height, width, objects: {number: masks}, ignore?,
     expressions: [{id, expression, objects: [number], groups?, average_over?}]}``.
 
-    ``video`` is a folder of JPEG frames below the folder of the images, ``frames`` the names of those that are the
-    clip, in order. Masks are ``VideoMasks`` as JSON, one entry for each frame. An expression with no ``objects`` means
-    nothing in the clip; without the key it is not published what it means, and no figure counts it. ``ignore``: pixels
-    that count for neither side. ``groups`` and ``average_over`` as in ``refer``.
+    ``video`` is a folder of JPEG frames below the folder of the images, ``frames`` their names in order. Masks are
+    ``VideoMasks`` as JSON, one entry for each frame. An expression with no ``objects`` means nothing in the clip;
+    without the key it is not published what it means, and no figure counts it. ``ignore``: pixels that count for
+    neither side. ``groups`` and ``average_over`` as in ``refer``.
 
     The ``truth`` of a query has ``masks`` (united; None where it is not published), ``ignore_masks``, and what an
     answer is filed under: ``video``, ``expression_id`` and ``frames`` (names without suffix).
@@ -45,7 +45,7 @@ class ReferVideoReader(Reader):
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return the clip with up to ``turns`` of its expressions, worded by drawn templates."""
         record = self.record(index, self.name(index))
-        clip, objects = self._clip(record), self._objects(record)
+        clip, objects = self._clip(record, rng), self._objects(record)
         parts = self._expressions(record)
         turns: list[Turn] = []
         for place in draw(rng, len(parts), self.origin.turns):
@@ -63,7 +63,7 @@ class ReferVideoReader(Reader):
         clip, objects = self._clip(record), self._objects(record)
         about = self._size(record) | {
             "video": record.text("name") if "name" in record.value else record.text("video"),
-            "frames": tuple(name.rpartition(".")[0] for name in clip.frames),
+            "frames": tuple(name.rpartition(".")[0] for name in record.texts("frames")),
             "ignore_masks": self._masks_of(record, "ignore") if "ignore" in record.value else None,
         }
         return [
@@ -92,11 +92,13 @@ class ReferVideoReader(Reader):
             return Turn(question, "")
         if masks.is_absent:
             return Turn(question, no_target_answer(words))
-        regions = (Region(words, masks=masks),)
+        regions = (Region(words, video_masks=masks),)
         return Turn(question, grounded_answer(regions), regions)
 
-    def _clip(self, record: Record) -> Clip:
-        return Clip(self.image(record, "video"), self.origin.frames, frames=tuple(record.texts("frames")))
+    def _clip(self, record: Record, rng: np.random.Generator | None = None) -> Clip:
+        """Return the clip; ``rng`` draws the frames of training, without it they are at equal steps."""
+        path, length = self.image(record, "video"), len(record.texts("frames"))
+        return Clip(path, *clip_sampling(self.origin.frames, rng), length)
 
     @staticmethod
     def _size(record: Record) -> dict[str, object]:

@@ -21,9 +21,9 @@ from ullava.data.converters.published.source import Converted, OriginalSource, S
 from ullava.data.converters.published.video_masks import Palettes, masks_of_file
 from ullava.errors import DataError, did_you_mean
 from ullava.geometry import VideoMasks
+from ullava.media.frame_folder import frame_files
 from ullava.text.phrases import expression_fault
 
-FRAME_SUFFIX = ".jpg"
 KINDS_OF_REVOS = {0: "referring", 1: "reasoning"}
 """``type_id`` of an expression; the authors' program averages over these two and leaves every other out."""
 
@@ -247,13 +247,14 @@ def _record(
     if not kept:
         yield Skipped(clip.name, "no expression")
         return
-    width, height = image_size_wh(folder / f"{clip.frames[0]}{FRAME_SUFFIX}")
+    files = _checked_frames(source, clip, folder)
+    width, height = image_size_wh(files[0])
     facts["sentences"] = facts.get("sentences", 0) + len(kept)
     name = source.image(clip.name)
     about: dict[str, Any] = {
         "video": name,
         "name": clip.name,
-        "frames": [f"{frame}{FRAME_SUFFIX}" for frame in clip.frames],
+        "frames": [file.name for file in files],
     }
     about |= {"height": height, "width": width, "expressions": [one.to_json() for one in kept]} | more
     if objects is not None:
@@ -262,6 +263,22 @@ def _record(
             number: _fitting(source, clip, number, masks, size_hw).to_json() for number, masks in objects.items()
         }
     yield row(about, name, clip.line)
+
+
+def _checked_frames(source: OriginalSource, clip: Listed, folder: Path) -> list[Path]:
+    """Return the frames of the folder. Raises DataError where they are not those of the list."""
+    files, listed = frame_files(folder), set(clip.frames)
+    there = {file.stem for file in files}
+    where = f"{source.annotations}:{clip.line}: videos.{clip.name}.frames"
+    missing, more = sorted(listed - there), sorted(there - listed)
+    if missing:
+        raise DataError(f"{where}: {folder} has no '{missing[0]}'{did_you_mean(missing[0], there)}")
+    if more:
+        raise DataError(
+            f"{where}: {folder} has {len(more)} frames that the list does not name, the first is '{more[0]}'; give the "
+            "folder that was published with this list"
+        )
+    return files
 
 
 def _fitting(

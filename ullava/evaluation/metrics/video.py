@@ -31,7 +31,7 @@ _PARTS = ("", " recall", " decay")
 
 class VideoReferringMasks(Metric):
     """Rows: ``J``, ``F`` and of each ``recall`` and ``decay``, in [0, 1] (decay: [-1, 1]); ``frames``, how many were
-    judged; ``no_target`` (truth), ``none_found`` (answer).
+    judged; ``no_target`` (truth), ``none_found`` (answer). ``unpublished`` alone: nobody but a server can judge it.
     """
 
     def update(self, predicted: VideoMasks | None, truth: VideoMasks, ignore: VideoMasks | None = None) -> Row:
@@ -57,15 +57,25 @@ class VideoReferringMasks(Metric):
                 row[f"{name}{part}"] = value
         return self.add(row)
 
+    def update_unpublished(self) -> Row:
+        """Keep an expression whose truth is not published."""
+        return self.add({"unpublished": True})
+
+    def left_out(self) -> dict[str, str]:
+        """See Metric."""
+        count = sum("unpublished" in row for row in self.rows)
+        return {"J&F": f"the truth of {count} expressions is not published"} if count else {}
+
     def compute(self) -> dict[str, float]:
         """Return ``J&F``, ``J``, ``F``, recall and decay of both, ``N-acc`` and ``T-acc``."""
         figures: dict[str, float] = {}
-        means = {f"{name}{part}": _mean(self.rows, f"{name}{part}") for name in ("J", "F") for part in _PARTS}
+        rows = [row for row in self.rows if "unpublished" not in row]
+        means = {f"{name}{part}": _mean(rows, f"{name}{part}") for name in ("J", "F") for part in _PARTS}
         if means["J"] is not None and means["F"] is not None:
             figures["J&F"] = 100 * (means["J"] + means["F"]) / 2
         figures |= {name: 100 * value for name, value in means.items() if value is not None}
-        put_mean(figures, "N-acc", (row["none_found"] for row in self.rows if row["no_target"]))
-        put_mean(figures, "T-acc", (not row["none_found"] for row in self.rows if not row["no_target"]))
+        put_mean(figures, "N-acc", (row["none_found"] for row in rows if row["no_target"]))
+        put_mean(figures, "T-acc", (not row["none_found"] for row in rows if not row["no_target"]))
         return figures
 
     def details(self) -> dict[str, float]:

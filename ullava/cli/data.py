@@ -122,7 +122,10 @@ def _draw(args: argparse.Namespace) -> int:
 def _annotations_of(world: Path) -> list[Path]:
     """The files of a synthetic world that hold words: of images, or where it has clips, of those."""
     from ullava.synthetic.write_clips import VIDEO_ANNOTATIONS
+    from ullava.synthetic.write_tracks import META
 
+    if (world / META).is_file():
+        return [world / META]
     names = VIDEO_ANNOTATIONS if (world / "clips.jsonl").is_file() else WORDY_ANNOTATIONS
     return [world / "annotations" / f"{name}.json" for name in names]
 

@@ -16,16 +16,17 @@ FRAME_SUFFIXES = (".jpg", ".jpeg")
 def frame_files(folder: Path) -> list[Path]:
     """Return the frames of a clip. Raises DataError for a folder without frames or with files that are none."""
     try:
-        entries = sorted(entry.name for entry in os.scandir(folder) if not is_stray(folder / entry.name))
+        with os.scandir(folder) as listed:
+            entries = {entry.name: entry.is_file() for entry in listed if not is_stray(folder / entry.name)}
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
-    found = [name for name in entries if name.lower().endswith(FRAME_SUFFIXES)]
+    found = {name for name in entries if name.lower().endswith(FRAME_SUFFIXES)}
     if not found:
         raise DataError(f"{folder}: holds no frame (a folder is a clip of .jpg files, in the order of their names)")
-    strange = [name for name in entries if name not in set(found)]
+    strange = sorted(name for name, plain in entries.items() if not plain or name not in found)
     if strange:
         raise DataError(f"{folder}: '{strange[0]}' is no JPEG frame; a folder that is a clip holds nothing else")
-    return [folder / name for name in found]
+    return [folder / name for name in sorted(found)]
 
 
 def frame_size_hw(files: Sequence[Path]) -> tuple[int, int]:

@@ -14,7 +14,9 @@ from pycocotools import mask as coco_mask
 from tests.unit.synthetic import tracks_reader as reader
 from tests.unit.synthetic.clips_reader import RGB
 
+from ullava.cli.main import main
 from ullava.errors import DataError
+from ullava.synthetic.tokenizer import words_of_annotations
 from ullava.synthetic.track_words import expressions
 from ullava.synthetic.tracks import sample_play
 from ullava.synthetic.vocabulary import HELD_OUT, SPLITS
@@ -23,7 +25,7 @@ from ullava.synthetic.write_tracks import draw_play_files, draw_track_world
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_track_world(tmp_path_factory.mktemp("tracks") / "world", 24, 4, "train", progress=False)
+    return draw_track_world(tmp_path_factory.mktemp("tracks") / "world", 20, 4, "train", progress=False)
 
 
 def read(world: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -101,6 +103,14 @@ def test_the_same_seed_draws_the_same_bytes_and_fewer_are_the_beginning(world: P
     assert few == {name: many[name] for name in few}
     assert few_masks == {name: many_masks[name] for name in few_masks} and few_masks
     assert draw_play_files(0, 5, "train") != draw_play_files(0, 4, "train") != draw_play_files(0, 4, "seen")
+
+
+def test_a_tokenizer_learns_their_words(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Path] = []
+    monkeypatch.setattr("ullava.synthetic.tokenizer.train_tokenizer", lambda paths, *_: given.extend(paths) or 700)
+    assert main(["data", "tokenizer", "--world", str(world), "--vocabulary", "700", "--out", str(tmp_path / "t")]) == 0
+    said = {one["exp"] for clip in read(world)[0].values() for one in clip["expressions"].values()}
+    assert said <= set(words_of_annotations(given))
 
 
 def test_the_command_draws_them_and_refuses_what_makes_no_sense(tmp_path: Path, command: Any) -> None:

@@ -25,7 +25,7 @@ from ullava.errors import UserError
 
 DOORS = (
     "command_line", "recipes", "overrides", "model_yaml", "dataset_yaml", "coco", "labelme", "masks", "refs", "records",
-    "llava", "boxes", "jsonl", "prompts", "images", "videos", "folders", "saved", "convert", "train",
+    "llava", "boxes", "jsonl", "prompts", "images", "videos", "clips", "folders", "saved", "convert", "train",
 )  # fmt: skip
 
 

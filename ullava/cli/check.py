@@ -18,6 +18,7 @@ from ullava.config.schema import DatasetConfig, DatasetEntry, EvalRecipe, ModelC
 from ullava.config.site import Site
 from ullava.errors import ConfigError, HubUnreachableError, UserError
 from ullava.given_files import check_plain
+from ullava.structures import Clip
 
 HELP = "validate YAML files; for a recipe also its model, datasets and data"
 
@@ -203,8 +204,8 @@ def _check_data(name: str, entry: DatasetEntry, data_root: Path) -> str:
             continue
         for image in sorted({image for sample in samples for image in sample.images}):
             problems += _absent(image, "image", dataset.sources(index))
-        for video in sorted({clip.path for sample in samples for clip in sample.videos}):
-            problems += _absent(video, "video", dataset.sources(index))
+        for clip in {clip.path: clip for sample in samples for clip in sample.videos}.values():
+            problems += _absent_clip(clip, dataset.sources(index))
     if problems:
         raise UserError(problems)
     form = "; original files" if located.original is not None else ""
@@ -221,6 +222,15 @@ def _absent(path: Path, what: str, source: str) -> list[str]:
     except UserError as error:
         return [f"{problem} ({source})" for problem in error.problems]
     return []
+
+
+def _absent_clip(clip: Clip, source: str) -> list[str]:
+    """The same about a video, or the frames of one that is a folder."""
+    if not clip.path.is_dir():
+        return _absent(clip.path, "video", source)
+    from ullava.media.frame_folder import frame_files
+
+    return [f"{problem} ({source})" for problem in _problems_of(frame_files, clip.path)]
 
 
 def _check_model(config: ModelConfig, path: Path) -> None:

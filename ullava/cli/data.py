@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--out", type=Path, required=True, help="folder to make; must not hold anything yet")
     draw.add_argument("--images", type=int, help="how many images")
     draw.add_argument("--videos", type=int, help="instead of images: how many clips of moving shapes (GIF)")
+    draw.add_argument(
+        "--masks",
+        action="store_true",
+        help="with --videos: clips with masks and expressions through time, in the form of MeViS (JPEG frames)",
+    )
     draw.add_argument("--seed", type=int, default=0, help="another seed, another world (default 0)")
     draw.add_argument(
         "--split",
@@ -114,6 +119,14 @@ def _draw(args: argparse.Namespace) -> int:
         raise UserError("--regions: questions point at regions of images, not of clips")
     if args.videos is not None and args.grounded:
         raise UserError("--grounded: captions with masks are of images only")
+    if args.masks and args.videos is None:
+        raise UserError("--masks: is for clips; say how many with --videos N (images have masks as they are)")
+    if args.masks:
+        from ullava.synthetic.write_tracks import draw_track_world
+
+        out = draw_track_world(args.out, args.videos, args.seed, args.split, workers=args.workers)
+        print(f"{out}: {args.videos} clips with masks and expressions, split {args.split}, seed {args.seed}")
+        return 0
     if args.videos is not None:
         from ullava.synthetic.write_clips import draw_video_world
 
@@ -140,7 +153,10 @@ def _draw(args: argparse.Namespace) -> int:
 def _annotations_of(world: Path) -> list[Path]:
     """The files of a synthetic world that hold words: of images, or where it has clips, of those."""
     from ullava.synthetic.write_clips import VIDEO_ANNOTATIONS
+    from ullava.synthetic.write_tracks import META
 
+    if (world / META).is_file():
+        return [world / META]
     names = VIDEO_ANNOTATIONS if (world / "clips.jsonl").is_file() else WORDY_ANNOTATIONS
     return [world / "annotations" / f"{name}.json" for name in names]
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ullava.cli.loading_flags import add_quantize
+from ullava.errors import UserError
 
 HELP = "evaluate a model by a recipe of configs/eval"
 
@@ -18,6 +19,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a name, a folder with weights or a Hub id (instead of the recipe's)")
     add_quantize(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help="results (default: runs/eval/<recipe name>)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="PATH",
+        help="score finished masks of clips in the place of a model: a .jsonl, or <clip>/<expression>/<frame>.png",
+    )
+    parser.add_argument(
+        "--submission",
+        type=Path,
+        metavar="DIR",
+        help="also write the answers as mask images, as the servers of MeViS and Refer-YouTube-VOS take them",
+    )
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
 
 
@@ -28,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = [*args.overrides, *([f"model={json.dumps(args.model)}"] if args.model else [])]
     overrides += [f"quantize={args.quantize}"] if args.quantize else []
+    if args.results is not None and args.model:
+        raise UserError("--results: take the place of a model; leave --model out")
     recipe, path = read_recipe(EvalRecipe, args.recipe, overrides)
     out: Path = args.out if args.out is not None else Path("runs") / "eval" / path.stem
 
@@ -37,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from ullava.evaluation.run import evaluate_recipe
     from ullava.evaluation.table import result_table
 
-    metrics = evaluate_recipe(recipe, out)
+    metrics = evaluate_recipe(recipe, out, results=args.results, submission=args.submission)
     if metrics is None:
         return 0
     if args.json:
         print(json.dumps(metrics, indent=2))
     else:
         print(result_table(metrics))
-        print(f"\nwritten: {out / 'metrics.json'}, {out / 'predictions.jsonl'}")
+        more = [] if args.submission is None else [args.submission]
+        print(f"\nwritten: {', '.join(map(str, [out / 'metrics.json', out / 'predictions.jsonl', *more]))}")
     return 0

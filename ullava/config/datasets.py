@@ -27,9 +27,10 @@ class SplitConfig:
 class OriginalSplit:
     """One split in the files that a data set's authors publish; every path is below the data root.
 
-    ``annotations``: a file, or a folder where each image has its own. ``companion``: the other file that is needed
-    (``instances.json``, or a list of the split's images). ``part``: what this split is called inside the files,
-    or in the names of several; ``oracle`` of SA-Co: all annotators at once. ``sentences``: expected expressions.
+    ``annotations``: a file, or a folder where each image has its own. ``companion``: what else is needed
+    (``instances.json``, a list of the split's images, the masks of clips). ``part``: what this split is called inside
+    the files, or in the names of several; ``oracle`` of SA-Co: all annotators at once. ``sentences``: expected
+    expressions.
     ``images``: the folder of images. ``count``: expected samples. ``first_text``: of several texts of an image the
     first alone is asked, as ReasonSeg's published figures are taken.
     """
@@ -76,6 +77,10 @@ class OriginalConfig:
         "grandf_flickr",
         "grandf_eval",
         "flickr_entities",
+        "mevis",
+        "revos",
+        "ref_youtube_vos",
+        "ref_davis",
     ]
     splits: dict[str, OriginalSplit]
     leave_out: list[str] = field(default_factory=list)
@@ -101,7 +106,7 @@ class DatasetConfig:
     name: str
     layout: str
     """One of the table in ullava.data.readers.layouts."""
-    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "gcg"]
+    task: Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance", "gcg", "rvos"]
     splits: dict[str, SplitConfig] = field(default_factory=dict)
     original: OriginalConfig | None = None
     root: str | None = None

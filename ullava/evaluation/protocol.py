@@ -30,6 +30,7 @@ from ullava.evaluation.metrics.meteor import STEMS, SYNONYMS
 from ullava.evaluation.result_store import RunFolder
 from ullava.evaluation.scorers import make_scorer
 from ullava.evaluation.scoring import Scorer, family_of
+from ullava.evaluation.video_answers import filed_under
 from ullava.inference.export import chosen_to_json, object_to_json, presence_to_json
 from ullava.structures import Answer, Sample
 
@@ -61,7 +62,10 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 class Answerer(Protocol):
-    """What is evaluated: a ``Predictor``, or anything of that shape."""
+    """What is evaluated: a ``Predictor``, or anything of that shape.
+
+    The task rvos wants one with ``masks_in_videos = True``, whose answers have masks through a clip.
+    """
 
     def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
         """Answer single-turn samples freely, in order; ``generation``: see Predictor.answer."""
@@ -217,6 +221,7 @@ class DatasetRun:
             "queries": query.total,
             "image": str(sample.images[0]) if sample.images else None,
             **({"video": str(sample.videos[0].path)} if sample.videos else {}),
+            **(filed_under(sample) if self.family == "rvos" else {}),
             "prompt": sample.turns[0].question,
             "answer": answer.text,
             "finished": answer.finished,

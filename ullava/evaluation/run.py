@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ullava.atomic_write import check_folder, write_json
 from ullava.config.schema import EvalRecipe
@@ -28,6 +29,11 @@ from ullava.evaluation.result_store import RunFolder, Shard, read_lines
 from ullava.evaluation.risk_curve import write_curves
 from ullava.evaluation.scorers import scorer_for
 from ullava.evaluation.scoring import family_of
+from ullava.evaluation.video_answers import finished_answers
+from ullava.evaluation.video_submission import check_submission, write_submission
+
+if TYPE_CHECKING:
+    from ullava.modeling.heads.mask_cache import MaskCache
 
 T = TypeVar("T")
 
@@ -36,27 +42,66 @@ FORMAT = 2
 """Of ``run.json`` and of the lines of ``predictions.jsonl``; a folder of another format is not continued."""
 
 
-def evaluate_recipe(recipe: EvalRecipe, out_dir: Path, *, progress: bool = True) -> dict[str, Any] | None:
+def evaluate_recipe(
+    recipe: EvalRecipe,
+    out_dir: Path,
+    *,
+    results: Path | None = None,
+    submission: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any] | None:
     """Open the data sets of a recipe, load its model and evaluate; see ``evaluate``.
 
-    Data sets come first, so that a missing file is not found after minutes of loading. Raises UserError.
+    ``results``: finished masks of clips (ullava.evaluation.video_answers) in the place of a model. ``submission``: a
+    new folder for the mask images that a server takes. Data sets come first, so that a missing file is not found after
+    minutes of loading. Raises UserError.
     """
     check_entries(recipe)
     check_folder(out_dir)
     built = build_datasets(recipe.dataset, Path(recipe.data_root))
     datasets = dict(zip(recipe.dataset, built, strict=True))
+    if submission is not None:
+        check_submission(datasets, submission)
+    predictor: Answerer
+    cache: MaskCache | None = None
+    if results is not None:
+        predictor, recipe = finished_answers(results), replace(recipe, model=str(results))
+        _check_finished(recipe, datasets)
+    else:
+        predictor, cache = _loaded(recipe)
+    metrics = evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
+    if cache is not None:
+        print(cache.told())
+    if submission is not None and metrics is not None:
+        (dataset,) = datasets.values()
+        write_submission(out_dir / "predictions.jsonl", dataset, submission)
+    return metrics
+
+
+def _loaded(recipe: EvalRecipe) -> tuple[Answerer, MaskCache | None]:
+    """Load the model, and the cache of its mask encoder's maps where the recipe asks for one."""
     from ullava.inference.load import load
     from ullava.modeling.construction.mask_caching import use_mask_cache
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype, quantize=recipe.quantize)
     predictor.overrides = recipe.overrides
-    cache = None
-    if recipe.mask_cache is not None:
-        cache = use_mask_cache(predictor.model, predictor.processor, recipe.mask_cache, device=predictor.device.type)
-    metrics = evaluate(predictor, datasets, recipe, out_dir, shard=Shard.from_environment(), progress=progress)
-    if cache is not None:
-        print(cache.told())
-    return metrics
+    if recipe.mask_cache is None:
+        return predictor, None
+    model, processor = predictor.model, predictor.processor
+    return predictor, use_mask_cache(model, processor, recipe.mask_cache, device=predictor.device.type)
+
+
+def _check_finished(recipe: EvalRecipe, datasets: Mapping[str, TaskDataset]) -> None:
+    """Refuse what finished masks of clips cannot be held against. Raises ConfigError."""
+    problems = [
+        f"dataset.{label}: --results hold masks of clips (task rvos), this is {dataset.task}"
+        for label, dataset in datasets.items()
+        if dataset.task != "rvos"
+    ]
+    if len(datasets) > 1:
+        problems.append(f"--results: are of one data set, the recipe has {len(datasets)}: {', '.join(datasets)}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def evaluate(
@@ -78,8 +123,10 @@ def evaluate(
         raise ConfigError(f"batch_size: must be at least 1, not {recipe.batch_size}")
     folder = RunFolder(out_dir, shard or Shard())
     families = {label: family_of(dataset) for label, dataset in datasets.items()}
-    for family in families.values():
+    for label, family in families.items():
         scorer_for(family, recipe)
+        if family == "rvos":
+            _check_rvos(label, predictor, recipe)
     folder.begin(_identity(predictor, datasets, families, recipe))
     try:
         stored = stored_questions(folder.records(), datasets, folder.predictions)
@@ -102,6 +149,17 @@ def evaluate(
     write_curves(curves, out_dir)
     write_json(out_dir / "metrics.json", metrics)
     return metrics
+
+
+def _check_rvos(label: str, predictor: Answerer, recipe: EvalRecipe) -> None:
+    """Refuse a model that gives no masks of clips, and protocols that would give them away. Raises ConfigError."""
+    if recipe.protocol != "generate":
+        raise ConfigError(f"dataset.{label}: the task rvos has the protocol generate, not {recipe.protocol}")
+    if not getattr(predictor, "masks_in_videos", False):
+        raise ConfigError(
+            f"dataset.{label}: the task rvos wants masks through a video, which this model does not give; finished "
+            "masks are scored with --results"
+        )
 
 
 def check_entries(recipe: EvalRecipe) -> None:

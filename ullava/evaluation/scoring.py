@@ -7,6 +7,7 @@
 ``salient``  union of the masks
 ``semantic`` union of the masks, class by class; the classes of one image are judged together
 ``instance`` each mask with its score
+``rvos``     masks through a clip, united, against the united true ones
 ``caption``  the words, against references and, in drawn scenes, against the scene
 ``gcg``      the words of a caption, and for each phrase its masks (the filled boxes, where the truth has no masks)
 ``vqa``, ``text``  the words, against the accepted answers; of ``text`` also how likely the reference answer is
@@ -35,9 +36,10 @@ from ullava.evaluation.metrics.rows import CLASS, GROUPS, Metric, Row
 from ullava.evaluation.metrics.salient import SalientMaps
 from ullava.evaluation.metrics.selective import THERE
 from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
+from ullava.evaluation.metrics.video import VideoReferringMasks
 from ullava.evaluation.phrase_similarity import PhraseSimilarity, WordSimilarity
 from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
-from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask
+from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask, united
 from ullava.structures import Answer, BoxXYXY, GroundedObject, MaskArray, Sample
 from ullava.synthetic.facts import check_facts
 from ullava.text.tokens import strip_grounding
@@ -171,6 +173,21 @@ class _Instance(Scorer):
         )
 
 
+class _Rvos(Scorer):
+    kind = VideoReferringMasks
+
+    def score(self, sample: Sample, answer: Answer) -> Row:
+        metric = cast(VideoReferringMasks, self.metric)
+        found = [thing.masks for thing in answer.objects if thing.masks is not None]
+        if sample.truth.get("masks") is None:
+            return metric.update_unpublished()
+        try:
+            said = united(found) if found else None
+            return metric.update(said, sample.truth["masks"], sample.truth.get("ignore_masks"))
+        except (ValueError, DataError) as error:
+            raise SampleError(sample.name, str(error)) from error
+
+
 class _Caption(Scorer):
     kind = Captions
 
@@ -249,6 +266,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "salient": _Salient,
     "semantic": _Semantic,
     "instance": _Instance,
+    "rvos": _Rvos,
     "caption": _Caption,
     "gcg": GroundedCaptionScorer,
     "vqa": _Words,

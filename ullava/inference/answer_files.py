@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ullava.atomic_write import whole_folder, write_whole
 from ullava.geometry.region_prompts import region_to_json
 from ullava.inference.export import answer_to_json, png_bytes
+from ullava.inference.overlay_video import overlay_suffix, write_overlay_video
 from ullava.inference.screen import screen_overlay
 from ullava.media.images import ImageLike
 from ullava.structures import Answer
@@ -34,15 +35,25 @@ def lines_of(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def write_overlays(images: Sequence[ImageLike], answer: Answer, folder: Path, stem: str) -> None:
+def write_overlays(
+    images: Sequence[ImageLike], answer: Answer, folder: Path, stem: str, videos: Sequence[Path] = ()
+) -> None:
     """Write ``<stem>.png`` for the first of the question's images, ``<stem>-2.png`` for the second, and so on.
 
+    Of a video in which the answer masks something ``<stem>.mp4`` (.gif without PyAV), ``<stem>-2.mp4`` for the second.
     They are of a screen's size at most (``ullava.inference.screen``).
     """
     for number, image in enumerate(images):
-        shown = [item for item in answer.objects if item.image == number]
-        name = f"{stem}.png" if number == 0 else f"{stem}-{number + 1}.png"
-        write_whole(folder / name, png_bytes(screen_overlay(image, shown)))
+        shown = [item for item in answer.objects if item.masks is None and item.image == number]
+        write_whole(folder / _numbered(stem, number, ".png"), png_bytes(screen_overlay(image, shown)))
+    for number, video in enumerate(videos):
+        moving = [item for item in answer.objects if item.over_time is not None and item.over_time.video == number]
+        if moving:
+            write_overlay_video(video, moving, folder / _numbered(stem, number, overlay_suffix()))
+
+
+def _numbered(stem: str, number: int, suffix: str) -> str:
+    return f"{stem}{suffix}" if number == 0 else f"{stem}-{number + 1}{suffix}"
 
 
 def write_answers(turns: Sequence[tuple[Question, Answer]], folder: Path, settings: Mapping[str, Any]) -> None:
@@ -50,5 +61,5 @@ def write_answers(turns: Sequence[tuple[Question, Answer]], folder: Path, settin
     with whole_folder(folder) as draft:
         (draft / "overlays").mkdir()
         for question, answer in turns:
-            write_overlays(answer.images or question.images, answer, draft / "overlays", question.id)
+            write_overlays(answer.images or question.images, answer, draft / "overlays", question.id, question.videos)
         write_whole(draft / "answers.jsonl", lines_of(answer_record(*turn, settings) for turn in turns))

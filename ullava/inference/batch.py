@@ -217,7 +217,7 @@ def answer_one(
         make_folder(folder)
         with whole(folder / "answer.json") as unfinished:  # takes its place when the overlays are there
             unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            write_overlays(question.images, answer, folder, "overlay")
+            write_overlays(question.images, answer, folder, "overlay", question.videos)
     return record
 
 
@@ -269,7 +269,7 @@ def answer_batches(
         answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
         if overlays is not None:
             for question, answer in zip(batch, answers, strict=True):
-                write_overlays(question.images, answer, overlays, question.id)
+                write_overlays(question.images, answer, overlays, question.id, question.videos)
         yield [answer_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
 
 

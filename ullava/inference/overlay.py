@@ -37,15 +37,16 @@ def draw_overlay(
     scale: int | None = None,
     show_scores: bool = True,
     text_px: int | None = None,
+    colors: Sequence[int] | None = None,
 ) -> ImageArray:
     """Draw ``objects`` on a copy of ``image_rgb_u8`` [H, W, 3].
 
     The image is enlarged ``scale`` times first; without ``scale`` an image whose long side is below 480 pixels is
     enlarged by the smallest whole number that reaches it, so that labels are readable. Phrase k gets color k of
-    ``PALETTE`` (``color_places``). Boxes and masks are in pixels of the original image. Labels lie inside the image;
-    ``show_scores=False`` leaves the scores out of them (a truth has none). ``text_px`` is the letters' size in the
-    result; without it, it follows the image's size (of a strip, four times the short side). Crowded images get
-    smaller letters.
+    ``PALETTE`` (``color_places``), or object k color ``colors[k]``. Boxes and masks are in pixels of the original
+    image. Labels lie inside the image; ``show_scores=False`` leaves the scores out of them (a truth has none).
+    ``text_px`` is the letters' size in the result; without it, it follows the image's size (of a strip, four times the
+    short side). Crowded images get smaller letters.
 
     Returns:
         uint8 [H * scale, W * scale, 3].
@@ -59,13 +60,14 @@ def draw_overlay(
     size_wh = (width * factor, height * factor)
     canvas = np.asarray(cv2.resize(image_rgb_u8, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
     masks = [None if item.mask is None else enlarge_mask(item.mask, factor) for item in objects]
-    colors = [PALETTE[place] for place in color_places([item.group for item in objects])]
+    places = color_places([item.group for item in objects]) if colors is None else colors
+    chosen = [PALETTE[place % len(PALETTE)] for place in places]
     extent = _extent(canvas)
     stroke = max(2, round(extent / 320))
-    for mask, color in zip(masks, colors, strict=True):
+    for mask, color in zip(masks, chosen, strict=True):
         if mask is not None:
             _tint(canvas, mask, color)
-    for item, mask, color in zip(objects, masks, colors, strict=True):
+    for item, mask, color in zip(objects, masks, chosen, strict=True):
         if item.box_xyxy_px is not None:
             _draw_box(canvas, _scaled_box(item.box_xyxy_px, factor, canvas), color, max(1, stroke - 1))
         if mask is not None:
@@ -74,7 +76,7 @@ def draw_overlay(
     words = [(item.phrase or "object", f"{item.score:.2f}" if show_scores else "") for item in objects]
     anchors = [_anchor(item, mask, factor, canvas) for item, mask in zip(objects, masks, strict=True)]
     letters = text_px if text_px is not None else max(13, round(extent / 34))
-    return _draw_labels(canvas, words, anchors, masks, colors, letters, detail)
+    return _draw_labels(canvas, words, anchors, masks, chosen, letters, detail)
 
 
 def color_places(groups: Sequence[int | None]) -> list[int]:

@@ -16,7 +16,12 @@ SCREEN_SIDE = 2048
 """The longest side of an overlay in pixels: lines and letters follow the image's size, so more would show no more."""
 
 
-def screen_overlay(image: ImageLike, objects: Sequence[GroundedObject], side: int = SCREEN_SIDE) -> ImageArray:
+def screen_overlay(
+    image: ImageLike,
+    objects: Sequence[GroundedObject],
+    side: int = SCREEN_SIDE,
+    colors: Sequence[int] | None = None,
+) -> ImageArray:
     """Draw ``objects`` on ``image`` as ``draw_overlay`` does, on at most ``side`` pixels of its long side.
 
     Masks and boxes are those of the whole image, in its pixels; a mask that would vanish keeps the pixels it touches.
@@ -34,8 +39,9 @@ def screen_overlay(image: ImageLike, objects: Sequence[GroundedObject], side: in
         size_wh = max(round(whole_hw[1] * share), 1), max(round(whole_hw[0] * share), 1)
         pixels = np.asarray(cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
     if pixels.shape[:2] == whole_hw:
-        return draw_overlay(pixels, objects)
-    return draw_overlay(pixels, [_resized(item, whole_hw, (pixels.shape[0], pixels.shape[1])) for item in objects])
+        return draw_overlay(pixels, objects, colors=colors)
+    shown_hw = pixels.shape[0], pixels.shape[1]
+    return draw_overlay(pixels, [_resized(item, whole_hw, shown_hw) for item in objects], colors=colors)
 
 
 def _resized(item: GroundedObject, whole_hw: tuple[int, int], shown_hw: tuple[int, int]) -> GroundedObject:

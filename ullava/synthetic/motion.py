@@ -39,7 +39,8 @@ IN_ORDER_PX = 4.0
 ONE_MOVES = 0.6
 """Share of the clips of several objects in which a single one moves."""
 
-_STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), STILL: (0, 0)}
+STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), STILL: (0, 0)}
+"""Motion -> (right, down)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class Mover:
     def at(self, frame: int, length: int) -> Thing:
         """The object in frame ``frame`` of ``length``: whole pixels further, so that it keeps its pixels."""
         done = round(self.travel_px * frame / (length - 1))
-        (x, y), (right, down) = self.thing.centre_px, _STEPS[self.motion]
+        (x, y), (right, down) = self.thing.centre_px, STEPS[self.motion]
         return replace(self.thing, centre_px=(x + right * done, y + down * done))
 
 
@@ -130,17 +131,17 @@ def _place(rng: Random, pair: tuple[str, str], motion: str, canvas: tuple[int, i
     diameter = rng.uniform(*DIAMETER_PX)
     points, core_px = outline(shape, diameter, rng.uniform(-1, 1))
     half = points.max(axis=0)
-    right, down = _STEPS[motion]
+    right, down = STEPS[motion]
     reach = np.array(canvas) - 2 * half - 2 * EDGE_PX
     room = int(reach[0] if right else reach[1])
     for _ in range(40):
         travel = 0 if motion == STILL else rng.randint(TRAVEL_PX[0], min(TRAVEL_PX[1], room))
         path = _path(rng, half, travel, (right, down), canvas)
-        if all(_clear(path, other) for other in paths):
+        if all(clear(path, other) for other in paths):
             paths.append(path)
             x = path[2] - half[0] if right < 0 else path[0] + half[0]
             y = path[3] - half[1] if down < 0 else path[1] + half[1]
-            thing = _thing(rng, colour, shape, diameter, points, core_px, (float(x), float(y)))
+            thing = moving_thing(rng, colour, shape, diameter, points, core_px, (float(x), float(y)))
             return Mover(thing, motion, travel)
     return None
 
@@ -153,14 +154,15 @@ def _path(rng: Random, half: NDArray[np.float64], travel: int, step: tuple[int, 
     return left, top, left + width, top + height
 
 
-def _clear(path: Box, other: Box) -> bool:
+def clear(path: Box, other: Box) -> bool:
+    """Whether two boxes are apart by the gap that objects keep."""
     gap = PLAIN.gap_px
     return (
         path[2] + gap <= other[0] or path[0] - gap >= other[2] or path[3] + gap <= other[1] or path[1] - gap >= other[3]
     )
 
 
-def _thing(
+def moving_thing(
     rng: Random,
     colour: str,
     shape: str,
@@ -169,6 +171,7 @@ def _thing(
     core_px: tuple[float, float],
     centre_px: tuple[float, float],
 ) -> Thing:
+    """An object of a moving scene; ``points`` and ``core_px`` from ``outline``, texture and shade by lot."""
     size = "large" if diameter >= LARGE_FROM_PX else "small"
     texture = rng.choices(TEXTURES, (6, 2, 2))[0] if shape != "ring" or size == "large" else "plain"
     rgb = jitter(rng, COLOURS[colour])

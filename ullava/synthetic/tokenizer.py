@@ -16,12 +16,18 @@ _FRAME_WORDS = ("USER:", "ASSISTANT:", ACKNOWLEDGEMENT, f"{NO_TARGET}:", "Mask",
 
 
 def words_of_annotations(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield every expression, question, answer, category and template sentence of annotation files (JSON lists)."""
+    """Yield every expression, question, answer, category and template sentence of annotation files.
+
+    They are JSON lists, or of clips with masks ``{"videos": {name: {"expressions": {id: {"exp"}}}}}``.
+    """
     for path in paths:
         try:
             records = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+        if isinstance(records, dict):
+            clips = records.get("videos", {}).values()
+            records = [{"sentences": [one["exp"]]} for clip in clips for one in clip["expressions"].values()]
         for record in records if isinstance(records, list) else []:
             yield from _words(record)
 

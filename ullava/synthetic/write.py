@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import cv2
 import numpy as np
@@ -20,11 +20,14 @@ from tqdm import tqdm
 from ullava.atomic_write import whole_folder
 from ullava.errors import DataError, did_you_mean
 from ullava.run_lock import hold
+from ullava.structures import ImageArray
 from ullava.synthetic.records import SceneRecords
 from ullava.synthetic.render import render
 from ullava.synthetic.scene import sample_scene
 from ullava.synthetic.vocabulary import SHAPES, SPLITS, VERSION, Split, class_id
 from ullava.synthetic.worlds import PLAIN, WORLDS, World
+
+Drawn = TypeVar("Drawn")
 
 JPEG_QUALITY = 92
 ANNOTATIONS: tuple[str, ...] = (
@@ -53,6 +56,12 @@ def _encode(suffix: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
     return data.tobytes()
 
 
+def jpeg_bytes(image_rgb_u8: ImageArray) -> bytes:
+    """Return an image uint8 [H, W, 3] as a JPEG file."""
+    bgr = np.ascontiguousarray(image_rgb_u8[..., ::-1])
+    return _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+
+
 def _png(image: NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
@@ -67,9 +76,8 @@ def draw_scene(
     scene = sample_scene(split, seed, index, world)
     drawn = SceneRecords.of(scene, render(scene))
     image = drawn.image
-    bgr = np.ascontiguousarray(image.image_rgb_u8[..., ::-1])
     images = {
-        drawn.image_path: _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        drawn.image_path: jpeg_bytes(image.image_rgb_u8),
         drawn.label_path: _png(drawn.label_map()),
     }
     if scene.salient is not None:
@@ -89,12 +97,16 @@ def lists_of(regions: bool, grounded: bool) -> tuple[str, ...]:
 
 
 class ListFile:
-    """A JSON list written one record at a time."""
+    """A JSON list written one record at a time, or with ``brackets`` "{}" an object of ``"key":value`` texts.
 
-    def __init__(self, file: TextIO) -> None:
+    ``after`` is what ends the file behind it.
+    """
+
+    def __init__(self, file: TextIO, brackets: str = "[]", after: str = "") -> None:
         self._file = file
         self._empty = True
-        file.write("[")
+        self._end = f"\n{brackets[1]}{after}\n"
+        file.write(brackets[0])
 
     def add(self, record: str) -> None:
         """Append one record, already JSON."""
@@ -104,12 +116,12 @@ class ListFile:
 
     def close(self) -> None:
         """End the list."""
-        self._file.write("\n]\n")
+        self._file.write(self._end)
         self._file.close()
 
 
 @contextmanager
-def drawn_in_order(draw: Callable[[int], DrawnFiles], count: int, workers: int) -> Iterator[Iterable[DrawnFiles]]:
+def drawn_in_order(draw: Callable[[int], Drawn], count: int, workers: int) -> Iterator[Iterable[Drawn]]:
     """What ``draw`` gives for 0 … ``count`` - 1, in order, from this process or from ``workers`` others."""
     if workers <= 1:
         yield map(draw, range(count))

@@ -30,7 +30,16 @@ GOOD: dict[str, dict[str, Any]] = {
     | {"phrases": [{"span": [0, 5], "annotations": [PART]}]}
     | SIZE,
     "coco_instances": PART | {"id": 1, "image_id": 1, "category_id": 3, "iscrowd": 0},
+    "refer_video": {
+        "video": "clip",
+        "frames": ["a.jpg", "b.jpg"],
+        "objects": {"1": {"size": [H, W], "counts": [rle_encode(masks()[0])["counts"], None]}},
+        "expressions": [{"id": "0", "expression": "it", "objects": ["1"]}],
+    }
+    | SIZE,
 }
+SHOWN = {"refer_video": "clip/a.jpg"}
+"""What the record of a layout shows, where that is not ``a.png``."""
 LAYOUTS = sorted(GOOD)
 WITH_OUTLINES = ["refer", "grefer", "regions", "coco_instances", "grounded_captions"]
 
@@ -56,12 +65,16 @@ def changed(layout: str, **change: Any) -> dict[str, Any]:
 def images(data_folder: Any) -> Path:
     """The folder of images: one photo and its mask."""
     make_image(data_folder.root / "a.png")
+    for name in GOOD["refer_video"]["frames"]:
+        make_image(data_folder.root / "clip" / name)
     png(data_folder.root / "m.png", masks()[0].astype(np.uint8) * 255)
     return data_folder.root
 
 
 class Plain:
     """Stands for the processor: a sample whose images could be read comes back as it is."""
+
+    video_frames = 2
 
     def encode(self, sample: Sample, images: Any, **_: Any) -> Sample:
         assert [image.shape for image in images] == [(H, W, 3)] * len(sample.images)
@@ -106,14 +119,14 @@ def test_annotations_that_are_cut_off_are_refused(build: Any, images: Path, layo
 @pytest.mark.parametrize("fault", ["missing", "empty", "cut off"])
 def test_a_image_that_cannot_be_read_is_a_bad_sample_by_name(build: Any, images: Path, layout: str, fault: str) -> None:
     dataset = build(layout, file_of(layout, changed(layout)))
-    path = images / "a.png"
+    path = images / SHOWN.get(layout, "a.png")
     whole = path.read_bytes()
     path.unlink()
     if fault != "missing":
         path.write_bytes(b"" if fault == "empty" else whole[:50])
     bad = EncodedMixture(First(dataset), Plain())[0]
     assert isinstance(bad, BadSample)
-    assert bad.name == "tests/train/0" and str(path) in bad.reason
+    assert bad.name == "tests/train/0" and str(path.parent) in bad.reason and path.name in bad.reason
 
 
 @pytest.mark.parametrize("layout", WITH_OUTLINES)

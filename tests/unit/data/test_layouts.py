@@ -85,7 +85,7 @@ def test_every_task_of_a_row_is_served(build: Any, data_folder: Any, reader: typ
 def test_a_wrong_record_is_named(build: Any, data_folder: Any, reader: type[Reader]) -> None:
     """Its image lies outside the folder of the images."""
     _images(data_folder.root)
-    key = "image" if reader.layout == "llava_json" else "image_path"
+    key = {"llava_json": "image", "refer_video": "video"}.get(reader.layout, "image_path")
     record = changed(reader.layout) | {key: "../b.png"}
     dataset = build(reader.layout, file_of(reader.layout, record))
     for use in (lambda: dataset.queries(0), lambda: dataset.sample(0, np.random.default_rng(0))):

@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     empty.touch()
     assert "the file is empty" in complaint(empty)
     assert "no such video" in complaint(tmp_path / "none.mp4")
-    assert "is a folder, not a file" in complaint(tmp_path)
+    assert "holds no frame (a folder is a clip of .jpg files" in complaint(tmp_path)
     (tmp_path / "playlist.mp4").write_text("#EXTM3U\nfile:///etc/hostname\n")
     assert "not a video of a known format (mp4, avi, gif)" in complaint(tmp_path / "playlist.mp4")
     gif = write_gif(tmp_path / "film.gif", film(6))

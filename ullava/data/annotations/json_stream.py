@@ -204,6 +204,22 @@ class JsonCursor:
         self.where = ""
         self.take("]")
 
+    def members(self) -> Iterator[str]:
+        """Take an object key by key; who is given a key has to take its value before the next one."""
+        seen: set[str] = set()
+        self.take("{")
+        while self.peek() != "}":
+            if seen:
+                self.take(",")
+            key, _ = self.value()
+            if not isinstance(key, str) or key in seen:
+                raise self.fail(f"key {key!r} is there twice" if isinstance(key, str) else "a key is a string")
+            seen.add(key)
+            self.take(":")
+            self.peek()
+            yield key
+        self.take("}")
+
     def finish(self) -> None:
         """Raise unless nothing but white space is left."""
         found = self.peek()
@@ -262,15 +278,8 @@ def iter_object_lists(
     with JsonCursor(path, on_read, encoding=encoding, nan=True) as cursor:
         if cursor.peek() != "{":
             raise cursor.fail("expected one JSON object {...} with the lists " + ", ".join(wanted))
-        cursor.take("{")
-        while cursor.peek() != "}":
-            if seen:
-                cursor.take(",")
-            key, _ = cursor.value()
-            if not isinstance(key, str) or key in seen:
-                raise cursor.fail(f"key {key!r} is there twice" if isinstance(key, str) else "a key is a string")
+        for key in cursor.members():
             seen.add(key)
-            cursor.take(":")
             if key not in wanted:
                 cursor.value()
                 continue
@@ -281,7 +290,6 @@ def iter_object_lists(
                 if not isinstance(value, dict):
                     raise DataError(f"{path}:{line}: {key}[{number}]: expected an object, not {type(value).__name__}")
                 yield key, JsonRecord(number, line, text, value)
-        cursor.take("}")
         cursor.finish()
     missing = [key for key in wanted if key not in seen]
     if missing:

@@ -44,6 +44,10 @@ KIND_LAYOUTS: dict[str, str] = {
     "grandf_flickr": "grounded_captions",
     "grandf_eval": "grounded_captions",
     "flickr_entities": "grounded_captions",
+    "mevis": "refer_video",
+    "revos": "refer_video",
+    "ref_youtube_vos": "refer_video",
+    "ref_davis": "refer_video",
 }
 """Which layout the records of each kind of original files have."""
 Form = Literal["reworked", "original"]

@@ -215,6 +215,13 @@ def draw(rng: np.random.Generator, available: int, turns: int) -> list[int]:
     return chosen
 
 
+def clip_sampling(ways: FrameSampling, rng: np.random.Generator | None) -> tuple[FrameSampling, int]:
+    """Return how frames of a clip are chosen and with which seed: in training by ``rng``, else at equal steps."""
+    if rng is None:
+        return ("original_uniform" if ways.startswith("original_") else "uniform"), 0
+    return ways, int(rng.integers(2**31)) if ways.endswith("head_tail") else 0
+
+
 def training_turns(asks: Sequence[QAPair], templates: Templates, rng: np.random.Generator) -> tuple[Turn, ...]:
     """Word the questions with drawn templates; only the first keeps the image's marker."""
     turns = []

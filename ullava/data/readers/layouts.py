@@ -13,6 +13,7 @@ from ullava.data.readers.label_classes import LabelClassReader
 from ullava.data.readers.label_png import LabelPngReader
 from ullava.data.readers.llava_json import LlavaJsonReader
 from ullava.data.readers.refer import GroupReferReader, ReferReader
+from ullava.data.readers.refer_video import ReferVideoReader
 from ullava.data.readers.regions import RegionsReader
 from ullava.data.readers.salient_png import SalientPngReader
 from ullava.structures import Task
@@ -26,6 +27,7 @@ LAYOUTS: list[type[Reader]] = [
     LlavaJsonReader,
     RegionsReader,
     GroundedCaptionReader,
+    ReferVideoReader,
 ]
 """In the order in which messages list them."""
 CLASS_READERS: list[type[Reader]] = [CocoClassReader, LabelClassReader]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ullava.data.annotations.text_lengths import VIDEO_KEYS
-from ullava.data.readers.base import Reader, draw
+from ullava.data.readers.base import Reader, clip_sampling, draw
 from ullava.data.readers.record import Record
 from ullava.errors import DataError, SampleError, did_you_mean
 from ullava.geometry.region_prompts import as_region, region_inside
@@ -148,17 +148,8 @@ class LlavaJsonReader(Reader):
         if len(given) > 1:
             record.fail(f"has both '{given[0]}' and '{given[1]}'; one of them names the video")
         names = record.texts(given[0]) if isinstance(record.value[given[0]], list) else [record.text(given[0])]
-        ways = self.origin.frames
-        if rng is None:
-            ways = "original_uniform" if ways.startswith("original_") else "uniform"
-        return tuple(
-            Clip(
-                self.image(Record({given[0]: name}, record.sample, record.where), given[0]),
-                ways,
-                int(rng.integers(2**31)) if rng is not None and ways.endswith("head_tail") else 0,
-            )
-            for name in names
-        )
+        paths = [self.image(Record({given[0]: name}, record.sample, record.where), given[0]) for name in names]
+        return tuple(Clip(path, *clip_sampling(self.origin.frames, rng)) for path in paths)
 
     def _turns(self, record: Record) -> list[Turn]:
         """Return questions and answers; a single marker is taken out of the first question."""

@@ -39,6 +39,12 @@ from ullava.data.converters.published.parquet_sets import (
 from ullava.data.converters.published.parts import paco_rows, pascal_part_rows
 from ullava.data.converters.published.refs import grefs_rows, refs_rows
 from ullava.data.converters.published.source import Converted, OriginalSource, Skipped
+from ullava.data.converters.published.video_refs import (
+    mevis_rows,
+    ref_davis_rows,
+    ref_youtube_vos_rows,
+    revos_rows,
+)
 from ullava.errors import DataError
 
 CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int], object]], Converted]] = {
@@ -67,6 +73,10 @@ CONVERSIONS: dict[str, Callable[[OriginalSource, dict[str, Any], Callable[[int],
     "grandf_flickr": grandf_flickr_rows,
     "grandf_eval": grandf_eval_rows,
     "flickr_entities": flickr_entities_rows,
+    "mevis": mevis_rows,
+    "revos": revos_rows,
+    "ref_youtube_vos": ref_youtube_vos_rows,
+    "ref_davis": ref_davis_rows,
 }
 FOLDER_KINDS = ("reasonseg", "mask_pairs", "label_folders", "ade_objects", "pascal_part", "flickr_entities")
 """Kinds whose annotations are a folder of files, one for an image."""

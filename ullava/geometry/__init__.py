@@ -25,11 +25,13 @@ from ullava.geometry.masks import (
     mask_iou,
     mask_to_box_xyxy_px,
     polygons_to_mask,
+    rle_area,
     rle_decode,
     rle_encode,
     segmentation_to_mask,
 )
 from ullava.geometry.outlines import mask_outlines, mask_to_polygons, simple_outlines
+from ullava.geometry.video_masks import VideoMasks, united
 from ullava.geometry.views import VIEW_KINDS, View, ViewKind, plan_bounded_view, plan_square, plan_view, resized_hw
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Boxes",
     "Rle",
     "SegmentationError",
+    "VideoMasks",
     "View",
     "ViewKind",
     "as_coordinates",
@@ -56,11 +59,13 @@ __all__ = [
     "px_to_norm",
     "px_to_padsq",
     "resized_hw",
+    "rle_area",
     "rle_decode",
     "rle_encode",
     "segmentation_to_mask",
     "simple_outlines",
     "sort_corners",
+    "united",
     "xywh_to_xyxy",
     "xyxy_to_xywh",
 ]

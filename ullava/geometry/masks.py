@@ -57,12 +57,24 @@ def rle_decode(rle: Mapping[str, Any]) -> MaskArray:
         SegmentationError: keys missing, a code that cannot be read, or runs that do not add up to H x W.
     """
     height, width = _rle_size(rle)
-    runs = _run_lengths(rle["counts"])
-    if runs.size == 0 or int(runs.min()) < 0 or int(runs.sum()) != height * width:
-        raise SegmentationError(f"RLE runs add up to {int(runs.sum())} pixels, but its size is {height}x{width} (HxW)")
+    runs = _whole_runs(rle)
     values = np.zeros(runs.size, dtype=np.bool_)
     values[1::2] = True
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Count the pixels of a COCO RLE of either form, checked whole, without decoding it. Raises as ``rle_decode``."""
+    return int(_whole_runs(rle)[1::2].sum())
+
+
+def _whole_runs(rle: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Return the run lengths of a code, background first; SegmentationError where they are not those of its size."""
+    height, width = _rle_size(rle)
+    runs = _run_lengths(rle["counts"])
+    if runs.size == 0 or int(runs.min()) < 0 or int(runs.sum()) != height * width:
+        raise SegmentationError(f"RLE runs add up to {int(runs.sum())} pixels, but its size is {height}x{width} (HxW)")
+    return runs
 
 
 def _rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+    from ullava.geometry.video_masks import VideoMasks
+
 BoxXYXY = tuple[float, float, float, float]
 MaskArray = NDArray[np.bool_]
 ImageArray = NDArray[np.uint8]
@@ -30,6 +32,9 @@ ImageArray = NDArray[np.uint8]
 Task = Literal["text", "caption", "vqa", "res", "rec", "salient", "semantic", "instance"]
 Protocol = Literal["generate", "teacher_forced"]
 FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_head_tail"]
+MaskCarrying = Literal["memory", "frames", "none"]
+"""How a ``[SEG]`` of a clip gets its masks: carried from frame to frame by the mask head's memory, asked anew in every
+frame, or not at all."""
 _FORMS = "ullava.exports.in_memory"
 GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance"})
 """Tasks whose answers point at things."""
@@ -37,19 +42,23 @@ GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One grounded thing of an answer: what it is called, where it is. Mask is bool [H, W]; None = not given."""
+    """One grounded thing of an answer: what it is called, where it is. Mask is bool [H, W]; None = not given.
+
+    ``video_masks``: where it is in every frame of the sample's one video, in the place of a mask in an image.
+    """
 
     phrase: str
     mask: MaskArray | None = None
     box_xyxy_px: BoxXYXY | None = None
+    video_masks: VideoMasks | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One question and its answer.
 
-    The k-th ``[SEG]`` of ``answer`` belongs to the k-th region that has a mask, the k-th ``[LOC]`` to the k-th region
-    that has a box. ``question`` may hold one ``<image>`` marker for each image, in order.
+    The k-th ``[SEG]`` of ``answer`` belongs to the k-th region that has a mask (or masks of a video), the k-th
+    ``[LOC]`` to the k-th region that has a box. ``question`` may hold one ``<image>`` marker for each image, in order.
     """
 
     question: str
@@ -71,11 +80,15 @@ class DetectedBoxes:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video file, and which of its frames the model sees (``ullava.media.frames``); ``seed`` is for those by lot."""
+    """A video file, and which of its frames the model sees (``ullava.media.frames``); ``seed`` is for those by lot.
+
+    ``length``: how many frames its annotation speaks of, where it speaks of frames; the file has to hold as many.
+    """
 
     path: Path
     sampling: FrameSampling = "uniform"
     seed: int = 0
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +116,32 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class MasksOverTime:
+    """Where one thing is in every frame of a clip of T frames, None where it is not there (hidden, not yet in view).
+
+    ``presence`` [T]: how likely it is there, 1 of a mask head that does not tell; ``scores`` [T]: of its masks, with
+    that taken in. Both lie in [0, 1]. ``video``: the clip's place among the question's videos.
+    """
+
+    masks: VideoMasks
+    presence: tuple[float, ...]
+    scores: tuple[float, ...]
+    video: int = 0
+
+    @property
+    def score(self) -> float:
+        """The mean score of the frames that show it; 0 where none does."""
+        shown = [score for score, code in zip(self.scores, self.masks.counts, strict=True) if code is not None]
+        return sum(shown) / len(shown) if shown else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class GroundedObject:
     """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it.
 
     ``mask`` is bool [H, W] of the original image ``image`` (its place among the question's images). ``score`` is
-    the mask's score where there is a mask, else the box's; all scores lie in [0, 1].
+    the mask's score where there is a mask, else the box's; all scores lie in [0, 1]. A thing of a video has
+    ``over_time`` in the place of a mask.
     """
 
     phrase: str
@@ -118,6 +152,12 @@ class GroundedObject:
     mask_score: float | None = None
     box_score: float | None = None
     image: int = 0
+    over_time: MasksOverTime | None = None
+
+    @property
+    def masks(self) -> VideoMasks | None:
+        """Its masks in the frames of a video, in frame order; None of a thing in an image."""
+        return None if self.over_time is None else self.over_time.masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +170,8 @@ class Answer:
     ``chosen``: what a vision encoder that chooses took for each image of the question, by name ({"granularity":
     (64,)}).
     ``not_found``: the names of what the words offered a mask for and the mask head found nowhere in the image.
-    ``presence``: how likely what each ``[SEG]`` of ``text`` stands for is in the image, in [0, 1]; empty = the mask
-    head does not tell.
+    ``presence``: how likely what each ``[SEG]`` of ``text`` stands for is in the image, in [0, 1] (in a clip, in the
+    frame where that is likeliest); empty = the mask head does not tell.
     ``images``: what the question showed, each a path or pixels uint8 [H, W, 3]; empty = not known.
 
     The methods give it in other forms. They are found when they are called: these records import nothing, and

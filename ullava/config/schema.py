@@ -258,6 +258,8 @@ class TrainRecipe:
     ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
     are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized).
     ``budget``: the run ends with its seconds, whatever it got done in them.
+    ``backprop_frames``: gradients of masks in videos run back through so many frames of the mask head's memory; without
+    it through all of them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
 
     ``stage``: which parts train (ullava.training.optim.stages): ``scratch``, everything; ``align``, the projector and
@@ -295,6 +297,7 @@ class TrainRecipe:
     group_by_modality_length: bool = False
     pretokenized: bool = False
     budget: BudgetConfig | None = None
+    backprop_frames: int | None = field(default=None, metadata=at_least(1, 65_536))
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -27,8 +27,8 @@ from ullava.structures import Answer, Clip, ImageArray, Sample, Turn
 from ullava.text.tokens import GROUNDING_TOKENS, IMAGE_MARKER, VIDEO_MARKER, mark_places
 
 KEYS = ("image", "video", "prompt", "id")
-GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
-"""The settings that say how an answer is chosen."""
+GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_masks", "prompt_frame")
+"""The settings that say how an answer is chosen, and how things in videos are masked."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ullava.geometry import mask_to_box_xyxy_px, rle_encode
-from ullava.structures import Answer, BoxXYXY, GroundedObject, ImageArray
+from ullava.structures import Answer, BoxXYXY, GroundedObject, ImageArray, MasksOverTime
 from ullava.text.tokens import strip_grounding
 
 
@@ -14,7 +14,8 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
 
     ``span``: characters of the answer's ``text``; ``image``: which image of the question, from 0; ``box_xyxy_px``:
     [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size": [H, W],
-    "counts": str}`` of the original image, or null; scores in [0, 1].
+    "counts": str}`` of the original image, or null; scores in [0, 1]. A thing of a video has ``video``, which video of
+    the question, ``masks`` (VideoMasks.to_json), ``frame_presence`` and ``frame_scores`` too, an entry for each frame.
     """
     return {
         "phrase": item.phrase,
@@ -25,6 +26,16 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
         "box_score": _rounded(item.box_score),
         "box_xyxy_px": None if item.box_xyxy_px is None else [round(float(value), 2) for value in item.box_xyxy_px],
         "mask": None if item.mask is None else rle_encode(item.mask),
+        **({} if item.over_time is None else _over_time(item.over_time)),
+    }
+
+
+def _over_time(found: MasksOverTime) -> dict[str, Any]:
+    return {
+        "video": found.video,
+        "masks": found.masks.to_json(),
+        "frame_presence": [_rounded(value) for value in found.presence],
+        "frame_scores": [_rounded(value) for value in found.scores],
     }
 
 

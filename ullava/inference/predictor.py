@@ -18,6 +18,7 @@ from ullava.errors import UserError, did_you_mean
 from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
 from ullava.inference.asking import History, Shown, VideoLike, read_shown
 from ullava.inference.chat import Chat
+from ullava.inference.clip_masks import ClipChoice, ClipTracker, row_masks
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
@@ -25,7 +26,7 @@ from ullava.modeling.heads.box_post_processing import DetectedPhrase
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.stage_clock import stage
-from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
+from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, MaskCarrying, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -33,6 +34,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+NOT_DECODING = ("max_new_tokens", "overrides", "clip_masks", "prompt_frame")
+"""Options of an answer that do not say how its words are chosen."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -113,7 +118,8 @@ class Predictor:
         then. ``boxes``: what was found in each image beforehand, for a vision encoder that looks at objects;
         ``overrides``: overrides of the vision encoder (docs/vision_encoders.md). ``generation``: greedy unless
         ``temperature``, ``top_p`` or ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer
-        (docs/transformers.md). Raises UserError for a file that cannot be read, an empty question, an unknown override
+        (docs/transformers.md); ``clip_masks``, ``prompt_frame``: how things in a video are masked (docs/video.md).
+        Raises UserError for a file that cannot be read, an empty question, an unknown override
         or option.
         """
         row, shown = self._question(image, prompt, video, history, boxes, overrides)
@@ -150,7 +156,7 @@ class Predictor:
         **generation: Any,
     ) -> Chat:
         """Begin a dialogue about images and videos (or none): ``chat(image).ask(question)``; see Chat."""
-        decoding_of({key: value for key, value in generation.items() if key != "max_new_tokens"})
+        decoding_of({key: value for key, value in generation.items() if key not in NOT_DECODING})
         return Chat(self, read_shown(image, video, boxes, self.processor.video_frames), overrides, generation)
 
     def _question(
@@ -232,13 +238,22 @@ class Predictor:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         overrides: Mapping[str, Any] = NOTHING,
+        clip_masks: MaskCarrying | None = None,
+        prompt_frame: int | None = None,
         **generation: Any,
     ) -> list[Answer]:
-        """Answer rows that were encoded with ``prompt_only`` (and ``overrides``); ``generation``: see ``answer``."""
+        """Answer rows that were encoded with ``prompt_only`` (and ``overrides``); ``generation``: see ``answer``.
+
+        ``clip_masks``, ``prompt_frame``: see ClipChoice.
+        """
         decoding = decoding_of(generation)
+        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
         if not examples:
             return []
         self.check_length(max_new_tokens)
+        if prompt_frame is not None:  # before anything is generated
+            for path in {video.path for example in examples for video in example.videos if video.path is not None}:
+                choice.check_clip(path)
         inputs = self.prompt_inputs(examples, overrides=overrides)
         options = dict(decoding.options)
         if decoding.stop:
@@ -251,11 +266,11 @@ class Predictor:
             text, stopped = decoding.cut(text)
             texts.append((text, finished or stopped, new_tokens))
         with stage("post-process"):
-            return self._answers(examples, texts, result, inputs)
+            return self._answers(examples, texts, result, inputs, choice)
 
     def stream_example(self, example: Example, **options: Any) -> Iterator[str | Answer]:
         """Answer one row as ``stream`` does; ``options`` of ``answer_examples``."""
-        generation = {key: value for key, value in options.items() if key not in ("max_new_tokens", "overrides")}
+        generation = {key: value for key, value in options.items() if key not in NOT_DECODING}
         return stream_words(
             lambda streamer: self.answer_examples([example], streamer=streamer, **options)[0],
             lambda ids: self.processor.decode_text(ids)[0],
@@ -267,8 +282,16 @@ class Predictor:
         return self._on_device(self._prompts, examples, overrides)
 
     @torch.inference_mode()
-    def teacher_forced(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[Answer]:
+    def teacher_forced(
+        self,
+        samples: Sequence[Sample],
+        *,
+        overrides: Mapping[str, Any] = NOTHING,
+        clip_masks: MaskCarrying | None = None,
+        prompt_frame: int | None = None,
+    ) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
+        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
         examples = self.encode(samples, prompt_only=False, overrides=overrides)
         if not examples:
             return []
@@ -282,7 +305,7 @@ class Predictor:
         output = self.model(**inputs.as_kwargs())
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         with stage("post-process"):
-            return self._answers(examples, texts, output, inputs)
+            return self._answers(examples, texts, output, inputs, choice)
 
     @torch.inference_mode()
     def surprise(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:
@@ -312,8 +335,11 @@ class Predictor:
         texts: Sequence[tuple[str, bool, int]],
         output: Any,
         inputs: ModelInputs,
+        choice: ClipChoice,
     ) -> list[Answer]:
         """Answers of rows; ``output`` is an UllavaOutput or a GroundedGeneration."""
+        tracker = ClipTracker(self.model, self.processor, choice, inputs.overrides)
+        over_time = row_masks(tracker, output.clips, [example.videos for example in examples])
         seg, loc = output.seg, output.loc
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
         judged, scores = seg.judged()
@@ -330,6 +356,9 @@ class Predictor:
             told = seg.presence_logits.float().sigmoid().tolist()
             for row, value in zip(seg.row.tolist(), told, strict=True):
                 presence[row].append(value)
+        if self.processor.masks.tells_presence:
+            for row, found in enumerate(over_time):
+                presence[row] += [max(thing.presence) for thing in found]
         phrases = self._find_phrases(examples, [text for text, _, _ in texts], inputs)
         return [
             self.processor.to_answer(
@@ -342,6 +371,7 @@ class Predictor:
                 phrases=phrases[row],
                 chosen=output.chosen[row],
                 presence=presence[row],
+                over_time=over_time[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]

@@ -8,7 +8,9 @@ time stamps play no part. What is chosen from them is the caller's business (``u
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,9 +45,16 @@ Choose = Callable[[int], Sequence[int]]
 def read_clip(clip: Clip, count: int) -> ImageArray:
     """Decode the ``count`` frames of a clip that the model sees: uint8 [T, H, W, 3], upright.
 
-    T is ``count`` except for the ``original_`` ways of sampling. Raises DataError as ``read_frames``.
+    T is ``count`` except for the ``original_`` ways of sampling. Raises DataError as ``read_frames``, and for a file of
+    another length than the clip's.
     """
-    return read_frames(clip.path, lambda length: choose_frames(length, count, clip.sampling, clip.seed))
+
+    def choose(length: int) -> Sequence[int]:
+        if clip.length not in (None, length):
+            raise DataError(f"{clip.path}: {length} frames, but its annotation speaks of {clip.length}")
+        return choose_frames(length, count, clip.sampling, clip.seed)
+
+    return read_frames(clip.path, choose)
 
 
 def read_frames(path: Path, choose: Choose) -> ImageArray:
@@ -56,6 +65,61 @@ def read_frames(path: Path, choose: Choose) -> ImageArray:
     """
     kind = video_format(path)
     return _read_gif(path, choose) if kind == "gif" else _read_container(path, kind, choose)
+
+
+def count_frames(path: Path) -> int:
+    """Count the frames of a video without decoding them. Raises DataError as ``read_frames``.
+
+    A container may store a few that show nothing, which only decoding tells.
+    """
+    kind = video_format(path)
+    if kind == "gif":
+        with open_plain(path, what="video") as file:
+            length = _checked_gif_length(path, file)
+    else:
+        av = _pyav(path)
+        with _decoding(path):
+            length = _checked_length(av, path, kind)
+    if not length:
+        raise DataError(f"{path}: holds no frame")
+    return length
+
+
+def iter_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, ImageArray]]:
+    """Decode a video frame after frame: the number of each and its pixels, uint8 [H, W, 3], upright.
+
+    Those from ``start`` on and before ``stop`` (None: to the end). Nothing is kept of a frame that was handed over.
+    Raises DataError as ``read_frames``, where it comes to what is wrong.
+    """
+    kind = video_format(path)
+    frames = _gif_frames(path) if kind == "gif" else _container_frames(path, kind)
+    size: tuple[int, int] | None = None
+    for number, read in frames:
+        if stop is not None and number >= stop:
+            break
+        if number < start:
+            continue
+        with _decoding(path):
+            frame = read()
+        size = frame.shape[:2] if size is None else size
+        _check_alike(path, number, frame.shape[:2], start, size)
+        yield number, frame
+        del frame, read
+    if size is None:
+        raise DataError(f"{path}: holds no frame that can be decoded")
+
+
+def iter_frames_backwards(path: Path, stop: int, at_once: int) -> Iterator[tuple[int, ImageArray]]:
+    """Decode the frames before ``stop`` from the last to the first; ``at_once`` of them are held at a time.
+
+    The file is read forward again for each of these portions. Raises DataError as ``iter_frames``.
+    """
+    while stop > 0:
+        start = max(0, stop - at_once)
+        held = list(iter_frames(path, start, stop))
+        while held:
+            yield held.pop()
+        stop = start
 
 
 def check_video(path: Path) -> None:
@@ -93,41 +157,68 @@ def _stacked(path: Path, frames: Mapping[int, ImageArray], wanted: Sequence[int]
     """Return the wanted frames as one array. Raises DataError where they are not of one size."""
     first = min(frames)
     for number, frame in frames.items():
-        if frame.shape != frames[first].shape:
-            sizes = [f"{seen.shape[1]} x {seen.shape[0]}" for seen in (frame, frames[first])]
-            raise DataError(f"{path}: frame {number} has {sizes[0]} pixels, frame {first} has {sizes[1]}")
+        _check_alike(path, number, frame.shape[:2], first, frames[first].shape[:2])
     return np.stack([frames[number] for number in wanted])
+
+
+def _check_alike(path: Path, number: int, size_hw: tuple[int, ...], first: int, first_hw: tuple[int, ...]) -> None:
+    if size_hw != first_hw:
+        sizes = [f"{width} x {height}" for height, width in (size_hw, first_hw)]
+        raise DataError(f"{path}: frame {number} has {sizes[0]} pixels, frame {first} has {sizes[1]}")
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Say of what a decoder raises which file it was: DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
+        raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
 
 
 # ---------------------------------------------------------------- GIF
 def _read_gif(path: Path, choose: Choose) -> ImageArray:
     with open_plain(path, what="video") as file:
-        try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                length = _count_gif_frames(data)
-        except IndexError as error:
-            raise DataError(f"{path}: the file is cut off: its last block has no end") from error
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
-        if not length:
-            raise DataError(f"{path}: holds no frame")
-        frames: dict[int, ImageArray] = {}
-        try:
-            with Image.open(file, formats=("GIF",)) as image:
+        length = _checked_gif_length(path, file)
+    if not length:
+        raise DataError(f"{path}: holds no frame")
+    frames: dict[int, ImageArray] = {}
+    wanted: list[int] | None = None
+    for number, read in _gif_frames(path):
+        if wanted is None:  # a canvas above the cap comes first
+            wanted = list(choose(length))
+            if not wanted:
+                raise DataError(f"{path}: of {length} frames none is chosen")
+        if number in wanted:
+            with _decoding(path):
+                frames[number] = read()
+        if number == max(wanted):
+            break
+    return _stacked(path, frames, wanted or [])
+
+
+def _checked_gif_length(path: Path, file: Any) -> int:
+    """Count the frames of a GIF. Raises DataError for one that is cut off or none."""
+    try:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _count_gif_frames(data)
+    except IndexError as error:
+        raise DataError(f"{path}: the file is cut off: its last block has no end") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _gif_frames(path: Path) -> Iterator[tuple[int, Callable[[], ImageArray]]]:
+    """The number of each frame, and what reads it before the next one is asked for."""
+    with open_plain(path, what="video") as file:
+        length = _checked_gif_length(path, file)
+        with _decoding(path), Image.open(file, formats=("GIF",)) as image:
+            for number in range(length):  # a frame may enlarge the canvas, and all are decoded on the way
+                image.seek(number)
                 _check_size(path, *image.size, length, MAX_GIF_PIXELS)
-                wanted = list(choose(length))
-                if not wanted:
-                    raise DataError(f"{path}: of {length} frames none is chosen")
-                for number in range(max(wanted) + 1):  # a frame may enlarge the canvas, and all are decoded on the way
-                    image.seek(number)
-                    _check_size(path, *image.size, length, MAX_GIF_PIXELS)
-                    if number in wanted:
-                        frames[number] = on_white(image)
-        except DataError:
-            raise
-        except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
-            raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
-    return _stacked(path, frames, wanted)
+                yield number, lambda: on_white(image)
 
 
 def _count_gif_frames(data: bytes | mmap.mmap) -> int:
@@ -169,25 +260,27 @@ def _pyav(path: Path) -> ModuleType:
 
 def _read_container(path: Path, kind: str, choose: Choose) -> ImageArray:
     av = _pyav(path)
-    try:
-        if kind == "mp4":
-            _check_counts(path)
-        length, stored, stated = _count_packets(av, path, kind)
-        if stated > stored:
-            raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
+    with _decoding(path):
+        length = _checked_length(av, path, kind)
         wanted = list(choose(length)) if length else []
-        frames, seen = _decode(av, path, kind, wanted)
+        frames, seen = _decode(path, kind, wanted)
         if any(number not in frames for number in wanted):
             # Some encoders store packets that show nothing; then the number of frames is what decoding gives.
             wanted = list(choose(seen)) if seen else []
-            frames, seen = _decode(av, path, kind, wanted)
-    except DataError:
-        raise
-    except Exception as error:  # foreign bytes in foreign code: there is no list of what may be raised
-        raise DataError(f"{path}: cannot be decoded ({first_line(error)})") from error
+            frames, seen = _decode(path, kind, wanted)
     if not wanted or any(number not in frames for number in wanted):
         raise DataError(f"{path}: holds no frame that can be decoded")
     return _stacked(path, frames, wanted)
+
+
+def _checked_length(av: Any, path: Path, kind: str) -> int:
+    """Count the frames that are shown. Raises DataError for a file with fewer than it says, or more than allowed."""
+    if kind == "mp4":
+        _check_counts(path)
+    length, stored, stated = _count_packets(av, path, kind)
+    if stated > stored:
+        raise DataError(f"{path}: the file is cut off: it says {stated} frames and holds {stored}")
+    return length
 
 
 def _check_counts(path: Path) -> None:
@@ -237,21 +330,30 @@ def _count_packets(av: Any, path: Path, kind: str) -> tuple[int, int, int]:
         return shown, stored, int(stream.frames)
 
 
-def _decode(av: Any, path: Path, kind: str, wanted: Sequence[int]) -> tuple[dict[int, ImageArray], int]:
+def _container_frames(path: Path, kind: str) -> Iterator[tuple[int, Callable[[], ImageArray]]]:
+    """The number of each frame, and what reads it before the next one is asked for."""
+    av = _pyav(path)
+    with _decoding(path), _open(av, path, kind) as container:
+        for number, frame in enumerate(container.decode(_stream(path, container))):
+            _check_size(path, frame.width, frame.height, number + 1, MAX_ALL_PIXELS)
+            yield number, partial(_upright, path, number, frame)
+
+
+def _upright(path: Path, number: int, frame: Any) -> ImageArray:
+    """Return the pixels uint8 [H, W, 3] of a decoded frame. Raises DataError for one that is damaged."""
+    if frame.is_corrupt:
+        raise DataError(f"{path}: frame {number} is damaged")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+
+
+def _decode(path: Path, kind: str, wanted: Sequence[int]) -> tuple[dict[int, ImageArray], int]:
     """Return the wanted frames by number, and how many were seen on the way (decoding stops after the last)."""
     frames: dict[int, ImageArray] = {}
     seen = 0
-    with _open(av, path, kind) as container:
-        stream = _stream(path, container)
-        for number, frame in enumerate(container.decode(stream)):
-            seen = number + 1
-            _check_size(path, frame.width, frame.height, seen, MAX_ALL_PIXELS)
-            if number in wanted:
-                if frame.is_corrupt:
-                    raise DataError(f"{path}: frame {number} is damaged")
-                frames[number] = np.ascontiguousarray(
-                    np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                )
-            if seen > max(wanted, default=-1):
-                break
+    for number, read in _container_frames(path, kind):
+        seen = number + 1
+        if number in wanted:
+            frames[number] = read()
+        if seen > max(wanted, default=-1):
+            break
     return frames, seen

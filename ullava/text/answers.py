@@ -43,7 +43,7 @@ def grounded_answer(regions: Sequence[Region], closing: str = "") -> str:
         raise ValueError("an answer that grounds nothing is written by no_target_answer")
     clauses = [ACKNOWLEDGEMENT]
     for region in regions:
-        fields = [f"Mask {SEG}"] if region.mask is not None else []
+        fields = [f"Mask {SEG}"] if region.mask is not None or region.video_masks is not None else []
         fields += [f"Location {LOC}"] if region.box_xyxy_px is not None else []
         if not fields:
             raise ValueError(f"region '{region.phrase}' has neither mask nor box")

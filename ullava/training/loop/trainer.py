@@ -51,10 +51,11 @@ class UllavaTrainer(Trainer):
     """Trains one model on a mixture.
 
     ``sampler`` names the positions of each epoch; ``examiner(model, step)`` returns figures by name and runs wherever
-    HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
-    run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
-    without a finite loss or gradient. ``optimizer_config``: which optimizer. ``passes``: how often a batch is run
-    (None: once). ``stop`` ends the run at a signal. ``missed_evaluation``: one is due before the first step.
+    HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the run
+    folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row without
+    a finite loss or gradient. ``optimizer_config``: which optimizer. ``passes``: how often a batch is run (None: once).
+    ``backprop_frames``: see TrainRecipe. ``stop`` ends the run at a signal. ``missed_evaluation``: one is due before
+    the first step.
     """
 
     control: TrainerControl
@@ -75,6 +76,7 @@ class UllavaTrainer(Trainer):
         optimizer_config: OptimizerConfig,
         passes: Passes | None = None,
         bad_sample_budget: int = 0,
+        backprop_frames: int | None = None,
         evaluate_fn: EvaluateFn | None = None,
         stop: StopSignals | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class UllavaTrainer(Trainer):
         self.folder = folder
         self.optimizer_config = optimizer_config
         self.passes = passes or Passes()
+        self.backprop_frames = backprop_frames
         self.evaluate_fn = evaluate_fn
         self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
@@ -190,7 +193,8 @@ class UllavaTrainer(Trainer):
         self.plan.set_frozen_to_eval()
         network_inputs, targets = batch.usable()
         heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
-        output = self.passes(model, replace(network_inputs, supervised_only=True, heads_only=heads_only))
+        asked = replace(network_inputs, supervised_only=True, heads_only=heads_only)
+        output = self.passes(model, replace(asked, backprop_frames=self.backprop_frames))
         local = self.objective.counts(output, targets)
         step: Counts = num_items_in_batch if num_items_in_batch is not None else local
         terms = self.objective(output, targets, step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ullava.clip_examples import ClipFrames as ClipFrames
+from ullava.clip_examples import ClipTarget as ClipTarget
 from ullava.errors import UserError, did_you_mean
 from ullava.geometry import View
 from ullava.structures import MaskArray
@@ -90,11 +93,17 @@ class ImageExample:
 
 @dataclass(frozen=True, slots=True)
 class VideoExample:
-    """One video as the network wants it: ``views`` and ``count`` of VideoInputs; the rest as in ImageExample."""
+    """One video as the network wants it: ``views`` and ``count`` of VideoInputs; the rest as in ImageExample.
+
+    ``path``: its file, for masks in all of its frames. ``sam_u8``: the views [3, h, w] of its T frames for a mask head
+    with an encoder of its own, where masks are taught; empty otherwise.
+    """
 
     key: str
     views: Mapping[str, NDArray[Any]]
     count: TokenCount
+    path: Path | None = None
+    sam_u8: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class Example:
     there are; ``instruction_ids`` [t]: the words that are not the assistant's, without placeholders and their marks,
     for a strategy that reads them; ``grounded``: the row asks for masks or boxes; ``masks`` bool [H, W] for each
     ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
-    for each ``[LOC]``.
+    for each ``[LOC]``; ``clip_targets``: for each ``[SEG]`` of a row whose ``[SEG]`` speak of its video.
     ``patch_words``: [N, w] ids of the words of each visual token of the first image (see
     ullava.modeling.vision.patches). ``regions``: what the questions point at, in reading order.
     """
@@ -137,6 +146,7 @@ class Example:
     instruction_ids: NDArray[np.int64] | None = None
     grounded: bool = False
     regions: tuple[RegionExample, ...] = ()
+    clip_targets: tuple[ClipTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +243,9 @@ class ModelInputs:
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
     not run; ``regions``: what the questions point at; ``overrides``: overrides of the vision strategy by name;
-    ``generator``: where noise
-    in training comes from, None = torch's own.
+    ``generator``: where noise in training comes from, None = torch's own. ``clip_frames``: where masks in videos are
+    taught; without it the states that would prompt them are returned. ``backprop_frames``: gradients of these masks run
+    back through so many steps of the memory, None = through all.
     """
 
     input_ids: torch.Tensor | None = None
@@ -247,6 +258,8 @@ class ModelInputs:
     instructions: Instructions | None = None
     patches: PatchNames | None = None
     regions: RegionInputs | None = None
+    clip_frames: ClipFrames | None = None
+    backprop_frames: int | None = None
     content_only: bool = False
     supervised_only: bool = False
     heads_only: bool = False
@@ -283,7 +296,7 @@ class ModelInputs:
         views["images"] |= {key: given.pop(key) for key in NATIVE_VIEWS if key in given}
         for part, keys in _NESTED.items():
             found = {entry: given.pop(key) for key, entry in keys.items() if key in given}
-            kind, needed = _KINDS[part], set(keys.values()) - _OPTIONAL
+            kind, needed = _KINDS[part], set(keys.values()) - _OPTIONAL - _OPTIONAL_OF.get(part, frozenset())
             if part in views and (views[part] or found):
                 found["views"] = views[part]
                 needed |= {"views"}
@@ -305,6 +318,7 @@ VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "vide
 
 _PLAIN = (
     "input_ids", "attention_mask", "labels", "content_only", "supervised_only", "heads_only", "overrides", "generator",
+    "backprop_frames",
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "images": VisualInputs,
@@ -314,7 +328,9 @@ _KINDS: Mapping[str, Any] = {
     "instructions": Instructions,
     "patches": PatchNames,
     "regions": RegionInputs,
+    "clip_frames": ClipFrames,
 }
+_OPTIONAL_OF: Mapping[str, frozenset[str]] = {"clip_frames": frozenset({"pixels", "sizes", "first_row"})}
 _OPTIONAL = {"counts", "row", "grounded", "kept", "shares"}
 _NESTED: Mapping[str, Mapping[str, str]] = {
     "images": {"image_index": "index", "image_counts": "counts", "image_row": "row"},
@@ -329,6 +345,13 @@ _NESTED: Mapping[str, Mapping[str, str]] = {
     "instructions": {"instruction_ids": "ids", "instruction_mask": "mask", "grounded_rows": "grounded"},
     "patches": {"patch_words": "words", "patch_image": "image"},
     "regions": {"region_boxes": "boxes", "region_shares": "shares", "region_image": "image"},
+    "clip_frames": {
+        "clip_annotated": "annotated",
+        "clip_prompt": "prompt",
+        "clip_pixel_values": "pixels",
+        "clip_sizes": "sizes",
+        "clip_first_row": "first_row",
+    },
 }
 _FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
 
@@ -362,7 +385,8 @@ def _named(part: str, found: Mapping[str, Any]) -> str:
 class Targets:
     """What a batch wants beside its labels, in the order in which the network reads its grounding tokens.
 
-    ``masks``: one uint8 or bool [H, W] of the original image for each ``[SEG]`` (equal ones may be one tensor);
+    ``masks``: one uint8 or bool [H, W] of the original image for each ``[SEG]`` (equal ones may be one tensor), then
+    one for each annotated frame of each ``[SEG]`` that speaks of a video;
     ``absent``: the places among them of those that are empty.
     ``boxes_xyxy_head``: float [K, 4] in the box head's frame, one for each ``[LOC]``. ``images``: how many places of
     the text show one.
@@ -372,6 +396,16 @@ class Targets:
     boxes_xyxy_head: torch.Tensor
     images: int = 0
     absent: frozenset[int] = frozenset()
+
+    def of(self, places: Sequence[int]) -> Targets:
+        """The same with the masks at ``places``, in that order, some of them several times.
+
+        Raises ValueError where one of the masks is left out, for nothing would be learned of it.
+        """
+        if set(places) != set(range(len(self.masks))):
+            raise ValueError(f"the model made masks for {len(set(places))} of {len(self.masks)} targets")
+        absent = frozenset(number for number, place in enumerate(places) if place in self.absent)
+        return replace(self, masks=[self.masks[place] for place in places], absent=absent)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -425,4 +459,6 @@ def moved(value: T, device: torch.device, non_blocking: bool = False) -> T:
     return result
 
 
-_RECORDS = (Batch, ModelInputs, Targets, VisualInputs, HeadImages, KeptMaps, Instructions, PatchNames, RegionInputs)
+_RECORDS = (
+    Batch, ModelInputs, Targets, VisualInputs, HeadImages, KeptMaps, Instructions, PatchNames, RegionInputs, ClipFrames,
+)  # fmt: skip

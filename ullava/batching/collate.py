@@ -13,6 +13,8 @@ from ullava.batching.transport import side_by_side
 from ullava.examples import (
     BadSample,
     Batch,
+    ClipFrames,
+    ClipTarget,
     Example,
     HeadImages,
     ImageExample,
@@ -49,14 +51,14 @@ class Collator:
         images = [image for example in examples for image in example.images]
         videos = [video for example in examples for video in example.videos]
         rows_of_images, rows_of_videos, instructions = self._instructions(examples)
-        distinct = _distinct_images(images)
+        distinct, films = _distinct_images(images), _distinct_videos(videos)
         shown = _visual(images, distinct, rows_of_images)
         inputs = ModelInputs(
             input_ids=ids,
             attention_mask=attention_mask,
             labels=labels,
             images=shown,
-            videos=_visual(videos, {video.key: video for video in videos}, rows_of_videos),
+            videos=_visual(videos, films, rows_of_videos),
             mask_images=_head_images(
                 [image.sam_u8 for image in distinct.values()], [image.mask_entry for image in distinct.values()]
             ),
@@ -64,6 +66,7 @@ class Collator:
             instructions=instructions,
             patches=None if shown is None else _patches(examples, shown.index.tolist()),
             regions=None if shown is None else _regions(examples, shown.index.tolist()),
+            clip_frames=_clip_frames([target for row in examples for target in row.clip_targets], films),
         )
         names = tuple(example.name for example in examples)
         return Batch(inputs=inputs, targets=_targets(examples, len(images)), names=names, bad_samples=bad)
@@ -112,6 +115,40 @@ def _distinct_images(images: Sequence[ImageExample]) -> dict[str, ImageExample]:
         if known is None or (image.for_heads and not known.for_heads):
             distinct[image.key] = image
     return distinct
+
+
+def _distinct_videos(videos: Sequence[VideoExample]) -> dict[str, VideoExample]:
+    """Videos by key, in order; of equal ones that with views of its frames for the mask head."""
+    distinct: dict[str, VideoExample] = {}
+    for video in videos:
+        known = distinct.get(video.key)
+        if known is None or (video.sam_u8 and not known.sam_u8):
+            distinct[video.key] = video
+    return distinct
+
+
+def _clip_frames(targets: Sequence[ClipTarget], videos: Mapping[str, VideoExample]) -> ClipFrames | None:
+    """The frames in which masks are taught; None where none are."""
+    if not targets:
+        return None
+    annotated = torch.zeros(len(targets), targets[0].frames, dtype=torch.bool)
+    for row, target in zip(annotated, targets, strict=True):
+        row[list(target.masks)] = True
+    prompt = torch.tensor([target.prompt for target in targets])
+    views = [view for video in videos.values() for view in video.sam_u8]
+    if not views:
+        return ClipFrames(annotated=annotated, prompt=prompt)
+    starts, row = [], 0
+    for video in videos.values():
+        starts.append(row if video.sam_u8 else -1)
+        row += len(video.sam_u8)
+    return ClipFrames(
+        annotated=annotated,
+        prompt=prompt,
+        pixels=cast(torch.Tensor, side_by_side(views)),
+        sizes=torch.tensor([view.shape[1:] for view in views], dtype=torch.long),
+        first_row=torch.tensor(starts),
+    )
 
 
 def _visual(items: Sequence[ItemT], distinct: Mapping[str, ItemT], rows: torch.Tensor | None) -> VisualInputs | None:
@@ -207,12 +244,15 @@ def _regions(examples: Sequence[Example], index: Sequence[int]) -> RegionInputs 
 
 
 def _targets(examples: Sequence[Example], images: int) -> Targets:
+    given = [mask for example in examples for mask in example.masks]
+    clips = [target.masks for example in examples for target in example.clip_targets]
+    given += [found[frame] for found in clips for frame in sorted(found)]
     masks: dict[int, torch.Tensor] = {}
-    for mask in (mask for example in examples for mask in example.masks):
+    for mask in given:
         masks.setdefault(id(mask), torch.from_numpy(np.ascontiguousarray(mask).view(np.uint8)))
-    wanted = [masks[id(mask)] for example in examples for mask in example.masks]
+    places = [id(mask) for mask in given]
+    wanted = [masks[place] for place in places]
     empty = {name for name, mask in masks.items() if not bool(mask.any())}
-    places = [id(mask) for example in examples for mask in example.masks]
     return Targets(
         masks=wanted,
         absent=frozenset(place for place, name in enumerate(places) if name in empty),

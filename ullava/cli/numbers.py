@@ -21,3 +21,10 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, not '{text}'")
     return int(text)
+
+
+def frame_number(text: str) -> int:
+    """Read the number of a frame; the first is 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected the number of a frame, 0 or more, not '{text}'")
+    return int(text)

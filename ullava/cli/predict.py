@@ -6,14 +6,16 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ullava.cli.generation_flags import add_generation, generation_of, positive
 from ullava.cli.loading_flags import add_loading, loading_of
+from ullava.cli.numbers import frame_number
 from ullava.cli.ray_flags import add_ray, check_ray, cluster_of
 from ullava.errors import UserError
 from ullava.given_files import check_plain
 from ullava.inference.load import RUNTIMES
+from ullava.structures import MaskCarrying
 
 HELP = "ask a model about images and videos: words, masks and boxes"
 DEFAULT_OUT = Path("runs/predict")
@@ -66,6 +68,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what runs the networks; onnx, openvino: those of a folder of `ullava convert onnx`, on a CPU "
         "(default: torch)",
     )  # fmt: skip
+    parser.add_argument(
+        "--clip-masks", choices=get_args(MaskCarrying),
+        help="how things in a video are masked: carried on by the mask head's memory, asked anew in all frames, or not "
+        "(default: memory of models that have one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompt-frame", type=frame_number, metavar="N",
+        help="the frame of a video, from 0, that prompts the masks (default: chosen by how likely things are there)",
+    )  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     parser.add_argument(
         "--no-overlays", action="store_true", help="of several questions, write the answers and no images"
@@ -95,14 +106,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, read_questions
+    from ullava.inference.clip_masks import ClipChoice
     from ullava.inference.load import load, weights_folder
 
     weights_folder(args.model)
     overrides, generation = _overrides(args.override), generation_of(args)
     questions = read_questions(args.input) if args.input else _asked(args)
     sizes = check_images(questions)
+    choice = ClipChoice(args.clip_masks, args.prompt_frame)
+    for video in dict.fromkeys(path for question in questions for path in question.videos):
+        choice.check_clip(video)
     loaded = load(args.model, **loading_of(args), runtime=args.runtime)
     loaded.check_length(args.max_new_tokens)
+    choice.settled(loaded.model)
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)
     predictor: Any = loaded
@@ -179,6 +195,8 @@ def _several(args: argparse.Namespace) -> str:
 def _settings(args: argparse.Namespace, generation: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return what every record says about how it came to be."""
     settings = {"model": args.model, **generation}
+    clips = {"clip_masks": args.clip_masks, "prompt_frame": args.prompt_frame}
+    settings |= {key: value for key, value in clips.items() if value is not None}
     if args.boxes is not None:
         settings["boxes"] = str(args.boxes)
     elif args.detector is not None:
@@ -217,6 +235,8 @@ def _check_choice(args: argparse.Namespace) -> None:
         raise UserError("--stream goes without --boxes and --detector")
     if args.boxes is not None:
         check_plain(args.boxes)
+    if (args.clip_masks or args.prompt_frame is not None) and not args.video and args.input is None:
+        raise UserError("--clip-masks and --prompt-frame are of videos: give --video FILE, or --input FILE.jsonl")
     if args.input is not None and (args.image or args.video or args.prompt is not None or args.region):
         raise UserError("--input brings its own images and prompts; leave --image, --video, --prompt and --region out")
     if args.region and (len(args.image) != 1 or args.video):
@@ -252,6 +272,9 @@ def object_lines(record: Mapping[str, Any], several: bool) -> list[str]:
         place = "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box)
         image = f", image {item['image'] + 1}" if several else ""
         mask = "" if item["mask"] is None else ", mask"
+        if "masks" in item:
+            counts = item["masks"]["counts"]
+            place, image = f"in {sum(code is not None for code in counts)} of {len(counts)} frames", ""
         lines.append(f"  {number}. {item['phrase'] or 'object'}  score {item['score']:.2f}, {place}{mask}{image}")
     return lines + [f"  not in the image: {phrase or 'object'}" for phrase in record.get("not_found", ())]
 

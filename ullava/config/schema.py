@@ -21,6 +21,8 @@ from ullava.config.datasets import OriginalSplit as OriginalSplit
 from ullava.config.datasets import SplitConfig as SplitConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
+from ullava.config.mask import MASK_ENCODERS as MASK_ENCODERS
+from ullava.config.mask import MaskHeadConfig as MaskHeadConfig
 from ullava.config.mask_cache import MaskCacheConfig as MaskCacheConfig
 from ullava.config.quantization import Quantization as Quantization
 from ullava.config.text import Template as Template
@@ -44,47 +46,6 @@ class LanguageConfig(PartConfig):
 
 NO_LANGUAGE = LanguageConfig()
 NO_VISION = VisionConfig(tower=PartConfig())
-
-
-MASK_ENCODERS: dict[str, tuple[str, ...]] = {"sam": ("own",), "sam2": ("own", "vision"), "edgetam": ("own",)}
-"""``mask.kind`` -> what may encode images for it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskHeadConfig:
-    """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability.
-
-    ``sam``, ``sam2`` and ``edgetam`` are whole segmenters, which encode images by themselves (``encoder: own``). With
-    ``encoder: vision``, ``sam2`` are the sizes of SAM 2's mask decoder alone, which reads the maps of the vision tower
-    and starts afresh. The score of all but ``sam`` is the quality estimate, times how likely the thing is there at all.
-    """
-
-    sam: PartConfig | None = None
-    sam2: PartConfig | None = None
-    edgetam: PartConfig | None = None
-    kind: Literal["sam", "sam2", "edgetam"] = "sam"
-    encoder: Literal["own", "vision"] = "own"
-    score: Literal["iou_head", "mean_probability"] = "iou_head"
-
-    def __post_init__(self) -> None:
-        """Refuse settings that contradict each other (ValueError)."""
-        if getattr(self, self.kind) is None:
-            raise ValueError(f"kind {self.kind} needs the table {self.kind}")
-        for other in MASK_ENCODERS:
-            if other != self.kind and getattr(self, other) is not None:
-                raise ValueError(f"kind {self.kind} takes no table {other}")
-        if self.encoder not in MASK_ENCODERS[self.kind]:
-            raise ValueError(f"kind {self.kind} has an encoder of its own")
-        if self.encoder == "vision" and self.part.path:
-            raise ValueError(f"{self.kind}.path: a decoder on the vision tower starts afresh; give {self.kind}.config")
-        if self.kind != "sam" and self.score != "iou_head":
-            raise ValueError(f"kind {self.kind} scores by iou_head, times how likely the thing is there")
-
-    @property
-    def part(self) -> PartConfig:
-        """The table of the chosen kind."""
-        chosen: PartConfig = getattr(self, self.kind)
-        return chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,6 +263,8 @@ class TrainRecipe:
     are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized). ``mask_cache``: a frozen mask
     encoder's maps of images are kept on disk.
     ``budget``: the run ends with its seconds, whatever it got done in them.
+    ``backprop_frames``: gradients of masks in videos run back through so many frames of the mask head's memory; without
+    it through all of them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
 
     ``stage``: which parts train (ullava.training.optim.stages): ``scratch``, everything; ``align``, the projector and
@@ -341,6 +304,7 @@ class TrainRecipe:
     pretokenized: bool = False
     mask_cache: MaskCacheConfig | None = None
     budget: BudgetConfig | None = None
+    backprop_frames: int | None = field(default=None, metadata=at_least(1, 65_536))
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -29,8 +29,8 @@ from ullava.structures import Answer, Clip, ImageArray, RegionPrompt, Sample, Tu
 from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, RESERVED_TOKENS, VIDEO_MARKER, mark_places
 
 KEYS = ("image", "video", "prompt", "regions", "id")
-GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
-"""The settings that say how an answer is chosen."""
+GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_masks", "prompt_frame")
+"""The settings that say how an answer is chosen, and how things in videos are masked."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 

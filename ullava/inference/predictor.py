@@ -19,6 +19,7 @@ from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoEx
 from ullava.geometry.region_prompts import Regions
 from ullava.inference.asking import History, Shown, VideoLike, read_shown
 from ullava.inference.chat import Chat
+from ullava.inference.clip_masks import ClipChoice, ClipTracker, row_masks
 from ullava.inference.generation import StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
@@ -27,7 +28,7 @@ from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.modeling.processing.region_rows import check_pointed
 from ullava.stage_clock import stage
-from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, Sample
+from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, MaskCarrying, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -35,6 +36,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+NOT_DECODING = ("max_new_tokens", "overrides", "clip_masks", "prompt_frame")
+"""Options of an answer that do not say how its words are chosen."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -121,7 +126,8 @@ class Predictor:
         ``regions``: what the ``<region>`` of question (and history) point at, boxes or masks (docs/regions.md);
         ``overrides``: overrides of the vision encoder (docs/vision_encoders.md). ``generation``: greedy unless
         ``temperature``, ``top_p`` or ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer
-        (docs/transformers.md). Raises UserError for a file that cannot be read, an empty question, an unknown override
+        (docs/transformers.md); ``clip_masks``, ``prompt_frame``: how things in a video are masked (docs/video.md).
+        Raises UserError for a file that cannot be read, an empty question, an unknown override
         or option.
         """
         row, shown = self._question(image, prompt, video, history, boxes, regions, overrides)
@@ -159,7 +165,7 @@ class Predictor:
         **generation: Any,
     ) -> Chat:
         """Begin a dialogue about images and videos (or none): ``chat(image).ask(question)``; see Chat."""
-        decoding_of({key: value for key, value in generation.items() if key != "max_new_tokens"})
+        decoding_of({key: value for key, value in generation.items() if key not in NOT_DECODING})
         return Chat(self, read_shown(image, video, boxes, self.processor.video_frames), overrides, generation)
 
     def _question(
@@ -244,13 +250,22 @@ class Predictor:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         overrides: Mapping[str, Any] = NOTHING,
+        clip_masks: MaskCarrying | None = None,
+        prompt_frame: int | None = None,
         **generation: Any,
     ) -> list[Answer]:
-        """Answer rows that were encoded with ``prompt_only`` (and ``overrides``); ``generation``: see ``answer``."""
+        """Answer rows that were encoded with ``prompt_only`` (and ``overrides``); ``generation``: see ``answer``.
+
+        ``clip_masks``, ``prompt_frame``: see ClipChoice.
+        """
         decoding = decoding_of(generation)
+        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
         if not examples:
             return []
         self.check_length(max_new_tokens)
+        if prompt_frame is not None:  # before anything is generated
+            for path in {video.path for example in examples for video in example.videos if video.path is not None}:
+                choice.check_clip(path)
         inputs = self.prompt_inputs(examples, overrides=overrides)
         options = dict(decoding.options)
         if decoding.stop:
@@ -263,11 +278,11 @@ class Predictor:
             text, stopped = decoding.cut(text)
             texts.append((text, finished or stopped, new_tokens))
         with stage("post-process"):
-            return self._answers(examples, texts, result, inputs)
+            return self._answers(examples, texts, result, inputs, choice)
 
     def stream_example(self, example: Example, **options: Any) -> Iterator[str | Answer]:
         """Answer one row as ``stream`` does; ``options`` of ``answer_examples``."""
-        generation = {key: value for key, value in options.items() if key not in ("max_new_tokens", "overrides")}
+        generation = {key: value for key, value in options.items() if key not in NOT_DECODING}
         return stream_words(
             lambda streamer: self.answer_examples([example], streamer=streamer, **options)[0],
             lambda ids: self.processor.decode_text(ids)[0],
@@ -279,23 +294,32 @@ class Predictor:
         return self._on_device(self._prompts, examples, overrides)
 
     @torch.inference_mode()
-    def teacher_forced(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[Answer]:
+    def teacher_forced(
+        self,
+        samples: Sequence[Sample],
+        *,
+        overrides: Mapping[str, Any] = NOTHING,
+        clip_masks: MaskCarrying | None = None,
+        prompt_frame: int | None = None,
+    ) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
+        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
         if not samples:
             return []
-        return self._given_answers(samples, *self._read_given(samples, overrides))
+        return self._given_answers(samples, *self._read_given(samples, overrides), choice)
 
     @torch.inference_mode()
     def at_mask_thresholds(self, samples: Sequence[Sample], thresholds: Sequence[float]) -> list[list[Answer]]:
         """What ``teacher_forced`` would answer under each ``mask_threshold`` of the model's config, from one pass."""
         if not samples:
             return [[] for _ in thresholds]
+        choice = ClipChoice(None, None).settled(self.model)
         examples, output, inputs = self._read_given(samples, NOTHING)
         logits = output.seg.mask_logits_lowres + self.model.config.mask_threshold
         answers = []
         for threshold in thresholds:
             output.seg = replace(output.seg, mask_logits_lowres=logits - threshold)
-            answers.append(self._given_answers(samples, examples, output, inputs))
+            answers.append(self._given_answers(samples, examples, output, inputs, choice))
         return answers
 
     def _read_given(
@@ -313,11 +337,16 @@ class Predictor:
         return examples, self.model(**inputs.as_kwargs()), inputs
 
     def _given_answers(
-        self, samples: Sequence[Sample], examples: Sequence[Example], output: Any, inputs: ModelInputs
+        self,
+        samples: Sequence[Sample],
+        examples: Sequence[Example],
+        output: Any,
+        inputs: ModelInputs,
+        choice: ClipChoice,
     ) -> list[Answer]:
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         with stage("post-process"):
-            return self._answers(examples, texts, output, inputs)
+            return self._answers(examples, texts, output, inputs, choice)
 
     @torch.inference_mode()
     def surprise(self, samples: Sequence[Sample], *, overrides: Mapping[str, Any] = NOTHING) -> list[tuple[float, int]]:
@@ -347,8 +376,11 @@ class Predictor:
         texts: Sequence[tuple[str, bool, int]],
         output: Any,
         inputs: ModelInputs,
+        choice: ClipChoice,
     ) -> list[Answer]:
         """Answers of rows; ``output`` is an UllavaOutput or a GroundedGeneration."""
+        tracker = ClipTracker(self.model, self.processor, choice, inputs.overrides)
+        over_time = row_masks(tracker, output.clips, [example.videos for example in examples])
         seg, loc = output.seg, output.loc
         masks: list[list[tuple[torch.Tensor, float]]] = [[] for _ in examples]
         judged, scores = seg.judged()
@@ -365,6 +397,9 @@ class Predictor:
             told = seg.presence_logits.float().sigmoid().tolist()
             for row, value in zip(seg.row.tolist(), told, strict=True):
                 presence[row].append(value)
+        if self.processor.masks.tells_presence:
+            for row, found in enumerate(over_time):
+                presence[row] += [max(thing.presence) for thing in found]
         phrases = self._find_phrases(examples, [text for text, _, _ in texts], inputs)
         return [
             self.processor.to_answer(
@@ -377,6 +412,7 @@ class Predictor:
                 phrases=phrases[row],
                 chosen=output.chosen[row],
                 presence=presence[row],
+                over_time=over_time[row],
             )
             for row, (example, (text, finished, new_tokens)) in enumerate(zip(examples, texts, strict=True))
         ]

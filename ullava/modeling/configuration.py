@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import CONFIG_MAPPING, EdgeTamConfig, PreTrainedConfig, Sam2Config, Sam2MaskDecoderConfig, SamConfig
+from transformers import (
+    CONFIG_MAPPING,
+    EdgeTamConfig,
+    EdgeTamVideoConfig,
+    PreTrainedConfig,
+    Sam2Config,
+    Sam2MaskDecoderConfig,
+    Sam2VideoConfig,
+    SamConfig,
+)
 
 from ullava.config.renamed import current_saved
 from ullava.modeling.towers.clip import ClipTower
@@ -65,6 +74,10 @@ def _sam2_config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedC
     return (Sam2Config if value.get("model_type") == Sam2Config.model_type else Sam2MaskDecoderConfig)(**value)
 
 
+def _made(kind: type[PreTrainedConfig], value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    return kind(**value) if isinstance(value, dict) else value
+
+
 class UllavaConfig(PreTrainedConfig):
     """Sizes and choices of one model.
 
@@ -76,9 +89,9 @@ class UllavaConfig(PreTrainedConfig):
     ``head_state`` says which hidden state feeds the heads: ``predicting`` is the one before ``[SEG]`` (u-LLaVA's),
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
     head reads). ``video_frames``: frames of a video that are seen.
-    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config`` or
-    ``edgetam_config`` holds its sizes, ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the
-    maps of the ``vision`` tower.
+    ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config``,
+    ``edgetam_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes, ``mask_encoder`` says what it
+    sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
     (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_threshold`` is the logit above which a
     cell belongs to a mask there.
@@ -105,6 +118,8 @@ class UllavaConfig(PreTrainedConfig):
         sam_config: dict[str, Any] | SamConfig | None = None,
         sam2_config: dict[str, Any] | Sam2Config | Sam2MaskDecoderConfig | None = None,
         edgetam_config: dict[str, Any] | EdgeTamConfig | None = None,
+        sam2_video_config: dict[str, Any] | Sam2VideoConfig | None = None,
+        edgetam_video_config: dict[str, Any] | EdgeTamVideoConfig | None = None,
         strategy: str = "clip_mlp",
         vision_feature_layer: int = -2,
         projector: str = "mlp2x",
@@ -154,7 +169,9 @@ class UllavaConfig(PreTrainedConfig):
             self.vision_config = None
         self.sam_config = _sam_config(sam_config, mask_kind)
         self.sam2_config = _sam2_config(sam2_config)
-        self.edgetam_config = EdgeTamConfig(**edgetam_config) if isinstance(edgetam_config, dict) else edgetam_config
+        self.edgetam_config = _made(EdgeTamConfig, edgetam_config)
+        self.sam2_video_config = _made(Sam2VideoConfig, sam2_video_config)
+        self.edgetam_video_config = _made(EdgeTamVideoConfig, edgetam_video_config)
         self.strategy = strategy
         self.vision_feature_layer = vision_feature_layer
         self.projector = projector

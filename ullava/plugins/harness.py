@@ -196,7 +196,7 @@ def answer_all(
             sample = seen.named_by_content().sample(one.question, one.history)
             rows.append(predictor.processor.encode(sample, seen.images, prompt_only=True, videos=seen.videos))
             shown.append(seen)
-        answers = predictor.answer_examples(rows, **generation)
+        answers = predictor.answer_examples(rows, clip_masks="none", **generation)  # no harness reads masks of videos
         for one, seen, answer in zip(chunk, shown, answers, strict=True):
             sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in seen.images]
             yield told(answer, one.form, sizes, options), answer

@@ -199,8 +199,8 @@ class Engine:
         rows = [row for job in jobs for row in job.payload.rows]
         work = jobs[0].payload
         begun = time.monotonic()
-        answers = self.predictor.answer_examples(
-            rows, max_new_tokens=work.max_new_tokens, streamer=progress, **work.generation
+        answers = self.predictor.answer_examples(  # the file of a request's video is gone when its frames were read
+            rows, max_new_tokens=work.max_new_tokens, streamer=progress, clip_masks="none", **work.generation
         )
         progress.finish(answers)
         ended = time.monotonic()

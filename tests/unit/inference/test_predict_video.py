@@ -73,6 +73,28 @@ def test_the_command_answers_about_videos(command: Any, random_model: Path, film
     assert code == 2 and err == f"error: {tmp_path / 'empty.mp4'}: the file is empty\n"
 
 
+def test_the_command_says_how_things_in_videos_are_masked(
+    command: Any, random_model: Path, films: Path, tmp_path: Path
+) -> None:
+    line = ["predict", "--model", str(random_model), "--device", "cpu", "--max-new-tokens", "3", "--no-overlays"]
+    asked = [*line, "--prompt", "Segment it.", "--video", str(films / "a.gif")]
+    code, _, err = command(*asked, "--clip-masks", "memory")
+    assert code == 2 and err.startswith("error: mask.kind sam has no memory of frames") and err.count("\n") == 1
+    code, _, err = command(*asked, "--prompt-frame", "5")
+    assert code == 2 and err == f"error: {films / 'a.gif'}: prompt_frame 5: the clip has frames 0 to 4\n"
+    code, _, err = command(*line, "--prompt", "Segment it.", "--prompt-frame", "0")
+    assert code == 2 and "give --video FILE" in err
+    (tmp_path / "asked.jsonl").write_text(
+        "".join(json.dumps({"video": str(films / name), "prompt": "Segment it."}) + "\n" for name in ("a.gif", "b.gif"))
+    )
+    out = tmp_path / "answers"
+    code, _, err = command(*line, "--input", str(tmp_path / "asked.jsonl"), "--clip-masks", "frames", "--out", str(out))
+    records = [json.loads(text) for text in (out / "answers.jsonl").read_text().splitlines()]
+    assert code == 0 and [record["clip_masks"] for record in records] == ["frames", "frames"]
+    code, _, err = command(*line, "--input", str(tmp_path / "asked.jsonl"), "--clip-masks", "none", "--out", str(out))
+    assert code == 2 and "another model or setting" in err
+
+
 def test_a_file_of_questions_may_name_videos(films: Path, write: Any) -> None:
     lines = [
         {"video": "a.gif", "prompt": "What?"},

@@ -16,7 +16,14 @@ from PIL import Image
 from ullava.errors import DataError
 from ullava.media import video
 from ullava.media.frames import choose_frames
-from ullava.media.video import check_video, read_clip, read_frames
+from ullava.media.video import (
+    check_video,
+    count_frames,
+    iter_frames,
+    iter_frames_backwards,
+    read_clip,
+    read_frames,
+)
 from ullava.structures import Clip
 
 
@@ -266,3 +273,37 @@ def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 def test_a_named_pipe_is_refused_and_does_not_hang(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     assert "is a named pipe, not a file" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4", "film.avi"])
+def test_frames_come_one_after_the_other_both_ways(tmp_path: Path, name: str) -> None:
+    write = write_gif if name.endswith("gif") else write_container
+    path = write(tmp_path / name, film(9))
+    whole = read_frames(path, range)
+    assert count_frames(path) == 9
+    streamed = list(iter_frames(path))
+    assert [number for number, _ in streamed] == list(range(9))
+    assert all(np.array_equal(frame, whole[number]) for number, frame in streamed)
+    assert [number for number, _ in iter_frames(path, 2, 5)] == [2, 3, 4]
+    for at_once in (1, 4, 100):
+        back = list(iter_frames_backwards(path, 6, at_once))
+        assert [number for number, _ in back] == [5, 4, 3, 2, 1, 0]
+        assert all(np.array_equal(frame, whole[number]) for number, frame in back)
+    assert list(iter_frames_backwards(path, 0, 4)) == []
+
+
+def test_a_stream_ends_with_a_line_where_the_frames_change_their_size(tmp_path: Path) -> None:
+    paths = [jpegs(tmp_path / "grows.avi", [64, 64, 96]), tmp_path / "grows.gif"]
+    paths[1].write_bytes(gif(4, 4, gif_frame(4, 4), gif_frame(4, 4), gif_frame(9, 8)))
+    for path in paths:
+        frames = iter_frames(path)
+        assert next(frames)[0] == 0 and next(frames)[0] == 1
+        with pytest.raises(DataError, match=r"grows\....: frame 2 has 9.* x .+ pixels, frame 0 has"):
+            next(frames)
+
+
+def test_a_clip_of_another_length_than_its_annotation_is_refused(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "film.gif", film(5))
+    assert len(read_clip(Clip(path, length=5), 3)) == 3
+    with pytest.raises(DataError, match="film.gif: 5 frames, but its annotation speaks of 6"):
+        read_clip(Clip(path, length=6), 3)

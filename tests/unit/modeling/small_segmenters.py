@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 SIDE = 64
+WIDTH = 128
+"""Of maps with a memory: the least that transformers' own tracker takes, twice the memory's."""
 PROMPT = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16}
 DECODER = {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
 MAPS = [[16, 16], [8, 8], [4, 4]]
@@ -48,15 +51,28 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 MEMORY = {
     "image_size": SIDE,
-    "memory_attention_hidden_size": 32,
+    "memory_attention_hidden_size": WIDTH,
     "memory_attention_num_layers": 1,
-    "memory_encoder_hidden_size": 32,
-    "memory_encoder_output_channels": 16,
-    "mask_downsampler_embed_dim": 32,
-    "memory_fuser_embed_dim": 32,
+    "memory_encoder_hidden_size": WIDTH,
+    "memory_encoder_output_channels": 64,
+    "mask_downsampler_embed_dim": WIDTH,
+    "memory_fuser_embed_dim": WIDTH,
     "memory_fuser_intermediate_dim": 32,
     "memory_attention_rope_feat_sizes": [4, 4],
+    "num_maskmem": 3,
+    "max_object_pointers_in_encoder": 4,
 }
+MEMORIES: dict[str, dict[str, Any]] = {
+    "sam2": MEMORY,
+    "edgetam": MEMORY
+    | {
+        "memory_attention_rope_k_sizes": [2, 2],
+        "perceiver_resampler_num_latents": 3,
+        "perceiver_resampler_num_latents_2d": 4,
+        "perceiver_resampler_mlp_intermediate_size": 32,
+    },
+}
+"""What a network for videos has beside, with a memory that a short clip fills: two recent frames, three pointers."""
 CLASSES: dict[str, tuple[Any, Any, Any, Any]] = {
     "sam2": (Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel),
     "edgetam": (EdgeTamConfig, EdgeTamModel, EdgeTamVideoConfig, EdgeTamVideoModel),
@@ -64,18 +80,32 @@ CLASSES: dict[str, tuple[Any, Any, Any, Any]] = {
 """Kind of mask head -> config and network for images, and those for videos."""
 
 
+def has_timm() -> bool:
+    """Whether EdgeTAM's encoder can be built here."""
+    return find_spec("timm") is not None
+
+
 def sizes(kind: str) -> dict[str, Any]:
-    """The config of a small segmenter, as a table."""
-    vision = {**ENCODERS[kind], "backbone_feature_sizes": MAPS, "fpn_hidden_size": 32}
-    return {"vision_config": vision, "prompt_encoder_config": dict(PROMPT), "mask_decoder_config": dict(DECODER)}
+    """The config of a small segmenter, as a table; ``kind`` with ``_video`` has a memory."""
+    image_kind = kind.removesuffix("_video")
+    table = {
+        "vision_config": {**ENCODERS[image_kind], "backbone_feature_sizes": MAPS, "fpn_hidden_size": 32},
+        "prompt_encoder_config": dict(PROMPT),
+        "mask_decoder_config": dict(DECODER),
+    }
+    if kind == image_kind:
+        return table
+    table["vision_config"]["fpn_hidden_size"] = WIDTH
+    for part in ("prompt_encoder_config", "mask_decoder_config"):
+        table[part]["hidden_size"] = WIDTH
+    return table | MEMORIES[image_kind]
 
 
 def write_segmenter(kind: str, folder: Path, *, video: bool = False, seed: int = 3) -> Any:
     """Save a small network of transformers with random weights, none of them at its usual first value; return it."""
     torch.manual_seed(seed)
     image_config, image_network, video_config, video_network = CLASSES[kind]
-    memory = {**MEMORY, **({} if kind == "sam2" else {"perceiver_resampler_hidden_size": 16})}
-    config = video_config(**sizes(kind), **memory) if video else image_config(**sizes(kind))
+    config = video_config(**sizes(f"{kind}_video")) if video else image_config(**sizes(kind))
     network = (video_network if video else image_network)(config).eval()
     with torch.no_grad():
         for parameter in network.parameters():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.unit.modeling.conftest import SMALL, batch_of, build_small, grounded_sample, make_image
-from tests.unit.modeling.small_segmenters import SIDE, build_segmenter, head, sizes, write_segmenter
+from tests.unit.modeling.small_segmenters import SIDE, build_segmenter, has_timm, head, sizes, write_segmenter
 
 from ullava.batching.collate import Collator
 from ullava.config.load import parse_text
@@ -30,18 +30,9 @@ from ullava.training.loop.init import _shape
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import apply_stage, assign_parts, unread_names
 
-
-def _has_timm() -> bool:
-    try:
-        import timm  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 KINDS = [
     "sam2",
-    pytest.param("edgetam", marks=pytest.mark.skipif(not _has_timm(), reason="EdgeTAM's encoder is timm's RepViT")),
+    pytest.param("edgetam", marks=pytest.mark.skipif(not has_timm(), reason="EdgeTAM's encoder is timm's RepViT")),
 ]
 GAVE = ("mask_logits_lowres", "iou_scores", "presence_logits")
 

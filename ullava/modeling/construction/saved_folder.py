@@ -51,11 +51,14 @@ from ullava.text.tokens import special_token_ids
 LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
-        "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id",
+        "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id", "sam2_video_config",
+        "edgetam_video_config",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
-HEADS = ("sam_config", "sam2_config", "edgetam_config", "detector_config")
+HEADS = (
+    "sam_config", "sam2_config", "edgetam_config", "sam2_video_config", "edgetam_video_config", "detector_config",
+)  # fmt: skip
 PARTS = ("text_config", "vision_config", "native_config", *HEADS)
 """Tables of a saved config; those of ``HEADS`` are null where the model has no such head."""
 CHOICES: Mapping[str, tuple[type[Any], str]] = {

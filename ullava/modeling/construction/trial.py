@@ -16,10 +16,14 @@ from transformers import (
     AutoModelForImageTextToText,
     EdgeTamConfig,
     EdgeTamModel,
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
     PreTrainedConfig,
     Sam2Config,
     Sam2MaskDecoderConfig,
     Sam2Model,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     SamConfig,
     SamModel,
 )
@@ -32,8 +36,10 @@ from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 from ullava.config.load import place
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
+from ullava.examples import HeadImages
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.detector import DETECTORS
+from ullava.modeling.heads.mask_memory import EdgeTamVideoMaskHead, VideoSegmenterMaskHead
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.towers.table import TOWERS
 
@@ -45,6 +51,10 @@ MAX_PARAMETERS = 10**12
 MAX_RUN_PARAMETERS = 30_000_000
 """A detector reads numbers as it goes and cannot run without memory; a small one runs with it."""
 MAX_QUERIES = 10_000
+MEMORY_WIDTH = 64
+"""Of what is remembered of a place: the attention of transformers 5.17 and later has no other."""
+TRIAL_WIDTH = 8
+"""Of the states that a mask head is tried with."""
 FLOAT_BYTES = 4
 WORDS = 4
 """Words of the trial: enough for every kind of position and cache."""
@@ -96,8 +106,10 @@ def try_network(config: PreTrainedConfig) -> None:
         _refuse_unequal_sam(config)
     if isinstance(config, Sam2MaskDecoderConfig):
         _refuse_narrow_decoder(config)
-    if isinstance(config, Sam2Config | EdgeTamConfig):
+    if isinstance(config, Sam2Config | EdgeTamConfig | Sam2VideoConfig | EdgeTamVideoConfig):
         _refuse_unequal_segmenter(config)
+    if isinstance(config, Sam2VideoConfig | EdgeTamVideoConfig):
+        _refuse_unequal_memory(config)
     if type(config) in _DETECTORS:
         _refuse_many_queries(config)
     build, run = _NETWORKS.get(type(config), _WORDS if config.model_type in LANGUAGES else _IMAGES_AND_WORDS)
@@ -178,6 +190,14 @@ def _run_segmenter(network: Any, config: PreTrainedConfig) -> None:
     network(pixel_values=torch.zeros(1, 3, side, side), multimask_output=False)
 
 
+def _run_video_segmenter(head: Any, config: PreTrainedConfig) -> None:
+    """A mask head with a memory: one frame with a prompt and one that is read by the memory."""
+    side = int(config.prompt_encoder_config.image_size)
+    pixels, row = torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    frame = head.embed(HeadImages(pixels=pixels, sizes=torch.full((1, 2), side), row_of_image=row), row)
+    head.step(frame, head.start(frame, torch.zeros(1, TRIAL_WIDTH)).memory)
+
+
 def _refuse_narrow_decoder(config: PreTrainedConfig, prefix: str = "") -> None:
     """Raise TrialError where the decoder's width has no eighth, or its heads do not share out what attention sees."""
     if config.hidden_size % 8:
@@ -219,6 +239,31 @@ def _refuse_unequal_segmenter(config: PreTrainedConfig) -> None:
         if value != wanted:
             raise TrialError(f"{value} has to equal {other}, which is {wanted}", key)
     _refuse_narrow_decoder(decoder, "mask_decoder_config.")
+
+
+def _refuse_unequal_memory(config: PreTrainedConfig) -> None:
+    """Raise TrialError where the memory of a segmenter of videos has other sizes than the maps that it is made of."""
+    prompt, width_key = config.prompt_encoder_config, "prompt_encoder_config.hidden_size"
+    side, width = prompt.image_size, prompt.hidden_size
+    grid = side // prompt.patch_size
+    if width % MEMORY_WIDTH:
+        raise TrialError(f"{width} is no multiple of {MEMORY_WIDTH}", width_key)
+    equal = (
+        ("image_size", config.image_size, "prompt_encoder_config.image_size", side),
+        ("memory_attention_hidden_size", config.memory_attention_hidden_size, width_key, width),
+        ("memory_encoder_hidden_size", config.memory_encoder_hidden_size, width_key, width),
+        ("mask_downsampler_embed_dim", config.mask_downsampler_embed_dim, "memory_encoder_hidden_size", width),
+        ("memory_fuser_embed_dim", config.memory_fuser_embed_dim, "memory_encoder_hidden_size", width),
+        ("mask_downsampler_total_stride", config.mask_downsampler_total_stride,
+         "prompt_encoder_config.patch_size", prompt.patch_size),
+        ("memory_attention_rope_feat_sizes", list(config.memory_attention_rope_feat_sizes),
+         "image_size / patch_size of prompt_encoder_config, twice", [grid, grid]),
+        ("memory_encoder_output_channels", config.memory_encoder_output_channels,
+         "the width that transformers' attention to a memory has", MEMORY_WIDTH),
+    )  # fmt: skip
+    for key, value, other, wanted in equal:
+        if value != wanted:
+            raise TrialError(f"{value} has to equal {other}, which is {wanted}", key)
 
 
 def _refuse_lists(prefix: str, sizes: PreTrainedConfig) -> None:
@@ -282,6 +327,14 @@ _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[
     Sam2Config: (Sam2Model, _run_segmenter),
     Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
     EdgeTamConfig: (EdgeTamModel, _run_segmenter),
+    Sam2VideoConfig: (
+        lambda config: VideoSegmenterMaskHead(config, TRIAL_WIDTH, Sam2VideoModel),
+        _run_video_segmenter,
+    ),
+    EdgeTamVideoConfig: (
+        lambda config: EdgeTamVideoMaskHead(config, TRIAL_WIDTH, EdgeTamVideoModel),
+        _run_video_segmenter,
+    ),
     **_DETECTORS,
 }
 """Config -> how its network is built and run; any other is a language model's, or an image-text-to-text model's."""

@@ -190,6 +190,10 @@ class Core(ABC):
         ``input_ids`` are the expanded ones of ``inputs``.
         """
 
+    def video_items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
+        """As ``items``, among the batch's videos; -1 throughout for a core that reads none."""
+        return torch.full_like(input_ids, -1)
+
     @abstractmethod
     def decode(self, prepared: CoreInputs, **options: Any) -> Any:
         """Run the decoder: transformers' output with ``last_hidden_state`` [B, L', D] and ``past_key_values``.

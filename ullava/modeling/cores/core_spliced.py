@@ -190,6 +190,11 @@ class SplicedCore(Core):
         """See Core; an image is begun by a token of ours."""
         return item_of_position(input_ids, cast(int, self.config.image_start_id))
 
+    def video_items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
+        """See Core; a video is begun by a token of ours."""
+        start = self.config.video_start_id
+        return super().video_items(input_ids, inputs) if start is None else item_of_position(input_ids, start)
+
     def decode(self, prepared: CoreInputs, **options: Any) -> Any:
         """See Core."""
         return self.decoder(attention_mask=prepared.attention_mask, **prepared.arguments, **options)

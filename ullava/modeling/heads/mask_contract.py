@@ -7,6 +7,9 @@ inference make masks through the same two parts.
 
 A head has an image encoder of its own, or it reads the pyramid of maps that the vision tower made of the images anyway
 (``mask.encoder: vision``); then its view is the vision strategy's.
+
+A head that also carries a mask through the frames of a clip is a ``VideoMaskHead``. What runs over a clip with it, in
+training and in answers, is ``ullava.modeling.heads.clip_masks``.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ullava.errors import UserError
 from ullava.examples import HeadImages
 from ullava.structures import ImageArray
 
@@ -44,6 +48,23 @@ class DecodedMasks:
         if self.presence_logits is None or (scale, shift) == (1.0, 0.0):
             return self
         return replace(self, presence_logits=scale * self.presence_logits.float() + shift)
+
+    def taken(self, places: torch.Tensor) -> DecodedMasks:
+        """Return those at ``places`` [k], in that order."""
+        told = self.presence_logits
+        return DecodedMasks(
+            self.mask_logits_lowres[places], self.scores[places], None if told is None else told[places]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[DecodedMasks]) -> DecodedMasks:
+        """Return the masks of one head's several ``parts``, one behind the other."""
+        told = [part.presence_logits for part in parts if part.presence_logits is not None]
+        return cls(
+            torch.cat([part.mask_logits_lowres for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat(told) if told else None,
+        )
 
     def parted(self, count: int) -> tuple[DecodedMasks, DecodedMasks]:
         """Return the first ``count`` masks and the others."""
@@ -87,9 +108,57 @@ class MaskHead(nn.Module, ABC):
         which the rules cut off with the padding, may be left at 0. None = all are wanted.
         """
 
+    def one(self, features: Any, place: int) -> Any:
+        """Of what ``embed`` made of several images, that of the ``place``-th alone."""
+        if isinstance(features, torch.Tensor):
+            return features[place : place + 1]
+        return [plane[place : place + 1] for plane in features]
+
     def none(self, like: torch.Tensor) -> DecodedMasks:
         """No mask at all, of the dtype and device of ``like``."""
         return DecodedMasks(like.new_zeros(0, *self.plane_hw), like.new_zeros(0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracked:
+    """K things in one frame, and the memory that the next frame, later or earlier, is read with."""
+
+    masks: DecodedMasks
+    memory: Any
+
+
+class VideoMaskHead(MaskHead):
+    """A head that carries things from frame to frame by a memory of those it has seen.
+
+    A memory is a value: a step makes another one and leaves the one that it was given, so that one start can be carried
+    both ways through time. It stays of bounded size however long the clip is. ``detached`` is the same one, from which
+    no gradient runs back into earlier frames.
+    """
+
+    @abstractmethod
+    def start(self, frame: Any, states: torch.Tensor) -> Tracked:
+        """Let K states [K, D] prompt masks in a frame, one image as ``embed`` returns it, and begin their memory.
+
+        The masks are those of ``decode``.
+        """
+
+    @abstractmethod
+    def step(self, frame: Any, memory: Any) -> Tracked:
+        """Find the same K things in the next frame, by the memory alone."""
+
+    @abstractmethod
+    def detached(self, memory: Any) -> Any:
+        """The same memory without its history of gradients."""
+
+
+def video_head(head: MaskHead, kind: str) -> VideoMaskHead:
+    """``head``, of ``mask.kind`` ``kind``, as one that has a memory. Raises UserError where it has none."""
+    if not isinstance(head, VideoMaskHead):
+        raise UserError(
+            f"mask.kind {kind} has no memory of frames, so it carries no masks through a clip; sam2_video and "
+            "edgetam_video do, and every head can be asked anew in all frames (clip_masks frames; docs/video.md)"
+        )
+    return head
 
 
 class MaskRules(ABC):

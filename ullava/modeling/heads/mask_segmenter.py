@@ -8,14 +8,15 @@ says whether the thing is there at all.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2Model
 
+from ullava.errors import UserError
 from ullava.examples import HeadImages
-from ullava.modeling.heads.mask_contract import DecodedMasks
+from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
 from ullava.modeling.heads.mask_encoder import EncodingMaskHead
 from ullava.modeling.heads.mask_sam2 import PRESENT_AT_FIRST
 from ullava.modeling.heads.projector import two_layer_projector
@@ -33,20 +34,37 @@ VIDEO_ONLY = (
     "spatial_perceiver.*",
     "temporal_positional_encoding_projection_layer.*",
 )
-"""Patterns of the weights that a checkpoint of the family has for videos alone: what earlier frames were like."""
+"""Patterns of the weights that a checkpoint of the family has for videos alone: what earlier frames were like.
+
+The kinds ``sam2_video`` and ``edgetam_video`` read them (ullava.modeling.heads.mask_memory).
+"""
+
+
+class Read(NamedTuple):
+    """What the decoder tells of K prompts.
+
+    ``masks``; ``presence_logits`` [K], as they hold them; ``tokens`` [K, C]: the outputs that they were drawn from.
+    """
+
+    masks: DecodedMasks
+    presence_logits: Tensor
+    tokens: Tensor
 
 
 class SegmenterMaskHead(EncodingMaskHead):
-    """Holds the whole segmenter; the projected state is its only sparse prompt, no position or type added."""
+    """Holds the whole segmenter; the projected state is its only sparse prompt, no position or type added.
 
-    def __init__(self, config: Sam2Config | EdgeTamConfig, width_in: int) -> None:
+    ``network``: transformers' class for ``config``.
+    """
+
+    def __init__(self, config: Any, width_in: int, network: Any) -> None:
         super().__init__()
         prompt = config.prompt_encoder_config
         self.kind = str(config.model_type)
         plane = 4 * (int(prompt.image_size) // int(prompt.patch_size))  # two transposed convolutions of stride 2
         self.plane_hw = (plane, plane)
         self.projector = two_layer_projector(width_in, int(prompt.hidden_size))
-        self.sam: Any = EdgeTamModel(config) if isinstance(config, EdgeTamConfig) else Sam2Model(config)
+        self.sam: Any = network(config)
         # Otherwise an unsure mask would be exchanged for another in answers alone, and training would not know it.
         self.sam.mask_decoder.dynamic_multimask_via_stability = False
 
@@ -63,15 +81,35 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     def encode(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
         """Square views -> maps of stride 4, 8 and 16, all of the neck's width."""
-        encoder = self.encoder
-        pixels = normalize_u8(images.pixels[rows], IMAGENET_MEAN, IMAGENET_STD, next(encoder.parameters()).dtype)
-        return list(encoder(pixels, return_dict=True).fpn_hidden_states)
+        return list(self._seen(images, rows).fpn_hidden_states)
 
     def adapt(self, maps: list[Tensor]) -> list[Tensor]:
         """The same maps as wide as the decoder wants them; the two projections of the finer ones train with it."""
+        fine, middle, coarse = self._projected(maps)
+        return [fine, middle, self.without_memory(coarse)]
+
+    def embed_bare(self, images: HeadImages | Pyramid, rows: Tensor) -> list[Tensor]:
+        """``embed`` without the empty memory in the coarsest map, and the encoding [I, C, h, w] of its places."""
+        if not isinstance(images, HeadImages):
+            raise UserError(f"mask.kind {self.kind} encodes images of its own and reads no maps of the vision tower")
+        trains = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            seen = self._seen(images, rows)
+        return [*self._projected(seen.fpn_hidden_states), seen.fpn_position_encoding[-1]]
+
+    def without_memory(self, coarse: Tensor) -> Tensor:
+        """The coarsest map [I, C, h, w] of a frame that nothing is remembered for."""
+        return coarse + self.sam.no_memory_embedding.view(1, -1, 1, 1)
+
+    def _seen(self, images: HeadImages, rows: Tensor) -> Any:
+        """What transformers' encoder returns."""
+        pixels = normalize_u8(images.pixels[rows], IMAGENET_MEAN, IMAGENET_STD, next(self.encoder.parameters()).dtype)
+        return self.encoder(pixels, return_dict=True)
+
+    def _projected(self, maps: Sequence[Tensor]) -> list[Tensor]:
         fine, middle, coarse = maps
-        decoder, empty_memory = self.sam.mask_decoder, self.sam.no_memory_embedding
-        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + empty_memory.view(1, -1, 1, 1)]
+        decoder = self.sam.mask_decoder
+        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse]
 
     def decode(
         self,
@@ -81,13 +119,23 @@ class SegmenterMaskHead(EncodingMaskHead):
         content_hw: tuple[int, int] | None = None,
     ) -> DecodedMasks:
         """See MaskHead; the plane is the map of stride 4, the score the decoder's own prediction of the mask's IoU."""
-        fine, middle, coarse = (plane[image_of_state] for plane in features)
-        masks, quality, _, presence = self.sam.mask_decoder(
+        return self.read([plane[image_of_state] for plane in features], self.projector(states)[:, None, None]).masks
+
+    def read(self, planes: Sequence[Tensor], sparse: Tensor, *, best: bool = False) -> Read:
+        """Decode maps [K, ...] of stride 4, 8 and 16 under K sparse prompts [K, 1, tokens, C].
+
+        ``best``: of the decoder's several masks the one that it rates highest, not its one mask for clear prompts.
+        """
+        fine, middle, coarse = planes
+        masks, quality, tokens, presence = self.sam.mask_decoder(
             image_embeddings=coarse,
             image_positional_embeddings=self.sam.get_image_wide_positional_embeddings().to(coarse.dtype),
-            sparse_prompt_embeddings=self.projector(states)[:, None, None],
+            sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
-            multimask_output=False,
+            multimask_output=best,
             high_resolution_features=[fine, middle],
         )
-        return DecodedMasks(masks[:, 0, 0], quality[:, 0, 0], presence[:, 0, 0])
+        every = torch.arange(len(masks), device=masks.device)
+        chosen = quality[:, 0].argmax(dim=-1) if best else torch.zeros_like(every)
+        decoded = DecodedMasks(masks[every, 0, chosen], quality[every, 0, chosen], presence[:, 0, 0])
+        return Read(decoded, presence[:, 0, 0], tokens[every, 0, chosen])

@@ -13,10 +13,14 @@ from typing import Any, cast
 from transformers import (
     EdgeTamConfig,
     EdgeTamModel,
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
     PreTrainedConfig,
     Sam2Config,
     Sam2MaskDecoderConfig,
     Sam2Model,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     SamConfig,
     SamModel,
 )
@@ -24,6 +28,7 @@ from transformers import (
 from ullava.errors import UserError, did_you_mean
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.heads.mask_contract import MaskHead, MaskRules
+from ullava.modeling.heads.mask_memory import EdgeTamVideoMaskHead, VideoSegmenterMaskHead
 from ullava.modeling.heads.mask_sam import MaskScore, SamMaskHead, SamMaskRules
 from ullava.modeling.heads.mask_sam2 import Sam2MaskHead
 from ullava.modeling.heads.mask_segmenter import VIDEO_ONLY, SegmenterMaskHead
@@ -71,8 +76,8 @@ def _sam2_on_tower(config: UllavaConfig, width_in: int) -> MaskHead:
     return Sam2MaskHead(cast(Sam2MaskDecoderConfig, config.sam2_config), levels, config.sam_side, width_in)
 
 
-def _segmenter(config: UllavaConfig, width_in: int) -> MaskHead:
-    return SegmenterMaskHead(cast(Any, config.mask_part), width_in)
+def _segmenter(head: type[SegmenterMaskHead], network: Any) -> Callable[[UllavaConfig, int], MaskHead]:
+    return lambda config, width_in: head(config.mask_part, width_in, network)
 
 
 def _stretched(settings: Mapping[str, Any]) -> MaskRules:
@@ -90,7 +95,7 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ),
     ("sam2", "own"): MaskHeadKind(
         plane_frame=lambda _: "norm",
-        network=_segmenter,
+        network=_segmenter(SegmenterMaskHead, Sam2Model),
         rules=_stretched,
         part="sam2_config",
         config=Sam2Config,
@@ -106,12 +111,30 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ),
     ("edgetam", "own"): MaskHeadKind(
         plane_frame=lambda _: "norm",
-        network=_segmenter,
+        network=_segmenter(SegmenterMaskHead, EdgeTamModel),
         rules=_stretched,
         part="edgetam_config",
         config=EdgeTamConfig,
         weights=EdgeTamModel,
         beside=VIDEO_ONLY,
+        package="timm",
+        extra="edgetam",
+    ),
+    ("sam2_video", "own"): MaskHeadKind(
+        plane_frame=lambda _: "norm",
+        network=_segmenter(VideoSegmenterMaskHead, Sam2VideoModel),
+        rules=_stretched,
+        part="sam2_video_config",
+        config=Sam2VideoConfig,
+        weights=Sam2VideoModel,
+    ),
+    ("edgetam_video", "own"): MaskHeadKind(
+        plane_frame=lambda _: "norm",
+        network=_segmenter(EdgeTamVideoMaskHead, EdgeTamVideoModel),
+        rules=_stretched,
+        part="edgetam_video_config",
+        config=EdgeTamVideoConfig,
+        weights=EdgeTamVideoModel,
         package="timm",
         extra="edgetam",
     ),

@@ -26,6 +26,8 @@ class SegOutput(ModelOutput):
     ``mask_logits_lowres`` [K, h, w] on SAM's low plane; ``iou_scores`` [K], SAM's own quality prediction; ``row`` [K]
     of the text batch; ``image`` [K], which distinct image of the batch; ``token_probability`` [K] of the ``[SEG]``.
     ``presence_logits`` [K]: of the thing being there, None of heads that do not tell; ``judged`` takes them in.
+    Where masks in videos are taught, those follow (``image`` -1); ``target`` [K] then is the place among the batch's
+    masks that each is judged by, None = the same order.
     """
 
     mask_logits_lowres: torch.Tensor | None = None
@@ -34,6 +36,7 @@ class SegOutput(ModelOutput):
     row: torch.Tensor | None = None
     image: torch.Tensor | None = None
     token_probability: torch.Tensor | None = None
+    target: torch.Tensor | None = None
 
     def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [K, h, w] and scores [K] as they are answered, float32.
@@ -46,6 +49,20 @@ class SegOutput(ModelOutput):
         if self.presence_logits is None:
             return logits, scores
         return logits.masked_fill(self.presence_logits[:, None, None] < 0, ABSENT_LOGIT), scores
+
+
+@dataclass
+class ClipPrompts(ModelOutput):
+    """The ``[SEG]`` of a batch that speak of videos, in reading order: what prompts their masks in the frames.
+
+    ``states`` [K, D]; ``row`` [K] of the text batch; ``video`` [K], which distinct video of the batch;
+    ``token_probability`` [K] of the ``[SEG]``.
+    """
+
+    states: torch.Tensor | None = None
+    row: torch.Tensor | None = None
+    video: torch.Tensor | None = None
+    token_probability: torch.Tensor | None = None
 
 
 @dataclass
@@ -76,7 +93,7 @@ class UllavaOutput(ModelOutput):
     ``aux``: the vision strategy's own loss terms by name. ``patch_nll``: how far each visual token that has a name is
     from it, [n] (ullava.modeling.vision.patches). ``base_kl``: filled in training (ullava.training.optim.base_words).
     ``diagnostics``: what the strategy tells about its choices, by name; ``chosen``: those choices that are numbers,
-    for the items of each row.
+    for the items of each row. ``clips``: ``[SEG]`` that speak of videos.
     """
 
     loss: torch.Tensor | None = None
@@ -88,6 +105,7 @@ class UllavaOutput(ModelOutput):
     input_ids: torch.Tensor | None = None
     seg: SegOutput | None = None
     loc: LocOutput | None = None
+    clips: ClipPrompts | None = None
     idle: torch.Tensor | None = None
     aux: dict[str, torch.Tensor] | None = None
     patch_nll: torch.Tensor | None = None
@@ -100,10 +118,11 @@ class UllavaOutput(ModelOutput):
 class GroundedGeneration(ModelOutput):
     """Output of ``generate_grounded``: new ids [B, T] (padded after the end) and what their states ground.
 
-    ``chosen``: as in UllavaOutput.
+    ``chosen``: as in UllavaOutput. ``clips``: those of ``[SEG]`` that speak of videos; None = there is none.
     """
 
     new_ids: torch.Tensor | None = None
     seg: SegOutput | None = None
     loc: LocOutput | None = None
+    clips: ClipPrompts | None = None
     chosen: list[dict[str, tuple[int, ...]]] | None = None

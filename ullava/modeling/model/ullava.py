@@ -19,10 +19,11 @@ from ullava.modeling.cores.core_table import build_core
 from ullava.modeling.heads.box_contract import FoundBoxes, PhrasePrompts, read_boxes, read_mask_boxes
 from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_layer, tapped_layer
-from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
+from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid, VideoMaskHead
 from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.heads.outputs import GroundedGeneration, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads, states_of_sequences
+from ullava.modeling.model.clips import read_clip_prompts, teach_clip_masks
 from ullava.modeling.vision.patches import patch_cross_entropy
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_loss_of
 from ullava.modeling.vision.vision_batch import chosen_by, summed_aux, told_by
@@ -174,6 +175,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             output.loss = token_cross_entropy(output.supervised_logits, output.targets)
         aligned = align_states(states, self.config.head_state)
         self._read_into(output, aligned, labels, input_ids, inputs, prepared.images)
+        teach_clip_masks(self, output, inputs)
         if prepared.images is not None and inputs.patches is not None:
             output.patch_nll = self._patch_nll(prepared.images, inputs.patches)
         output.idle = self._idle(prepared, output) if self.training else hidden.new_zeros(())
@@ -209,6 +211,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         items = self.core.items(input_ids, inputs)
         if items.shape != tokens.shape:  # generation: every new token speaks of the row's last image
             items = items[:, -1:].expand(-1, tokens.shape[1])
+        output.clips = read_clip_prompts(self, aligned, tokens, items, input_ids, inputs)
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
         if not self.box_head.reads_masks:
@@ -291,7 +294,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         zero = self.core.idle(prepared, output.supervised_logits.new_zeros(()))
         if len(output.seg.row) == 0 and prepared.images is not None:
             zero = zero + sum(plane.sum() * 0.0 for plane in prepared.images.pyramid)
-        unused: list[nn.Module] = [self.mask_head] if len(output.seg.row) == 0 else []
+        remembers = isinstance(self.mask_head, VideoMaskHead) and output.seg.target is None  # no clip used its memory
+        unused: list[nn.Module] = [self.mask_head] if remembers or len(output.seg.row) == 0 else []
         unused += [self.box_head] if len(output.loc.row) == 0 else []
         return zero + zero_loss_of(*unused) if unused else zero
 

@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
-from ullava.examples import Example, ImageExample, VideoExample
+from ullava.examples import ClipTarget, Example, ImageExample, VideoExample
 from ullava.modeling.cores.native_processor import NativePreprocessor, native_token_ids
 from ullava.modeling.heads.box import to_head_frame
-from ullava.modeling.heads.box_post_processing import AnsweredObject, DetectedPhrase
+from ullava.modeling.heads.box_post_processing import DetectedPhrase
 from ullava.modeling.heads.box_table import build_box_post_processor
 from ullava.modeling.heads.mask_cache import MaskCache
 from ullava.modeling.heads.mask_table import build_mask_rules
 from ullava.modeling.processing.expanding import expand_places
 from ullava.modeling.processing.image_example import make_image_example
+from ullava.modeling.processing.joined_answer import Told, joined_answer
 from ullava.modeling.processing.processor_call import PLACEHOLDERS, CallableProcessor
 from ullava.modeling.processing.region_rows import check_prompts, region_examples, with_region_places
 from ullava.modeling.processing.rows import TemplateRows
@@ -31,6 +32,7 @@ from ullava.modeling.processing.sample_rules import (
     check_counts,
     check_frame,
     check_phrases,
+    clip_targets_of,
     targets_of,
     validate_placeholders,
 )
@@ -38,8 +40,8 @@ from ullava.modeling.processing.tokenizing import TokenizedRow
 from ullava.modeling.vision.patches import patch_words
 from ullava.modeling.vision.strategies import build_preprocessor
 from ullava.modeling.vision.strategy import ItemNotes
-from ullava.structures import Answer, Clip, DetectedBoxes, GroundedObject, ImageArray, Sample
-from ullava.text.answers import name_last, split_objects
+from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, MasksOverTime, Sample
+from ullava.text.answers import name_last
 from ullava.text.conversation import turn_end_ids, with_videos
 from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER, special_token_ids
 
@@ -216,6 +218,10 @@ class UllavaProcessor(CallableProcessor):
             video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, overrides)
             for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
         )
+        taught: tuple[ClipTarget, ...] = ()
+        if not prompt_only and videos and not isinstance(videos[0], VideoExample):
+            taught = clip_targets_of(sample, videos[0].shape[1:3], self.video_frames)
+            clips = (self._with_frames(clips[0], videos[0]),) if taught else clips
         room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
         room -= sum(len(turn.prompts) for turn in sample.turns) * ((self.region_grid or 1) ** 2 - 1)
         examples = self._images(sample, images, prepared or (), room, overrides, prompt_only, files)
@@ -227,7 +233,8 @@ class UllavaProcessor(CallableProcessor):
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
         if not prompt_only:
-            check_counts(sample, labels, len(masks), len(boxes), self.token_ids)
+            of_videos = sum(region.video_masks is not None for turn in sample.turns for region in turn.regions)
+            check_counts(sample, labels, len(masks) + of_videos, len(boxes), self.token_ids)
         return Example(
             name=sample.name,
             dataset=sample.dataset,
@@ -242,7 +249,13 @@ class UllavaProcessor(CallableProcessor):
             instruction_ids=instruction,
             grounded=asks_for_things(sample),
             regions=regions,
+            clip_targets=taught,
         )
+
+    def _with_frames(self, clip: VideoExample, frames_rgb_u8: ImageArray) -> VideoExample:
+        """The same video with what the mask head's own encoder sees of its frames, if it has one."""
+        views = (self.masks.view(frame) for frame in frames_rgb_u8)
+        return replace(clip, sam_u8=tuple(view for view in views if view is not None))
 
     def prepare_video(
         self,
@@ -259,7 +272,8 @@ class UllavaProcessor(CallableProcessor):
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
         notes = ItemNotes(frame_boxes=boxes, overrides=overrides)
         inputs = self.vision.preprocess_video(self.rows.frames(self, frames_rgb_u8), notes)
-        return VideoExample(f"{clip.path}|{clip.sampling}|{clip.seed}{inputs.variant}", inputs.views, inputs.count)
+        key = f"{clip.path}|{clip.sampling}|{clip.seed}{inputs.variant}"
+        return VideoExample(key, inputs.views, inputs.count, clip.path)
 
     def _images(
         self,
@@ -333,38 +347,22 @@ class UllavaProcessor(CallableProcessor):
         phrases: Mapping[int, DetectedPhrase] | None = None,
         chosen: Mapping[str, tuple[int, ...]] = NOTHING,
         presence: Sequence[float] = (),
+        over_time: Sequence[MasksOverTime] = (),
     ) -> Answer:
         """Join an answer's words with its masks and boxes, and map both back to the original image.
 
         ``masks``: (logits [h, w] of SAM's low plane, score) for each ``[SEG]`` in order; ``boxes``: (xyxy [4] in the
         head's frame, score) for each ``[LOC]``. They speak of the last of the images ``original_hw`` [(H, W)].
         ``phrases``: what the box head found for the words of each thing (0, 1, ...), if it looks for words.
-        ``chosen``, ``presence``: see Answer.
+        ``chosen``, ``presence``: see Answer. ``over_time``: of each ``[SEG]`` that speaks of a video, in order.
         """
-        objects, not_found = list[GroundedObject](), list[str]()
-        for number, found in enumerate(split_objects(text)):
-            mask, mask_score = self._mask_of(found.seg_ordinal, masks, original_hw)
-            box = box_score = None
-            if original_hw:
-                thing = AnsweredObject(found, mask, mask_score, boxes, (phrases or {}).get(number))
-                box, box_score = self.boxes.box_of(thing, (original_hw[-1][1], original_hw[-1][0]))
-            score = mask_score if mask_score is not None else box_score
-            gone = mask is not None and not mask.any() and (box is None or self.masks.tells_presence)
-            not_found += [found.phrase] if gone else []
-            if gone or score is None or (mask is None and box is None):
-                continue
-            objects.append(GroundedObject(
-                found.phrase, found.span, mask, box, score, mask_score, box_score,
-                max(len(original_hw) - 1, 0), found.plain_span, found.group,
-            ))  # fmt: skip
-        told = Answer(text, tuple(objects), finished, new_tokens, dict(chosen), not_found=tuple(not_found))
-        return replace(told, presence=tuple(presence))
-
-    def _mask_of(
-        self, ordinal: int | None, masks: Sequence[tuple[torch.Tensor, float]], original_hw: Sequence[tuple[int, int]]
-    ) -> tuple[NDArray[np.bool_] | None, float | None]:
-        if ordinal is None or ordinal >= len(masks) or not original_hw:
-            return None, None
-        logits, score = masks[ordinal]
-        (full,) = self.masks.to_original(logits[None], original_hw[-1])
-        return (full > 0).cpu().numpy(), self.masks.score(full, score)
+        return joined_answer(
+            self.masks,
+            self.boxes,
+            Told(text, finished, new_tokens, chosen, tuple(presence)),
+            original_hw=original_hw,
+            masks=masks,
+            boxes=boxes,
+            phrases=phrases or {},
+            over_time=over_time,
+        )

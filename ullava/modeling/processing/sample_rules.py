@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError, UserError
+from ullava.examples import ClipTarget
+from ullava.media.frames import choose_frames
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, RegionPrompt, Sample, Task, Turn
 from ullava.text.tokens import (
@@ -25,6 +28,9 @@ from ullava.text.tokens import (
     is_whole,
     mark_places,
 )
+
+if TYPE_CHECKING:
+    from ullava.geometry import VideoMasks
 
 
 def question_sample(
@@ -133,6 +139,38 @@ def check_counts(
         found = int((labels == token_ids[key]).sum())
         if found != targets:
             raise SampleError(sample.name, f"{found} {token} in the answers, {targets} {what} in the annotation")
+
+
+def clip_targets_of(sample: Sample, frames_hw: tuple[int, int], count: int) -> tuple[ClipTarget, ...]:
+    """What the ``[SEG]`` of a row are taught in the ``count`` frames of its video that are seen, of size ``frames_hw``.
+
+    The first of them that shows the thing is the one that the state prompts; if none does, the first that is annotated.
+    Raises SampleError: masks of a video in a row of images or of several videos; masks of another size or number than
+    the frames; none of the frames seen is annotated.
+    """
+    regions = [region for turn in sample.turns for region in turn.regions if region.video_masks is not None]
+    if not regions:
+        return ()
+    if sample.images or len(sample.videos) != 1:
+        shown = f"{len(sample.images)} images and {len(sample.videos)} videos"
+        raise SampleError(sample.name, f"masks of a video are of a row with one video and no image, not {shown}")
+    clip = sample.videos[0]
+    made = []
+    for region in regions:
+        masks = cast("VideoMasks", region.video_masks)
+        if len(masks) != clip.length:
+            raise SampleError(sample.name, f"{clip.path}: masks of {len(masks)} frames, the clip says {clip.length}")
+        if masks.size_hw != frames_hw:
+            sizes = [f"{width}x{height}" for height, width in (masks.size_hw, frames_hw)]
+            raise SampleError(sample.name, f"{clip.path}: masks of {sizes[0]} on frames of {sizes[1]} pixels")
+        numbers = choose_frames(len(masks), count, clip.sampling, clip.seed)
+        seen = {place: number for place, number in enumerate(numbers) if number not in masks.unannotated}
+        if not seen:
+            raise SampleError(sample.name, f"{clip.path}: none of the {count} frames that are seen is annotated")
+        by_number = {number: masks.mask(number) for number in dict.fromkeys(seen.values())}
+        found = {place: by_number[number] for place, number in seen.items()}
+        made.append(ClipTarget(found, next((place for place, mask in found.items() if mask.any()), min(found)), count))
+    return tuple(made)
 
 
 def targets_of(

@@ -130,6 +130,7 @@ def _train(
         folder=folder,
         optimizer_config=recipe.optimizer,
         bad_sample_budget=recipe.bad_sample_budget,
+        backprop_frames=recipe.backprop_frames,
         evaluate_fn=monitor,
         stop=stop,
     )

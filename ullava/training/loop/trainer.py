@@ -56,8 +56,8 @@ class UllavaTrainer(Trainer):
     HF would evaluate. ``plan`` says which modules stay in eval mode. Samples that cannot be used are written to the
     run folder; more than ``bad_sample_budget`` distinct ones stop the run with UserError, as do five steps in a row
     without a finite loss or gradient. ``optimizer_config``: which optimizer. ``passes``: how often a batch is run
-    (None: once). ``base_words`` judges ``loss.base_kl``. ``stop`` ends the run at a signal. ``missed_evaluation``: one
-    is due before the first step.
+    (None: once). ``base_words`` judges ``loss.base_kl``. ``backprop_frames``: see TrainRecipe. ``stop`` ends the run at
+    a signal. ``missed_evaluation``: one is due before the first step.
     """
 
     control: TrainerControl
@@ -79,6 +79,7 @@ class UllavaTrainer(Trainer):
         passes: Passes | None = None,
         base_words: BaseWords | None = None,
         bad_sample_budget: int = 0,
+        backprop_frames: int | None = None,
         evaluate_fn: EvaluateFn | None = None,
         stop: StopSignals | None = None,
     ) -> None:
@@ -89,6 +90,7 @@ class UllavaTrainer(Trainer):
         self.optimizer_config = optimizer_config
         self.passes = passes or Passes()
         self.base_words = base_words
+        self.backprop_frames = backprop_frames
         self.evaluate_fn = evaluate_fn
         self.bad_samples = BadSamples(folder.bad_samples, bad_sample_budget)
         self.skipped_batches = 0
@@ -196,7 +198,9 @@ class UllavaTrainer(Trainer):
         self.plan.set_frozen_to_eval()
         network_inputs, targets = batch.usable()
         heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
-        network_inputs = replace(network_inputs, supervised_only=True, heads_only=heads_only)
+        network_inputs = replace(
+            network_inputs, supervised_only=True, heads_only=heads_only, backprop_frames=self.backprop_frames
+        )
         output = self.passes(model, network_inputs)
         if self.base_words is not None:
             with self.accelerator.autocast():  # which accelerate puts around forward alone

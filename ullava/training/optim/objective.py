@@ -152,6 +152,8 @@ class GroundingObjective:
     def _mask_terms(self, seg: Any, targets: Targets) -> dict[str, torch.Tensor]:
         """The means over all masks; where the head tells presence, an empty one counts with that and ``absent_bce``."""
         logits, scores, presence = seg.mask_logits_lowres, seg.iou_scores, seg.presence_logits
+        if seg.target is not None:
+            targets = targets.of(seg.target.tolist())
         wanted = len(targets.masks)
         if logits.shape[0] != wanted:
             raise ValueError(f"the model made {logits.shape[0]} masks for {wanted} targets")

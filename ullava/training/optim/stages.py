@@ -17,6 +17,7 @@ from torch import nn
 
 from ullava.errors import ConfigError, did_you_mean
 from ullava.modeling.cores.core_contract import Core
+from ullava.modeling.heads.mask_contract import VideoMaskHead
 
 Stage = Literal["scratch", "align", "ground"]
 
@@ -32,12 +33,16 @@ PROMPT_ENCODER = "SAM prompt encoder"
 QUALITY = "SAM quality head"
 DECODER = "SAM mask decoder"
 PRESENCE = "SAM presence head"
+MEMORY = "SAM memory"
 MASK_NECK = "mask neck"
 MASK_PROJECTOR = "mask projector"
 DETECTOR_BACKBONE = "box detector backbone"
 DETECTOR = "box detector"
 BOX_HEAD = "box head"
 UNREAD = "never read"
+
+UNUSED_MEMORY = ("mask_downsample.", "no_memory_positional_encoding")
+"""What a segmenter of videos has for masks that a person draws, and for a use that it never had; nothing reads it."""
 
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (SAM_ENCODER, ("mask_head.sam.vision_encoder.", "mask_head.sam.no_memory_embedding")),
@@ -52,6 +57,21 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (DECODER, ("mask_head.sam.mask_decoder.", "mask_head.decoder.")),
+    (
+        MEMORY,
+        tuple(
+            f"mask_head.sam.{start}"
+            for start in (
+                "memory_",
+                "object_pointer_proj.",
+                "no_object_pointer",
+                "occlusion_spatial_embedding_parameter",
+                "spatial_perceiver.",
+                "temporal_positional_encoding_projection_layer.",
+                *UNUSED_MEMORY,
+            )
+        ),
+    ),
     (MASK_NECK, ("mask_head.neck.",)),
     (MASK_PROJECTOR, ("mask_head.projector.", "mask_head.modulation.", "mask_head.match.")),
     (DETECTOR_BACKBONE, ("box_head.detector.model.backbone.",)),
@@ -61,17 +81,18 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 TRAINS: dict[Stage, tuple[str, ...]] = {
     "scratch": (
-        LANGUAGE, LANGUAGE_HEAD, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, PRESENCE, DECODER, MASK_NECK,
-        MASK_PROJECTOR, BOX_HEAD, DETECTOR, DETECTOR_BACKBONE,
+        LANGUAGE, LANGUAGE_HEAD, TOWER, PROJECTOR, SAM_ENCODER, PROMPT_ENCODER, QUALITY, PRESENCE, DECODER, MEMORY,
+        MASK_NECK, MASK_PROJECTOR, BOX_HEAD, DETECTOR, DETECTOR_BACKBONE,
     ),
     "align": (TOKEN_ROWS, PROJECTOR),
     "ground": (
-        LANGUAGE, LANGUAGE_HEAD, PROJECTOR, QUALITY, PRESENCE, DECODER, MASK_NECK, MASK_PROJECTOR, BOX_HEAD, DETECTOR,
+        LANGUAGE, LANGUAGE_HEAD, PROJECTOR, QUALITY, PRESENCE, DECODER, MEMORY, MASK_NECK, MASK_PROJECTOR, BOX_HEAD,
+        DETECTOR,
     ),
 }  # fmt: skip
 
 NOT_IN_ALL = frozenset(
-    {TOKEN_ROWS, LANGUAGE_HEAD, SAM_ENCODER, PROMPT_ENCODER, PRESENCE, MASK_NECK, DETECTOR, DETECTOR_BACKBONE}
+    {TOKEN_ROWS, LANGUAGE_HEAD, SAM_ENCODER, PROMPT_ENCODER, PRESENCE, MEMORY, MASK_NECK, DETECTOR, DETECTOR_BACKBONE}
 )
 """Parts that a stage trains where a model has them: heads of some kinds do without."""
 
@@ -240,7 +261,10 @@ def unread_names(model: nn.Module) -> frozenset[str]:
     """
     names = [name for name, _ in model.named_parameters()]
     prompts = "mask_head.sam.prompt_encoder."
-    unread = {name for name in names if name.startswith(prompts) and "no_mask_embed" not in name}
+    carries = isinstance(getattr(model, "mask_head", None), VideoMaskHead)
+    read = ("no_mask_embed", "not_a_point_embed") if carries else ("no_mask_embed",)
+    unread = {name for name in names if name.startswith(prompts) and not any(part in name for part in read)}
+    unread |= {name for name in names if name.startswith(tuple(f"mask_head.sam.{start}" for start in UNUSED_MEMORY))}
     unread |= {name for name in names if name.startswith(_core(model).unread())}
     skipped = getattr(getattr(model, "box_head", None), "unread", ()) if _head_trains(model) else ("",)
     unread |= {name for name in names if name.startswith(tuple(f"box_head.{start}" for start in skipped))}

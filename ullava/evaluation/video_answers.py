@@ -39,7 +39,7 @@ class VideoAnswers(ABC):
     def masks_of(self, sample: Sample) -> Sequence[VideoMasks]:
         """Return the masks of each thing that the one question of a sample means."""
 
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
         """Answer single-turn samples in order; ``max_new_tokens`` means nothing, there are no words."""
         return [_answer(sample, self.masks_of(sample)) for sample in samples]
 

@@ -104,7 +104,10 @@ class OpenVinoSession:
         return tuple(axis.get_length() if axis.is_static else None for axis in axes)
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """See Session."""
+        """See Session. Raises ValueError for a shape that the graph does not take: OpenVINO computes something then."""
+        for port, array in zip(self._model.inputs, arrays, strict=True):
+            if not port.partial_shape.compatible(openvino().PartialShape(list(array.shape))):
+                raise ValueError(f"{port.any_name}: expected {port.partial_shape}, not {list(array.shape)}")
         made = self._model(list(arrays), share_inputs=False, share_outputs=False)
         return [made[port] for port in self._model.outputs]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ def as_regions(values: Any) -> tuple[RegionPrompt, ...]:
         except DataError as error:
             raise DataError(f"regions[{place}] {error}") from error
     return tuple(regions)
+
+
+def shared_out(counts: Sequence[int], regions: Sequence[RegionPrompt]) -> list[tuple[RegionPrompt, ...]]:
+    """Share out regions over questions that point at so many each, in order."""
+    ends = list(accumulate(counts))
+    return [tuple(regions[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def region_inside(region: RegionPrompt, size_hw: tuple[int, int]) -> RegionPrompt:

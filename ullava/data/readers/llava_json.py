@@ -12,8 +12,8 @@ import numpy as np
 from ullava.data.annotations.text_lengths import VIDEO_KEYS
 from ullava.data.readers.base import Reader, clip_sampling, draw
 from ullava.data.readers.record import Record
-from ullava.errors import DataError, SampleError, did_you_mean
-from ullava.geometry.region_prompts import as_region, region_inside
+from ullava.errors import DataError, did_you_mean
+from ullava.geometry.region_prompts import as_region, region_inside, shared_out
 from ullava.structures import Clip, Region, RegionPrompt, Sample, Turn
 from ullava.text.phrases import turn_fault
 from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, VIDEO_MARKER, mark_places
@@ -115,20 +115,17 @@ class LlavaJsonReader(Reader):
         counts = [question.count(REGION_MARKER) for question in questions]
         if sum(counts) != len(entries):
             record.fail(f"{sum(counts)} {REGION_MARKER} markers in the questions, but {len(entries)} regions")
-        found = [self._prompt(record, place, images) for place in range(len(entries))]
-        ends = [sum(counts[: place + 1]) for place in range(len(counts))]
-        return [tuple(found[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+        return shared_out(counts, [self._prompt(record, place, images) for place in range(len(entries))])
 
     @staticmethod
     def _prompt(record: Record, place: int, images: int) -> RegionPrompt:
+        size = record.size_hw()
         try:
             region = as_region(record.value["regions"][place])
             if region.image is not None and region.image >= images:
                 raise DataError(f"is on image {region.image}, the record has {images}")
             here = region.image is None or region.image == images - 1
-            return region_inside(region, record.size_hw()) if here else region
-        except SampleError:
-            raise
+            return region_inside(region, size) if here else region
         except DataError as error:
             record.fail(f"'regions[{place}]' {error}")
 

@@ -181,8 +181,8 @@ class SplicedCore(Core):
             return []
         if self.regions is None or patch_id is None:
             raise UserError(TAKES_NO_REGIONS)
-        if images is None:
-            raise UserError("the batch holds regions, but no images")
+        if images is None or not images.maps:
+            raise UserError("the batch holds regions, but no images that the vision encoder gives a map of")
         tokens, number = self.regions(images.maps, regions), len(regions.image)
         return [VisualItems(patch_id, tokens, (self.regions.count,) * number, range(number))]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ullava.errors import SampleError, UserError
 from ullava.examples import ClipTarget
+from ullava.geometry.region_prompts import shared_out
 from ullava.media.frames import choose_frames
 from ullava.orientation import missed_turn, wrong_size
 from ullava.structures import GROUNDING_TASKS, Clip, ImageArray, RegionPrompt, Sample, Task, Turn
@@ -69,8 +70,7 @@ def dealt_regions(questions: Sequence[str], regions: Sequence[RegionPrompt]) -> 
     counts = [question.count(REGION_MARKER) for question in questions]
     if sum(counts) != len(regions):
         raise UserError(f"{sum(counts)} {REGION_MARKER} markers, {len(regions)} regions")
-    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
-    return [tuple(regions[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+    return shared_out(counts, regions)
 
 
 def asks_for_things(sample: Sample) -> bool:

@@ -147,6 +147,8 @@ def gather(records: Sequence[Record], choice: Choice) -> Collection:
 
 def _unwanted(found: Found, min_score: float) -> str:
     """Say why an object is left out; '' where it is not."""
+    if found.of_video:
+        return "things of videos"
     if found.mask is None and found.box_xyxy_px is None:
         return "objects whose mask has no pixel" if found.blank_mask else "objects without mask and box"
     return f"objects below the score {min_score:g}" if found.score < min_score else ""

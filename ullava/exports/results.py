@@ -24,6 +24,8 @@ ONE, BATCH, UNFINISHED = "answer.json", "answers.jsonl", "answers.jsonl.part"
 _OBJECT_KEYS = (
     "phrase", "span", "plain_span", "group", "image", "score", "mask_score", "box_score", "box_xyxy_px", "mask",
 )  # fmt: skip
+_VIDEO_KEYS = ("video", "masks", "frame_presence", "frame_scores")
+"""Those that an object of a video has beside."""
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _NO_TEXT_FAULT = "holds a null character, or half of a character"
@@ -36,7 +38,8 @@ class Found:
     ``mask``: run-length code of [H, W] of the original image, None = none, or none with a pixel in it
     (``blank_mask`` tells); ``mask_box_xyxy_px``: its tight box; ``box_xyxy_px``: the box that the model gave; both in
     original pixels, half-open. ``image``: which image of the question, from 0. ``group``: objects of one phrase of the
-    answer have the same one; None = not told.
+    answer have the same one; None = not told. ``of_video``: it is a thing of a video, whose masks are through time and
+    not read here.
     """
 
     phrase: str
@@ -48,6 +51,7 @@ class Found:
     size_hw: tuple[int, int] | None
     blank_mask: bool = False
     group: int | None = None
+    of_video: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,25 +169,33 @@ def _field(
 def _found(value: Any, images: int, where: str) -> Found:
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: expected an object {{...}}, not {_told(value)}")
-    unknown = [key for key in value if key not in _OBJECT_KEYS]
+    of_video = "masks" in value
+    known = (*_OBJECT_KEYS, *_VIDEO_KEYS) if of_video else _OBJECT_KEYS
+    unknown = [key for key in value if key not in known]
     if unknown:
-        raise DataError([f"{where}: unknown key '{key}'{did_you_mean(str(key), _OBJECT_KEYS)}" for key in unknown])
+        raise DataError([f"{where}: unknown key '{key}'{did_you_mean(str(key), known)}" for key in unknown])
     phrase, place, score = value.get("phrase"), value.get("image", 0), value.get("score")
     if not isinstance(phrase, str):
         raise DataError(f"{where}: phrase: expected text, not {_told(phrase)}")
     if _NO_TEXT.search(phrase):
         raise DataError(f"{where}: phrase: {_NO_TEXT_FAULT}")
-    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < images:
+    if not of_video and (isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < images):
         raise DataError(f"{where}: image: expected the place of one of {images} images, from 0, not {_told(place)}")
     if not _is_number(score) or not 0 <= score <= 1:
         raise DataError(f"{where}: score: expected a number from 0 to 1, not {_told(score)}")
     group = value.get("group")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int) or group < 0):
         raise DataError(f"{where}: group: expected a whole number from 0, or null, not {_told(group)}")
+    if of_video:
+        return Found(_one_line(phrase), 0, float(score), None, None, None, None, group=group, of_video=True)
     box = _box(value.get("box_xyxy_px"), where)
     mask, mask_box, size = _mask(value.get("mask"), where)
     blank = size is not None and mask is None
-    return Found(" ".join(phrase.split()) or "object", place, float(score), mask, mask_box, box, size, blank, group)
+    return Found(_one_line(phrase), place, float(score), mask, mask_box, box, size, blank, group)
+
+
+def _one_line(phrase: str) -> str:
+    return " ".join(phrase.split()) or "object"
 
 
 def _box(value: Any, where: str) -> BoxXYXY | None:

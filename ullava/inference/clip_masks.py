@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from ullava.errors import DataError, UserError, did_you_mean
-from ullava.examples import HeadImages, VideoExample, Views, moved
+from ullava.examples import NOTHING, HeadImages, VideoExample, Views, moved
 from ullava.geometry import Rle, VideoMasks, rle_encode
 from ullava.media.frames import uniform_frames
 from ullava.media.video import count_frames, iter_frames, iter_frames_backwards, read_frames
@@ -36,7 +35,6 @@ PROMPT_CANDIDATES = 5
 """Evenly spaced frames among which the one is chosen that is prompted."""
 BACKWARD_PIXELS = 50_000_000
 """Of the frames that are held at a time on the way back: 24 of 1920 x 1080."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

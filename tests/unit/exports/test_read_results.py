@@ -14,9 +14,9 @@ from tests.unit.exports.answered import BOX, MASKS, H, W, collection, make_resul
 from ullava.errors import DataError, UserError
 from ullava.exports.collection import Choice, gather
 from ullava.exports.results import read_results
-from ullava.geometry import rle_decode, rle_encode
+from ullava.geometry import VideoMasks, rle_decode, rle_encode
 from ullava.inference.batch import Question, answer_one
-from ullava.structures import Answer
+from ullava.structures import Answer, GroundedObject, MasksOverTime
 
 
 def test_a_batch_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -127,6 +127,20 @@ def test_objects_are_gathered_by_image_and_class(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert {(image.height, image.width) for image in made.images} == {(H, W)}
     assert made.notes == ["left out: answers without an image: 1"]
+
+
+def test_things_of_videos_are_read_and_left_out(tmp_path: Path) -> None:
+    over_time = MasksOverTime(VideoMasks.from_masks([ring(), None], (H, W)), (0.9, 0.2), (0.8, 0.1))
+    seen = GroundedObject("ring", (0, 4), None, None, 0.8, 0.8, over_time=over_time)
+    question = Question("q", (), "where?", (tmp_path / "a.gif",))
+    records = read_results(write_results(tmp_path / "res", [(question, Answer("...", (seen,)))]))
+    assert records[0].objects[0].of_video and records[0].objects[0].mask is None
+    notes = gather(records, Choice()).notes
+    assert notes == ["left out: answers without an image: 1", "left out: things of videos: 1"]
+    line = (tmp_path / "res" / "answers.jsonl").read_text()
+    (tmp_path / "res" / "answers.jsonl").write_text(line.replace("frame_scores", "frame_score"))
+    with pytest.raises(DataError, match="unknown key 'frame_score'; did you mean 'frame_scores'"):
+        read_results(tmp_path / "res")
 
 
 def test_scores_and_classes_choose(tmp_path: Path) -> None:

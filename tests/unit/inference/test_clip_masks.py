@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.modeling.conftest import build_small
+from tests.unit.modeling.small_sam2 import build_sam2
 from tests.unit.modeling.small_segmenters import build_segmenter
 
+from ullava.batching.collate import Collator
 from ullava.errors import DataError, UserError
 from ullava.examples import HeadImages
 from ullava.geometry import VideoMasks
@@ -24,7 +26,9 @@ from ullava.inference.clip_masks import ClipChoice, ClipTracker
 from ullava.inference.predictor import Predictor
 from ullava.media.video import iter_frames
 from ullava.modeling.heads.clip_masks import carried_masks
+from ullava.modeling.heads.outputs import SegOutput
 from ullava.modeling.model.clips import embed_frames
+from ullava.structures import Clip, Sample, Turn
 
 LENGTH, SIZE_HW = 7, (20, 28)
 
@@ -142,14 +146,30 @@ def test_an_answer_holds_masks_over_time_as_json_too(predictor: Predictor, movie
     assert none.objects == () and none.presence == ()
 
 
+@pytest.mark.parametrize("build", [build_small, build_sam2], ids=["sam", "sam2 on the tower"])
 @torch.inference_mode()
-def test_asked_anew_in_every_frame_each_is_an_image(predictor: Predictor, movie: Path) -> None:
-    states = torch.randn(1, 32)
-    tracker = ClipTracker(predictor.model, predictor.processor, ClipChoice("frames"))
-    (found,) = tracker.track(movie, states, [0])
+def test_asked_anew_every_frame_is_an_image_to_any_head(build: Any, movie: Path, tmp_path: Path) -> None:
+    model, processor = build()
+    predictor = Predictor(model, processor)
+    asked = Sample("clip", "t", "res", (), (Turn("<video>Segment it.", "Sure. [SEG]"),), videos=(Clip(movie),))
+    (answer,) = predictor.teacher_forced([asked], clip_masks="frames")
+    inputs = Collator(processor.tokenizer.pad_token_id)(predictor.encode([asked], prompt_only=False)).inputs
+    states = model(**inputs.as_kwargs()).clips.states
+    assert states.shape == (1, 32)
+    masks = []
     for number, frame in iter_frames(movie):
-        alone = tracker._anew(tracker._embedded(frame), states)
-        assert found.presence[number] == pytest.approx(float(alone.presence_logits.sigmoid()), rel=1e-4, abs=1e-5)
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+        sample = Sample("image", "t", "res", (tmp_path / f"{number}.png",), (Turn("<image>Segment it.", ""),))
+        shown = Collator(processor.tokenizer.pad_token_id)(predictor.encode([sample], prompt_only=True)).inputs
+        view = shown.mask_images
+        if view is None:
+            view = model.core.encode_images(shown).pyramid
+        made = model.mask_head.decode(states, model.mask_head.embed(view, torch.arange(1)), torch.zeros(1).long())
+        logits, _ = SegOutput(made.mask_logits_lowres, made.scores, made.presence_logits).judged()
+        masks.append((processor.masks.to_original(logits, frame.shape[:2])[0] > 0).numpy())
+    found = answer.objects[0].masks if answer.objects else VideoMasks.absent(SIZE_HW, LENGTH)
+    assert any(mask.any() for mask in masks)
+    assert all((found.mask(number) == mask).mean() > 0.99 for number, mask in enumerate(masks))
 
 
 def test_what_cannot_be_asked_of_a_clip_is_one_line(predictor: Predictor, movie: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,24 +122,22 @@ def test_gradients_run_back_as_far_as_asked() -> None:
 def test_what_does_not_fit_its_clip_is_refused() -> None:
     _, processor = build()
     sample, frames = moving()
-    region = sample.turns[0].regions[0]
+    (turn,) = sample.turns
 
-    def refused(**changes: Any) -> str:
-        from dataclasses import replace
-
+    def refused(masks: VideoMasks, **changes: Any) -> str:
+        told = Turn(turn.question, turn.answer, (Region("square 0", video_masks=masks),))
         with pytest.raises(SampleError) as caught:
-            processor.encode(replace(sample, **changes), [], videos=[changes.pop("frames", frames)])
+            processor.encode(replace(sample, turns=(told,), **changes), [], videos=[frames])
         return caught.value.reason
 
+    whole = VideoMasks.from_masks([square(1)] * 4, (HEIGHT, WIDTH))
     short = VideoMasks.from_masks([square(1)] * 3, (HEIGHT, WIDTH))
-    turn = sample.turns[0]
-    with_masks = lambda masks: (Turn(turn.question, turn.answer, (Region("square 0", video_masks=masks),)),)  # noqa: E731
-    assert refused(turns=with_masks(short)) == "clip.gif: masks of 3 frames, the clip says 4"
+    assert refused(short) == "clip.gif: masks of 3 frames, the clip says 4"
+    assert refused(whole, videos=(Clip(Path("clip.gif")),)) == "clip.gif: masks of 4 frames, the clip says None"
     small = VideoMasks.from_masks([square(1)[:20]] * 4, (20, WIDTH))
-    assert refused(turns=with_masks(small)) == "clip.gif: masks of 48x20 on frames of 48x32 pixels"
+    assert refused(small) == "clip.gif: masks of 48x20 on frames of 48x32 pixels"
     unseen = VideoMasks.from_rles([None] * 4, (HEIGHT, WIDTH), unannotated=range(4))
-    assert "none of the 4 frames that are seen is annotated" in refused(turns=with_masks(unseen))
-    assert len(region.video_masks) == 4
+    assert refused(unseen) == "clip.gif: none of the 4 frames that are seen is annotated"
 
 
 def learn(steps: int) -> tuple[float, float, Any, Any, Batch]:
@@ -156,7 +155,7 @@ def learn(steps: int) -> tuple[float, float, Any, Any, Batch]:
         terms.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(terms.total))
+        losses.append(terms.total.item())
     return losses[0], losses[-1], model.eval(), processor, batch
 
 

@@ -47,6 +47,7 @@ def judged(masks: int = 4, boxes: int = 3, seed: int = 0) -> tuple[Any, Targets]
         seg=SimpleNamespace(
             mask_logits_lowres=torch.randn(masks, 16, 16, generator=draw, requires_grad=True),
             iou_scores=torch.rand(masks, generator=draw, requires_grad=True),
+            target=None,
             presence_logits=torch.linspace(-1.5, 2.0, masks, requires_grad=True),
         ),
         loc=SimpleNamespace(

@@ -48,7 +48,7 @@ class VideoSegmenterMaskHead(SegmenterMaskHead, VideoMaskHead):
     def __init__(self, config: Any, width_in: int, network: Any) -> None:
         super().__init__(config, width_in, network)
         self.side = int(config.prompt_encoder_config.image_size)
-        several = int(config.mask_decoder_config.num_multimask_outputs) > 0
+        several = int(config.mask_decoder_config.num_multimask_outputs) > 0 and config.multimask_min_pt_num <= 0
         # As in SAM 2, a frame without a prompt shows the best of several masks: which part is meant is not said again.
         self.best = several and config.multimask_output_in_sam and config.multimask_output_for_tracking
 

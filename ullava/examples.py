@@ -1,4 +1,5 @@
-"""The typed records between data and model: one row before batching, and a batch as network and criterion read it.
+"""The typed records between data and model: one row before batching (ullava.row_examples) and, here, a batch as network
+and criterion read it.
 
 ``Example`` holds NumPy arrays, so that it crosses worker pipes cheaply; ``Batch`` holds tensors. ``ModelInputs`` is the
 one list of what ``UllavaForConditionalGeneration`` reads; ``as_kwargs`` and ``from_kwargs`` are its flat form, the
@@ -9,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ullava.clip_examples import ClipFrames as ClipFrames
 from ullava.clip_examples import ClipTarget as ClipTarget
 from ullava.errors import UserError, did_you_mean
-from ullava.geometry import View
-from ullava.structures import MaskArray
+from ullava.row_examples import NOTHING as NOTHING
+from ullava.row_examples import BadSample as BadSample
+from ullava.row_examples import Example as Example
+from ullava.row_examples import ImageExample as ImageExample
+from ullava.row_examples import MaskEntry as MaskEntry
+from ullava.row_examples import RegionExample as RegionExample
+from ullava.row_examples import TokenCount as TokenCount
+from ullava.row_examples import VideoExample as VideoExample
 
 Views = Mapping[str, "torch.Tensor | Sequence[torch.Tensor]"]
 """What a vision strategy reads, by name, an entry for each distinct item: one stacked tensor where all entries have the
@@ -33,131 +37,9 @@ IMAGE_TOKENS = "image_tokens"
 """A view of a native core, [1]: how many ids of the text stand for visual tokens of the item."""
 NATIVE_VIEWS = ("image_grid_thw", "pixel_attention_mask", "image_sizes", "spatial_shapes", IMAGE_TOKENS)
 """What transformers' own processors give of images beside ``pixel_values``: keys of the same name in the flat form."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """How many visual tokens an item gives: exact when ``low == high``, otherwise settled by the network."""
-
-    low: int
-    high: int
-
-    @property
-    def exact(self) -> bool:
-        """Whether the processor may write the placeholders before the network ran."""
-        return self.low == self.high
-
-
-# ---------------------------------------------------------------- one row
-@dataclass(frozen=True, slots=True, eq=False)
-class MaskEntry:
-    """Where the maps that the mask head's encoder makes of an image are kept (ullava.modeling.heads.mask_cache).
-
-    ``name``: of the entry. ``view_hw``: height and width of what the encoder is shown, before padding. ``maps``: [C, h,
-    w] each, as they were made; None where they are not there yet, or ``damaged``.
-    """
-
-    name: str
-    view_hw: tuple[int, int]
-    maps: tuple[torch.Tensor, ...] | None = None
-    damaged: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ImageExample:
-    """One image as the network wants it. ``key`` tells equal images of a batch; ``sam_u8`` is None if not needed.
-
-    ``for_heads``: it has the views of the heads that have some of their own. ``mask_entry``: where the mask encoder's
-    maps are kept, None = nowhere; with maps in it there is no ``sam_u8``.
-
-    ``views``, ``count``, ``grid_hw``, ``shrunk``, ``text_ids``: see VisionInputs. ``sam_u8``: uint8 [3, h, w],
-    resized to the long side S, not padded. ``box_u8``: uint8 [3, h, w], the view of the box head, None if it has none
-    of its own; its geometry is ``geometry["box"]``.
-    """
-
-    key: str
-    original_hw: tuple[int, int]
-    views: Mapping[str, NDArray[Any]]
-    geometry: Mapping[str, View]
-    count: TokenCount
-    sam_u8: NDArray[np.uint8] | None
-    grid_hw: tuple[int, int] | None = None
-    box_u8: NDArray[np.uint8] | None = None
-    shrunk: bool = False
-    for_heads: bool = False
-    mask_entry: MaskEntry | None = None
-    text_ids: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VideoExample:
-    """One video as the network wants it: ``views`` and ``count`` of VideoInputs; the rest as in ImageExample.
-
-    ``path``: its file, for masks in all of its frames. ``sam_u8``: the views [3, h, w] of its T frames for a mask head
-    with an encoder of its own, where masks are taught; empty otherwise.
-    """
-
-    key: str
-    views: Mapping[str, NDArray[Any]]
-    count: TokenCount
-    path: Path | None = None
-    sam_u8: tuple[NDArray[np.uint8], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RegionExample:
-    """One region that a question points at, as the network wants it.
-
-    ``image``: its image's place in the row. ``box_xyxy_view``: float32 [4], fractions of the view ``base``, all of it
-    within. ``shares``: float32 [n, n], how much of each of the n x n fields of its box belongs to it; None = all.
-    """
-
-    image: int
-    box_xyxy_view: NDArray[np.float32]
-    shares: NDArray[np.float32] | None
-    count: TokenCount
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row of a batch.
-
-    ``input_ids``, ``labels`` [L] with visual placeholders in full, a single one where only the network settles how many
-    there are; ``instruction_ids`` [t]: the words that are not the assistant's, without placeholders and their marks,
-    for a strategy that reads them; ``grounded``: the row asks for masks or boxes; ``masks`` bool [H, W] for each
-    ``[SEG]`` in order (the same array object where things repeat); ``boxes_xyxy_head`` [K, 4] in the box head's frame
-    for each ``[LOC]``; ``clip_targets``: for each ``[SEG]`` of a row whose ``[SEG]`` speak of its video.
-    ``patch_words``: [N, w] ids of the words of each visual token of the first image (see
-    ullava.modeling.vision.patches). ``regions``: what the questions point at, in reading order.
-    """
-
-    name: str
-    dataset: str
-    task: str
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    images: tuple[ImageExample, ...]
-    masks: tuple[MaskArray, ...]
-    boxes_xyxy_head: NDArray[np.float32]
-    patch_words: NDArray[np.int64] | None = None
-    videos: tuple[VideoExample, ...] = ()
-    instruction_ids: NDArray[np.int64] | None = None
-    grounded: bool = False
-    regions: tuple[RegionExample, ...] = ()
-    clip_targets: tuple[ClipTarget, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """A sample that could not be used; it is counted and named, never replaced."""
-
-    name: str
-    reason: str
-
-
-# ---------------------------------------------------------------- a batch
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class VisualInputs:
     """The distinct images (or videos) of a batch and their places in the text.

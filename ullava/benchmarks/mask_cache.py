@@ -21,7 +21,7 @@ from ullava.benchmarks.workload import EXPRESSIONS, prepare
 from ullava.config.mask_cache import MaskCacheConfig
 from ullava.config.schema import LossConfig, MaskHeadConfig, PartConfig
 from ullava.data.loading.encode import EncodedMixture
-from ullava.inference.predictor import pick_device
+from ullava.inference.devices import pick_device
 from ullava.modeling.construction.mask_caching import use_mask_cache
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import apply_stage

@@ -14,7 +14,7 @@ from ullava.benchmarks.timing import Figure, surroundings
 from ullava.benchmarks.training import bench_training
 from ullava.benchmarks.workload import Workload, prepare
 from ullava.errors import UserError
-from ullava.inference.predictor import pick_device
+from ullava.inference.devices import pick_device
 
 IMAGES = 200
 DATA_SAMPLES = 200

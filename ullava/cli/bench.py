@@ -132,7 +132,7 @@ def _masks(args: argparse.Namespace) -> int:
 
     from ullava.benchmarks.mask_heads import HEADS, bench_mask_heads, head_sizes, sizes_table
     from ullava.benchmarks.timing import surroundings, table
-    from ullava.inference.predictor import pick_device
+    from ullava.inference.devices import pick_device
 
     torch.set_num_threads(args.threads)
     names = args.heads or [name for name, head in HEADS.items() if head.lacks() is None]

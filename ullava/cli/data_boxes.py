@@ -71,7 +71,7 @@ def _detect(args: argparse.Namespace) -> int:
     from ullava.data.converters.published.source import IMAGE_SUFFIXES
     from ullava.data.readers.boxes import write_boxes
     from ullava.inference.box_sources import WordDetector
-    from ullava.inference.predictor import pick_device
+    from ullava.inference.devices import pick_device
     from ullava.media.images import read_image_rgb_u8
     from ullava.resources import is_stray
 

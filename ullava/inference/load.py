@@ -87,7 +87,8 @@ def load(
         return _load_graphs(folder, str(model), device, dtype, runtime)
     import torch
 
-    from ullava.inference.predictor import Predictor, pick_device, pick_dtype
+    from ullava.inference.devices import pick_device, pick_dtype
+    from ullava.inference.predictor import Predictor
     from ullava.modeling.construction.auto import load_folder
     from ullava.modeling.construction.quantized import check_quantization, quantize_model
     from ullava.modeling.graphs.sessions import holds_graphs

@@ -14,7 +14,7 @@ from transformers import StoppingCriteriaList
 from ullava.batching.collate import Collator
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.data.loading.encode import read_images, read_videos
-from ullava.errors import UserError, did_you_mean
+from ullava.errors import UserError
 from ullava.examples import NOTHING, Example, ImageExample, ModelInputs, VideoExample
 from ullava.geometry.region_prompts import Regions
 from ullava.inference.asking import History, Shown, VideoLike, read_shown
@@ -31,41 +31,8 @@ from ullava.stage_clock import stage
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, MaskCarrying, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
 NOT_DECODING = ("max_new_tokens", "overrides", "clip_masks", "prompt_frame")
 """Options of an answer that do not say how its words are chosen."""
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name, or for ``auto`` the accelerator that torch finds (CUDA, MPS on a Mac), else the CPU.
-
-    Raises:
-        UserError: torch does not know the name, cannot reach the device, or it holds no values.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()  # "meta" holds no values, and some devices refuse only when asked to work
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto``: bfloat16 on an accelerator, float32 on a CPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        raise UserError(f"unknown dtype '{name}'{did_you_mean(name, DTYPES)}")
-    return DTYPES[name]
 
 
 class Predictor:
@@ -127,8 +94,7 @@ class Predictor:
         ``overrides``: overrides of the vision encoder (docs/vision_encoders.md). ``generation``: greedy unless
         ``temperature``, ``top_p`` or ``top_k`` asks for draws (from ``seed``); ``stop``: texts that end the answer
         (docs/transformers.md); ``clip_masks``, ``prompt_frame``: how things in a video are masked (docs/video.md).
-        Raises UserError for a file that cannot be read, an empty question, an unknown override
-        or option.
+        Raises UserError for a file that cannot be read, an empty question, an unknown override or option.
         """
         row, shown = self._question(image, prompt, video, history, boxes, regions, overrides)
         (answer,) = self.answer_examples([row], max_new_tokens=max_new_tokens, overrides=overrides, **generation)
@@ -316,11 +282,8 @@ class Predictor:
         choice = ClipChoice(None, None).settled(self.model)
         examples, output, inputs = self._read_given(samples, NOTHING)
         logits = output.seg.mask_logits_lowres + self.model.config.mask_threshold
-        answers = []
-        for threshold in thresholds:
-            output.seg = replace(output.seg, mask_logits_lowres=logits - threshold)
-            answers.append(self._given_answers(samples, examples, output, inputs, choice))
-        return answers
+        seen = (replace(output.seg, mask_logits_lowres=logits - threshold) for threshold in thresholds)
+        return [self._given_answers(samples, examples, replace(output, seg=seg), inputs, choice) for seg in seen]
 
     def _read_given(
         self, samples: Sequence[Sample], overrides: Mapping[str, Any]

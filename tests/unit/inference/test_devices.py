@@ -14,8 +14,9 @@ import ullava
 from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, UserError
 from ullava.examples import mapped
+from ullava.inference.devices import pick_device, pick_dtype
 from ullava.inference.generation import drawn_from
-from ullava.inference.predictor import Predictor, pick_device, pick_dtype
+from ullava.inference.predictor import Predictor
 from ullava.structures import Answer, Region, Sample, Turn
 from ullava.synthetic.write import draw_world
 from ullava.training.loop.arguments import build_training_arguments

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.serving.page_material import HW, ring, thing
 
 from ullava.structures import Answer, GroundedObject
 
@@ -157,3 +159,38 @@ def png() -> str:
     from ullava.serving.examples import CIRCLE_PNG
 
     return CIRCLE_PNG
+
+
+@pytest.fixture
+def picture(tmp_path: Path, extra: None) -> Path:
+    import cv2
+
+    path = tmp_path / "photo.png"
+    image = np.full((*HW, 3), 90, np.uint8)
+    image[5:15, 10:30] = (0, 0, 220)
+    cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture
+def dialog(picture: Path) -> Any:
+    """One answer: a ring, a box without a mask, something of low score."""
+    from ullava.serving.page.dialog import Ask, Dialog, Exchange
+
+    things = [thing(mask=ring()), thing("a box", 0.6, span=[0, 0]), thing("dust", 0.1, ring(), span=[0, 0])]
+    record = {"text": "Sure, box [SEG].", "plain_text": "Sure, box.", "finished": True, "new_tokens": 3}
+    exchange = Exchange(Ask("Where?", "<image>Where?", (picture,)), "fake", {**record, "objects": things}, 1)
+    return Dialog((picture,), (), (exchange,))
+
+
+@pytest.fixture
+def service(fake: Any) -> Iterator[Any]:
+    from ullava.serving.engine import Engine
+    from ullava.serving.limits import Limits
+    from ullava.serving.metrics import Metrics
+    from ullava.serving.registry import ModelRegistry
+    from ullava.serving.service import Service
+
+    limits = Limits(timeout_s=5, max_characters=100)
+    registry = ModelRegistry({"one": "one", "two": "two"}, lambda name, where: Engine(name, fake, limits), 2)
+    yield Service(registry, limits, Metrics())

@@ -153,7 +153,7 @@ def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict
 
 def _device_kind(values: dict[str, Any], recipe: Path) -> str:
     """Return what a run trains on: ``cpu``, ``cuda`` or ``mps``. Raises ConfigError where processes cannot share it."""
-    from ullava.inference.predictor import pick_device
+    from ullava.inference.devices import pick_device
 
     kind = pick_device("cpu" if values.get("use_cpu") else "auto").type
     if "WORLD_SIZE" in os.environ and kind not in ("cpu", "cuda"):

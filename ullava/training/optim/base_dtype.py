@@ -19,7 +19,7 @@ from torch import nn
 from ullava.config.load import place
 from ullava.config.quantization import QUANTIZATIONS
 from ullava.config.schema import TrainRecipe
-from ullava.inference.predictor import pick_device
+from ullava.inference.devices import pick_device
 from ullava.modeling.construction.quantized import MakeLayer, lacking, replace_linear
 
 COMPUTED_IN_HALF = (

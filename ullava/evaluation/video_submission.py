@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ullava.atomic_write import whole_folder
+from ullava.data.annotations.file_names import find_below
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError
 from ullava.evaluation.result_store import read_lines
@@ -34,25 +35,25 @@ def write_submission(predictions: Path, dataset: TaskDataset, out: Path) -> int:
     """Write ``<clip>/<expression>/<frame>.png``, white where the answer's things are; return how many expressions.
 
     One clip is in memory at a time, and of its masks one. Nothing is left behind where it fails. Raises DataError where
-    ``predictions`` lack the answer to an expression.
+    ``predictions`` lack the answer to an expression, and for names that lead out of the folder.
     """
     count = 0
     with whole_folder(out.absolute()) as folder:
         for sample, record in _answered(predictions, dataset):
             key = filed_under(sample)
-            place = folder / key["clip"] / key["expression_id"]
+            place = find_below(folder, f"{key['clip']}/{key['expression_id']}", "clip/expression_id")
             place.mkdir(parents=True)
             found = [VideoMasks.from_json(thing["masks"]) for thing in record["objects"] if "masks" in thing]
             size_hw = int(sample.truth["height"]), int(sample.truth["width"])
             frames = sample.truth["frames"]
             masks = united(found) if found else VideoMasks.absent(size_hw, len(frames))
             for number, name in enumerate(frames):
-                (place / f"{name}{MASK_SUFFIX}").write_bytes(_png(masks.mask(number)))
+                find_below(place, f"{name}{MASK_SUFFIX}", "frames").write_bytes(_png(masks.mask(number)))
             count += 1
     return count
 
 
-def _answered(predictions: Path, dataset: TaskDataset) -> Any:
+def _answered(predictions: Path, dataset: TaskDataset) -> Iterator[tuple[Sample, dict[str, Any]]]:
     """Yield every expression with its line, in the order of the lines, which is that of the data set."""
     queries: tuple[int, list[Sample]] = (-1, [])
     seen = 0

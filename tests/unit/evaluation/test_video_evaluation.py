@@ -17,6 +17,7 @@ from ullava.data.loading.build import build_dataset
 from ullava.errors import ConfigError, DataError, UserError
 from ullava.evaluation.run import evaluate, evaluate_recipe
 from ullava.evaluation.video_answers import FollowedAnswers, StoredAnswers
+from ullava.evaluation.video_submission import write_submission
 from ullava.geometry import VideoMasks
 from ullava.structures import Clip
 from ullava.synthetic.write_tracks import draw_track_world
@@ -212,3 +213,18 @@ def test_expressions_without_published_truth_are_answered_and_not_judged(world: 
     (one,) = metrics["results"]
     assert one["metrics"] == {} and one["n"] == len(said)
     assert one["left_out"]["J&F"] == f"the truth of {len(said)} expressions is not published"
+
+
+def test_a_submission_stays_in_its_folder(world: Path, tmp_path: Path) -> None:
+    meta = json.loads((world / "meta_expressions.json").read_text())["videos"]
+    root = tmp_path / "mevis" / "valid"
+    root.mkdir(parents=True)
+    (root / "JPEGImages").symlink_to(world / "JPEGImages")
+    clip = {"expressions": {"../../../out": {"exp": "it"}}, "frames": meta["000000"]["frames"]}
+    (root / "meta_expressions.json").write_text(json.dumps({"videos": {"000000": clip}}))
+    dataset = build_dataset("mevis", DatasetEntry(split="valid"), tmp_path)
+    follower = FollowedAnswers(lambda clip, words: [], "none")
+    evaluate(follower, {"mevis": dataset}, recipe_of(world), tmp_path / "run", progress=False)
+    with pytest.raises(DataError, match="it leads out with '..'"):
+        write_submission(tmp_path / "run" / "predictions.jsonl", dataset, tmp_path / "masks")
+    assert not (tmp_path / "masks").exists() and not (tmp_path / "out").exists()

@@ -43,7 +43,9 @@ def test_every_recipe_is_tried() -> None:
     elsewhere = {"shapes_rec", "eval_video", "detail", "photo", "shapes_regions", "shapes_grounded", "eval_gcg"}
     # tests/unit/evaluation/test_field_sets.py
     field = {"reasonseg", "refcoco_m", "ref_l4", "grounding_suite", "groundingme", "pbench", "sa_co"}
-    assert set(RECIPES) == {*DRAWN, "shapes", *elsewhere, *(f"eval_{name}" for name in field)}
+    # tests/unit/evaluation/test_video_evaluation.py
+    clips = {"shapes_video_refer", "eval_mevis", "eval_revos", "eval_ref_youtube_vos", "eval_ref_davis17"}
+    assert set(RECIPES) == {*DRAWN, "shapes", *elsewhere, *clips, *(f"eval_{name}" for name in field)}
 
 
 @pytest.mark.parametrize(("recipe", "protocol"), CASES)

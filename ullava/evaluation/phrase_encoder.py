@@ -50,6 +50,6 @@ class EncoderSimilarity:
         """The mean state of a phrase [D], of length 1."""
         if phrase not in self._known:
             coded = self.tokenizer(phrase, return_tensors="pt", max_length=LONGEST, truncation=True)
-            mean = self.model(**coded).last_hidden_state[0].mean(dim=0).double()
+            mean = self.model(**coded).last_hidden_state[0].mean(dim=0).cpu().double()
             self._known[phrase] = (mean / mean.norm()).numpy()
         return self._known[phrase]

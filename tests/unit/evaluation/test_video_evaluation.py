@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ullava.config.load import load_config
 from ullava.config.schema import DatasetEntry, EvalRecipe
 from ullava.data.loading.build import build_dataset
+from ullava.data.loading.descriptor import load_descriptor
 from ullava.errors import ConfigError, DataError, UserError
-from ullava.evaluation.run import evaluate, evaluate_recipe
+from ullava.evaluation.run import check_entries, evaluate, evaluate_recipe
 from ullava.evaluation.video_answers import FollowedAnswers, StoredAnswers
 from ullava.evaluation.video_submission import write_submission
 from ullava.geometry import VideoMasks
+from ullava.resources import find
 from ullava.structures import Clip
 from ullava.synthetic.write_tracks import draw_track_world
 
@@ -37,6 +40,14 @@ def dataset(world: Path) -> Any:
 
 def recipe_of(world: Path, **more: Any) -> EvalRecipe:
     return EvalRecipe(dataset={NAME: DatasetEntry()}, data_root=str(world), bootstrap=5, **more)
+
+
+@pytest.mark.parametrize("name", [NAME, "eval_mevis", "eval_revos", "eval_ref_youtube_vos", "eval_ref_davis17"])
+def test_recipes_ask_for_masks_of_clips(name: str) -> None:
+    recipe = load_config(EvalRecipe, find("configs", f"eval/{name}.yaml"))
+    check_entries(recipe)
+    descriptors = [load_descriptor(entry.dataset or label)[1] for label, entry in recipe.dataset.items()]
+    assert [config.task for config in descriptors] == ["rvos"]
 
 
 class Tracker:

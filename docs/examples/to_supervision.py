@@ -17,7 +17,7 @@ question = sys.argv[2] if len(sys.argv) > 2 else "Segment the person."
 
 detections = ullava.load("photo").answer(path, question).to_supervision()
 detections = detections[detections.confidence >= 0.5]
-print(len(detections), list(detections["phrase"]), detections.area)
+print(f"{len(detections)}: {', '.join(detections['phrase'])}, {detections.area} pixels")
 
 scene = Image.open(path).convert("RGB")
 labels = [f"{name} {score:.2f}" for name, score in zip(detections["phrase"], detections.confidence, strict=True)]

@@ -33,7 +33,7 @@ PRINTS = {  # what only an answer has
     "finetune_folder": "person",
     "http_openai": "person: score 0.",
     "http_plain": "404 ",
-    "to_supervision": "['person']",
+    "to_supervision": "1: person, [",
     "transformers_pipeline": "person: score 0.",
 }
 

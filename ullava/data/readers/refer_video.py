@@ -17,13 +17,14 @@ from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
 
 
 class ReferVideoReader(Reader):
-    """A record is a clip with all its expressions: ``{video, frames, height, width, objects: {number: masks}, ignore?,
-    expressions: [{id, expression, objects: [number], groups?, average_over?}]}``.
+    """A record is a clip with all its expressions: ``{video, name?, frames, height, width, objects: {number: masks},
+    ignore?, expressions: [{id, expression, objects: [number], groups?, average_over?}]}``.
 
-    ``video`` is a folder of JPEG frames below the folder of the images, ``frames`` their names in order. Masks are
-    ``VideoMasks`` as JSON, one entry for each frame. An expression with no ``objects`` means nothing in the clip;
-    without the key it is not published what it means, and no figure counts it. ``ignore``: pixels that count for
-    neither side. ``groups`` and ``average_over`` as in ``refer``.
+    ``video`` is a folder of JPEG frames below the folder of the images, ``frames`` their names in order, ``name`` what
+    the clip is called in results (without it, ``video``). Masks are ``VideoMasks`` as JSON, one entry for each frame.
+    An expression with no ``objects`` means nothing in the clip; without the key it is not published what it means, and
+    no figure counts it. ``ignore``: pixels that count for neither side. ``groups`` and ``average_over`` as in
+    ``refer``.
 
     The ``truth`` of a query has ``masks`` (united; None where it is not published), ``ignore_masks``, and what an
     answer is filed under: ``video``, ``expression_id`` and ``frames`` (names without suffix).

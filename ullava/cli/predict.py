@@ -114,8 +114,9 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     questions = read_questions(args.input) if args.input else _asked(args)
     sizes = check_images(questions)
     choice = ClipChoice(args.clip_masks, args.prompt_frame)
-    for video in dict.fromkeys(path for question in questions for path in question.videos):
-        choice.check_clip(video)
+    if args.prompt_frame is not None:
+        for video in dict.fromkeys(path for question in questions for path in question.videos):
+            choice.check_clip(video)
     loaded = load(args.model, **loading_of(args), runtime=args.runtime)
     loaded.check_length(args.max_new_tokens)
     choice.settled(loaded.model)

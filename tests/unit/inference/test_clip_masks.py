@@ -28,7 +28,7 @@ from ullava.media.video import iter_frames
 from ullava.modeling.heads.clip_masks import carried_masks
 from ullava.modeling.heads.outputs import SegOutput
 from ullava.modeling.model.clips import embed_frames
-from ullava.structures import Clip, Sample, Turn
+from ullava.structures import Clip, Region, Sample, Turn
 
 LENGTH, SIZE_HW = 7, (20, 28)
 
@@ -151,7 +151,9 @@ def test_an_answer_holds_masks_over_time_as_json_too(predictor: Predictor, movie
 def test_asked_anew_every_frame_is_an_image_to_any_head(build: Any, movie: Path, tmp_path: Path) -> None:
     model, processor = build()
     predictor = Predictor(model, processor)
-    asked = Sample("clip", "t", "res", (), (Turn("<video>Segment it.", "Sure. [SEG]"),), videos=(Clip(movie),))
+    region = Region("it", video_masks=VideoMasks.absent(SIZE_HW, LENGTH))
+    turn = Turn("<video>Segment it.", "Sure. [SEG]", (region,))
+    asked = Sample("clip", "t", "res", (), (turn,), videos=(Clip(movie, length=LENGTH),))
     (answer,) = predictor.teacher_forced([asked], clip_masks="frames")
     inputs = Collator(processor.tokenizer.pad_token_id)(predictor.encode([asked], prompt_only=False)).inputs
     states = model(**inputs.as_kwargs()).clips.states

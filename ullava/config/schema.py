@@ -22,6 +22,7 @@ from ullava.config.datasets import SplitConfig as SplitConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.config.fields import above, at_least, weight_per
 from ullava.config.mask_cache import MaskCacheConfig as MaskCacheConfig
+from ullava.config.packing import PackingConfig as PackingConfig
 from ullava.config.quantization import Quantization as Quantization
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
@@ -297,7 +298,7 @@ class TrainRecipe:
     (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
     are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized). ``mask_cache``: a frozen mask
-    encoder's maps of images are kept on disk.
+    encoder's maps of images are kept on disk. ``packing``: the dialogues of a batch share rows.
     ``budget``: the run ends with its seconds, whatever it got done in them.
     ``compat: ullava_v1``: losses and data as in u-LLaVA's first release (ullava.config.compat_ullava_v1).
 
@@ -336,6 +337,7 @@ class TrainRecipe:
     group_by_modality_length: bool = False
     pretokenized: bool = False
     mask_cache: MaskCacheConfig | None = None
+    packing: PackingConfig | None = None
     budget: BudgetConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
 

@@ -120,7 +120,8 @@ class RegionInputs:
 class ModelInputs:
     """All that the network reads of a batch.
 
-    ``input_ids``, ``attention_mask``, ``labels`` [B, L]; ``images`` and ``videos``: None where the batch has none;
+    ``input_ids``, ``attention_mask``, ``labels`` [B, L]; ``dialogues`` [B, L]: which dialogue of its row each place
+    belongs to, from 1, and 0 of padding; None = a row is one. ``images`` and ``videos``: None where there are none;
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
@@ -133,6 +134,7 @@ class ModelInputs:
     input_ids: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    dialogues: torch.Tensor | None = None
     images: VisualInputs | None = None
     videos: VisualInputs | None = None
     mask_images: HeadImages | None = None
@@ -199,8 +201,8 @@ VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "vide
 """The key of the base view of each kind; other views are called ``<key>_<view>``."""
 
 _PLAIN = (
-    "input_ids", "attention_mask", "labels", "content_only", "supervised_only", "heads_only", "overrides", "generator",
-    "backprop_frames",
+    "input_ids", "attention_mask", "labels", "dialogues", "content_only", "supervised_only", "heads_only", "overrides",
+    "generator", "backprop_frames",
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "images": VisualInputs,

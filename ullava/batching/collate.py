@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ullava.batching.packing import packed
 from ullava.batching.transport import side_by_side
 from ullava.examples import (
     BadSample,
@@ -35,11 +36,18 @@ ItemT = TypeVar("ItemT", ImageExample, VideoExample)
 
 
 class Collator:
-    """Make a Batch of rows; those that are bad samples are handed on beside it. Equal masks share one tensor."""
+    """Make a Batch of rows; those that are bad samples are handed on beside it. Equal masks share one tensor.
 
-    def __init__(self, pad_id: int, padding_side: Literal["left", "right"] = "right") -> None:
+    ``tokens``: several dialogues share a row of the batch, of at most so many tokens (ullava.batching.packing); None =
+    each has its own.
+    """
+
+    def __init__(
+        self, pad_id: int, padding_side: Literal["left", "right"] = "right", tokens: int | None = None
+    ) -> None:
         self.pad_id = pad_id
         self.padding_side = padding_side
+        self.tokens = tokens
 
     def __call__(self, rows: Sequence[Example | BadSample]) -> Batch:
         """Batch ``rows``; without a usable one the batch has neither inputs nor targets."""
@@ -47,7 +55,11 @@ class Collator:
         examples = [row for row in rows if isinstance(row, Example)]
         if not examples:
             return Batch(inputs=None, targets=None, bad_samples=bad)
-        ids, attention_mask, labels = self._text(examples)
+        rows_of = [[place] for place in range(len(examples))]
+        if self.tokens is not None:
+            rows_of = packed([_most_tokens(example) for example in examples], self.tokens)
+            examples = [examples[place] for row in rows_of for place in row]
+        ids, dialogues, labels = self._text(examples, [len(row) for row in rows_of])
         images = [image for example in examples for image in example.images]
         videos = [video for example in examples for video in example.videos]
         rows_of_images, rows_of_videos, instructions = self._instructions(examples)
@@ -55,8 +67,9 @@ class Collator:
         shown = _visual(images, distinct, rows_of_images)
         inputs = ModelInputs(
             input_ids=ids,
-            attention_mask=attention_mask,
+            attention_mask=(dialogues > 0).long(),
             labels=labels,
+            dialogues=None if self.tokens is None else dialogues,
             images=shown,
             videos=_visual(videos, films, rows_of_videos),
             mask_images=_head_images(
@@ -71,18 +84,27 @@ class Collator:
         names = tuple(example.name for example in examples)
         return Batch(inputs=inputs, targets=_targets(examples, len(images)), names=names, bad_samples=bad)
 
-    def _text(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        length = max(len(example.input_ids) for example in examples)
-        ids = torch.full((len(examples), length), self.pad_id, dtype=torch.long)
+    def _text(
+        self, examples: Sequence[Example], members: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, dialogues and labels [B, L] of examples, ``members`` of them in each row, one after another."""
+        ends = np.cumsum(members)
+        rows = [examples[end - count : end] for end, count in zip(ends, members, strict=True)]
+        sizes = [sum(len(example.input_ids) for example in row) for row in rows]
+        ids = torch.full((len(rows), max(sizes)), self.pad_id, dtype=torch.long)
         labels = torch.full_like(ids, IGNORE_LABEL)
-        mask = torch.zeros_like(ids)
-        for row, example in enumerate(examples):
-            size = len(example.input_ids)
-            place = slice(length - size, length) if self.padding_side == "left" else slice(0, size)
-            ids[row, place] = torch.from_numpy(example.input_ids)
-            labels[row, place] = torch.from_numpy(example.labels)
-            mask[row, place] = 1
-        return ids, mask, labels
+        dialogues = torch.zeros_like(ids)
+        for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+            start = max(sizes) - size if self.padding_side == "left" else 0
+            for member, example in enumerate(row, start=1):
+                place = slice(start, start + len(example.input_ids))
+                ids[number, place] = torch.from_numpy(example.input_ids)
+                labels[number, place] = torch.from_numpy(example.labels)
+                dialogues[number, place] = member
+                if member > 1:  # nothing of the dialogue before it predicts its first token
+                    labels[number, start] = IGNORE_LABEL
+                start = place.stop
+        return ids, dialogues, labels
 
     def _instructions(
         self, examples: Sequence[Example]
@@ -105,6 +127,12 @@ class Collator:
             numbers.repeat_interleave(torch.tensor([len(example.videos) for example in examples])),
             Instructions(ids=ids, mask=mask, grounded=grounded),
         )
+
+
+def _most_tokens(example: Example) -> int:
+    """The longest that a row's text may become when the network has settled its visual tokens."""
+    items: list[ImageExample | VideoExample] = [*example.images, *example.videos]
+    return len(example.input_ids) + sum(item.count.high - 1 for item in items if not item.count.exact)
 
 
 def _distinct_images(images: Sequence[ImageExample]) -> dict[str, ImageExample]:

@@ -13,7 +13,7 @@ from ullava.inference.load import RUNTIMES
 
 HELP = "measure the speed of data, training, evaluation, generation, an answer, mask heads or the server"
 CLIENTS, REQUESTS = 64, 2000
-WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "cache", "serve")
+WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "cache", "packing", "serve")
 OWNERS = {
     "annotations": ("data",),
     "clients": ("serve",),
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.what == "masks":
         return _masks(args)
-    if args.what == "cache":
-        return _cache(args)
+    if args.what in ("cache", "packing"):
+        return _two_ways(args)
     from ullava.benchmarks.run import run_benchmark
     from ullava.benchmarks.timing import table
 
@@ -149,14 +149,16 @@ def _masks(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cache(args: argparse.Namespace) -> int:
-    """Measure epochs with ``mask_cache``."""
+def _two_ways(args: argparse.Namespace) -> int:
+    """Measure training with and without what a recipe's ``mask_cache`` or ``packing`` does."""
     from ullava.benchmarks.mask_cache import bench_mask_cache
+    from ullava.benchmarks.packing import bench_packing
     from ullava.benchmarks.timing import surroundings, table
 
-    figures = bench_mask_cache(repeats=args.repeats, threads=args.threads, device=args.device)
+    bench = bench_mask_cache if args.what == "cache" else bench_packing
+    figures = bench(repeats=args.repeats, threads=args.threads, device=args.device)
     if args.json:
-        report = {"benchmark": "cache", **surroundings(args.threads, args.repeats)}
+        report = {"benchmark": args.what, **surroundings(args.threads, args.repeats)}
         print(json.dumps({**report, "results": [figure.to_json() for figure in figures]}, indent=1))
     else:
         print(table(figures))

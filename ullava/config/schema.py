@@ -24,6 +24,7 @@ from ullava.config.fields import above, at_least, weight_per
 from ullava.config.mask import MASK_ENCODERS as MASK_ENCODERS
 from ullava.config.mask import MaskHeadConfig as MaskHeadConfig
 from ullava.config.mask_cache import MaskCacheConfig as MaskCacheConfig
+from ullava.config.packing import PackingConfig as PackingConfig
 from ullava.config.quantization import Quantization as Quantization
 from ullava.config.text import Template as Template
 from ullava.config.text import TextConfig as TextConfig
@@ -261,7 +262,7 @@ class TrainRecipe:
     (ullava.modeling.vision.passes): once, for ``every`` granularity, or to ``rank`` them for the router.
     ``group_by_modality_length`` makes batches of alike rows (ullava.data.sampling.grouping). ``pretokenized``: words
     are tokenized once and kept beside the annotations (ullava.data.loading.pretokenized). ``mask_cache``: a frozen mask
-    encoder's maps of images are kept on disk.
+    encoder's maps of images are kept on disk. ``packing``: the dialogues of a batch share rows.
     ``budget``: the run ends with its seconds, whatever it got done in them.
     ``backprop_frames``: gradients of masks in videos run back through so many frames of the mask head's memory; without
     it through all of them.
@@ -303,6 +304,7 @@ class TrainRecipe:
     group_by_modality_length: bool = False
     pretokenized: bool = False
     mask_cache: MaskCacheConfig | None = None
+    packing: PackingConfig | None = None
     budget: BudgetConfig | None = None
     backprop_frames: int | None = field(default=None, metadata=at_least(1, 65_536))
     training: dict[str, Any] = field(default_factory=dict)

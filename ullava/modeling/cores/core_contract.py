@@ -33,13 +33,15 @@ class CoreInputs:
 
     ``input_ids``, ``attention_mask``, ``labels`` [B, L']: the text after expansion, every visual token with an id of
     its own. ``input_ids`` is None where somebody gave embeddings without ids. ``arguments``: keyword arguments of the
-    decoder and of ``generate`` beside those. ``images``, ``videos``: what a vision strategy made of them; None where
-    there are none or the core encodes them within its decoder. ``regions``: how many the questions point at.
+    decoder and of ``generate`` beside those. ``dialogues``: see ModelInputs, of the text after expansion. ``images``,
+    ``videos``: what a vision strategy made of them; None where there are none or the core encodes them within its
+    decoder. ``regions``: how many the questions point at.
     """
 
     input_ids: torch.Tensor | None
     attention_mask: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    dialogues: torch.Tensor | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: VisionOutput | None = None
     videos: VisionOutput | None = None

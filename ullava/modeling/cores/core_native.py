@@ -108,6 +108,8 @@ class NativeCore(Core):
         ids = inputs.input_ids
         if ids is None:
             raise UserError("the batch holds neither input_ids nor inputs_embeds")
+        if inputs.dialogues is not None:
+            raise UserError("core native: its own network counts positions, so each dialogue needs a row of its own")
         if inputs.videos is not None:
             raise UserError("core native: videos are not supported; ask about images")
         if inputs.regions is not None:

@@ -15,7 +15,7 @@ from ullava.examples import ModelInputs, RegionInputs, VisualInputs
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.cores.core_contract import TAKES_NO_REGIONS, Core, CoreInputs, CorePart
 from ullava.modeling.cores.gradient_ullava_v1 import embed_as_configured
-from ullava.modeling.cores.splice import ExpandedText, VisualItems, splice_visual
+from ullava.modeling.cores.splice import ExpandedText, VisualItems, restarting_positions, splice_visual
 from ullava.modeling.heads.read_heads import item_of_position
 from ullava.modeling.loading.language_layers import read_language
 from ullava.modeling.loading.strict_loading import load_part
@@ -141,7 +141,9 @@ class SplicedCore(Core):
         """See Core."""
         if inputs.input_ids is None:
             raise UserError("the batch holds neither input_ids nor inputs_embeds")
-        text = ExpandedText(inputs.input_ids, inputs.attention_mask, inputs.labels)
+        if inputs.dialogues is not None and (left_pad or inputs.labels is None):
+            raise UserError("several dialogues in a row are for training: give a row of its own to each")
+        text = ExpandedText(inputs.input_ids, inputs.attention_mask, inputs.labels, inputs.dialogues)
         kinds, outputs = [], {}
         words = self.embed_instruction(inputs)
         for name, visual, encode, patch_id in (
@@ -160,11 +162,15 @@ class SplicedCore(Core):
         embed = embed_as_configured(self.get_input_embeddings(), self.config)
         pad_id = self.config.pad_token_id or 0
         text, embeddings = splice_visual(text, embed, kinds, pad_id=pad_id, left_pad=left_pad)
+        mask, arguments = text.attention_mask, {"inputs_embeds": embeddings}
+        if text.dialogues is not None:  # transformers tells them apart by positions, where there is no mask
+            mask, arguments["position_ids"] = None, restarting_positions(text.dialogues)
         return CoreInputs(
             input_ids=text.input_ids,
-            attention_mask=text.attention_mask,
+            attention_mask=mask,
             labels=text.labels,
-            arguments={"inputs_embeds": embeddings},
+            dialogues=text.dialogues,
+            arguments=arguments,
             images=outputs.get("images"),
             videos=outputs.get("videos"),
             regions=0 if inputs.regions is None else len(inputs.regions.image),
@@ -188,7 +194,7 @@ class SplicedCore(Core):
 
     def items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
         """See Core; an image is begun by a token of ours."""
-        return item_of_position(input_ids, cast(int, self.config.image_start_id))
+        return item_of_position(input_ids, cast(int, self.config.image_start_id), inputs.dialogues)
 
     def video_items(self, input_ids: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
         """See Core; a video is begun by a token of ours."""
@@ -197,7 +203,7 @@ class SplicedCore(Core):
 
     def decode(self, prepared: CoreInputs, **options: Any) -> Any:
         """See Core."""
-        return self.decoder(attention_mask=prepared.attention_mask, **prepared.arguments, **options)
+        return self.decoder(attention_mask=prepared.attention_mask, **{**options, **prepared.arguments})
 
     def idle(self, prepared: CoreInputs, zero: torch.Tensor) -> torch.Tensor:
         """See Core; the parts of the vision strategy alone."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ullava.errors import UserError
+from ullava.modeling.heads.read_heads import dialogue_starts
 from ullava.text.tokens import IGNORE_LABEL
 
 
@@ -15,12 +16,13 @@ from ullava.text.tokens import IGNORE_LABEL
 class ExpandedText:
     """Text after expansion, [B, L']: every visual token has an id of its own, so positions are found by id.
 
-    Without a mask every position counts (a step of generation may come without one).
+    Without a mask every position counts (a step of generation may come without one). ``dialogues``: see ModelInputs.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     labels: torch.Tensor | None
+    dialogues: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _repeats(counts: Sequence[int], written: Sequence[int]) -> list[int]:
 
 def _repeat(text: ExpandedText, counts: Sequence[int], patch_id: int, pad_id: int, left_pad: bool) -> ExpandedText:
     """Write the k-th placeholder of the batch ``counts[k]`` times and pad the rows anew."""
-    rows_ids, rows_labels, item = [], [], 0
+    rows_ids, rows_labels, rows_dialogues, item = [], [], [], 0
     for row in range(len(text.input_ids)):
         every = torch.ones_like(text.input_ids[row], dtype=torch.bool)
         keep = every if text.attention_mask is None else text.attention_mask[row].bool()
@@ -139,9 +141,18 @@ def _repeat(text: ExpandedText, counts: Sequence[int], patch_id: int, pad_id: in
         if text.labels is not None:
             labels = text.labels[row][keep].masked_fill(ids == patch_id, IGNORE_LABEL)
             rows_labels.append(labels.repeat_interleave(repeats))
+        if text.dialogues is not None:
+            rows_dialogues.append(text.dialogues[row][keep].repeat_interleave(repeats))
     ids, mask = _pad_rows(rows_ids, pad_id, left_pad)
     padded = _pad_rows(rows_labels, IGNORE_LABEL, left_pad)[0] if text.labels is not None else None
-    return ExpandedText(ids, mask, padded)
+    dialogues = _pad_rows(rows_dialogues, 0, left_pad)[0] if text.dialogues is not None else None
+    return ExpandedText(ids, mask, padded, dialogues)
+
+
+def restarting_positions(dialogues: torch.Tensor) -> torch.Tensor:
+    """Positions [B, L] that begin anew with every dialogue [B, L], and with the padding."""
+    places = torch.arange(dialogues.shape[1], device=dialogues.device)
+    return places - dialogue_starts(dialogues)
 
 
 def _pad_rows(rows: Sequence[torch.Tensor], fill: int, left_pad: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,12 +53,27 @@ def _aligned(hidden: torch.Tensor, head_state: str) -> torch.Tensor:
     return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
 
 
-def item_of_position(input_ids: torch.Tensor, image_start_id: int) -> torch.Tensor:
-    """For every position [B, L] the number of the last image begun before it, counted over the batch; -1 = none."""
+def item_of_position(
+    input_ids: torch.Tensor, image_start_id: int, dialogues: torch.Tensor | None = None
+) -> torch.Tensor:
+    """For every position [B, L] the number of the last image begun before it, counted over the batch; -1 = none.
+
+    ``dialogues``: see ModelInputs; an image of another dialogue of the row is none.
+    """
     starts = (input_ids == image_start_id).long()
     in_row = starts.cumsum(dim=1)
     before = starts.sum(dim=1).cumsum(dim=0) - starts.sum(dim=1)
-    return torch.where(in_row > 0, before[:, None] + in_row - 1, torch.full_like(in_row, -1))
+    elsewhere = torch.zeros_like(in_row)
+    if dialogues is not None:
+        elsewhere = (in_row - starts).gather(1, dialogue_starts(dialogues))
+    return torch.where(in_row > elsewhere, before[:, None] + in_row - 1, torch.full_like(in_row, -1))
+
+
+def dialogue_starts(dialogues: torch.Tensor) -> torch.Tensor:
+    """For every position [B, L] the first one of its dialogue; padding counts as one, too."""
+    places = torch.arange(dialogues.shape[1], device=dialogues.device).expand_as(dialogues)
+    changes = torch.diff(dialogues, dim=1, prepend=dialogues[:, :1] - 1) != 0
+    return torch.where(changes, places, torch.zeros_like(places)).cummax(dim=1).values
 
 
 def states_of_sequences(result: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -137,6 +137,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             with stage("vision encoder"):
                 prepared = self.core.prepare(inputs, left_pad=False)
             input_ids, labels = prepared.input_ids, prepared.labels
+            inputs = replace(inputs, dialogues=prepared.dialogues)
         else:
             given = {"inputs_embeds": inputs_embeds}
             prepared = CoreInputs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, arguments=given)

@@ -39,6 +39,7 @@ from ullava.training.loop.finite import check_finite
 from ullava.training.loop.init import Start, note_in_config, start_model
 from ullava.training.loop.interruption import StopSignals
 from ullava.training.loop.mask_caching import cache_masks, cache_report
+from ullava.training.loop.packing import check_packing
 from ullava.training.loop.resume import Progress, find_progress, take_up
 from ullava.training.loop.save import save_run
 from ullava.training.loop.trainer import UllavaTrainer
@@ -112,6 +113,8 @@ def _train(
     cache = None
     if recipe.mask_cache is not None:
         cache = cache_masks(model, processor, recipe.mask_cache, plan, args)
+    if recipe.packing is not None:
+        check_packing(recipe.attn_implementation, model, processor)
     passes = model.core.passes(recipe.passes)
     budget = Budget(recipe.budget, args.world_size) if recipe.budget else None
     if recipe.sharding == "fsdp2":
@@ -121,7 +124,7 @@ def _train(
         args=args,
         dataset=_rows(recipe, mixture, processor, seed, with_patches=loss.patch > 0),
         sampler=_sampler(recipe, mixture, args.train_batch_size * args.world_size),
-        collator=TrainingCollator(Collator(processor.tokenizer.pad_token_id)),
+        collator=TrainingCollator(_collator(recipe, processor)),
         processor=processor,
         objective=GroundingObjective(loss, processor.masks, passes.aux_terms),
         passes=passes,
@@ -219,6 +222,12 @@ def _rows(recipe: TrainRecipe, mixture: Mixture, processor: Any, seed: int, *, w
         augmenter=Augmenter.of(mixture),
         keeps_maps=recipe.mask_cache is not None,
     )
+
+
+def _collator(recipe: TrainRecipe, processor: Any) -> Collator:
+    """Return what makes batches of rows."""
+    tokens = None if recipe.packing is None else recipe.packing.tokens
+    return Collator(processor.tokenizer.pad_token_id, tokens=tokens)
 
 
 def _sampler(recipe: TrainRecipe, mixture: Mixture, block: int) -> MixtureSampler:

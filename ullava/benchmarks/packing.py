@@ -28,7 +28,7 @@ from ullava.config.schema import DatasetEntry, LanguageConfig, LossConfig, TextC
 from ullava.data.loading.build import build_mixture
 from ullava.data.loading.encode import EncodedMixture
 from ullava.examples import Batch, Example
-from ullava.inference.predictor import pick_device
+from ullava.inference.devices import pick_device
 from ullava.modeling.construction.build import build_model
 from ullava.training.optim.objective import GroundingObjective
 from ullava.training.optim.stages import apply_stage

@@ -341,10 +341,11 @@ class EvalRecipe:
     likeliest. ``num_workers``: threads that read ahead; at 0, none does. ``bad_sample_budget``: how many samples may be
     left out as bad before the run stops. ``device``: ``auto``, an accelerator where there is one, or a name that torch
     knows. ``dtype``: what the weights are held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU.
-    ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``bootstrap``: so many resamples for 95 %
-    intervals; at 0, none. ``mask_cache``: the mask encoder's maps of images are kept on disk.
-    ``phrase_similarity``: when a phrase of a grounded caption is the one meant: ``words``, at least half of the words
-    of the two in common; or an encoder by folder or Hub id, such as bert-base-uncased's (docs/grounded_captions.md).
+    ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``clip_masks``: how things in videos are
+    masked (docs/video.md). ``bootstrap``: so many resamples for 95 % intervals; at 0, none. ``mask_cache``: the mask
+    encoder's maps of images are kept on disk. ``phrase_similarity``: when a phrase of a grounded caption is the one
+    meant: ``words``, at least half of the words of the two in common; or an encoder by folder or Hub id, such as
+    bert-base-uncased's (docs/grounded_captions.md).
     """
 
     compat: Literal["none", "ullava_v1"] = "none"
@@ -362,6 +363,7 @@ class EvalRecipe:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Quantization | None = None
+    clip_masks: Literal["memory", "frames", "none"] | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     mask_cache: MaskCacheConfig | None = None
     phrase_similarity: str = "words"

@@ -84,7 +84,7 @@ def _loaded(recipe: EvalRecipe) -> tuple[Answerer, MaskCache | None]:
     from ullava.modeling.construction.mask_caching import use_mask_cache
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype, quantize=recipe.quantize)
-    predictor.overrides = recipe.overrides
+    predictor.overrides, predictor.clip_masks = recipe.overrides, recipe.clip_masks
     if recipe.mask_cache is None:
         return predictor, None
     model, processor = predictor.model, predictor.processor
@@ -157,8 +157,9 @@ def _check_rvos(label: str, predictor: Answerer, recipe: EvalRecipe) -> None:
         raise ConfigError(f"dataset.{label}: the task rvos has the protocol generate, not {recipe.protocol}")
     if not getattr(predictor, "masks_in_videos", False):
         raise ConfigError(
-            f"dataset.{label}: the task rvos wants masks through a video, which this model does not give; finished "
-            "masks are scored with --results"
+            f"dataset.{label}: the task rvos wants masks through a video, which this model does not make by itself: "
+            "clip_masks: frames asks its mask head anew in every frame (docs/video.md); finished masks are scored with "
+            "--results"
         )
 
 
@@ -225,6 +226,7 @@ def _identity(
         "dtype": recipe.dtype,
         **({"overrides": recipe.overrides} if recipe.overrides else {}),
         **({"quantize": recipe.quantize} if recipe.quantize else {}),
+        **({"clip_masks": recipe.clip_masks} if recipe.clip_masks else {}),
         **({"phrase_similarity": recipe.phrase_similarity} if "gcg" in families.values() else {}),
         "data": data,
     }

@@ -20,6 +20,9 @@ PASSED_ON = (
 )  # fmt: skip
 """Options of transformers' ``generate`` that mean the same here; it refuses wrong values itself."""
 
+NOT_DECODING = ("max_new_tokens", "overrides", "clip_masks", "prompt_frame")
+"""Options of an answer that do not say how its words are chosen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:

@@ -20,7 +20,7 @@ from ullava.geometry.region_prompts import Regions
 from ullava.inference.asking import History, Shown, VideoLike, read_shown
 from ullava.inference.chat import Chat
 from ullava.inference.clip_masks import ClipChoice, ClipTracker, row_masks
-from ullava.inference.generation import StopAt, decoding_of, drawn_from
+from ullava.inference.generation import NOT_DECODING, StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
@@ -31,15 +31,12 @@ from ullava.stage_clock import stage
 from ullava.structures import Answer, Clip, DetectedBoxes, ImageArray, MaskCarrying, Sample
 from ullava.text.tokens import IGNORE_LABEL
 
-NOT_DECODING = ("max_new_tokens", "overrides", "clip_masks", "prompt_frame")
-"""Options of an answer that do not say how its words are chosen."""
-
 
 class Predictor:
     """A loaded model that answers. ``name`` is how reports call it.
 
     ``overrides``: overrides of the vision encoder for every question (docs/vision_encoders.md); those of a call are
-    laid over them.
+    laid over them. ``clip_masks``: the same for how things in videos are masked.
     """
 
     def __init__(
@@ -53,6 +50,7 @@ class Predictor:
         self.processor = processor
         self.name = name
         self.overrides = overrides
+        self.clip_masks: MaskCarrying | None = None
         pad_id = processor.tokenizer.pad_token_id
         self._prompts = Collator(pad_id, padding_side="left")
         self._dialogues = Collator(pad_id, padding_side="right")
@@ -61,6 +59,11 @@ class Predictor:
     def device(self) -> torch.device:
         """Where the model lies."""
         return self.model.device
+
+    @property
+    def masks_in_videos(self) -> bool:
+        """Whether answers about videos have masks."""
+        return ClipChoice(self.clip_masks).settled(self.model).carrying != "none"
 
     def check_length(self, max_new_tokens: int) -> None:
         """Raise UserError for answers that are longer than what the language model was made to read."""
@@ -225,7 +228,7 @@ class Predictor:
         ``clip_masks``, ``prompt_frame``: see ClipChoice.
         """
         decoding = decoding_of(generation)
-        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
+        choice = ClipChoice(clip_masks or self.clip_masks, prompt_frame).settled(self.model)
         if not examples:
             return []
         self.check_length(max_new_tokens)
@@ -269,7 +272,7 @@ class Predictor:
         prompt_frame: int | None = None,
     ) -> list[Answer]:
         """Read masks and boxes at the grounding tokens of the *given* answers (u-LLaVA's own protocol)."""
-        choice = ClipChoice(clip_masks, prompt_frame).settled(self.model)
+        choice = ClipChoice(clip_masks or self.clip_masks, prompt_frame).settled(self.model)
         if not samples:
             return []
         return self._given_answers(samples, *self._read_given(samples, overrides), choice)
@@ -277,17 +280,13 @@ class Predictor:
     @torch.inference_mode()
     def at_mask_thresholds(self, samples: Sequence[Sample], thresholds: Sequence[float]) -> list[list[Answer]]:
         """What ``teacher_forced`` would answer under each ``mask_threshold`` of the model's config, from one pass."""
-        if not samples:
-            return [[] for _ in thresholds]
-        choice = ClipChoice(None, None).settled(self.model)
+        choice = ClipChoice().settled(self.model)
         examples, output, inputs = self._read_given(samples, NOTHING)
         logits = output.seg.mask_logits_lowres + self.model.config.mask_threshold
         seen = (replace(output.seg, mask_logits_lowres=logits - threshold) for threshold in thresholds)
         return [self._given_answers(samples, examples, replace(output, seg=seg), inputs, choice) for seg in seen]
 
-    def _read_given(
-        self, samples: Sequence[Sample], overrides: Mapping[str, Any]
-    ) -> tuple[list[Example], Any, ModelInputs]:
+    def _read_given(self, samples: Sequence[Sample], overrides: Mapping[str, Any]) -> tuple[list[Example], Any, Any]:
         """Rows, what the model returned for them and what it read, heads at the grounding tokens of given answers."""
         examples = self.encode(samples, prompt_only=False, overrides=overrides)
         inputs = self._on_device(self._dialogues, examples, overrides)

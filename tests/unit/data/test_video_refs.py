@@ -13,9 +13,9 @@ from tests.unit.data.originals import H, W, as_json, make_image, masks
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.converters.published.convert import skipped_lines
-from ullava.data.loading.build import build_dataset, build_mixture, open_store
+from ullava.data.loading.build import build_dataset, open_store
 from ullava.data.loading.descriptor import locate
-from ullava.errors import ConfigError, DataError, SampleError
+from ullava.errors import DataError, SampleError
 from ullava.geometry import VideoMasks, rle_encode
 from ullava.media.video import read_clip
 from ullava.structures import Sample
@@ -225,12 +225,6 @@ def test_ref_davis_has_annotators_and_pixels_that_nobody_decided(tmp_path: Path)
     found = queries("ref_davis17", "train", tmp_path)
     assert [query.truth["average_over"] for query in found] == [f"annotator {k % 4}" for k in range(8)]
     assert found[0].truth["ignore_masks"].area_px(0) == 4
-
-
-def test_training_on_masks_through_a_video_is_refused(tmp_path: Path) -> None:
-    mevis(tmp_path)
-    with pytest.raises(ConfigError, match=r"dataset mevis: masks through a video \(task rvos\) are for evaluation"):
-        build_mixture({"mevis": DatasetEntry(split="valid_u")}, tmp_path, 0)
 
 
 def test_records_of_ones_own_are_checked(build: Any, data_folder: Any) -> None:

@@ -14,7 +14,7 @@ from ullava.data.readers.boxes import BoxedDataset, BoxFile
 from ullava.data.readers.layouts import reader_of
 from ullava.data.readers.templates import find_templates
 from ullava.data.sampling.mixture import Mixture
-from ullava.errors import ConfigError, DataError, UserError
+from ullava.errors import DataError, UserError
 from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
 
 
@@ -97,16 +97,5 @@ def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list
 
 
 def build_mixture(entries: Mapping[str, DatasetEntry], data_root: Path, seed: int) -> Mixture:
-    """Open every entry and mix them; see ``ullava.data.sampling.mixture``.
-
-    Raises ConfigError for a dataset that nothing can be trained on yet.
-    """
-    datasets = build_datasets(entries, data_root)
-    problems = [
-        f"dataset {name}: masks through a video (task rvos) are for evaluation; training learns masks of images"
-        for name, dataset in zip(entries, datasets, strict=True)
-        if dataset.task == "rvos"
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return Mixture(datasets, list(entries.values()), seed)
+    """Open every entry and mix them; see ``ullava.data.sampling.mixture``."""
+    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed)

@@ -16,6 +16,7 @@ fiftyone | fiftyone | tests/unit/plugins/test_fiftyone.py tests/unit/exports
 formats | labelme cvat_sdk label_studio_sdk | tests/unit/exports tests/unit/plugins/test_label_studio.py
 lmms-eval | lmms_eval | tests/unit/plugins/test_lmms_eval.py
 mcp,serve | gradio mcp | tests/unit/serving/test_page.py
+meteor | nltk | tests/unit/evaluation/test_metric_grounded.py
 onnx | onnx onnxruntime onnxscript | tests/unit/modeling/test_graphs.py
 openvino,onnx | openvino onnxruntime onnxscript | tests/unit/modeling/test_graphs.py
 page,serve | gradio | tests/unit/serving/test_page.py

@@ -126,7 +126,8 @@ def test_a_image_that_cannot_be_read_is_a_bad_sample_by_name(build: Any, images:
         path.write_bytes(b"" if fault == "empty" else whole[:50])
     bad = EncodedMixture(First(dataset), Plain())[0]
     assert isinstance(bad, BadSample)
-    assert bad.name == "tests/train/0" and str(path.parent) in bad.reason and path.name in bad.reason
+    missed = "1 frames, but its annotation speaks of 2" if (layout, fault) == ("refer_video", "missing") else path.name
+    assert bad.name == "tests/train/0" and str(path.parent) in bad.reason and missed in bad.reason
 
 
 @pytest.mark.parametrize("layout", WITH_OUTLINES)

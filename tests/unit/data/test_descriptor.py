@@ -24,7 +24,7 @@ STILL_SETS = [name for name in SHAPES_SETS if not name.startswith("shapes_video"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    return draw_world(tmp_path_factory.mktemp("world") / "w", 12, seed=3, progress=False, grounded=True)
+    return draw_world(tmp_path_factory.mktemp("world") / "w", 12, seed=3, progress=False, regions=True, grounded=True)
 
 
 @pytest.mark.parametrize("name", names("datasets"))

@@ -9,6 +9,7 @@ import torch
 
 from ullava.errors import ConfigError
 from ullava.examples import ModelInputs
+from ullava.training.loop.packing_ullava_v1 import packing_problems
 
 ATTENTION = ("sdpa", "eager")
 """Kernels of transformers that tell dialogues apart by positions in rows of any number, and were tried here."""
@@ -25,8 +26,7 @@ def check_packing(attn_implementation: str, model: Any, processor: Any) -> None:
         problems.append(f"core {model.core.kind} counts positions by itself")
     if processor.vision.reads_text:
         problems.append(f"vision strategy {processor.strategy} reads the question of a row")
-    if processor.as_released or model.config.marker_gradient_only:
-        problems.append("compat ullava_v1 has rules for the beginning of a row")
+    problems += packing_problems(model, processor)
     if attn_implementation not in ATTENTION:
         problems.append(f"attn_implementation {attn_implementation} was not tried; use {' or '.join(ATTENTION)}")
     if not problems and not keeps_apart(model):

@@ -100,7 +100,7 @@ def test_the_drawn_world_is_read_without_a_fault(world):
     grouped = {"shapes_res", "shapes_gres", "shapes_reasoning"}
     entries = {name: DatasetEntry(group="image" if name in grouped else "item", turns=0) for name in STILL_SETS}
     mixture = build_mixture(entries, world, seed=0)
-    assert len(mixture.datasets) == len(STILL_SETS) == 14
+    assert len(mixture.datasets) == len(STILL_SETS) == 16
     for position in range(mixture.positions_per_epoch):
         sample = mixture.sample(position)
         assert all(image.is_file() for image in sample.images)

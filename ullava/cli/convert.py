@@ -23,6 +23,7 @@ KINDS = {
     "without_language": "a run or saved model, all but its pretrained language model, which is named instead",
     "onnx": "a saved model, as graphs that onnxruntime and OpenVINO run (ullava predict --runtime onnx)",
     "image_size": "a saved model on a convolutional tower, for images of another size, with the same weights",
+    "average": "the mean of the weights of two runs of one model",
     "merge": "the adapter/ folder of a LoRA run, folded into the weights that it was trained on",
 }
 GIVEN = "weight file, or folder of shards"
@@ -30,6 +31,7 @@ GIVENS = {
     "gguf": "GGUF file, or the installed Python package that carries one",
     "image_size": "the model: a name, a folder or a Hub id",
     "onnx": "the model: a name, a folder or a Hub id",
+    "average": "the first model: a name, a folder or a Hub id",
 }
 STYLES = ("conv_simple", "conv_sep2", "conv_llama2")
 
@@ -68,6 +70,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for kind in ("convnext", "efficientnet"):
         kinds[kind].add_argument("--image-size", type=int, default=224, help="what its config says (default 224)")
     kinds["image_size"].add_argument("--image-size", type=int, required=True, help="side in pixels")
+    kinds["average"].add_argument("--with", dest="other", required=True, help="the second model")
+    kinds["average"].add_argument("--share", type=float, default=0.5, help="of the second one (default 0.5)")
     kinds["merge"].add_argument("--base", type=Path, help="folder of those weights, where they were moved")
     pretrained = "folder or Hub id of the language model, converted or fetched, as model.yaml named it"
     kinds["without_language"].add_argument("--language", required=True, help=pretrained)
@@ -100,6 +104,11 @@ def _convert(args: argparse.Namespace) -> Path:
         from ullava.modeling.weights.conversion_image_size import convert_image_size
 
         return convert_image_size(weights_folder(str(args.source)), args.out, args.image_size)
+    if args.convert_command == "average":
+        from ullava.inference.load import weights_folder
+        from ullava.modeling.weights.conversion_average import convert_average
+
+        return convert_average(weights_folder(str(args.source)), weights_folder(args.other), args.out, args.share)
     if args.convert_command == "onnx":
         from ullava.inference.load import weights_folder
         from ullava.modeling.graphs.write import convert_onnx

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +60,20 @@ class LanguageBase:
 def lacks_language(folder: Path) -> bool:
     """Whether ``folder`` is a saved system without its language model."""
     return (folder / NOTE_FILE).is_file()
+
+
+def rename_base(folder: Path, source: Path, out: Path) -> None:
+    """Name the language model of ``folder``, a copy of ``source`` that will stand at ``out``, as seen from there.
+
+    Nothing changes where the note names none by a path, or there is no note.
+    """
+    if not lacks_language(folder):
+        return
+    table = read_table(folder / NOTE_FILE)
+    beside = source / str(table["path"])
+    if beside.is_dir():
+        table["path"] = os.path.relpath(beside.resolve(), out.resolve())
+        (folder / NOTE_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -8,13 +8,12 @@ larger than they are in whole images; asked at a larger size, the model sees the
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ullava.errors import UserError
-from ullava.modeling.construction.language_base import NOTE_FILE
+from ullava.modeling.construction.language_base import rename_base
 from ullava.modeling.construction.saved_folder import read_saved_config, read_saved_processor
 from ullava.modeling.loading.weight_files import read_table
 from ullava.modeling.towers.table import TOWERS, tower_class
@@ -54,20 +53,11 @@ def convert_image_size(source: Path, out: Path, side: int) -> Path:
         if config.mask_encoder == "vision":
             table["sam_side"] = side
         _write(folder / PROCESSOR, table)
-        if (folder / NOTE_FILE).is_file():
-            table = read_table(folder / NOTE_FILE)
-            table["path"] = _from(out, source, table["path"])
-            _write(folder / NOTE_FILE, table)
+        rename_base(folder, source, out)
         read_saved_processor(folder, read_saved_config(folder))
         return {"kind": "image_size", "image_size": side, "before": before}
 
     return write_folder(out, source, write, sorted(source.rglob("*.safetensors")))
-
-
-def _from(out: Path, source: Path, path: str) -> str:
-    """Return how a folder that ``source`` names is named from ``out``; an id of the Hub stays."""
-    beside = source / path
-    return os.path.relpath(beside.resolve(), out.resolve()) if beside.is_dir() else path
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ Train = Callable[..., Path]
 @pytest.fixture(scope="session")
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world to learn from."""
-    return draw_world(tmp_path_factory.mktemp("lessons") / "world", 12, 3, "train", progress=False, regions=True)
+    return draw_world(
+        tmp_path_factory.mktemp("lessons") / "world", 12, 3, "train", progress=False, regions=True, grounded=True
+    )
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ def test_what_gives_no_masks_of_clips_is_refused(world: Path, dataset: Any, tmp_
     class Words:
         name = "words"
 
-    with pytest.raises(ConfigError, match="wants masks through a video, which this model does not give"):
+    with pytest.raises(ConfigError, match="wants masks through a video, which this model does not make"):
         evaluate(Words(), {NAME: dataset}, recipe_of(world), tmp_path / "a", progress=False)  # type: ignore[arg-type]
     follower = FollowedAnswers(lambda clip, words: [], "none")
     with pytest.raises(ConfigError, match="has the protocol generate, not teacher_forced"):

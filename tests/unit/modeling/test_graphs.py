@@ -39,7 +39,8 @@ def fitting(**other: Any) -> Any:
     """The choices of a config that graphs can be made of, but for ``other``."""
     text = SimpleNamespace(layer_types=None, sliding_window=None)
     chosen = {"core_kind": "spliced", "strategy": "clip_mlp", "mask_kind": "sam", "mask_encoder": "own"}
-    return SimpleNamespace(**(chosen | {"box_kind": "regression", "text_config": text} | other))
+    rest = {"box_kind": "regression", "text_config": text, "region_grid": None}
+    return SimpleNamespace(**(chosen | rest | other))
 
 
 def test_what_graphs_can_be_made_of_passes():

@@ -9,6 +9,7 @@ sets it, because file systems seldom note when a file was read.
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from ullava.atomic_write import make_folder, write_whole
 from ullava.errors import ConfigError, UserError
@@ -75,9 +76,10 @@ class MapStore:
         """
         path = self.path(name)
         try:
-            with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
-                kept = [file.get_tensor(key) for key in sorted(file.keys(), key=int)]
+            content = path.read_bytes()  # at once: another process may take the file away between two openings
+            found = load(content)
+            kept = [found[key] for key in sorted(found, key=int)]
+            told = _metadata(content)
             made = MADE[told["made"]]
             whole = told["entry"] == name and int(told["checksum"]) == _checksum(kept)
         except FileNotFoundError:
@@ -163,6 +165,13 @@ class MapStore:
             path.unlink(missing_ok=True)
             total -= length
         return total
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """What a safetensors file tells beside its tensors; its header is JSON after eight bytes of length."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    told: dict[str, str] = json.loads(content[8:end]).get("__metadata__", {})
+    return told
 
 
 def _checksum(maps: Sequence[torch.Tensor]) -> int:

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with --masks: values of the recipe to replace"
     )
-    parser.add_argument("--dataset", metavar="ROW", help="this row of the recipe alone (default: all that fit)")
+    parser.add_argument("--dataset", metavar="ROW", help="this row alone (default: all rows)")
     parser.add_argument("--keep", type=float, metavar="X", help="share of the things that are there that stay found")
     parser.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
 

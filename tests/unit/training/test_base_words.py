@@ -76,6 +76,19 @@ def test_each_token_equals_the_two_models_run_apart(mixed: Mixed) -> None:
     assert all("lora_" in name or "embed_tokens" in name for name in moved)
 
 
+def test_dialogues_that_share_a_row_are_told_apart_by_the_base_too(mixed: Mixed) -> None:
+    words = BaseWords(mixed.adapters, mixed.model.core.placeholder_ids)
+
+    def found(tokens: int | None) -> torch.Tensor:
+        inputs = Collator(mixed.processor.tokenizer.pad_token_id, tokens=tokens)(mixed.texts).inputs
+        assert len(inputs.input_ids) == (2 if tokens is None else 1)
+        told = words(mixed.model, inputs, mixed.model(**inputs.as_kwargs()))
+        assert told is not None
+        return told.detach()
+
+    torch.testing.assert_close(found(4096), found(None), rtol=1e-3, atol=1e-5)
+
+
 def test_what_is_frozen_stays_frozen(mixed: Mixed) -> None:
     model, adapters, batch = mixed.model, mixed.adapters, mixed.batch
     frozen = [parameter for name, parameter in model.named_parameters() if "lora_A" in name]

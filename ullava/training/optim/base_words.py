@@ -65,8 +65,13 @@ class BaseWords:
         wanted = supervised & plain[:, None]
         if not bool(wanted.any()):
             return None
-        mask = inputs.attention_mask
-        rows = ModelInputs(input_ids=ids[plain], attention_mask=None if mask is None else mask[plain])
+        mask, dialogues = inputs.attention_mask, inputs.dialogues
+        rows = ModelInputs(
+            input_ids=ids[plain],
+            attention_mask=None if mask is None else mask[plain],
+            labels=labels[plain],
+            dialogues=None if dialogues is None else dialogues[plain],
+        )
         with torch.no_grad(), self._without_adapters():
             prepared = model.core.prepare(rows, left_pad=False)
             hidden = model.core.decode(prepared, use_cache=False).last_hidden_state

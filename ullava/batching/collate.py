@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar, cast
 
 import numpy as np
@@ -63,7 +63,8 @@ class Collator:
         images = [image for example in examples for image in example.images]
         videos = [video for example in examples for video in example.videos]
         rows_of_images, rows_of_videos, instructions = self._instructions(examples)
-        distinct, films = _distinct_images(images), _distinct_videos(videos)
+        distinct = _distinct(images, lambda image: image.for_heads)
+        films = _distinct(videos, lambda video: video.sam_u8)
         shown = _visual(images, distinct, rows_of_images)
         inputs = ModelInputs(
             input_ids=ids,
@@ -135,23 +136,13 @@ def _most_tokens(example: Example) -> int:
     return len(example.input_ids) + sum(item.count.high - 1 for item in items if not item.count.exact)
 
 
-def _distinct_images(images: Sequence[ImageExample]) -> dict[str, ImageExample]:
-    """Images by key, in order; of equal ones that with views for the heads."""
-    distinct: dict[str, ImageExample] = {}
-    for image in images:
-        known = distinct.get(image.key)
-        if known is None or (image.for_heads and not known.for_heads):
-            distinct[image.key] = image
-    return distinct
-
-
-def _distinct_videos(videos: Sequence[VideoExample]) -> dict[str, VideoExample]:
-    """Videos by key, in order; of equal ones that with views of its frames for the mask head."""
-    distinct: dict[str, VideoExample] = {}
-    for video in videos:
-        known = distinct.get(video.key)
-        if known is None or (video.sam_u8 and not known.sam_u8):
-            distinct[video.key] = video
+def _distinct(items: Sequence[ItemT], serves_heads: Callable[[ItemT], object]) -> dict[str, ItemT]:
+    """Items by key, in order; of equal ones that with views for the heads."""
+    distinct: dict[str, ItemT] = {}
+    for item in items:
+        known = distinct.get(item.key)
+        if known is None or (serves_heads(item) and not serves_heads(known)):
+            distinct[item.key] = item
     return distinct
 
 

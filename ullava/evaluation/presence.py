@@ -15,14 +15,14 @@ FILE = "config.json"
 
 def tells_presence(folder: Path) -> bool:
     """Whether the mask head of the model in ``folder`` says whether a thing is there."""
-    return bool(_table(folder).get("mask_kind", "sam") != "sam")
+    return _tells(_table(folder))
 
 
 def calibration_of(folder: Path) -> Calibration:
     """What the model in ``folder`` says. Raises UserError for one whose mask head tells no presence."""
-    if not tells_presence(folder):
-        raise UserError(f"{folder / FILE}: mask head sam does not say whether a thing is there (docs/mask_heads.md)")
     table = _table(folder)
+    if not _tells(table):
+        raise UserError(f"{folder / FILE}: mask head sam does not say whether a thing is there (docs/mask_heads.md)")
     return Calibration(float(table.get("presence_scale", 1.0)), float(table.get("presence_shift", 0.0)))
 
 
@@ -39,6 +39,10 @@ def write_mask_threshold(folder: Path, threshold: float) -> None:
 def _write(folder: Path, values: dict[str, float]) -> None:
     table = _table(folder) | values
     write_whole(folder / FILE, json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _tells(table: dict[str, Any]) -> bool:
+    return bool(table.get("mask_kind", "sam") != "sam")
 
 
 def _table(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from ullava.modeling.loading.language_layers import read_language
 from ullava.modeling.loading.mapped import in_float32
 from ullava.modeling.loading.pretrained import network_of, reading
 from ullava.modeling.loading.strict_loading import refuse_misfits
-from ullava.modeling.loading.weight_files import read_shapes, read_state_dict, read_table
+from ullava.modeling.loading.weight_files import read_shapes, read_state_dict, read_table, write_table
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 
 NOTE_FILE = "language.json"
@@ -73,7 +73,7 @@ def rename_base(folder: Path, source: Path, out: Path) -> None:
     beside = source / str(table["path"])
     if beside.is_dir():
         table["path"] = os.path.relpath(beside.resolve(), out.resolve())
-        (folder / NOTE_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_table(folder / NOTE_FILE, table)
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

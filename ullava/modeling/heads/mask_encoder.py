@@ -40,8 +40,7 @@ class EncodingMaskHead(MaskHead):
 
     def embed(self, images: HeadImages | Pyramid, rows: Tensor) -> Any:
         """See MaskHead; images whose maps are kept are not encoded again."""
-        if not isinstance(images, HeadImages):
-            raise UserError(f"mask.kind {self.kind} encodes images of its own and reads no maps of the vision tower")
+        images = self.own_views(images)
         if images.kept is None:
             return self.adapt(self._encoded(images, rows))
         is_new = rows < len(images.pixels)
@@ -57,9 +56,19 @@ class EncodingMaskHead(MaskHead):
                 self.cache.counts.found += len(known)
         return self.adapt(_joined(parts, is_new))
 
-    def _encoded(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
+    def own_views(self, images: HeadImages | Pyramid) -> HeadImages:
+        """Return the views that the encoder sees. Raises UserError for maps of the vision tower."""
+        if not isinstance(images, HeadImages):
+            raise UserError(f"mask.kind {self.kind} encodes images of its own and reads no maps of the vision tower")
+        return images
+
+    def encoder_gradients(self) -> torch.set_grad_enabled:
+        """Keep gradients of the encoder only where it trains."""
         trains = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+        return torch.set_grad_enabled(trains and torch.is_grad_enabled())
+
+    def _encoded(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
+        with self.encoder_gradients():
             return self.encode(images, rows)
 
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ullava.errors import UserError
 from ullava.examples import HeadImages
 from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
 from ullava.modeling.heads.mask_encoder import EncodingMaskHead
@@ -90,11 +89,9 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     def embed_bare(self, images: HeadImages | Pyramid, rows: Tensor) -> list[Tensor]:
         """``embed`` without the empty memory in the coarsest map, and the encoding [I, C, h, w] of its places."""
-        if not isinstance(images, HeadImages):
-            raise UserError(f"mask.kind {self.kind} encodes images of its own and reads no maps of the vision tower")
-        trains = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            seen = self._seen(images, rows)
+        views = self.own_views(images)
+        with self.encoder_gradients():
+            seen = self._seen(views, rows)
         return [*self._projected(seen.fpn_hidden_states), seen.fpn_position_encoding[-1]]
 
     def without_memory(self, coarse: Tensor) -> Tensor:

@@ -76,13 +76,23 @@ def _sam2_on_tower(config: UllavaConfig, width_in: int) -> MaskHead:
     return Sam2MaskHead(cast(Sam2MaskDecoderConfig, config.sam2_config), levels, config.sam_side, width_in)
 
 
-def _segmenter(head: type[SegmenterMaskHead], network: Any) -> Callable[[UllavaConfig, int], MaskHead]:
-    return lambda config, width_in: head(config.mask_part, width_in, network)
+def _segmenter(
+    head: type[SegmenterMaskHead], part: str, config: type[PreTrainedConfig], network: Any, **more: Any
+) -> MaskHeadKind:
+    """The row of a whole segmenter, which sees the stretched image by an encoder of its own."""
+    return MaskHeadKind(
+        plane_frame=lambda _: "norm",
+        network=lambda model, width_in: head(model.mask_part, width_in, network),
+        rules=lambda settings: StretchedViewRules(int(settings["side"])),
+        part=part,
+        config=config,
+        weights=network,
+        **more,
+    )
 
 
-def _stretched(settings: Mapping[str, Any]) -> MaskRules:
-    return StretchedViewRules(int(settings["side"]))
-
+TIMM = {"package": "timm", "extra": "edgetam"}
+"""What EdgeTAM's encoder needs."""
 
 MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ("sam", "own"): MaskHeadKind(
@@ -93,15 +103,7 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
         config=SamConfig,
         weights=SamModel,
     ),
-    ("sam2", "own"): MaskHeadKind(
-        plane_frame=lambda _: "norm",
-        network=_segmenter(SegmenterMaskHead, Sam2Model),
-        rules=_stretched,
-        part="sam2_config",
-        config=Sam2Config,
-        weights=Sam2Model,
-        beside=VIDEO_ONLY,
-    ),
+    ("sam2", "own"): _segmenter(SegmenterMaskHead, "sam2_config", Sam2Config, Sam2Model, beside=VIDEO_ONLY),
     ("sam2", "vision"): MaskHeadKind(
         plane_frame={"stretch": "norm", "pad": "padsq"}.get,
         network=_sam2_on_tower,
@@ -109,34 +111,12 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
         part="sam2_config",
         config=Sam2MaskDecoderConfig,
     ),
-    ("edgetam", "own"): MaskHeadKind(
-        plane_frame=lambda _: "norm",
-        network=_segmenter(SegmenterMaskHead, EdgeTamModel),
-        rules=_stretched,
-        part="edgetam_config",
-        config=EdgeTamConfig,
-        weights=EdgeTamModel,
-        beside=VIDEO_ONLY,
-        package="timm",
-        extra="edgetam",
+    ("edgetam", "own"): _segmenter(
+        SegmenterMaskHead, "edgetam_config", EdgeTamConfig, EdgeTamModel, beside=VIDEO_ONLY, **TIMM
     ),
-    ("sam2_video", "own"): MaskHeadKind(
-        plane_frame=lambda _: "norm",
-        network=_segmenter(VideoSegmenterMaskHead, Sam2VideoModel),
-        rules=_stretched,
-        part="sam2_video_config",
-        config=Sam2VideoConfig,
-        weights=Sam2VideoModel,
-    ),
-    ("edgetam_video", "own"): MaskHeadKind(
-        plane_frame=lambda _: "norm",
-        network=_segmenter(EdgeTamVideoMaskHead, EdgeTamVideoModel),
-        rules=_stretched,
-        part="edgetam_video_config",
-        config=EdgeTamVideoConfig,
-        weights=EdgeTamVideoModel,
-        package="timm",
-        extra="edgetam",
+    ("sam2_video", "own"): _segmenter(VideoSegmenterMaskHead, "sam2_video_config", Sam2VideoConfig, Sam2VideoModel),
+    ("edgetam_video", "own"): _segmenter(
+        EdgeTamVideoMaskHead, "edgetam_video_config", EdgeTamVideoConfig, EdgeTamVideoModel, **TIMM
     ),
 }
 """Kind and encoder -> the head. A kind keeps its sizes in one field of the model's config, whatever its encoder."""

@@ -126,6 +126,11 @@ def read_table(file: Path) -> dict[str, Any]:
     return table
 
 
+def write_table(file: Path, table: Mapping[str, Any]) -> None:
+    """Write a JSON object as ``read_table`` reads it."""
+    file.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 class Stored(NamedTuple):
     """One tensor of a file, by its header: shape, safetensors' word for its type, and the file."""
 

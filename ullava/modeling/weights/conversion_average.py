@@ -7,7 +7,6 @@ by factor, which is near the average of their products as long as the two runs a
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ullava.errors import UserError, WeightsError
 from ullava.modeling.construction.language_base import rename_base
 from ullava.modeling.construction.saved_folder import read_saved_config, read_saved_processor
-from ullava.modeling.loading.weight_files import read_table
+from ullava.modeling.loading.weight_files import read_table, write_table
 from ullava.modeling.weights.conversion import REPORT, write_folder
 
 CONFIG = "config.json"
@@ -50,7 +49,7 @@ def convert_average(source: Path, other: Path, out: Path, share: float) -> Path:
         rename_base(folder, source, out)
         table = read_table(folder / CONFIG)
         table |= {key: value for key, value in FITTED.items() if key in table}
-        (folder / CONFIG).write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_table(folder / CONFIG, table)
         read_saved_processor(folder, read_saved_config(folder))
         return {"kind": "average", "with": other.name, "share": share}
 

@@ -7,7 +7,6 @@ larger than they are in whole images; asked at a larger size, the model sees the
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from ullava.errors import UserError
 from ullava.modeling.construction.language_base import rename_base
 from ullava.modeling.construction.saved_folder import read_saved_config, read_saved_processor
-from ullava.modeling.loading.weight_files import read_table
+from ullava.modeling.loading.weight_files import read_table, write_table
 from ullava.modeling.towers.table import TOWERS, tower_class
 from ullava.modeling.weights.conversion import REPORT, write_folder
 
@@ -47,18 +46,14 @@ def convert_image_size(source: Path, out: Path, side: int) -> Path:
         table = read_table(folder / CONFIG)
         before = table["vision_config"]["image_size"]
         table["vision_config"]["image_size"] = side
-        _write(folder / CONFIG, table)
+        write_table(folder / CONFIG, table)
         table = read_table(folder / PROCESSOR)
         table["image_side"] = side
         if config.mask_encoder == "vision":
             table["sam_side"] = side
-        _write(folder / PROCESSOR, table)
+        write_table(folder / PROCESSOR, table)
         rename_base(folder, source, out)
         read_saved_processor(folder, read_saved_config(folder))
         return {"kind": "image_size", "image_size": side, "before": before}
 
     return write_folder(out, source, write, sorted(source.rglob("*.safetensors")))
-
-
-def _write(path: Path, table: dict[str, Any]) -> None:
-    path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "fit presence, or the threshold of masks, to held-out questions"
+HELP = "fit presence, or where masks end, to held-out questions"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +15,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--predictions", type=Path, metavar="FILE", help="presence: predictions.jsonl of the model's evaluation"
     )
-    what.add_argument("--masks", metavar="RECIPE", help="threshold of masks: a recipe of configs/eval to ask it by")
+    what.add_argument("--masks", metavar="RECIPE", help="where masks end: a recipe of configs/eval to ask it by")
     what.add_argument("--reset", action="store_true", help="take both calibrations away")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with --masks: values of the recipe to replace"
     )
-    parser.add_argument("--dataset", metavar="ROW", help="this row alone (default: all rows)")
+    parser.add_argument(
+        "--dataset", action="append", metavar="ROW", help="this row alone (default: all rows); with --masks repeatable"
+    )
     parser.add_argument("--keep", type=float, metavar="X", help="share of the things that are there that stay found")
     parser.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
 
@@ -29,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
     """Fit, print and write. Raises UserError."""
     from ullava.errors import UserError
     from ullava.evaluation.calibration import Calibration
-    from ullava.evaluation.presence import tells_presence, write_calibration, write_mask_threshold
+    from ullava.evaluation.presence import tells_presence, write_calibration, write_mask_cut
     from ullava.inference.load import weights_folder
+    from ullava.modeling.mask_cut import MaskCut
 
     folder = weights_folder(args.model)
     if args.overrides and args.masks is None:
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.reset:
         if tells_presence(folder):
             write_calibration(folder, Calibration())
-        write_mask_threshold(folder, 0.0)
+        write_mask_cut(folder, MaskCut())
         print(f"{folder}: not calibrated any more")
         return 0
     return _fit_presence(args, folder)
@@ -53,12 +56,14 @@ def _fit_presence(args: argparse.Namespace, folder: Path) -> int:
 
     now = calibration_of(folder)
     if args.predictions is None:
-        raise UserError("--predictions FILE: which evaluation to fit to (or --masks RECIPE: the threshold of masks)")
+        raise UserError("--predictions FILE: which evaluation to fit to (or --masks RECIPE: where masks end)")
     if args.keep is not None and not 0 < args.keep < 1:
         raise UserError(f"--keep has to be between 0 and 1, not {args.keep}")
     if now != Calibration():
         raise UserError(f"{folder}: is calibrated already; --reset, evaluate again, then calibrate")
-    seen = read_observed(args.predictions, args.dataset)
+    if len(args.dataset or ()) > 1:
+        raise UserError(f"--dataset {args.dataset[1]}: presence is fitted to one row, or to all")
+    seen = read_observed(args.predictions, args.dataset[0] if args.dataset else None)
     fitted = fit(seen, args.keep)
     for name, chosen in (("as it is", now), ("calibrated", fitted)):
         figures = "  ".join(f"{what} {value:5.1f}" for what, value in judge(seen, chosen).items())
@@ -76,23 +81,24 @@ def _fit_masks(args: argparse.Namespace, folder: Path) -> int:
     from ullava.data.loading.build import build_datasets
     from ullava.errors import ConfigError, did_you_mean
     from ullava.evaluation.mask_threshold import try_thresholds
-    from ullava.evaluation.presence import write_mask_threshold
+    from ullava.evaluation.presence import write_mask_cut
     from ullava.inference.load import load
 
     recipe, path = read_recipe(EvalRecipe, args.masks, args.overrides)
-    if args.dataset is not None and args.dataset not in recipe.dataset:
-        raise ConfigError(f"{path}: no row '{args.dataset}'{did_you_mean(args.dataset, recipe.dataset)}")
-    chosen = [args.dataset] if args.dataset is not None else list(recipe.dataset)
+    chosen = list(dict.fromkeys(args.dataset or recipe.dataset))
+    for label in chosen:
+        if label not in recipe.dataset:
+            raise ConfigError(f"{path}: no row '{label}'{did_you_mean(label, recipe.dataset)}")
     entries = {label: recipe.dataset[label] for label in chosen}
     datasets = dict(zip(chosen, build_datasets(entries, Path(recipe.data_root)), strict=True))
     predictor = load(str(folder), device=recipe.device, dtype=recipe.dtype)
-    tried = try_thresholds(predictor.at_mask_thresholds, datasets, recipe)
+    tried = try_thresholds(predictor.at_mask_cuts, datasets, recipe)
     for at, figures in tried.figures.items():
         line = "  ".join(f"{name} {figures[name]:5.1f}" for name in ("cIoU", "gIoU", "P@0.5"))
-        print(f"{at:6.2f}  {line}{'  <' if at == tried.best else ''}")
-    now = predictor.model.config.mask_threshold
-    print(f"{tried.questions} questions; mask_threshold was {now:g}, best is {tried.best:g}")
+        print(f"{at!s:<18}  {line}{'  <' if at == tried.best else ''}")
+    now = predictor.model.config.mask_cut
+    print(f"{tried.questions} questions; masks were cut by {now}, best is {tried.best}")
     if not args.dry_run:
-        write_mask_threshold(folder, tried.best)
+        write_mask_cut(folder, tried.best)
         print(f"written: {folder / 'config.json'}")
     return 0

@@ -18,6 +18,7 @@ SETTINGS = {
     "min_fill": "a mask covers at least this share of its box",
     "max_fill": "and at most this one",
     "min_box_iou": "the box of a mask has at least this IoU with the box it was made from",
+    "fill": "with --model: its mask of a box covers at least this share of it",
     "min_iou": "with --agree-with: the least IoU of the two masks",
 }
 """The settings that a person may change, and what they are."""
@@ -89,12 +90,13 @@ def _make(job: Any, args: argparse.Namespace) -> dict[str, Any]:
     from ullava.inference.class_masks import ClassMasks
     from ullava.inference.load import load
 
-    return make_pseudo_masks(job, cut=ClassMasks(load(args.model, device=args.device)))
+    return make_pseudo_masks(job, cut=ClassMasks(load(args.model, device=args.device), job.settings.fill))
 
 
 def _told(args: argparse.Namespace, info: dict[str, Any]) -> list[str]:
     """Return the lines that are printed."""
-    lines = [f"{args.out}: {info['masks']} masks in {info['images']} images, by {info['source']}"]
+    sources = "".join(f", {count} by {source}" for source, count in info["sources"].items())
+    lines = [f"{args.out}: {info['masks']} masks in {info['images']} images{sources}"]
     lines += [f"rejected, {reason}: {count}" for reason, count in info["rejected"].items()]
     if "agreement" in info:
         found = info["agreement"]

@@ -1,8 +1,7 @@
-"""How likely a pixel has to be to belong to a mask: the threshold under which a model's masks overlap the truth most.
+"""Where a model's masks have to end to overlap the truth most, by a rule and its threshold, on held-out questions.
 
 A mask head trained by cross-entropy on masks that are small, or made from boxes, is rather too careful: its best masks
-often begin below probability one half. The threshold is one number of a model (``mask_threshold`` of its config, a
-logit as in transformers' SAM processors), chosen on held-out questions.
+often begin below probability one half, and the less sure it is the further below (ullava.modeling.mask_cut).
 """
 
 from __future__ import annotations
@@ -16,30 +15,34 @@ from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import UserError
 from ullava.evaluation.scoring import ResScorer, family_of
+from ullava.modeling.mask_cut import MaskCut
 from ullava.structures import Answer, Sample
 
-GRID = tuple(number / 4 for number in range(-16, 9))
-"""The logits that are tried: probabilities from 0.02 to 0.88."""
+GRID = (
+    *(MaskCut("fixed", number / 4) for number in range(-16, 9)),
+    *(MaskCut("expected_iou", number / 4) for number in range(-4, 5)),
+)
+"""What is tried: as one threshold, probabilities from 0.02 to 0.88."""
 FAMILIES = ("res", "gres")
 """What is judged: questions about the mask of something, those about absent things aside."""
 FIGURE = "gIoU"
 """What the best threshold has most of: the mean IoU over questions."""
 
-AnswerAt = Callable[[Sequence[Sample], Sequence[float]], Sequence[Sequence[Answer]]]
-"""Answers of samples under each of several thresholds (``Predictor.at_mask_thresholds``)."""
+AnswerAt = Callable[[Sequence[Sample], Sequence[MaskCut]], Sequence[Sequence[Answer]]]
+"""Answers of samples under each of several rules (``Predictor.at_mask_cuts``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Figures in percent by threshold, in order, over ``questions`` of things that are in the image."""
+    """Figures in percent by rule, in order, over ``questions`` of things that are in the image."""
 
-    figures: Mapping[float, Mapping[str, float]]
+    figures: Mapping[MaskCut, Mapping[str, float]]
     questions: int
 
     @property
-    def best(self) -> float:
-        """The threshold of the highest mean IoU; of equal ones the nearest to 0."""
-        return max(self.figures, key=lambda at: (self.figures[at][FIGURE], -abs(at)))
+    def best(self) -> MaskCut:
+        """The one of the highest mean IoU; of equal ones a fixed threshold, and the nearest to 0."""
+        return max(self.figures, key=lambda at: (self.figures[at][FIGURE], at.rule == "fixed", -abs(at.threshold)))
 
 
 def try_thresholds(
@@ -47,10 +50,10 @@ def try_thresholds(
     datasets: Mapping[str, TaskDataset],
     recipe: EvalRecipe,
     *,
-    grid: Sequence[float] = GRID,
+    grid: Sequence[MaskCut] = GRID,
     progress: bool = True,
 ) -> Tried:
-    """Answer the questions of ``datasets`` once and judge their masks at each threshold of ``grid``.
+    """Answer the questions of ``datasets`` once and judge their masks by each rule of ``grid``.
 
     Raises UserError for a row that asks for no mask, and where no question has one for its truth.
     """

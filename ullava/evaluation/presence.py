@@ -9,6 +9,7 @@ from typing import Any
 from ullava.atomic_write import write_whole
 from ullava.errors import UserError
 from ullava.evaluation.calibration import Calibration
+from ullava.modeling.mask_cut import MaskCut
 
 FILE = "config.json"
 
@@ -31,12 +32,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     _write(folder, {"presence_scale": calibration.scale, "presence_shift": calibration.shift})
 
 
-def write_mask_threshold(folder: Path, threshold: float) -> None:
-    """Say from which logit on a cell belongs to a mask. Raises UserError where that cannot be written."""
-    _write(folder, {"mask_threshold": threshold})
+def write_mask_cut(folder: Path, cut: MaskCut) -> None:
+    """Say where masks end. Raises UserError where that cannot be written."""
+    _write(folder, {"mask_threshold": cut.threshold, "mask_rule": cut.rule})
 
 
-def _write(folder: Path, values: dict[str, float]) -> None:
+def _write(folder: Path, values: dict[str, Any]) -> None:
     table = _table(folder) | values
     write_whole(folder / FILE, json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 

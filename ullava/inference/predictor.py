@@ -24,6 +24,7 @@ from ullava.inference.generation import NOT_DECODING, StopAt, decoding_of, drawn
 from ullava.inference.streaming import stream_words
 from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
+from ullava.modeling.mask_cut import MaskCut, uncut
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.modeling.processing.region_rows import check_pointed
@@ -275,18 +276,18 @@ class Predictor:
         choice = ClipChoice(clip_masks or self.clip_masks, prompt_frame).settled(self.model)
         if not samples:
             return []
-        return self._given_answers(samples, *self._read_given(samples, overrides), choice)
+        return self._given_answers(samples, *self.read_given(samples, overrides), choice)
 
     @torch.inference_mode()
-    def at_mask_thresholds(self, samples: Sequence[Sample], thresholds: Sequence[float]) -> list[list[Answer]]:
-        """What ``teacher_forced`` would answer under each ``mask_threshold`` of the model's config, from one pass."""
+    def at_mask_cuts(self, samples: Sequence[Sample], cuts: Sequence[MaskCut]) -> list[list[Answer]]:
+        """What ``teacher_forced`` would answer under each of ``cuts`` in the model's config, from one pass."""
         choice = ClipChoice().settled(self.model)
-        examples, output, inputs = self._read_given(samples, NOTHING)
-        logits = output.seg.mask_logits_lowres + self.model.config.mask_threshold
-        seen = (replace(output.seg, mask_logits_lowres=logits - threshold) for threshold in thresholds)
+        with uncut(self.model.config):
+            examples, output, inputs = self.read_given(samples, NOTHING)
+        seen = (replace(output.seg, mask_logits_lowres=cut.cut(output.seg.mask_logits_lowres)) for cut in cuts)
         return [self._given_answers(samples, examples, replace(output, seg=seg), inputs, choice) for seg in seen]
 
-    def _read_given(self, samples: Sequence[Sample], overrides: Mapping[str, Any]) -> tuple[list[Example], Any, Any]:
+    def read_given(self, samples: Sequence[Sample], overrides: Mapping[str, Any]) -> tuple[list[Example], Any, Any]:
         """Rows, what the model returned for them and what it read, heads at the grounding tokens of given answers."""
         examples = self.encode(samples, prompt_only=False, overrides=overrides)
         inputs = self._on_device(self._dialogues, examples, overrides)

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ullava.config.renamed import current_saved
+from ullava.modeling.mask_cut import MaskCut, MaskRule
 from ullava.modeling.towers.clip import ClipTower
 from ullava.modeling.towers.table import tower_class
 
@@ -93,8 +94,8 @@ class UllavaConfig(PreTrainedConfig):
     ``edgetam_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes, ``mask_encoder`` says what it
     sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
-    (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_threshold`` is the logit above which a
-    cell belongs to a mask there.
+    (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_rule`` and ``mask_threshold`` say
+    where a mask ends there (ullava.modeling.mask_cut).
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
@@ -135,6 +136,7 @@ class UllavaConfig(PreTrainedConfig):
         presence_scale: float = 1.0,
         presence_shift: float = 0.0,
         mask_threshold: float = 0.0,
+        mask_rule: MaskRule = "fixed",
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -187,6 +189,7 @@ class UllavaConfig(PreTrainedConfig):
         self.presence_scale = presence_scale
         self.presence_shift = presence_shift
         self.mask_threshold = mask_threshold
+        self.mask_rule: MaskRule = mask_rule
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width
@@ -231,6 +234,11 @@ class UllavaConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read what ``to_dict`` wrote, also in a release that called some keys otherwise."""
         return super().from_dict(current_saved(config_dict), **kwargs)
+
+    @property
+    def mask_cut(self) -> MaskCut:
+        """Where masks end, in answers."""
+        return MaskCut(self.mask_rule, self.mask_threshold)
 
     @property
     def sam_side(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.unit.data.originals import as_json, png
 
 from ullava.config.schema import DatasetEntry
@@ -22,7 +24,9 @@ from ullava.data.pseudo.settings import PseudoSettings
 from ullava.errors import ConfigError, DataError
 from ullava.geometry import mask_iou, rle_encode, segmentation_to_mask
 from ullava.inference.class_masks import ClassMasks
-from ullava.structures import Answer, GroundedObject, Sample
+from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.mask_cut import MaskCut
+from ullava.structures import Sample
 
 Command = Callable[..., tuple[int, str, str]]
 H, W = 60, 80
@@ -232,20 +236,60 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], message: 
 
 
 # ---------------------------------------------------------------- the model, and the command
-def test_a_model_is_asked_for_every_class() -> None:
-    class Finds:
-        asked: list[str] = []
+class Fields:
+    """A model that takes everything near the middle of the image for what it is asked for, sure of 30 pixels."""
 
-        def answer_samples(self, samples: list[Sample], *, max_new_tokens: int) -> list[Answer]:
-            self.asked += [sample.turns[0].question for sample in samples]
-            things = [GroundedObject("ball", (0, 1), disc(*place), None, 1.0) for place in (LEFT, RIGHT)]
-            return [Answer("", tuple(things)), Answer("No such object: dog.")]
+    def __init__(self) -> None:
+        self.model = self.processor = self
+        self.config, self.masks = UllavaConfig(mask_rule="expected_iou", mask_threshold=2.0), self
+        self.asked: list[Sample] = []
 
-    groups = [ClassBoxes(name, (1,), ((0, 0, 9, 9),)) for name in ("ball", "dog")]
-    found = ClassMasks(Finds())(Path("a.png"), np.zeros((H, W, 3), np.uint8), groups)
-    assert found[0] is not None and found[1] is None
-    np.testing.assert_array_equal(found[0], disc(*LEFT) | disc(*RIGHT))
-    assert Finds.asked == ["<image>Segment the ball.", "<image>Segment the dog."]
+    def read_given(self, samples: Sequence[Sample], overrides: Any) -> tuple[Any, Any, Any]:
+        assert self.config.mask_cut == MaskCut(), "logits are read as the head gives them"
+        self.asked += samples
+        rows, columns = np.mgrid[:H, :W]
+        plane = torch.from_numpy(9.0 - np.hypot(columns + 0.5 - W / 2, rows + 0.5 - H / 2) ** 2)
+        return None, SimpleNamespace(seg=SimpleNamespace(mask_logits_lowres=plane.expand(len(samples), H, W))), None
+
+    def to_original(self, logits: torch.Tensor, size: Any) -> torch.Tensor:
+        assert tuple(size) == (H, W)
+        return logits
+
+
+def test_a_model_looks_for_the_likeliest_pixels_of_every_box() -> None:
+    middle, aside = (W / 2 - 10, H / 2 - 10, W / 2 + 10, H / 2 + 10), (0.0, 0.0, 10.0, 20.0)
+    groups = [ClassBoxes("Ball", (1, 2), (middle, aside)), ClassBoxes("dog", (3,), (middle,))]
+    fields = Fields()
+    balls, dog = ClassMasks(fields, fill=0.6)(Path("a.png"), np.zeros((H, W, 3), np.uint8), groups)
+    assert [sample.turns[0].question for sample in fields.asked] == [
+        "<image>Segment the Ball.",
+        "<image>Segment the dog.",
+    ]
+    assert fields.asked[0].turns[0].answer == "Sure. [tag]ball[/tag]: Mask [SEG]."
+    assert balls is not None and dog is not None
+    assert np.count_nonzero(dog) == pytest.approx(0.6 * 400, abs=4) and dog[H // 2, W // 2]
+    assert np.count_nonzero(balls & ~dog) == pytest.approx(0.6 * 200, abs=4) and not balls[25:, :10].any()
+    assert fields.config.mask_cut == MaskCut("expected_iou", 2.0)
+    (narrow,) = ClassMasks(fields, fill=0.0)(Path("a.png"), np.zeros((H, W, 3), np.uint8), groups[1:])
+    assert narrow is not None and 20 < np.count_nonzero(narrow) < 40, "what it is sure of"
+
+
+def test_a_second_round_leaves_the_masks_that_are_there(job: PseudoJob) -> None:
+    job.out.parent.mkdir()
+    first = make.make_pseudo_masks(job, progress=False)
+    again = replace(job, boxes=job.out, out=job.out.with_name("again.json"), settings=PseudoSettings(source="seen"))
+    shown: list[int] = []
+
+    def cut(path: Path, image: Any, groups: Sequence[ClassBoxes]) -> list[Any]:
+        shown.extend(number for group in groups for number in group.numbers)
+        return [np.ones(image.shape[:2], dtype=np.bool_) for _ in groups]
+
+    second = make.make_pseudo_masks(again, cut=cut, progress=False)
+    kept = {note["id"]: note for note in json.loads(again.out.read_text())["annotations"]}
+    before = {note["id"]: note for note in json.loads(job.out.read_text())["annotations"]}
+    masked = {number for number, found in before.items() if "source" in found}
+    assert masked and not masked & set(shown) and all(kept[number] == before[number] for number in masked)
+    assert second["sources"]["grabcut"] == first["sources"]["grabcut"] == len(masked)
 
 
 def arguments(job: PseudoJob) -> list[str]:
@@ -255,7 +299,7 @@ def arguments(job: PseudoJob) -> list[str]:
 
 def test_the_command_tells_what_became_of_the_boxes(job: PseudoJob, command: Command) -> None:
     code, out, _ = command(*arguments(job), "--truth", str(job.boxes))
-    assert code == 0 and "made.json: 3 masks in 3 images, by grabcut" in out
+    assert code == 0 and "made.json: 3 masks in 3 images, 3 by grabcut" in out
     assert "rejected, box below min_area: 2" in out and "boxes.json: 0 objects" in out, "that file has no masks"
     code, _, told = command(*arguments(job))
     assert code == 2 and "made.json: exists already" in told

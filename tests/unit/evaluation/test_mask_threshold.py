@@ -19,6 +19,7 @@ from ullava.errors import UserError
 from ullava.evaluation.mask_threshold import Tried, try_thresholds
 from ullava.inference.predictor import Predictor
 from ullava.modeling.construction.auto import load_folder
+from ullava.modeling.mask_cut import MaskCut
 from ullava.structures import Answer, GroundedObject, Sample
 from ullava.synthetic.write import draw_world
 
@@ -35,14 +36,18 @@ def recipe_of(label: str) -> EvalRecipe:
     return EvalRecipe(dataset={label: DatasetEntry()}, batch_size=3)
 
 
+def fixed(*thresholds: float) -> tuple[MaskCut, ...]:
+    return tuple(MaskCut("fixed", threshold) for threshold in thresholds)
+
+
 def rows(world: Path, label: str) -> Any:
     return dict(zip([label], build_datasets({label: DatasetEntry()}, world), strict=True))
 
 
-def too_careful(samples: Sequence[Sample], thresholds: Sequence[float]) -> list[list[Answer]]:
+def too_careful(samples: Sequence[Sample], cuts: Sequence[MaskCut]) -> list[list[Answer]]:
     """Masks that are right at -1, hold a third of their pixels at 0 and the whole image at -2."""
     answers = []
-    for at in thresholds:
+    for at in (cut.threshold for cut in cuts):
         made = []
         for sample in samples:
             truth = np.any([region.mask for region in sample.turns[0].regions], axis=0)
@@ -56,14 +61,17 @@ def too_careful(samples: Sequence[Sample], thresholds: Sequence[float]) -> list[
 
 
 def test_the_best_threshold_is_found(world: Path) -> None:
-    tried = try_thresholds(too_careful, rows(world, "shapes_res"), recipe_of("shapes_res"), grid=(-2, -1, 0, 1))
-    assert tried.best == -1 and tried.figures[-1]["gIoU"] == pytest.approx(100)
-    assert tried.figures[-2]["gIoU"] < tried.figures[0]["gIoU"] < 70
+    tried = try_thresholds(too_careful, rows(world, "shapes_res"), recipe_of("shapes_res"), grid=fixed(-2, -1, 0, 1))
+    (best,) = fixed(-1)
+    assert tried.best == best and tried.figures[best]["gIoU"] == pytest.approx(100)
+    low, _, zero, _ = (figures["gIoU"] for figures in tried.figures.values())
+    assert low < zero < 70
     assert tried.questions > 8
 
 
-def test_equal_thresholds_stay_near_zero() -> None:
-    assert Tried({at: {"gIoU": 50.0} for at in (-1.0, -0.25, 0.5)}, 3).best == -0.25
+def test_equal_rules_stay_simple_and_near_zero() -> None:
+    tried = (MaskCut("expected_iou", 0.0), *fixed(-1.0, -0.25, 0.5))
+    assert Tried({at: {"gIoU": 50.0} for at in tried}, 3).best == MaskCut("fixed", -0.25)
 
 
 def test_rows_that_ask_for_no_mask_are_refused(world: Path) -> None:
@@ -79,29 +87,36 @@ def test_a_model_answers_by_its_threshold_and_trains_without(tmp_path: Path, wor
     asked = ("calibrate", "--model", str(folder), "--masks", "shapes", "--dataset", "shapes_res", f"data_root={world}")
     code, printed, err = command(*asked, "--dry-run")
     assert code == 0, err
-    assert json.loads((folder / "config.json").read_text())["mask_threshold"] == 0.0
+    assert cut_of(folder) == MaskCut()
     assert command(*asked)[0] == 0
-    chosen = json.loads((folder / "config.json").read_text())["mask_threshold"]
-    assert f"best is {chosen:g}" in printed and " <\n" in printed and chosen != 0
+    chosen = cut_of(folder)
+    assert f"best is {chosen}" in printed and " <\n" in printed and chosen != MaskCut()
 
     again, processor = load_folder(folder, torch.float32)
     batch = batch_of(processor, [grounded_sample("1", 2)]).inputs.as_kwargs()
     with torch.no_grad():
         raw = model(**batch).seg.mask_logits_lowres
-        torch.testing.assert_close(again(**batch).seg.mask_logits_lowres, raw - chosen)
+        torch.testing.assert_close(again(**batch).seg.mask_logits_lowres, chosen.cut(raw))
         torch.testing.assert_close(again.train()(**batch).seg.mask_logits_lowres, raw, rtol=1e-4, atol=1e-4)
     assert command("calibrate", "--model", str(folder), "--reset")[0] == 0
-    assert load_folder(folder, torch.float32)[0].config.mask_threshold == 0.0
+    assert load_folder(folder, torch.float32)[0].config.mask_cut == MaskCut()
+
+
+def cut_of(folder: Path) -> MaskCut:
+    table = json.loads((folder / "config.json").read_text())
+    return MaskCut(table["mask_rule"], table["mask_threshold"])
 
 
 def test_one_pass_answers_as_the_model_with_that_threshold(world: Path) -> None:
     model, processor = build_sam2()
     predictor = Predictor(model.eval(), processor)
     samples = rows(world, "shapes_res")["shapes_res"].queries(0)[:2]
+    cuts = (*fixed(-1.0, 0.25), MaskCut("expected_iou", 1.0))
     model.config.mask_threshold = 0.25
-    together = predictor.at_mask_thresholds(samples, (-1.0, 0.25, 2.0))
-    for threshold, answers in zip((-1.0, 0.25, 2.0), together, strict=True):
-        model.config.mask_threshold = threshold
+    together = predictor.at_mask_cuts(samples, cuts)
+    assert model.config.mask_cut == cuts[1]
+    for cut, answers in zip(cuts, together, strict=True):
+        model.config.mask_rule, model.config.mask_threshold = cut.rule, cut.threshold
         for found, expected in zip(answers, predictor.teacher_forced(samples), strict=True):
             assert [thing.mask.sum() for thing in found.objects] == [thing.mask.sum() for thing in expected.objects]
             for ours, theirs in zip(found.objects, expected.objects, strict=True):
@@ -117,10 +132,14 @@ def test_what_does_not_go_together_is_one_line(tmp_path: Path, command: Any) -> 
         (("x=1",), "x=1: values of a recipe go with --masks RECIPE"),
         (("--masks", "photo", "--dataset", "coco_clases"), "no row 'coco_clases'; did you mean 'coco_classes'?"),
         (("--masks", "photo", "--reset"), "not allowed with argument"),
+        (("--predictions", "x", "--dataset", "a", "--dataset", "b"), "--dataset b: presence is fitted to one row"),
     ):
         code, _, said = command("calibrate", "--model", str(tmp_path), *options)
         assert code == 2 and wanted in said
     table = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(table | {"mask_threshold": "low"}))
     with pytest.raises(UserError, match="mask_threshold: expected a number"):
+        load_folder(tmp_path, torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps(table | {"mask_rule": "expected_dice"}))
+    with pytest.raises(UserError, match="mask_rule: 'expected_dice'; did you mean 'expected_iou'?"):
         load_folder(tmp_path, torch.float32)

@@ -26,6 +26,8 @@ from ullava.errors import ConfigError, DataError, UserError
 from ullava.json_lines import numbered_lines, parse_line
 
 _CHUNK = 4
+_OF_A_MASK = ("area", "source", "agreement")
+"""What the file of boxes says of a mask that it has already, from a first round."""
 _PROCESS: list[ImageCutter] = []
 """The cutter of a worker process, made once."""
 
@@ -57,8 +59,9 @@ def make_pseudo_masks(
         for line in lines:
             append(part, json.dumps(line) + "\n")
             bar.update()
-    info = _info(job, part, written)
-    _write(job, cutter, part, written, info)
+    notes = _Notes(job, part)
+    info = _info(job, notes, written)
+    _write(job, cutter, notes, written, info)
     part.unlink()
     return info
 
@@ -105,24 +108,39 @@ def _identity(job: PseudoJob) -> dict[str, Any]:
     return {"settings": job.settings.told(True), "files": states, "images": str(job.images.resolve())}
 
 
-def _done(part: Path) -> Iterator[dict[str, Any]]:
-    with part.open("rb") as file:
-        for number, line in numbered_lines(file):
-            if number > 1:
-                try:
-                    yield parse_line(line)
-                except ValueError as error:
-                    raise UserError(f"{part}:{number}: {error}; remove the file to begin again") from None
+class _Notes:
+    """The lines of ``OUT.part``, one an image, with what the file of boxes says of the masks that it has already."""
+
+    def __init__(self, job: PseudoJob, part: Path) -> None:
+        self.part = part
+        self.known: dict[int, dict[str, Any]] = {}
+        for _, record in iter_object_lists(job.boxes, ("annotations",)):
+            told = {key: record.value[key] for key in _OF_A_MASK if key in record.value}
+            if "source" in told:
+                self.known[record.value["id"]] = told
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self.part.open("rb") as file:
+            for number, line in numbered_lines(file):
+                if number > 1:
+                    try:
+                        found = parse_line(line)
+                    except ValueError as error:
+                        message = f"{self.part}:{number}: {error}; remove the file to begin again"
+                        raise UserError(message) from None
+                    found["annotations"] = [note | self.known.get(note["id"], {}) for note in found["annotations"]]
+                    yield found
 
 
-def _info(job: PseudoJob, part: Path, written: set[str]) -> dict[str, Any]:
+def _info(job: PseudoJob, notes: _Notes, written: set[str]) -> dict[str, Any]:
     """Count what was made, and gather the IoUs with the truth."""
     counts: Counter[str] = Counter()
-    masks, agreement = 0, Agreement()
-    for line in _done(part):
+    sources: Counter[str] = Counter()
+    agreement = Agreement()
+    for line in notes:
         agreement.objects += line["objects"]
         agreement.classes += line["classes"]
-        masks += sum("source" in note for note in line["annotations"])
+        sources.update(note["source"] for note in line["annotations"] if "source" in note)
         counts.update(note["rejected"] for note in line["annotations"] if "rejected" in note)
     info: dict[str, Any] = {
         "description": "masks made from boxes by 'ullava data pseudo-masks'",
@@ -130,18 +148,19 @@ def _info(job: PseudoJob, part: Path, written: set[str]) -> dict[str, Any]:
     }
     info |= job.settings.told(job.agree_with is not None)
     info |= {} if job.agree_with is None else {"agree_with": job.agree_with.name}
-    info |= {"images": len(written), "masks": masks, "rejected": dict(sorted(counts.items()))}
+    info |= {"images": len(written), "masks": sources.total(), "sources": dict(sorted(sources.items()))}
+    info |= {"rejected": dict(sorted(counts.items()))}
     if job.truth is not None:
         info["agreement"] = {"truth": job.truth.name, **agreement.told()}
     return info
 
 
-def _write(job: PseudoJob, cutter: ImageCutter, part: Path, written: set[str], info: dict[str, Any]) -> None:
+def _write(job: PseudoJob, cutter: ImageCutter, notes: _Notes, written: set[str], info: dict[str, Any]) -> None:
     """Write the COCO file, one image or annotation a line, the images with all that the file of boxes says of them."""
     images = (record.value for _, record in iter_object_lists(job.boxes, ("images",)))
     lists: dict[str, Iterable[Any]] = {
         "images": (image for image in images if image.get("file_name") in written),
-        "annotations": (note for line in _done(part) for note in line["annotations"]),
+        "annotations": (note for line in notes for note in line["annotations"]),
         "categories": ({"id": number, "name": name} for number, name in cutter.names.items()),
     }
     with whole(job.out) as unfinished, unfinished.open("w", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ class PseudoSettings:
     over them ``iterations`` times; ``seed`` is of its random numbers. Boxes below ``min_area`` of the image stay uncut.
     A mask is kept that covers ``min_fill`` to ``max_fill`` of its box, and whose own box has an IoU of ``min_box_iou``
     with it: boxes of COCO are tight.
+    ``fill``: a model's mask is widened until it covers this share of its box.
     ``min_iou``: with a file to agree with, the least IoU of the two masks.
     """
 
@@ -30,10 +31,11 @@ class PseudoSettings:
     max_fill: float = 0.95
     min_box_iou: float = 0.75
     min_iou: float = 0.7
+    fill: float = 0.6
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing (ConfigError with all of them)."""
-        shares = ("min_area", "min_fill", "max_fill", "min_box_iou", "min_iou")
+        shares = ("min_area", "min_fill", "max_fill", "min_box_iou", "min_iou", "fill")
         problems = [
             f"{name} has to be from 0 to 1, not {getattr(self, name)}"
             for name in shares
@@ -56,6 +58,8 @@ class PseudoSettings:
         if self.source != GRAB_CUT:
             for name in ("side", "iterations", "seed"):
                 del told[name]
+        else:
+            del told["fill"]
         if not agreeing:
             del told["min_iou"]
         return told

@@ -43,6 +43,7 @@ from ullava.modeling.loading.pretrained import (
 )
 from ullava.modeling.loading.template_files import template_problems
 from ullava.modeling.loading.weight_files import Stored, read_shapes, read_table
+from ullava.modeling.mask_cut import RULES
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.text.conversation import turn_end_ids
@@ -52,7 +53,7 @@ LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
         "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id", "sam2_video_config",
-        "edgetam_video_config",
+        "edgetam_video_config", "mask_rule",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
@@ -122,6 +123,8 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         for key, low in (("presence_scale", 0.0), ("presence_shift", -math.inf), ("mask_threshold", -math.inf))
         if key in table and not _is_above(table[key], low)
     ]
+    if table.get("mask_rule", RULES[0]) not in RULES:
+        problems.append(f"{file}: mask_rule: '{table['mask_rule']}'{did_you_mean(str(table['mask_rule']), RULES)}")
     if not problems:
         problems += _settings_problems(table, str(file)) if "strategy" in own else []
         problems += _mask_problems(table, str(file))

@@ -280,10 +280,10 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return kept, decoded.calibrated(self.config.presence_scale, self.config.presence_shift)
 
     def _seg_output(self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs) -> SegOutput:
-        """Masks whose cells belong to them above 0, in answers by the config's ``mask_threshold``."""
-        threshold = 0.0 if self.training else self.config.mask_threshold
+        """Masks whose cells belong to them above 0, in answers by the config's ``mask_rule`` and ``mask_threshold``."""
+        logits = decoded.mask_logits_lowres
         return SegOutput(
-            mask_logits_lowres=decoded.mask_logits_lowres - threshold if threshold else decoded.mask_logits_lowres,
+            mask_logits_lowres=logits if self.training else self.config.mask_cut.cut(logits),
             iou_scores=decoded.scores,
             presence_logits=decoded.presence_logits,
             row=seg.row,

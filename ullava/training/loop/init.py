@@ -82,6 +82,7 @@ def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:
     setattr(model.config, STAGE_KEY, recipe.stage)
     model.config.presence_scale, model.config.presence_shift = 1.0, 0.0  # fitted to other weights, if at all
     model.config.mask_threshold = 0.0
+    model.config.mask_rule = "fixed"
 
 
 def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ullava.config.schema import DatasetEntry
+from ullava.data.annotations.shards import CATEGORIES, ShardStore, are_shards
 from ullava.data.annotations.store import AnnotationStore
 from ullava.data.converters.published.convert import open_original, skipped_lines
 from ullava.data.loading.descriptor import Located, locate
@@ -14,7 +15,7 @@ from ullava.data.readers.boxes import BoxedDataset, BoxFile
 from ullava.data.readers.layouts import reader_of
 from ullava.data.readers.templates import find_templates
 from ullava.data.sampling.mixture import Mixture
-from ullava.errors import DataError, UserError
+from ullava.errors import ConfigError, DataError, UserError
 from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
 
 
@@ -31,6 +32,11 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     if not len(store):
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
     images = located.image_root / located.original.images if located.original else located.image_root
+    image_root = located.image_root
+    if isinstance(store, ShardStore) and store.holds_images:
+        image_root = images = store.folder
+        if entry.boxes is not None:
+            raise ConfigError(f"dataset {dataset_id}: boxes: are found by the files of images, and these lie in shards")
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of images (dataset {dataset_id})")
     templates = None
@@ -42,7 +48,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         split=located.split,
         task=located.task,
         store=store,
-        image_root=located.image_root,
+        image_root=image_root,
         templates=templates,
         turns=entry.turns,
         by_image=entry.group == "image",
@@ -79,7 +85,15 @@ def open_store(located: Located) -> AnnotationStore:
         raise DataError(
             f"{located.annotations}: no such annotation file, and neither is the original one, {located.other}"
         )
-    return AnnotationStore.open(located.annotations, reader_of(located.config.layout).store_kind)
+    reader = reader_of(located.config.layout)
+    if not are_shards(located.annotations):
+        return AnnotationStore.open(located.annotations, reader.store_kind)
+    store = ShardStore.open_shards(located.annotations, reader.image_field)
+    if reader.store_kind == "coco" and "categories" not in store.facts:
+        raise DataError(
+            f"{store.folder / CATEGORIES}: no such file; records of {reader.layout} name categories by number"
+        )
+    return store
 
 
 def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:

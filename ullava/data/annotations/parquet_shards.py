@@ -129,17 +129,16 @@ def _place(
     if found is None:
         return
     listed = found if isinstance(found, list) else [found]
+    names = [column] if not isinstance(found, list) else [f"{column}.{place}" for place in range(len(found))]
+    many = isinstance(found, list) and not (len(found) == 1 and isinstance(record.get(field), str))
     held = {has_bytes for has_bytes, _ in listed}
-    if held == {True, False}:
+    if len(held) > 1:
         raise DataError(f"'{column}' holds the bytes of some of its files alone")
-    paths = [path for _, path in listed]
-    if all(path is not None for path in paths) and field not in record:
-        record[field] = paths if isinstance(found, list) else paths[0]
+    paths = [path for _, path in listed if path is not None]
+    if len(paths) == len(listed) and field not in record:
+        record[field] = paths if many else paths[0]
     if held == {True}:
-        many = [at(f"{column}.{place}") for place in range(len(listed))]
-        stored[field] = many if isinstance(found, list) else at(column)
-    elif held == {False} and field not in record:
-        raise DataError(f"'{column}' has neither bytes nor a path")
+        stored[field] = [at(name) for name in names] if many else at(names[0])
 
 
 def _files(file: Any, group: int, column: str, kind: pa.DataType) -> list[_File | list[_File] | None]:

@@ -32,9 +32,9 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     if not len(store):
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
     images = located.image_root / located.original.images if located.original else located.image_root
-    image_root = located.image_root
-    if isinstance(store, ShardStore) and store.holds_images:
-        image_root = images = store.folder
+    image_root = image_root_of(located, store)
+    if image_root != located.image_root:
+        images = image_root
         if entry.boxes is not None:
             raise ConfigError(f"dataset {dataset_id}: boxes: are found by the files of images, and these lie in shards")
     if not images.is_dir():
@@ -94,6 +94,11 @@ def open_store(located: Located) -> AnnotationStore:
             f"{store.folder / CATEGORIES}: no such file; records of {reader.layout} name categories by number"
         )
     return store
+
+
+def image_root_of(located: Located, store: AnnotationStore) -> Path:
+    """Return the folder below which the records of ``store`` name their files, which may lie in its shards."""
+    return store.folder if isinstance(store, ShardStore) and store.holds_images else located.image_root
 
 
 def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:

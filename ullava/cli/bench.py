@@ -16,6 +16,7 @@ CLIENTS, REQUESTS = 64, 2000
 WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "cache", "packing", "serve")
 OWNERS = {
     "annotations": ("data",),
+    "shards": ("data",),
     "clients": ("serve",),
     "requests": ("serve",),
     "model": ("serve", "predict", "quantize"),
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default cpu)")
     parser.add_argument("--sam-sides", type=_positive, nargs="+", metavar="S", help="SAM sizes (default: the preset's)")
     parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
+    parser.add_argument("--shards", type=_positive, metavar="N", help="data only: N rows in shards, opened and read")
     parser.add_argument("--heads", nargs="+", metavar="NAME", help="masks only: which heads (default: all that can be)")
     parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
     parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
@@ -82,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
         from ullava.benchmarks.data import bench_annotations
 
         print(json.dumps(bench_annotations(args.annotations, args.threads), indent=1))
+        return 0
+    if args.shards is not None:
+        from ullava.benchmarks.data import bench_shards
+
+        print(json.dumps(bench_shards(args.shards, args.threads), indent=1))
         return 0
     if args.what == "masks":
         return _masks(args)

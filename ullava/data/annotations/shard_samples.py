@@ -14,6 +14,7 @@ FILE_FIELDS = ("image_path", "image", "label_path")
 KEY_FIELD = "__key__"
 """Where a record from a shard keeps the key of its sample, by the name that WebDataset gives it."""
 MAX_PROBLEMS = 20
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ShardSample(NamedTuple):
@@ -70,7 +71,7 @@ def row_of(sample: ShardSample, *, names_files: bool = False) -> Row:
     if videos:
         raise DataError(f"'{videos[0]}' names a video; shards hold images")
     record[KEY_FIELD] = sample.key
-    return Row(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8"), image, 0)
+    return Row(_TO_JSON.encode(record).encode("utf-8"), image, 0)
 
 
 def _shown(named: Any) -> str:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from ullava.errors import DataError
 
 TAR, PARQUET = ".tar", ".parquet"
-GROUPS_KEPT = 2
-"""Row groups that a process keeps decoded: neighbors in a shard are often asked for one after the other."""
+KEPT_BYTES = 256 << 20
+"""Of row groups that a process keeps: neighbors in a shard are often asked for soon after each other."""
 FILES_KEPT = 64
 """Parquet files whose footers a process keeps."""
 _PLACE = re.compile(r"@(\d+)\+(\d+)")
@@ -112,7 +112,7 @@ class _RowGroups:
                 file = _parquet_file(shard, state.st_mtime_ns, state.st_size)
                 column = file.read_row_group(group, columns=[name], use_threads=False).column(0)
                 self._kept[key] = column.combine_chunks()
-                while len(self._kept) > GROUPS_KEPT:
+                while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]

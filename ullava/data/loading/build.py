@@ -115,6 +115,8 @@ def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list
     return datasets
 
 
-def build_mixture(entries: Mapping[str, DatasetEntry], data_root: Path, seed: int) -> Mixture:
+def build_mixture(
+    entries: Mapping[str, DatasetEntry], data_root: Path, seed: int, shuffle_block: int | None = None
+) -> Mixture:
     """Open every entry and mix them; see ``ullava.data.sampling.mixture``."""
-    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed)
+    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed, shuffle_block)

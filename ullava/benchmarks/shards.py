@@ -1,10 +1,13 @@
-"""What many rows in shards cost: to index once, to open, to find a position in, to read (Linux)."""
+"""What many rows in shards cost: to index once, to open, to find a position in, to read (Linux); images in shards."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,15 @@ from pyarrow import parquet
 
 from ullava.benchmarks.store import in_process, memory_mib
 from ullava.benchmarks.timing import cpu_seconds
+from ullava.benchmarks.workload import Workload
 from ullava.config.schema import DatasetEntry
 from ullava.data.loading.build import build_mixture
+from ullava.data.loading.shard_writer import ShardFormat, write_shards
 from ullava.errors import DataError
 
 ROWS_PER_SHARD = 100_000
 GROUP_ROWS = 10_000
+IMAGES_PER_SHARD = 50
 TOUCHES = 20_000
 PATTERN = "rows-{{000000..{last:06d}}}.parquet"
 DATASET = "llava_instruct"
@@ -27,15 +33,16 @@ _SEED = 1
 _MIB = 1 << 20
 
 
-def measure_shards(rows: int, touches: int = TOUCHES) -> dict[str, Any]:
+def measure_shards(rows: int) -> dict[str, Any]:
     """Write ``rows`` dialogues of text as Parquet shards, index them, open them and read some, each in a new process.
 
     Times in seconds, sizes in MiB. ``open_*`` is from the names in a recipe to a mixture that can be asked for a
     position; ``open_held_mib`` is what that adds to the resident memory of a process that opened a small set before,
-    mapped pages included. ``read_*`` is after ``touches`` samples at positions of an epoch, which the seed scatters.
+    mapped pages included. ``read_*`` is after ``TOUCHES`` samples at positions of an epoch, which the seed scatters.
     """
     if not Path("/proc/self/smaps_rollup").exists():
         raise DataError("the benchmark of shards reads /proc/self/smaps_rollup, which this system does not have")
+    touches = min(TOUCHES, rows)
     with tempfile.TemporaryDirectory(prefix="ullava-bench-") as name:
         folder = Path(name)
         started = time.perf_counter()
@@ -50,6 +57,15 @@ def measure_shards(rows: int, touches: int = TOUCHES) -> dict[str, Any]:
         figures |= in_process(_index, pattern)
         figures |= in_process(_open_and_read, pattern, small, touches)
     return figures
+
+
+@contextmanager
+def in_shards(workload: Workload, form: ShardFormat) -> Iterator[Workload]:
+    """Give the same images and annotations as shards in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ullava-bench-") as name:
+        out = Path(name) / "shards"
+        write_shards(workload.descriptor, [], workload.folder, out, rows_per_shard=IMAGES_PER_SHARD, form=form)
+        yield replace(workload, folder=out)
 
 
 def write_text_shards(folder: Path, rows: int) -> Path:
@@ -101,7 +117,7 @@ def _open_and_read(pattern: Path, small: Path, touches: int) -> dict[str, float]
     for place in range(touches):
         mixture.sample(place)
     return figures | {
-        "read_cpu_seconds_each": (cpu_seconds() - cpu) / max(touches, 1),
+        "read_cpu_ms_each": 1000 * (cpu_seconds() - cpu) / touches,
         "read_held_mib": memory_mib()["Rss"] - base["Rss"],
         "read_anonymous_mib": memory_mib()["Anonymous"] - base["Anonymous"],
     }

@@ -52,6 +52,12 @@ def test_a_sample_that_is_not_whole_is_named_by_shard_and_key(tmp_path, members,
     assert not list((tmp_path / "shards.ullava-cache").glob("*.arrow")), "no index of bad shards stays"
 
 
+def test_two_images_of_one_name_are_refused(tmp_path):
+    named = RECORD | {"image": "x.png"}
+    shard = write_tar(tmp_path / "x.tar", {"a.png": png(), "a.json": named, "b.png": png(9), "b.json": named})
+    assert "sample b: names the image 'x.png' as sample a does, but holds another one" in problems_of(shard, tmp_path)
+
+
 def test_all_shards_are_gone_through_before_it_is_told(tmp_path):
     for number in range(3):
         write_tar(tmp_path / f"{number}.tar", {"a.png": png()} if number else GOOD)

@@ -45,6 +45,14 @@ def test_shards_can_be_written_from_shards(tmp_path):
     assert_same(opened(folder, group="image"), opened(tmp_path / "two", group="image"))
 
 
+def test_records_of_one_image_share_it(tmp_path):
+    folder = write_dataset(tmp_path / "files", "res")
+    for form in FORMS:
+        write_shards(str(folder), [], tmp_path, tmp_path / form, rows_per_shard=9, form=form)
+        dataset = opened(tmp_path / form)
+        assert len({dataset.queries(index)[0].images for index in range(5)}) == 3
+
+
 def test_absent_classes_are_those_of_the_files(tmp_path):
     folder = write_dataset(tmp_path / "x" / "set", "semantic", classes=["sky", "sea", "sand", "sun"])
     write_shards(str(folder), [], tmp_path, tmp_path / "y" / "set", rows_per_shard=2, form="webdataset")

@@ -125,7 +125,7 @@ def _place(
     at: Callable[[str], str],
     column: str,
 ) -> None:
-    """Put the address of a file among ``stored``, its path into the record where that does not name one."""
+    """Put the address of a file among ``stored``; without bytes, its path into a record that does not name one."""
     if found is None:
         return
     listed = found if isinstance(found, list) else [found]
@@ -135,10 +135,10 @@ def _place(
     if len(held) > 1:
         raise DataError(f"'{column}' holds the bytes of some of its files alone")
     paths = [path for _, path in listed if path is not None]
-    if len(paths) == len(listed) and field not in record:
-        record[field] = paths if many else paths[0]
-    if held == {True}:
+    if held == {True}:  # a path beside bytes is often the last part of one, and tells no image from others
         stored[field] = [at(name) for name in names] if many else at(names[0])
+    elif len(paths) == len(listed) and field not in record:
+        record[field] = paths if many else paths[0]
 
 
 def _files(file: Any, group: int, column: str, kind: pa.DataType) -> list[_File | list[_File] | None]:

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from ullava.data.annotations.json_stream import Row, read_json_text
 from ullava.data.annotations.parquet_shards import parquet_samples
-from ullava.data.annotations.shard_samples import KEY_FIELD, Problems, row_of
+from ullava.data.annotations.shard_samples import KEY_FIELD, Problems, ShardSample, row_of
 from ullava.data.annotations.store import PROGRESS_BYTES, AnnotationStore, cache_file, convert_rows
 from ullava.data.annotations.tar_shards import tar_samples
 from ullava.errors import DataError
 from ullava.given_files import read_plain_text
-from ullava.shard_members import PARQUET, TAR
+from ullava.shard_members import PARQUET, TAR, member_at, read_member
 
 INDEX_VERSION = 1
 CATEGORIES = "categories.json"
@@ -171,10 +171,11 @@ def _rows(folder: Path, names: list[str], image_field: str, facts: dict[str, Any
         for name in names:
             starts.append(rows)
             tar = name.endswith(TAR)
+            first: dict[str, ShardSample] = {}
             samples = tar_samples if tar else parquet_samples
             for sample in samples(folder / name, name, image_field, problems, bar.update):
                 try:
-                    row = row_of(sample, names_files=not tar)
+                    row = row_of(_with_shared_image(sample, first, folder, image_field), names_files=not tar)
                 except DataError as error:
                     problems.add(f"{folder / name}: sample {sample.key}: {error}")
                     continue
@@ -188,3 +189,23 @@ def _rows(folder: Path, names: list[str], image_field: str, facts: dict[str, Any
         )
     problems.tell()
     facts |= {"shards": names, "starts": starts, "stored": stored}
+
+
+def _with_shared_image(
+    sample: ShardSample, first: dict[str, ShardSample], folder: Path, image_field: str
+) -> ShardSample:
+    """Let samples of a shard that name one image have one address for it, so that it is one image in a batch too.
+
+    ``first``: the first sample of the shard with each name. Raises DataError where two images have one name.
+    """
+    named, stored = sample.record.get(image_field), sample.files.get(image_field)
+    if not isinstance(named, str) or not isinstance(stored, str):
+        return sample
+    before = first.setdefault(named, sample)
+    if before is sample:
+        return sample
+    alike = before.files[image_field]
+    one, other = (member_at(folder / str(place)) for place in (alike, stored))
+    if one is None or other is None or read_member(one) != read_member(other):
+        raise DataError(f"names the image '{named[:60]}' as sample {before.key} does, but holds another one")
+    return sample._replace(files={**sample.files, image_field: alike})

@@ -10,7 +10,7 @@ from ullava.data.annotations.shards import CATEGORIES, ShardStore, are_shards
 from ullava.data.annotations.store import AnnotationStore
 from ullava.data.converters.published.convert import open_original, skipped_lines
 from ullava.data.loading.descriptor import Located, locate
-from ullava.data.readers.base import Origin, TaskDataset
+from ullava.data.readers.base import Origin, Reader, TaskDataset
 from ullava.data.readers.boxes import BoxedDataset, BoxFile
 from ullava.data.readers.layouts import reader_of
 from ullava.data.readers.templates import find_templates
@@ -81,14 +81,18 @@ def open_store(located: Located) -> AnnotationStore:
     """Open the annotations of a split, converting them if that was not done yet; see ``build_dataset`` for errors."""
     if located.original is not None:
         return open_original(located.original)
+    reader = reader_of(located.config.layout)
+    if are_shards(located.annotations):
+        return _open_shards(located.annotations, reader)
     if located.other is not None and not located.annotations.exists():
         raise DataError(
             f"{located.annotations}: no such annotation file, and neither is the original one, {located.other}"
         )
-    reader = reader_of(located.config.layout)
-    if not are_shards(located.annotations):
-        return AnnotationStore.open(located.annotations, reader.store_kind)
-    store = ShardStore.open_shards(located.annotations, reader.image_field)
+    return AnnotationStore.open(located.annotations, reader.store_kind)
+
+
+def _open_shards(pattern: Path, reader: type[Reader]) -> ShardStore:
+    store = ShardStore.open_shards(pattern, reader.image_field)
     if reader.store_kind == "coco" and "categories" not in store.facts:
         raise DataError(
             f"{store.folder / CATEGORIES}: no such file; records of {reader.layout} name categories by number"

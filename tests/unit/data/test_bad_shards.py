@@ -119,6 +119,12 @@ def test_columns_that_mean_nothing_are_named(tmp_path):
     assert f"{shard}: sample 1: not valid JSON" in problems_of(shard, tmp_path)
 
 
+def test_so_many_problems_are_told_at_most(tmp_path):
+    shard = _parquet(tmp_path / "a.parquet", {"record": ["{"] * 50})
+    found = problems_of(shard, tmp_path).splitlines()
+    assert [line.split(":")[1] for line in found] == [f" sample {row}" for row in range(20)]
+
+
 def test_one_set_holds_images_or_names_them(tmp_path):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": png(), "path": "x"}, {"bytes": None, "path": "y.png"}], kind)

@@ -36,7 +36,11 @@ def parquet_samples(
     check_plain(shard, what="shard")
     try:
         with parquet.ParquetFile(shard) as file:
-            columns = _Columns(file.schema_arrow, image_field)
+            try:
+                columns = _Columns(file.schema_arrow, image_field)
+            except DataError as error:
+                problems.add(f"{shard}: {error}")
+                return
             first = 0
             for group in range(file.num_row_groups):
                 yield from _of_group(file, group, first, columns, shard, name, problems)
@@ -44,8 +48,6 @@ def parquet_samples(
                 on_read(file.metadata.row_group(group).total_byte_size)
     except (pa.ArrowException, OSError) as error:
         problems.add(f"{shard}: not a Parquet file, or damaged: {error}")
-    except DataError as error:
-        problems.add(f"{shard}: {error}")
 
 
 class _Columns:

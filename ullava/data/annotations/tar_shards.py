@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ullava.data.annotations.json_stream import parse_record_text
+from ullava.data.annotations.json_stream import MAX_RECORD_CHARS, parse_record_text
 from ullava.data.annotations.shard_samples import FILE_FIELDS, Problems, ShardSample
 from ullava.errors import DataError, did_you_mean
 from ullava.given_files import open_plain
@@ -121,6 +121,9 @@ def _take(
     if suffix == RECORD_SUFFIX:
         if members.record is not None:
             members.faults.append(f"{info.name} is there twice")
+        if info.size > MAX_RECORD_CHARS:
+            members.faults.append(f"{info.name}: a record of {info.size} bytes is above the cap of {MAX_RECORD_CHARS}")
+            return
         content = tar.extractfile(info)
         members.record = content.read() if content is not None else b""
         return

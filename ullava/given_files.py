@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ullava.errors import DataError, UserError
+from ullava.shard_members import member_at, read_member
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -48,6 +49,8 @@ class _Named(io.FileIO):
 def open_plain(path: Path, *, what: str = "file", error: type[UserError] = DataError) -> BinaryIO:
     """Open a plain file for reading bytes. ``what`` is how the message calls it ("no such image").
 
+    The address of a file inside of a shard (ullava.shard_members) opens what lies there, in memory.
+
     Raises ``error`` naming the path if it is missing, may not be read, or is a folder, named pipe, socket or device;
     so do its own ``read`` and the like where the disk fails.
     """
@@ -55,6 +58,8 @@ def open_plain(path: Path, *, what: str = "file", error: type[UserError] = DataE
         handle = os.open(path, _FLAGS)
     except FileNotFoundError:
         raise error(f"{path}: no such {what}") from None
+    except NotADirectoryError as refusal:
+        return io.BytesIO(_inside(path, refusal, error))
     except (OSError, ValueError) as refusal:  # ValueError: a name that no file can have (a zero byte, a surrogate)
         raise error(f"{_shown(path)}: {_reason(path, refusal)}") from None
     kind = _kind(os.fstat(handle).st_mode)
@@ -68,8 +73,13 @@ def check_plain(path: Path, *, what: str = "file", error: type[UserError] = Data
     """Raise ``error`` as ``open_plain`` would for what is not there or no plain file; for files that others open."""
     try:
         kind = _kind(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise error(f"{path}: no such {what}") from None
+    except NotADirectoryError as refusal:
+        if member_at(path) is None:
+            raise error(f"{path}: no such {what}") from None
+        _inside(path, refusal, error)
+        return
     except (OSError, ValueError) as refusal:
         raise error(f"{_shown(path)}: {_reason(path, refusal)}") from None
     if kind is not None:
@@ -91,6 +101,17 @@ def read_plain_text(path: Path, *, what: str = "file", error: type[UserError] = 
         return read_plain(path, what=what, error=error).decode("utf-8-sig")
     except UnicodeDecodeError as refusal:
         raise error(f"{path}: is not UTF-8 text (byte {refusal.start})") from None
+
+
+def _inside(path: Path, refusal: OSError, error: type[UserError]) -> bytes:
+    """Return what lies inside of a shard; raise ``error`` for a path below a file that is no shard."""
+    member = member_at(path)
+    if member is None:
+        raise error(f"{_shown(path)}: {_reason(path, refusal)}") from None
+    try:
+        return read_member(member)
+    except DataError as fault:
+        raise error(fault.problems) from fault
 
 
 def _kind(mode: int) -> str | None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ullava.batching.collate import Collator
 from ullava.benchmarks.networks import Network
+from ullava.benchmarks.shards import measure_shards
 from ullava.benchmarks.store import measure_store
 from ullava.benchmarks.timing import Figure, Reading, cpu_seconds, cpu_seconds_of, measure, surroundings
 from ullava.benchmarks.workload import Workload
@@ -62,8 +63,16 @@ def bench_data(network: Network, workload: Workload, *, samples: int, repeats: i
 
 def bench_annotations(records: int, threads: int) -> dict[str, Any]:
     """Measure what ``records`` annotations cost in memory and time; see ``ullava.benchmarks.store``."""
-    report: dict[str, Any] = {"benchmark": "annotations"} | surroundings(threads, repeats=1)
-    figures = measure_store(records)
+    return _report("annotations", measure_store(records), threads)
+
+
+def bench_shards(rows: int, threads: int) -> dict[str, Any]:
+    """Measure what ``rows`` rows in shards cost in memory and time; see ``ullava.benchmarks.shards``."""
+    return _report("shards", measure_shards(rows), threads)
+
+
+def _report(benchmark: str, figures: dict[str, Any], threads: int) -> dict[str, Any]:
+    report: dict[str, Any] = {"benchmark": benchmark} | surroundings(threads, repeats=1)
     report["results"] = {
         name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()
     }

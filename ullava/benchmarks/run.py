@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ import torch
 from ullava.benchmarks.data import bench_data
 from ullava.benchmarks.evaluation import bench_evaluation, bench_generation
 from ullava.benchmarks.networks import PRESETS, Network, build_network
+from ullava.benchmarks.shards import in_shards
 from ullava.benchmarks.timing import Figure, surroundings
 from ullava.benchmarks.training import bench_training
 from ullava.benchmarks.workload import Workload, prepare
+from ullava.data.loading.shard_writer import ShardFormat
 from ullava.errors import UserError
 from ullava.inference.devices import pick_device
 
@@ -22,11 +25,19 @@ EVAL_IMAGES = 16
 
 
 def run_benchmark(
-    name: str, *, preset: str, threads: int, repeats: int, device: str, sam_sides: Sequence[int] | None = None
+    name: str,
+    *,
+    preset: str,
+    threads: int,
+    repeats: int,
+    device: str,
+    sam_sides: Sequence[int] | None = None,
+    form: ShardFormat | None = None,
 ) -> tuple[dict[str, Any], list[Figure]]:
     """Run one benchmark; return its report as plain data, and its figures.
 
-    ``sam_sides``: measure these sizes of SAM's square in place of the preset's (``peer`` only).
+    ``sam_sides``: measure these sizes of SAM's square in place of the preset's (``peer`` only). ``form``: read the
+    data from such shards, not from files.
 
     Raises:
         UserError: a size that SAM's patches do not divide, or an unusable device.
@@ -42,14 +53,15 @@ def run_benchmark(
     workload = prepare(IMAGES)
     report: dict[str, Any] = {"benchmark": name, "preset": preset, "device": place.type}
     report |= surroundings(threads, repeats)
-    report["work"] = workload.stated()
+    report["work"] = workload.stated() | ({} if form is None else {"in_shards": form})
     report["networks"] = []
     figures: list[Figure] = []
     for side in sides:
         network = build_network(preset, side, workload.annotations)
         torch.nn.Module.to(network.model, place)
         report["networks"].append(network.stated)
-        figures += _figures(name, network, workload, repeats)
+        with nullcontext(workload) if form is None else in_shards(workload, form) as read:
+            figures += _figures(name, network, read, repeats)
     report["results"] = [figure.to_json() for figure in figures]
     return report, figures
 

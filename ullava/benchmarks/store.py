@@ -48,8 +48,8 @@ def measure_store(records: int = PEER_RECORDS, touches: int = TOUCHES) -> dict[s
             "json_mib": source.stat().st_size / _MIB,
             "write_seconds": time.perf_counter() - started,
         }
-        figures |= _in_process(_convert, source)
-        figures |= _in_process(_open_and_read, source, touches)
+        figures |= in_process(_convert, source)
+        figures |= in_process(_open_and_read, source, touches)
     return figures
 
 
@@ -86,7 +86,7 @@ def _outline(rng: Random) -> tuple[str, list[float]]:
     return json.dumps(flat, separators=(",", ":")), bbox
 
 
-def _in_process(work: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
+def in_process(work: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
     """Run ``work`` in a fresh process, so that nothing else is in the figures."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
@@ -116,11 +116,11 @@ def _open_a_small_one() -> None:
 
 def _open_and_read(source: Path, touches: int) -> dict[str, float]:
     _open_a_small_one()
-    base = _memory()
+    base = memory_mib()
     started = time.perf_counter()
     store = AnnotationStore.open(source)
     opened = time.perf_counter() - started
-    held = _memory()
+    held = memory_mib()
     started = time.perf_counter()
     groups = store.groups()
     figures = {
@@ -129,7 +129,7 @@ def _open_and_read(source: Path, touches: int) -> dict[str, float]:
         "held_mib": held["Rss"] - base["Rss"],
         "group_seconds": time.perf_counter() - started,
         "group_index_mib": sum(part.nbytes for part in groups) / _MIB,
-        "held_grouped_mib": _memory()["Rss"] - base["Rss"],
+        "held_grouped_mib": memory_mib()["Rss"] - base["Rss"],
     }
     growths = _read_in_workers(store, touches)
     for key in growths[0]:
@@ -158,13 +158,13 @@ def _touch(store: AnnotationStore, touches: int, seed: int, barrier: Any, sender
     rng = Random(seed)
     store.record(0)
     barrier.wait()
-    before = _memory()
+    before = memory_mib()
     started = time.perf_counter()
     for _ in range(touches):
         store.record(rng.randrange(len(store)))
     seconds = time.perf_counter() - started
     barrier.wait()
-    after = _memory()
+    after = memory_mib()
     barrier.wait()
     sender.send(
         {
@@ -175,7 +175,7 @@ def _touch(store: AnnotationStore, touches: int, seed: int, barrier: Any, sender
     )
 
 
-def _memory() -> dict[str, float]:
+def memory_mib() -> dict[str, float]:
     """Return the memory of this process in MiB: Rss, Private (clean and dirty), Anonymous."""
     fields = {}
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from ullava.cli.data_shard import FORMATS
 from ullava.cli.loading_flags import add_quantize
 from ullava.inference.load import RUNTIMES
 
@@ -16,6 +17,8 @@ CLIENTS, REQUESTS = 64, 2000
 WHAT = ("data", "train", "eval", "generate", "predict", "quantize", "masks", "cache", "packing", "serve")
 OWNERS = {
     "annotations": ("data",),
+    "shards": ("data",),
+    "in_shards": ("data",),
     "clients": ("serve",),
     "requests": ("serve",),
     "model": ("serve", "predict", "quantize"),
@@ -37,6 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default cpu)")
     parser.add_argument("--sam-sides", type=_positive, nargs="+", metavar="S", help="SAM sizes (default: the preset's)")
     parser.add_argument("--annotations", type=_positive, metavar="N", help="data only: memory held for N annotations")
+    parser.add_argument("--shards", type=_positive, metavar="N", help="data only: N rows in shards, opened and read")
+    parser.add_argument("--in-shards", choices=FORMATS, help="data only: samples from shards (default: from files)")
     parser.add_argument("--heads", nargs="+", metavar="NAME", help="masks only: which heads (default: all that can be)")
     parser.add_argument("--sizes", action="store_true", help="masks only: count parameters, and measure nothing")
     parser.add_argument("--clients", type=_positive, metavar="N", help=f"serve only: at once (default {CLIENTS})")
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--heads and --sizes belong to 'ullava bench masks'")
     for name, owners in OWNERS.items():
         if getattr(args, name) is not None and args.what not in owners:
-            raise UserError(f"--{name} belongs to 'ullava bench {' or '.join(owners)}'")
+            raise UserError(f"--{name.replace('_', '-')} belongs to 'ullava bench {' or '.join(owners)}'")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
     if args.what == "serve":
@@ -83,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(bench_annotations(args.annotations, args.threads), indent=1))
         return 0
+    if args.shards is not None:
+        from ullava.benchmarks.data import bench_shards
+
+        print(json.dumps(bench_shards(args.shards, args.threads), indent=1))
+        return 0
     if args.what == "masks":
         return _masks(args)
     if args.what in ("cache", "packing"):
@@ -97,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         device=args.device,
         sam_sides=args.sam_sides,
+        form=args.in_shards,
     )
     if args.json:
         print(json.dumps(report, indent=1))

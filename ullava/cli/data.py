@@ -1,4 +1,4 @@
-"""``ullava data``: import a person's own data, draw our world of shapes, train a tokenizer, or describe a mixture."""
+"""``ullava data``: import your own data, write shards, draw the shapes world, train a tokenizer, describe a mixture."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ullava.cli import (
     data_import,
     data_pseudo,
     data_self_text,
+    data_shard,
 )
 from ullava.errors import UserError
 
@@ -30,7 +31,7 @@ nothing new."""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands, those that make annotations first."""
-    names = "{import,synth,boxes,pseudo-masks,caption-masks,expressions,self-text,stats,tokenizer}"
+    names = "{import,synth,boxes,pseudo-masks,caption-masks,expressions,self-text,shard,stats,tokenizer}"
     commands = parser.add_subparsers(dest="data_command", metavar=names, required=True)
     data_import.configure(commands)
     data_boxes.configure(commands)
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data_caption_masks.configure(commands)
     data_expressions.configure(commands)
     data_self_text.configure(commands)
+    data_shard.configure(commands)
     draw = commands.add_parser(
         "synth", aliases=["draw"], help="write a synthetic world in the formats of the real datasets"
     )
@@ -100,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         return data_expressions.run(args)
     if args.data_command == "self-text":
         return data_self_text.run(args)
+    if args.data_command == "shard":
+        return data_shard.run(args)
     if args.data_command in ("synth", "draw"):
         return _draw(args)
     if args.data_command == "tokenizer":

@@ -13,8 +13,9 @@ from ullava.config.fields import above, at_least
 class SplitConfig:
     """Where one split lies below the data root; ``count`` is what ``ullava check`` expects to find.
 
-    ``annotations``: a file below the data root. ``images``: the folder of its images, below it too. ``about``: a figure
-    that was published rounded, in the place of ``count``; a tenth more or less is right too.
+    ``annotations``: a file below the data root, or a pattern of shards (``train-{000000..000099}.tar``, ``*.parquet``;
+    ullava.data.annotations.shards). ``images``: the folder of its images, below it too; shards may hold their own.
+    ``about``: a figure that was published rounded, in the place of ``count``; a tenth more or less is right too.
     """
 
     annotations: str
@@ -151,7 +152,9 @@ class DatasetEntry:
     frames: Literal["uniform", "head_tail", "original_uniform", "original_head_tail"] = "uniform"
     foreground: Literal["half", "white"] | None = None
     annotations: str | None = None
-    """This file in the place of the split's, in the layout of the dataset; relative to the working folder."""
+    """This file, or pattern of shards, in the place of the split's, in the layout of the dataset; relative to the
+    working folder.
+    """
     images: str | None = None
     """This folder of images in the place of the split's; relative to the working folder."""
     boxes: str | None = None

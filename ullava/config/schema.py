@@ -302,6 +302,10 @@ class TrainRecipe:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     passes: Literal["one", "every", "rank"] = "one"
     group_by_modality_length: bool = False
+    shuffle_block: int | None = field(default=None, metadata=at_least(1, 1 << 24))
+    """Instead of every row by itself, so many neighbors are shuffled together (ullava.data.sampling.blocks): for shards
+    whose rows are slow to reach one by one.
+    """
     pretokenized: bool = False
     mask_cache: MaskCacheConfig | None = None
     packing: PackingConfig | None = None
@@ -312,6 +316,10 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         """Refuse augmentations where they would change what is measured, or words that are fixed (ValueError)."""
         refuse_augment(self.eval_dataset, "eval_dataset")
+        if self.shuffle_block is not None and self.group_by_modality_length:
+            raise ValueError(
+                "shuffle_block keeps neighbors together, group_by_modality_length parts them: leave one out"
+            )
         augmented = [name for name, entry in self.dataset.items() if entry.augment is not None]
         if self.pretokenized and augmented:
             raise ValueError(

@@ -237,7 +237,8 @@ def _decode(path: Path, side: int | None = None) -> Image.Image:
     ``side``: a JPEG may come smaller, its long side this one at the least.
     """
     with open_plain(path, what="image") as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if size == 0:
             raise DataError(f"{path}: the file is empty")
         if size > MAX_BYTES:

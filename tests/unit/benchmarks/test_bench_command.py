@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from ullava.benchmarks import data, evaluation, networks, run, timing, training, workload
+from ullava.benchmarks import data, evaluation, networks, run, shards, timing, training, workload
 
 
 @pytest.fixture
@@ -106,3 +106,22 @@ def test_figures_are_medians_per_unit():
     assert figure.to_json()["units_per_second_wall"] == 2.5
     assert figure.to_json()["batch"] == 4
     assert "200.00" in timing.table([figure])
+
+
+def test_samples_are_read_from_shards_in_the_same_way(quick, command):
+    code, printed, _ = command(
+        "bench", "data", "--preset", "tiny", "--repeats", "1", "--json", "--in-shards", "webdataset"
+    )
+    assert code == 0
+    report = json.loads(printed)
+    assert report["work"]["in_shards"] == "webdataset" and len(report["results"]) == 4
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's memory accounts")
+def test_shards_are_measured(quick, command, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 40)
+    code, printed, _ = command("bench", "data", "--shards", "100")
+    assert code == 0
+    report = json.loads(printed)
+    assert report["benchmark"] == "shards" and report["results"]["rows"] == 100
+    assert 0 < report["results"]["open_seconds"] and report["results"]["open_held_mib"] < 100

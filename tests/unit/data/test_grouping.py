@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ullava.config.schema import DatasetEntry
 from ullava.data.annotations.text_lengths import Kind, RecordLengths, TextLengths
 from ullava.data.sampling.grouping import GroupedSampler, grouped_order
-from ullava.data.sampling.mixture import Mixture, MixtureSampler, feistel_permutation, feistel_permutation_all
+from ullava.data.sampling.mixture import Mixture, MixtureSampler
+from ullava.data.sampling.permutation import feistel_permutation, feistel_permutation_all
 
 
 @dataclass

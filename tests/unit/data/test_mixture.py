@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ullava.config.schema import DatasetEntry
-from ullava.data.sampling.mixture import Mixture, MixtureSampler, feistel_permutation
+from ullava.data.sampling.mixture import Mixture, MixtureSampler
+from ullava.data.sampling.permutation import feistel_permutation
 from ullava.errors import ConfigError
 from ullava.structures import Sample
 

@@ -77,6 +77,22 @@ def read_json_text(path: Path, text: str) -> Any:
     return value
 
 
+def parse_record_text(text: str) -> dict[str, Any]:
+    """Return the record whose JSON ``text`` is; DataError, without a place, for what is none."""
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise DataError("not valid JSON that can be read: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"a record is an object {{...}}, not {type(value).__name__}")
+    fault = fault_of_value(value, text)
+    if fault:
+        raise DataError(fault)
+    return value
+
+
 def _has_inside(value: Any) -> bool:
     return isinstance(value, str | list | dict)
 

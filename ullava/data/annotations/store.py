@@ -125,8 +125,12 @@ def cache_path(source: Path, kind: str, also: str = "") -> Path:
     """
     source = source.resolve()
     state = source.stat()
-    key = f"{source}|{state.st_size}|{state.st_mtime_ns}|{SCHEMA_VERSION}|{kind}{also}"
-    name = f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.arrow"
+    return cache_file(source, kind, f"{state.st_size}|{state.st_mtime_ns}|{SCHEMA_VERSION}|{kind}{also}")
+
+
+def cache_file(source: Path, kind: str, state: str) -> Path:
+    """Return where the converted form of ``source`` (an absolute path) lies; ``state``: all that its content is of."""
+    name = f"{kind}-{hashlib.sha256(f'{source}|{state}'.encode()).hexdigest()[:20]}.arrow"
     beside = source.with_name(source.name + ".ullava-cache")
     if _takes_files(beside if beside.is_dir() else source.parent):
         return beside / name

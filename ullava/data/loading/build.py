@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ullava.config.schema import DatasetEntry
+from ullava.data.annotations.shards import CATEGORIES, ShardStore, are_shards
 from ullava.data.annotations.store import AnnotationStore
 from ullava.data.converters.published.convert import open_original, skipped_lines
 from ullava.data.loading.descriptor import Located, locate
-from ullava.data.readers.base import Origin, TaskDataset
+from ullava.data.readers.base import Origin, Reader, TaskDataset
 from ullava.data.readers.boxes import BoxedDataset, BoxFile
 from ullava.data.readers.layouts import reader_of
 from ullava.data.readers.templates import find_templates
 from ullava.data.sampling.mixture import Mixture
-from ullava.errors import DataError, UserError
+from ullava.errors import ConfigError, DataError, UserError
 from ullava.media.images import FOREGROUND_ABOVE, WHITE_ALONE
 
 
@@ -31,6 +32,11 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
     if not len(store):
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
     images = located.image_root / located.original.images if located.original else located.image_root
+    image_root = image_root_of(located, store)
+    if image_root != located.image_root:
+        images = image_root
+        if entry.boxes is not None:
+            raise ConfigError(f"dataset {dataset_id}: boxes: are found by the files of images, and these lie in shards")
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of images (dataset {dataset_id})")
     templates = None
@@ -42,7 +48,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         split=located.split,
         task=located.task,
         store=store,
-        image_root=located.image_root,
+        image_root=image_root,
         templates=templates,
         turns=entry.turns,
         by_image=entry.group == "image",
@@ -75,11 +81,28 @@ def open_store(located: Located) -> AnnotationStore:
     """Open the annotations of a split, converting them if that was not done yet; see ``build_dataset`` for errors."""
     if located.original is not None:
         return open_original(located.original)
+    reader = reader_of(located.config.layout)
+    if are_shards(located.annotations):
+        return _open_shards(located.annotations, reader)
     if located.other is not None and not located.annotations.exists():
         raise DataError(
             f"{located.annotations}: no such annotation file, and neither is the original one, {located.other}"
         )
-    return AnnotationStore.open(located.annotations, reader_of(located.config.layout).store_kind)
+    return AnnotationStore.open(located.annotations, reader.store_kind)
+
+
+def _open_shards(pattern: Path, reader: type[Reader]) -> ShardStore:
+    store = ShardStore.open_shards(pattern, reader.image_field)
+    if reader.store_kind == "coco" and "categories" not in store.facts:
+        raise DataError(
+            f"{store.folder / CATEGORIES}: no such file; records of {reader.layout} name categories by number"
+        )
+    return store
+
+
+def image_root_of(located: Located, store: AnnotationStore) -> Path:
+    """Return the folder below which the records of ``store`` name their files, which may lie in its shards."""
+    return store.folder if isinstance(store, ShardStore) and store.holds_images else located.image_root
 
 
 def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list[TaskDataset]:
@@ -96,6 +119,8 @@ def build_datasets(entries: Mapping[str, DatasetEntry], data_root: Path) -> list
     return datasets
 
 
-def build_mixture(entries: Mapping[str, DatasetEntry], data_root: Path, seed: int) -> Mixture:
+def build_mixture(
+    entries: Mapping[str, DatasetEntry], data_root: Path, seed: int, shuffle_block: int | None = None
+) -> Mixture:
     """Open every entry and mix them; see ``ullava.data.sampling.mixture``."""
-    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed)
+    return Mixture(build_datasets(entries, data_root), list(entries.values()), seed, shuffle_block)

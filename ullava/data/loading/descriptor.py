@@ -11,6 +11,7 @@ from ullava.config.load import load_config, place
 from ullava.config.nodes import shortened
 from ullava.config.schema import DatasetConfig, DatasetEntry, OriginalConfig, OriginalSplit
 from ullava.data.annotations.file_names import find_from
+from ullava.data.annotations.shards import are_shards
 from ullava.data.converters.published.source import OriginalSource
 from ullava.data.readers.layouts import CLASS_READERS, layout_names, reader_of, tasks_of
 from ullava.errors import ConfigError, did_you_mean
@@ -182,7 +183,8 @@ def _other_form(form: Form) -> str:
 
 
 def _only_original(root: Path, reworked: str, original: OriginalSplit) -> bool:
-    return not find_from(root, reworked).exists() and find_from(root, original.annotations).exists()
+    given = find_from(root, reworked)
+    return not given.exists() and not are_shards(given) and find_from(root, original.annotations).exists()
 
 
 def _source(config: DatasetConfig, files: OriginalConfig, split: OriginalSplit, root: Path) -> OriginalSource:

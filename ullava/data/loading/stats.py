@@ -42,7 +42,8 @@ def run_stats(recipe_path: str | Path, overrides: Sequence[str], samples: int = 
         raise ConfigError(f"{path}: not a recipe: stats are of the data that a recipe trains on or evaluates")
     recipe = load_config(cls, path, overrides)
     seed = recipe.training.get("seed", 42) if isinstance(recipe, TrainRecipe) else 0
-    mixture = build_mixture(recipe.dataset, Path(recipe.data_root), int(seed))
+    block = recipe.shuffle_block if isinstance(recipe, TrainRecipe) else None
+    mixture = build_mixture(recipe.dataset, Path(recipe.data_root), int(seed), block)
     report = {"recipe": str(path), "seed": int(seed), **measure_mixture(mixture, samples)}
     print(format_report(report))
     return report

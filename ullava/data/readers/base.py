@@ -117,6 +117,8 @@ class Reader(ABC):
     """Whether a question names something (``<class>`` in the templates)."""
     grouped: ClassVar[bool] = False
     """Whether questions of several records of an image may be put together (``group: image`` in a recipe)."""
+    image_field: ClassVar[str] = "image_path"
+    """Which field of a record names its image."""
     store_kind: ClassVar[Kind] = "records"
     """How the annotation file becomes records (ullava.data.annotations.store)."""
     speaks_of_absent: ClassVar[bool] = False

@@ -151,7 +151,8 @@ class ClassQuestions(Reader):
         image, shown = self.image(record), self._shown(index, record)
         asks = self.asks(record, shown.asked)
         if self.origin.absent:
-            digest = hashlib.sha256(f"{self.id}/{self.split}/{record.text('image_path')}".encode()).digest()
+            image_name = self.origin.store.image_name(int(self._records[index])).strip()
+            digest = hashlib.sha256(f"{self.id}/{self.split}/{image_name}".encode()).digest()
             rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
             wanted = len(asks) * self.origin.absent / (1 - self.origin.absent)
             missing = self._missing(shown, rng, int(wanted + rng.random()))

@@ -40,6 +40,7 @@ class LlavaJsonReader(Reader):
     layout = "llava_json"
     tasks = ("text", "caption", "vqa")
     has_phrase = False
+    image_field = "image"
 
     def texts(self, value: dict[str, Any]) -> Sequence[str]:
         """Return each question with its answer."""

@@ -17,60 +17,12 @@ from numpy.typing import NDArray
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.readers.base import TaskDataset
+from ullava.data.sampling.blocks import OPEN_BLOCKS, block_permutation, block_permutation_all
+from ullava.data.sampling.permutation import feistel_permutation, feistel_permutation_all
 from ullava.errors import ConfigError
 from ullava.structures import Sample
 
-_ROUNDS = 6
-_WORD = (1 << 64) - 1
 _ORDER, _SUBSET, _PASS = 1, 2, 3
-
-
-def feistel_permutation(index: int, size: int, *key: int) -> int:
-    """Return where ``index`` goes in the permutation of 0 … ``size`` - 1 that ``key`` names; needs no memory.
-
-    A Feistel network on the smallest even number of bits that holds ``size``, followed again and again until it lands
-    below ``size`` (fewer than four times on average).
-    """
-    half, low, state = _round_keys(size, key)
-    while True:
-        left, right = index >> half, index & low
-        for number in range(_ROUNDS):
-            left, right = right, left ^ (_splitmix64(state + (number << 32) + right) & low)
-        index = left << half | right
-        if index < size:
-            return index
-
-
-def _round_keys(size: int, key: tuple[int, ...]) -> tuple[int, int, int]:
-    """Bits of half an index, the mask of so many bits, and the key as one number."""
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    state = 0
-    for part in key:
-        state = _splitmix64(state ^ part)
-    return half, (1 << half) - 1, state
-
-
-def _splitmix64(value: Any) -> Any:
-    """Spread an int, or each of a uint64 array, over 64 bits (the finishing steps of SplitMix64)."""
-    value = (value + 0x9E3779B97F4A7C15) & _WORD
-    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _WORD
-    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _WORD
-    return value ^ value >> 31
-
-
-def feistel_permutation_all(indices: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
-    """Return ``feistel_permutation`` of many ``indices`` [n] at once."""
-    half, low, state = _round_keys(size, key)
-    result = indices.astype(np.uint64)
-    open_places = np.arange(len(result))
-    while len(open_places):
-        left, right = result[open_places] >> half, result[open_places] & low
-        for number in range(_ROUNDS):
-            first = np.uint64((state + (number << 32)) & _WORD)
-            left, right = right, left ^ (_splitmix64(first + right) & low)
-        result[open_places] = left << half | right
-        open_places = open_places[result[open_places] >= size]
-    return result.astype(np.int64)
 
 
 class Mixture:
@@ -79,11 +31,21 @@ class Mixture:
     With ``portion`` p an epoch holds every item of a dataset floor(p) times, and a seeded subset, the same in every
     epoch, once more (none given: 1). With ``weight``, an epoch is as long as all datasets together and is shared out
     by weight; every dataset is gone through whole, in a new order each time, across epochs.
+
+    ``shuffle_block``: that many items of a dataset stay near each other in the order (ullava.data.sampling.blocks); a
+    portion is then made of such blocks.
     """
 
-    def __init__(self, datasets: Sequence[TaskDataset], entries: Sequence[DatasetEntry], seed: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[TaskDataset],
+        entries: Sequence[DatasetEntry],
+        seed: int,
+        shuffle_block: int | None = None,
+    ) -> None:
         self.datasets = list(datasets)
         self.seed = seed
+        self.shuffle_block = shuffle_block
         self.entries = list(entries)
         self.by_weight = _check(self.datasets, self.entries)
         self._sizes = [len(dataset) for dataset in self.datasets]
@@ -100,23 +62,23 @@ class Mixture:
     def locate(self, position: int) -> tuple[int, int, np.random.Generator]:
         """Return dataset number, index in it, and the random numbers that belong to ``position`` (from 0)."""
         epoch, offset = divmod(position, self.positions_per_epoch)
-        slot = feistel_permutation(offset, self.positions_per_epoch, self.seed, _ORDER, epoch)
+        slot = self._permuted(offset, self.positions_per_epoch, _ORDER, epoch)
         number = bisect_right(self._ends, slot)
         turn = slot - (self._ends[number] - self._counts[number])
         size = self._sizes[number]
         if self.by_weight:
             lap, place = divmod(epoch * self._counts[number] + turn, size)
-            index = feistel_permutation(place, size, self.seed, _PASS, number, lap)
+            index = self._permuted(place, size, _PASS, number, lap)
         elif turn < self._counts[number] // size * size:
             index = turn % size
         else:
-            index = feistel_permutation(turn % size, size, self.seed, _SUBSET, number)
+            index = self._permuted(turn % size, size, _SUBSET, number)
         return number, index, np.random.default_rng([self.seed, position])
 
     def epoch_items(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return dataset number and index at every position of an epoch, [positions] each, as ``locate`` would."""
         places = np.arange(self.positions_per_epoch, dtype=np.int64)
-        slots = feistel_permutation_all(places, self.positions_per_epoch, self.seed, _ORDER, epoch)
+        slots = self._permuted_all(places, self.positions_per_epoch, _ORDER, epoch)
         numbers = np.searchsorted(self._ends, slots, side="right").astype(np.int64)
         indices = np.zeros_like(slots)
         for number, (size, count, end) in enumerate(zip(self._sizes, self._counts, self._ends, strict=True)):
@@ -127,13 +89,11 @@ class Mixture:
                 laps, within = np.divmod(epoch * count + turns, max(size, 1))
                 found = np.empty_like(turns)
                 for lap in np.unique(laps).tolist():
-                    found[laps == lap] = feistel_permutation_all(
-                        within[laps == lap], size, self.seed, _PASS, number, lap
-                    )
+                    found[laps == lap] = self._permuted_all(within[laps == lap], size, _PASS, number, lap)
                 indices[here] = found
             else:
                 drawn = here.nonzero()[0][turns >= count // max(size, 1) * size]
-                indices[drawn] = feistel_permutation_all(indices[drawn], size, self.seed, _SUBSET, number)
+                indices[drawn] = self._permuted_all(indices[drawn], size, _SUBSET, number)
         return numbers, indices
 
     def sample(self, position: int) -> Sample:
@@ -159,6 +119,16 @@ class Mixture:
             }
             for dataset, size, count in zip(self.datasets, self._sizes, self._counts, strict=True)
         ]
+
+    def _permuted(self, index: int, size: int, *key: int) -> int:
+        if self.shuffle_block is None:
+            return feistel_permutation(index, size, self.seed, *key)
+        return block_permutation(index, size, self.shuffle_block, _mixed(key), self.seed, *key)
+
+    def _permuted_all(self, indices: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int64]:
+        if self.shuffle_block is None:
+            return feistel_permutation_all(indices, size, self.seed, *key)
+        return block_permutation_all(indices, size, self.shuffle_block, _mixed(key), self.seed, *key)
 
     def _portions(self) -> list[int]:
         portions = [1.0 if entry.portion is None else entry.portion for entry in self.entries]
@@ -200,6 +170,11 @@ class MixtureSampler:
     def __iter__(self) -> Iterator[int]:
         """Yield the epoch's positions."""
         return iter(range(self._epoch * self._length, (self._epoch + 1) * self._length))
+
+
+def _mixed(key: tuple[int, ...]) -> int:
+    """How many blocks are mixed: those of an epoch; where each dataset goes on below that, one at a time."""
+    return OPEN_BLOCKS if key[0] == _ORDER else 1
 
 
 def _check(datasets: Sequence[TaskDataset], entries: Sequence[DatasetEntry]) -> bool:

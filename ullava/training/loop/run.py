@@ -93,7 +93,7 @@ def _train(
         _check_same_run(folder, recipe, resume)
     seed = int(values.get("seed", 42))
     set_seed(seed)
-    mixture = build_mixture(recipe.dataset, Path(recipe.data_root), seed)
+    mixture = build_mixture(recipe.dataset, Path(recipe.data_root), seed, recipe.shuffle_block)
     start = start_model(recipe, recipe_path)
     model, processor, loss = start.model, start.processor, start.loss
     note_in_config(model, recipe, loss)

@@ -51,7 +51,8 @@ UTTERANCES = (
     "{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% else %}{{ '<' + part['type'] + '>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% elif part['type'] == 'video' %}{{ '<video>' }}{% endif %}"
+    "{% endfor %}<end_of_utterance>\n{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """In the way of the makers: words are read from parts of a message alone, and nothing marks an answer."""
@@ -77,16 +78,11 @@ def _qwen(tokenizer: Any) -> Any:
     return transformers.Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHATML)
 
 
-def _qwen3(tokenizer: Any) -> Any:
-    images = transformers.Qwen2VLImageProcessor(
-        min_pixels=16 * 16, max_pixels=48 * 48, patch_size=4, merge_size=2, temporal_patch_size=2
-    )
-    videos = transformers.Qwen3VLVideoProcessor(
-        patch_size=4,
-        merge_size=2,
-        temporal_patch_size=2,
-        size={"shortest_edge": 4 * 16 * 16, "longest_edge": 4 * 32 * 32},
-    )
+def _qwen3(tokenizer: Any, patch_size: int = 4, **pixels: int) -> Any:
+    shapes = {"patch_size": patch_size, "merge_size": 2, "temporal_patch_size": 2}
+    images = transformers.Qwen2VLImageProcessor(**{"min_pixels": 16 * 16, "max_pixels": 48 * 48, **pixels}, **shapes)
+    size = {"shortest_edge": 4 * 16 * 16, "longest_edge": 4 * 32 * 32}
+    videos = transformers.Qwen3VLVideoProcessor(**shapes, **({} if pixels else {"size": size}))
     return transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=CHATML)
 
 
@@ -132,7 +128,7 @@ class Native:
     """
 
     config: dict[str, Any]
-    processor: Callable[[Any], Any]
+    processor: Callable[..., Any]
     signs: tuple[str, ...]
     end: str
     needs: tuple[str, ...] = ()
@@ -219,11 +215,11 @@ def needed_packages(family: str) -> None:
         pytest.skip(f"transformers' processor of {family} needs {' and '.join(missing)}, not installed here")
 
 
-def write_processor(family: str, folder: Path) -> Path:
-    """Save the processor of a family as its makers do, and return the folder."""
+def write_processor(family: str, folder: Path, **options: int) -> Path:
+    """Save the processor of a family as its makers do, and return the folder; ``options``: other sizes of it."""
     native = NATIVES[family]
     tokenizer = _tokenizer(native.end, *native.signs, end=native.end, named=native.named)
-    native.processor(tokenizer).save_pretrained(str(folder))
+    native.processor(tokenizer, **options).save_pretrained(str(folder))
     return folder
 
 

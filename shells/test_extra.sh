@@ -23,7 +23,7 @@ page,serve | gradio | tests/unit/serving/test_page.py
 quantize | bitsandbytes | tests/unit/modeling/test_quantized.py tests/unit/inference/test_quantize.py tests/unit/training/test_base_dtype.py
 ray,serve | ray | tests/reliability/test_many_machines.py tests/reliability/test_many_replicas.py tests/unit/inference/test_shards.py
 supervision | supervision | tests/unit/exports tests/packaging/test_doc_examples.py
-vlm | torchvision num2words | tests/unit/modeling/test_cores.py
+vlm | torchvision num2words | tests/unit/modeling/test_cores.py tests/unit/modeling/test_native_video.py tests/unit/modeling/test_native_presets.py tests/unit/training/test_native_core.py tests/unit/training/test_lora_native.py tests/unit/training/test_native_sharded.py
 vlmeval | vlmeval | tests/unit/plugins/test_vlmeval.py
 "
 

@@ -70,6 +70,37 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "google/siglip2-base-patch16-384": {
         "model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model", "image_size": 384},
     },
+    "Qwen/Qwen3.5-0.8B": {
+        "model_type": "qwen3_5", "tie_word_embeddings": True,
+        "image_token_id": 248056, "video_token_id": 248057,
+        "text_config": {
+            "model_type": "qwen3_5_text", "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24,
+            "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "linear_num_key_heads": 16,
+            "linear_num_value_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+            "vocab_size": 248320, "max_position_embeddings": 262144, "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000000, "mrope_section": [11, 11, 10],
+                                "mrope_interleaved": True, "partial_rotary_factor": 0.25},
+        },
+        "vision_config": {
+            "model_type": "qwen3_5_vision", "depth": 12, "hidden_size": 768, "intermediate_size": 3072,
+            "num_heads": 12, "patch_size": 16, "out_hidden_size": 1024, "num_position_embeddings": 2304,
+        },
+    },
+    "Qwen/Qwen3-VL-4B-Instruct": {
+        "model_type": "qwen3_vl", "tie_word_embeddings": True, "image_token_id": 151655, "video_token_id": 151656,
+        "text_config": {
+            "model_type": "qwen3_vl_text", "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [24, 20, 20],
+                                "mrope_interleaved": True},
+        },
+        "vision_config": {
+            "model_type": "qwen3_vl_vision", "depth": 24, "hidden_size": 1024, "intermediate_size": 4096,
+            "num_heads": 16, "patch_size": 16, "out_hidden_size": 2560, "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+    },
     "facebook/sam2.1-hiera-tiny": _sam2_video(HIERA),
     "facebook/sam2.1-hiera-small": _sam2_video(
         HIERA | {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]}

@@ -35,8 +35,14 @@ BASE_VIEW = "base"
 """The view that the others are named after."""
 IMAGE_TOKENS = "image_tokens"
 """A view of a native core, [1]: how many ids of the text stand for visual tokens of the item."""
-NATIVE_VIEWS = ("image_grid_thw", "pixel_attention_mask", "image_sizes", "spatial_shapes", IMAGE_TOKENS)
+IMAGES_OF_ROW = "batch_num_images"
+"""A view of a native core, [1]: 1 = its row shows no other image, 2 = it does, and the model sees it without tiles."""
+NATIVE_VIEWS = (
+    "image_grid_thw", "pixel_attention_mask", "image_sizes", "spatial_shapes", IMAGES_OF_ROW, IMAGE_TOKENS,
+)  # fmt: skip
 """What transformers' own processors give of images beside ``pixel_values``: keys of the same name in the flat form."""
+NATIVE_VIDEO_VIEWS = ("video_grid_thw", "second_per_grid_ts")
+"""The same of videos."""
 T = TypeVar("T")
 
 
@@ -163,9 +169,9 @@ class ModelInputs:
         for part, keys in _NESTED.items():
             if (record := getattr(self, part)) is not None:
                 given |= {key: value for key, entry in keys.items() if (value := getattr(record, entry)) is not None}
-        for part, base in VIEW_KEYS.items():
+        for part in VIEW_KEYS:
             if (visual := getattr(self, part)) is not None:
-                given |= {_view_key(base, name): view for name, view in visual.views.items()}
+                given |= {_view_key(part, name): view for name, view in visual.views.items()}
         return given
 
     @classmethod
@@ -177,7 +183,8 @@ class ModelInputs:
         for part, base in sorted(VIEW_KEYS.items(), key=lambda item: -len(item[1])):  # the longer start first
             for key in [key for key in given if key == base or key.startswith(f"{base}_") and key not in _FLAT]:
                 views[part][BASE_VIEW if key == base else key.removeprefix(f"{base}_")] = given.pop(key)
-        views["images"] |= {key: given.pop(key) for key in NATIVE_VIEWS if key in given}
+        for part, names in _OWN_NAMES.items():
+            views[part] |= {key: given.pop(key) for key in names if key in given}
         for part, keys in _NESTED.items():
             found = {entry: given.pop(key) for key, entry in keys.items() if key in given}
             kind, needed = _KINDS[part], set(keys.values()) - _OPTIONAL - _OPTIONAL_OF.get(part, frozenset())
@@ -192,7 +199,7 @@ class ModelInputs:
             if found:
                 made[part] = kind(**found)
         if given:
-            known = sorted({*_PLAIN, *_FLAT, *VIEW_KEYS.values(), *NATIVE_VIEWS})
+            known = sorted({*_PLAIN, *_FLAT, *VIEW_KEYS.values(), *NATIVE_VIEWS, *NATIVE_VIDEO_VIEWS})
             raise UserError([f"the model reads no '{key}'{did_you_mean(key, known)}" for key in sorted(given)])
         return cls(**made)
 
@@ -200,6 +207,8 @@ class ModelInputs:
 VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "videos": "pixel_values_videos"})
 """The key of the base view of each kind; other views are called ``<key>_<view>``."""
 
+_OWN_NAMES: Mapping[str, tuple[str, ...]] = {"images": NATIVE_VIEWS, "videos": NATIVE_VIDEO_VIEWS}
+"""Views whose key in the flat form is their own name."""
 _PLAIN = (
     "input_ids", "attention_mask", "labels", "dialogues", "content_only", "supervised_only", "heads_only", "overrides",
     "generator", "backprop_frames",
@@ -242,20 +251,21 @@ _FLAT = frozenset(key for keys in _NESTED.values() for key in keys)
 
 def flat_keys(view_names: Sequence[str]) -> list[str]:
     """The keys of the flat form for images and videos, of a vision strategy that makes views of these names."""
-    views = list(dict.fromkeys(_view_key(base, name) for base in VIEW_KEYS.values() for name in view_names))
+    views = list(dict.fromkeys(_view_key(part, name) for part in VIEW_KEYS for name in view_names))
     return [*views, *(key for keys in _NESTED.values() for key in keys)]
 
 
 def is_model_input(key: str) -> bool:
     """Whether a keyword argument is one of ModelInputs' flat form."""
     views = any(key == base or key.startswith(f"{base}_") for base in VIEW_KEYS.values())
-    return views or key in _FLAT or key in _PLAIN or key in NATIVE_VIEWS
+    return views or key in _FLAT or key in _PLAIN or key in NATIVE_VIEWS or key in NATIVE_VIDEO_VIEWS
 
 
-def _view_key(base: str, name: str) -> str:
-    """The key of a view in the flat form."""
-    if name in NATIVE_VIEWS:
+def _view_key(part: str, name: str) -> str:
+    """The key of a view of ``part`` (images or videos) in the flat form."""
+    if name in _OWN_NAMES[part]:
         return name
+    base = VIEW_KEYS[part]
     return base if name == BASE_VIEW else f"{base}_{name}"
 
 

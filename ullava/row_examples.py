@@ -53,7 +53,7 @@ class ImageExample:
     ``for_heads``: it has the views of the heads that have some of their own. ``mask_entry``: where the mask encoder's
     maps are kept, None = nowhere; with maps in it there is no ``sam_u8``.
 
-    ``views``, ``count``, ``grid_hw``, ``shrunk``, ``text_ids``: see VisionInputs. ``sam_u8``: uint8 [3, h, w],
+    ``views``, ``count``, ``grid_hw``, ``shrunk``, ``text``: see VisionInputs. ``sam_u8``: uint8 [3, h, w],
     resized to the long side S, not padded. ``box_u8``: uint8 [3, h, w], the view of the box head, None if it has none
     of its own; its geometry is ``geometry["box"]``.
     """
@@ -69,12 +69,12 @@ class ImageExample:
     shrunk: bool = False
     for_heads: bool = False
     mask_entry: MaskEntry | None = None
-    text_ids: NDArray[np.int64] | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VideoExample:
-    """One video as the network wants it: ``views`` and ``count`` of VideoInputs; the rest as in ImageExample.
+    """One video as the network wants it: ``views``, ``count``, ``text`` of VideoInputs; the rest as in ImageExample.
 
     ``path``: its file, for masks in all of its frames. ``sam_u8``: the views [3, h, w] of its T frames for a mask head
     with an encoder of its own, where masks are taught; empty otherwise.
@@ -85,6 +85,7 @@ class VideoExample:
     count: TokenCount
     path: Path | None = None
     sam_u8: tuple[NDArray[np.uint8], ...] = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,10 +110,16 @@ class Collator:
     def _instructions(
         self, examples: Sequence[Example]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, Instructions | None]:
-        """The row of each image and of each video, and what each row asks; for strategies that read it."""
+        """The row of each image and of each video, and what each row asks; for strategies that read it.
+
+        Rows are also told where a batch has both, whose order in the text a core may need to know.
+        """
         asked = [example.instruction_ids for example in examples if example.instruction_ids is not None]
+        numbers = torch.arange(len(examples))
+        of_images = numbers.repeat_interleave(torch.tensor([len(example.images) for example in examples]))
+        of_videos = numbers.repeat_interleave(torch.tensor([len(example.videos) for example in examples]))
         if not asked:
-            return None, None, None
+            return (of_images, of_videos, None) if len(of_images) and len(of_videos) else (None, None, None)
         if len(asked) < len(examples):
             raise ValueError("some rows of a batch tell what they ask, others do not")
         ids = torch.full((len(examples), max(map(len, asked))), self.pad_id, dtype=torch.long)
@@ -121,13 +127,8 @@ class Collator:
         for row, words in enumerate(asked):
             ids[row, : len(words)] = torch.from_numpy(words)
             mask[row, : len(words)] = 1
-        numbers = torch.arange(len(examples))
         grounded = torch.tensor([example.grounded for example in examples])
-        return (
-            numbers.repeat_interleave(torch.tensor([len(example.images) for example in examples])),
-            numbers.repeat_interleave(torch.tensor([len(example.videos) for example in examples])),
-            Instructions(ids=ids, mask=mask, grounded=grounded),
-        )
+        return of_images, of_videos, Instructions(ids=ids, mask=mask, grounded=grounded)
 
 
 def _most_tokens(example: Example) -> int:

@@ -16,7 +16,11 @@ import ullava
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(params=["idefics3", "qwen2_5_vl"])
+ALWAYS = ("idefics3", "qwen2_5_vl")
+REST = tuple(pytest.param(name, marks=pytest.mark.exhaustive) for name in NATIVES if name not in ALWAYS)
+
+
+@pytest.fixture(params=[*ALWAYS, *REST])
 def native_recipe(
     request: pytest.FixtureRequest, tmp_path: Path, world: Path, write: Callable[[str, str], Path]
 ) -> Path:

@@ -16,7 +16,7 @@ from ullava.hub import find_folder, source_of
 from ullava.modeling.configuration import UllavaConfig
 from ullava.modeling.construction.part_configs import language_config, part_config
 from ullava.modeling.construction.trial import NATIVES, try_system, vision_of
-from ullava.modeling.cores.native_processor import read_native, template_of
+from ullava.modeling.cores.native_processor import image_id_of, read_native, template_of, video_id_of
 from ullava.modeling.heads.box_table import box_settings, load_box_parts
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.heads.mask_table import MASK_HEADS, load_mask_head, mask_row
@@ -199,18 +199,27 @@ def _native_fields(
     """What ``UllavaConfig`` holds of a native core, whose processor is ``native`` (read where it is None)."""
     native = native or read_native(config.core, folder, where.of("core"))
     whole = part_config(config.core, folder, where.of("core"), among=NATIVES)
+    image, video = image_id_of(native), video_id_of(native)
+    visual = {"image_token_id": image} | ({} if video in (None, image) else {"video_token_id": video})
     if not config.core.path:
-        whole.image_token_id = native.image_token_id
+        whole.update(visual)
         whole.get_text_config(decoder=True).vocab_size = len(tokenizer)
-    if (found := getattr(whole, "image_token_id", None)) != native.image_token_id:
-        raise ConfigError(f"{where.of('core')}: the model's image_token_id is {found}, its processor writes "
-                          f"{native.image_token_id}")  # fmt: skip
+    for name, written in visual.items():
+        if (found := getattr(whole, name, None)) != written:
+            raise ConfigError(f"{where.of('core')}: the model's {name} is {found}, its processor writes {written}")
     text = whole.get_text_config(decoder=True)
     for part in (whole, text):
         part.pad_token_id, part.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         part.bos_token_id = tokenizer.bos_token_id
     ids = special_token_ids(tokenizer, media=False)
-    return {"core_kind": config.core.kind, "native_config": whole, "image_patch_id": native.image_token_id, **ids}
+    return {
+        "core_kind": config.core.kind,
+        "native_config": whole,
+        "image_patch_id": image,
+        "video_patch_id": video,
+        "video_frames": config.core.video_frames,
+        **ids,
+    }
 
 
 def _spliced_fields(config: ModelConfig, folder: Path, tokenizer: Any, where: Site) -> dict[str, Any]:

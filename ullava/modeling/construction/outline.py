@@ -74,7 +74,7 @@ def outline(
             model = UllavaForConditionalGeneration(settings)
         preprocessor = _preprocessor(settings, native)
     counts = {size: preprocessor.preprocess(np.zeros((size[1], size[0], 3), np.uint8)).count for size in images}
-    if native is not None:
+    if isinstance(preprocessor, NativePreprocessor) and not preprocessor.reads_videos:
         return Outline(_sizes(model), counts, None, 0)
     frames = np.zeros((settings.video_frames, 360, 640, 3), np.uint8)
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))

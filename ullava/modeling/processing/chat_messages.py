@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ullava.errors import UserError, did_you_mean
 from ullava.text.tokens import REGION_MARKER, REGION_PATCH, RESERVED_TOKENS, is_whole
 
@@ -118,3 +120,24 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     if kind == "text" and not isinstance(part.get("text"), str):
         raise UserError(f"{where}: a part of type text has no text")
     return dict(part)
+
+
+def items_by_row(given: Any, places: Sequence[int], what: str) -> list[list[Any]]:
+    """Share out items over the rows, which have so many ``places``. Raises UserError where the numbers differ."""
+    items = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    nested = [item is None or isinstance(item, list | tuple) for item in items]
+    if items and what != "boxes" and all(nested) or any(isinstance(item, list | tuple) for item in items):
+        if not all(nested) or len(items) != len(places):
+            raise UserError(f"{what}: {len(items)} entries for {len(places)} texts; give a list for each text")
+        rows = [list(item or ()) for item in items]
+    elif len(places) == 1:
+        rows = [items]
+    else:
+        if len(items) != sum(places):
+            raise UserError(f"the texts have {sum(places)} places for {what}, {len(items)} {what} are given")
+        ends = np.cumsum(places)
+        rows = [items[end - count : end] for end, count in zip(ends, places, strict=True)]
+    for number, (row, count) in enumerate(zip(rows, places, strict=True), start=1):
+        if len(row) != count:
+            raise UserError(f"row {number}: the text has {count} places for {what}, {len(row)} {what} are given")
+    return rows

@@ -41,7 +41,7 @@ def make_image_example(
         shrunk=inputs.shrunk,
         for_heads=with_heads,
         mask_entry=entry,
-        text_ids=inputs.text_ids,
+        text=inputs.text,
     )
 
 

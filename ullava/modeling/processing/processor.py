@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError
-from ullava.examples import ClipTarget, Example, ImageExample, VideoExample
+from ullava.examples import ClipTarget, Example, ImageExample, RegionExample, VideoExample
 from ullava.modeling.cores.native_processor import NativePreprocessor, native_token_ids
 from ullava.modeling.heads.box import to_head_frame
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
 from ullava.modeling.heads.box_table import build_box_post_processor
 from ullava.modeling.heads.mask_cache import MaskCache
 from ullava.modeling.heads.mask_table import build_mask_rules
-from ullava.modeling.processing.expanding import expand_places
+from ullava.modeling.processing.expanding import expand_places, row_with_media
 from ullava.modeling.processing.image_example import make_image_example
 from ullava.modeling.processing.joined_answer import Told, joined_answer
 from ullava.modeling.processing.processor_call import PLACEHOLDERS, CallableProcessor
@@ -36,7 +37,7 @@ from ullava.modeling.processing.sample_rules import (
     targets_of,
     validate_placeholders,
 )
-from ullava.modeling.processing.tokenizing import TokenizedRow
+from ullava.modeling.processing.tokenizing import Shown, TokenizedRow
 from ullava.modeling.vision.patches import patch_words
 from ullava.modeling.vision.strategies import build_preprocessor
 from ullava.modeling.vision.strategy import ItemNotes
@@ -192,7 +193,7 @@ class UllavaProcessor(CallableProcessor):
         with_patches: bool = False,
         videos: Sequence[ImageArray | VideoExample] = (),
         overrides: Mapping[str, Any] = NOTHING,
-        words: TokenizedRow | None = None,
+        words: TokenizedRow | Callable[[Shown], TokenizedRow] | None = None,
         files: bool = False,
     ) -> Example:
         """Make one row. ``images``: the decoded images of ``sample.images``, uint8 [H, W, 3].
@@ -200,8 +201,10 @@ class UllavaProcessor(CallableProcessor):
         ``videos``: the frames of ``sample.videos``, uint8 [T, H, W, 3], or what ``prepare_video`` made of them.
         ``prepared``: what an earlier row made of the very same images and boxes, to be used again where it suffices.
         ``overrides``: overrides of the vision strategy, which the network has to be given too. ``words``: what
-        ``tokenize`` made of ``sample``, where that was done beforehand. ``files``: the images are those of the files
-        ``sample.images``, whole and unchanged, so that the mask encoder's maps of them may be kept (``mask_cache``).
+        ``tokenize`` made of ``sample``, where that was done beforehand; of a native core, whose processor writes into
+        the text what stands for an image, what tokenizes the text with that. ``files``: the images are those of the
+        files ``sample.images``, whole and unchanged, so that the mask encoder's maps of them may be kept
+        (``mask_cache``).
         With ``prompt_only`` the last answer is left out (the row ends where the model speaks); nothing is supervised.
         ``with_patches``: name the visual tokens after ``sample.things``, where there are any.
         Raises SampleError: markers and images, masks and ``[SEG]``, boxes and ``[LOC]`` do not number the same; a
@@ -213,7 +216,6 @@ class UllavaProcessor(CallableProcessor):
         check_frame(sample, images)
         if not prompt_only:
             check_phrases(sample, self.signs)
-        ids, labels, instruction = words or self.tokenize(sample, prompt_only)
         clips = tuple(
             video if isinstance(video, VideoExample) else self.prepare_video(clip, video, sample.name, boxes, overrides)
             for clip, video, boxes in zip(sample.videos, videos, sample.frame_boxes or ((),) * len(videos), strict=True)
@@ -222,13 +224,22 @@ class UllavaProcessor(CallableProcessor):
         if not prompt_only and videos and not isinstance(videos[0], VideoExample):
             taught = clip_targets_of(sample, videos[0].shape[1:3], self.video_frames)
             clips = (self._with_frames(clips[0], videos[0]),) if taught else clips
-        room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
-        room -= sum(len(turn.prompts) for turn in sample.turns) * ((self.region_grid or 1) ** 2 - 1)
-        examples = self._images(sample, images, prepared or (), room, overrides, prompt_only, files)
-        regions = region_examples(sample, images, examples, self.region_grid)
-        ids, labels = expand_places(
-            sample.name, ids, labels, examples, clips, regions, token_ids=self.token_ids, max_length=self.max_length
+        see = partial(
+            self._images, sample, images, prepared or (), overrides=overrides, prompt_only=prompt_only, files=files
         )
+        regions: tuple[RegionExample, ...] = ()
+        if self.core == "native":
+            examples = see(self.max_length)
+            ids, labels, instruction = row_with_media(self, sample, examples, clips, words, prompt_only)
+        else:
+            ids, labels, instruction = cast(TokenizedRow, words) or self.tokenize(sample, prompt_only)
+            room = self.max_length - len(ids) + len(images) - sum(clip.count.high - 1 for clip in clips)
+            room -= sum(len(turn.prompts) for turn in sample.turns) * ((self.region_grid or 1) ** 2 - 1)
+            examples = see(room)
+            regions = region_examples(sample, images, examples, self.region_grid)
+            ids, labels = expand_places(
+                sample.name, ids, labels, examples, clips, regions, token_ids=self.token_ids, max_length=self.max_length
+            )
         masks, boxes_px = targets_of(sample, images, prompt_only)
         frame_wh = (images[-1].shape[1], images[-1].shape[0]) if len(images) else (1, 1)
         boxes = to_head_frame(np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4), frame_wh, self.box_frame)
@@ -266,14 +277,14 @@ class UllavaProcessor(CallableProcessor):
         overrides: Mapping[str, Any] = NOTHING,
     ) -> VideoExample:
         """Preprocess the frames of one video, uint8 [T, H, W, 3]. Raises SampleError for another T than the model's."""
-        if self.core == "native":
-            raise SampleError(sample, f"{clip.path}: core native reads images, no videos")
+        if self.core == "native" and not self.vision.reads_videos:
+            raise SampleError(sample, f"{clip.path}: core native: {self.vision.kind} reads images, no videos")
         if len(frames_rgb_u8) != self.video_frames:
             raise SampleError(sample, f"{clip.path}: {len(frames_rgb_u8)} frames, the model sees {self.video_frames}")
         notes = ItemNotes(frame_boxes=boxes, overrides=overrides)
         inputs = self.vision.preprocess_video(self.rows.frames(self, frames_rgb_u8), notes)
         key = f"{clip.path}|{clip.sampling}|{clip.seed}{inputs.variant}"
-        return VideoExample(key, inputs.views, inputs.count, clip.path)
+        return VideoExample(key, inputs.views, inputs.count, clip.path, text=inputs.text)
 
     def _images(
         self,
@@ -281,6 +292,7 @@ class UllavaProcessor(CallableProcessor):
         images: Sequence[ImageArray],
         prepared: Sequence[ImageExample],
         room: int,
+        *,
         overrides: Mapping[str, Any],
         prompt_only: bool,
         files: bool,
@@ -298,7 +310,7 @@ class UllavaProcessor(CallableProcessor):
                 self,
                 str(path),
                 image,
-                ItemNotes(found, (), overrides, max(room // len(images), 1)),
+                ItemNotes(found, (), overrides, max(room // len(images), 1), alone=len(images) == 1),
                 with_heads=with_heads,
                 file=path if files else None,
             )
@@ -316,14 +328,19 @@ class UllavaProcessor(CallableProcessor):
             lambda words: self.tokenizer(words, add_special_tokens=False)["input_ids"],
         )
 
-    def tokenize(self, sample: Sample, prompt_only: bool = False) -> TokenizedRow:
-        """The words alone: every image and video is one placeholder. Raises SampleError, see ``encode``."""
+    def tokenize(self, sample: Sample, prompt_only: bool = False, shown: Shown | None = None) -> TokenizedRow:
+        """The words alone: every image and video is one placeholder, or what ``shown`` has of it.
+
+        Raises SampleError, see ``encode``.
+        """
         turns = with_region_places(sample.turns)
         if self.answer == "name_last":
             turns = tuple(replace(turn, answer=name_last(turn.answer)) for turn in turns)
 
         slots = [self.token_ids[name] for name in PLACEHOLDERS if name in self.token_ids]  # a native core has fewer
-        return self.rows.tokenize(self, replace(sample, turns=turns), left_out=slots, prompt_only=prompt_only)
+        return self.rows.tokenize(
+            self, replace(sample, turns=turns), left_out=slots, prompt_only=prompt_only, shown=shown
+        )
 
     # ------------------------------------------------------------ ids -> answers
     def decode_text(self, new_ids: Sequence[int]) -> tuple[str, bool, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,23 @@ from ullava.examples import Example, flat_keys
 from ullava.media.images import first_line, read_image_rgb_u8
 from ullava.media.video import read_clip
 from ullava.modeling.heads.mask_contract import MaskRules
-from ullava.modeling.processing.chat_messages import checked_messages, checked_texts, conversations_of, media_of
+from ullava.modeling.processing.chat_messages import (
+    checked_messages,
+    checked_texts,
+    conversations_of,
+    items_by_row,
+    media_of,
+)
 from ullava.modeling.processing.post_processing import instances_of
 from ullava.modeling.processing.region_rows import regions_by_row
 from ullava.modeling.processing.rows import TemplateRows
-from ullava.modeling.processing.tokenizing import TokenizedRow, adds_start_token, instruction_of_messages
+from ullava.modeling.processing.tokenizing import (
+    Shown,
+    TokenizedRow,
+    adds_start_token,
+    instruction_of_messages,
+    written_out,
+)
 from ullava.structures import Clip, DetectedBoxes, ImageArray, RegionPrompt, Sample, Task, Turn
 from ullava.text.answers import name_last
 from ullava.text.conversation import released_style, turn_end_ids
@@ -92,8 +105,6 @@ class CallableProcessor(ProcessorMixin):
     core: str
     encode: Any
 
-    video_token = VIDEO_PATCH
-
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a processor of saved values, also of a release that called some keys otherwise."""
@@ -103,6 +114,12 @@ class CallableProcessor(ProcessorMixin):
     def image_token(self) -> str:
         """What a chat template writes for an image."""
         return IMAGE_PATCH if self.core == "spliced" else str(self.vision.image_token)
+
+    @property
+    def video_token(self) -> str | None:
+        """What a chat template writes for a video; None where the core reads none."""
+        video: str | None = VIDEO_PATCH if self.core == "spliced" else self.vision.video_token
+        return video
 
     @property
     def image_token_id(self) -> int:
@@ -161,11 +178,11 @@ class CallableProcessor(ProcessorMixin):
             raise UserError(f"padding_side='{padding_side}': left or right")
         self.rows.check_plain_texts(self)
         texts = checked_texts(text)
-        written = [self._image_places(entry) for entry in texts]
-        written_videos = [_VIDEOS.subn(_VIDEO_PLACE, entry) for entry, _ in written]
-        shown = _by_row(images, [places for _, places in written], "images")
-        films = _by_row(videos, [places for _, places in written_videos], "videos")
-        found = [[] for _ in texts] if boxes is None else _by_row(boxes, [len(row) for row in shown], "boxes")
+        written = [self._places_of(_IMAGES, entry, _IMAGE_PLACE, self.image_token) for entry in texts]
+        written_videos = [self._places_of(_VIDEOS, entry, _VIDEO_PLACE, self.video_token) for entry, _ in written]
+        shown = items_by_row(images, [places for _, places in written], "images")
+        films = items_by_row(videos, [places for _, places in written_videos], "videos")
+        found = [[] for _ in texts] if boxes is None else items_by_row(boxes, [len(row) for row in shown], "boxes")
         marked = [line if self.region_grid is None else line.replace(REGION_MARKER, REGION_PATCH)
                   for line, _ in written_videos]  # fmt: skip
         pointed = regions_by_row(regions, [line.count(REGION_PATCH) for line in marked], self.region_grid)
@@ -173,7 +190,7 @@ class CallableProcessor(ProcessorMixin):
         rows = []
         for number, (entry, line) in enumerate(zip(texts, marked, strict=True)):
             _check_strays(line, number + 1)
-            words = self._words(entry, line, add_special_tokens)
+            words = partial(self._words, entry, line, add_special_tokens)
             sample = reader.sample(f"row {number + 1}", shown[number], films[number], found[number], pointed[number])
             row = self.encode(
                 sample,
@@ -181,21 +198,22 @@ class CallableProcessor(ProcessorMixin):
                 videos=[reader.videos[clip] for clip in sample.videos],
                 prompt_only=True,
                 overrides=overrides or {},
-                words=words,
+                words=words if self.core == "native" else words(),
             )
             _check_length(row, max_length)
             rows.append(row)
         inputs, _ = Collator(self.tokenizer.pad_token_id, padding_side or "left")(rows).usable()
         return BatchFeature(replace(inputs, labels=None, overrides=dict(overrides or {})).as_kwargs())
 
-    def _image_places(self, text: str) -> tuple[str, int]:
-        """A text with its image places as the tokenizer wants them, and how many there are."""
+    def _places_of(self, signs: re.Pattern[str], text: str, place: str, sign: str | None) -> tuple[str, int]:
+        """A text with its places of images (or videos) as the tokenizer wants them, and how many there are."""
         if self.core == "native":
-            return text, text.count(self.vision.image_token)
-        return _IMAGES.subn(_IMAGE_PLACE, text)
+            return text, text.count(sign) if sign else 0
+        return signs.subn(place, text)
 
-    def _words(self, given: str, line: str, add_special_tokens: bool) -> TokenizedRow:
+    def _words(self, given: str, line: str, add_special_tokens: bool, shown: Shown | None = None) -> TokenizedRow:
         """Ids of a row's ``line``, nothing supervised, and what it asks; ``given`` is the text as it came."""
+        line = line if shown is None else written_out(line, shown)[0]
         start = self.tokenizer.bos_token
         adds = add_special_tokens and not (start and line.startswith(start))
         if isinstance(given, ChatText):
@@ -346,27 +364,6 @@ def _read_image(item: Any, name: str) -> ImageArray:
         except Exception as error:  # whatever a connection or a decoder makes of it
             raise UserError(f"{name}: {item[:80]}: cannot be read ({first_line(error)[:200]})") from error
     return read_image_rgb_u8(item)
-
-
-def _by_row(given: Any, places: Sequence[int], what: str) -> list[list[Any]]:
-    """Share out items over the rows, which have so many ``places``. Raises UserError where the numbers differ."""
-    items = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    nested = [item is None or isinstance(item, list | tuple) for item in items]
-    if items and what != "boxes" and all(nested) or any(isinstance(item, list | tuple) for item in items):
-        if not all(nested) or len(items) != len(places):
-            raise UserError(f"{what}: {len(items)} entries for {len(places)} texts; give a list for each text")
-        rows = [list(item or ()) for item in items]
-    elif len(places) == 1:
-        rows = [items]
-    else:
-        if len(items) != sum(places):
-            raise UserError(f"the texts have {sum(places)} places for {what}, {len(items)} {what} are given")
-        ends = np.cumsum(places)
-        rows = [items[end - count : end] for end, count in zip(ends, places, strict=True)]
-    for number, (row, count) in enumerate(zip(rows, places, strict=True), start=1):
-        if len(row) != count:
-            raise UserError(f"row {number}: the text has {count} places for {what}, {len(row)} {what} are given")
-    return rows
 
 
 def _check_strays(line: str, number: int) -> None:

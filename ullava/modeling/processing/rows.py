@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ullava.errors import SampleError, UserError
-from ullava.modeling.processing.tokenizing import TokenizedRow, instruction_of, tokenize
+from ullava.modeling.processing.tokenizing import Shown, TokenizedRow, instruction_of, tokenize
 from ullava.structures import Sample
 
 
@@ -22,15 +22,24 @@ class TemplateRows:
     def check_plain_texts(self, processor: Any) -> None:
         """Raise UserError where a row cannot be made of a text that a chat template wrote."""
 
-    def tokenize(self, processor: Any, sample: Sample, *, left_out: Sequence[int], prompt_only: bool) -> TokenizedRow:
+    def tokenize(
+        self,
+        processor: Any,
+        sample: Sample,
+        *,
+        left_out: Sequence[int],
+        prompt_only: bool,
+        shown: Shown | None = None,
+    ) -> TokenizedRow:
         """Ids and labels of a dialogue, and what it asks where the strategy reads that, without ``left_out``.
 
-        Raises SampleError for a dialogue that cannot be written down.
+        ``shown``: see ullava.modeling.processing.tokenizing. Raises SampleError for a dialogue that cannot be written
+        down.
         """
         tokenizer, template, system = processor.tokenizer, processor.chat_template, processor.system
         turns = sample.turns
         try:
-            row = tokenize(tokenizer, template, turns, system=system, prompt_only=prompt_only)
+            row = tokenize(tokenizer, template, turns, system=system, prompt_only=prompt_only, shown=shown)
         except UserError as error:
             raise SampleError(sample.name, str(error)) from error
         if not processor.vision.reads_text:

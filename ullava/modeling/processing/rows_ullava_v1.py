@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ullava.errors import SampleError, UserError
 from ullava.modeling.processing.rows import TemplateRows
-from ullava.modeling.processing.tokenizing import Row, TokenizedRow
+from ullava.modeling.processing.tokenizing import Row, Shown, TokenizedRow
 from ullava.structures import Sample, Turn
 from ullava.text.conversation import released_style
 from ullava.text.decoding_ullava_v1 import decode_released
@@ -42,11 +42,19 @@ class UllavaV1Rows(TemplateRows):
                 "ask it through ullava.load(...).answer or processor.encode"
             )
 
-    def tokenize(self, processor: Any, sample: Sample, *, left_out: Sequence[int], prompt_only: bool) -> TokenizedRow:
+    def tokenize(
+        self,
+        processor: Any,
+        sample: Sample,
+        *,
+        left_out: Sequence[int],
+        prompt_only: bool,
+        shown: Shown | None = None,
+    ) -> TokenizedRow:
         """Ids and labels as ``tokenize_as_released``; raises SampleError for a dialogue on which the original stops."""
         style = released_style(processor.chat_template)
         if style is None:
-            return super().tokenize(processor, sample, left_out=left_out, prompt_only=prompt_only)
+            return super().tokenize(processor, sample, left_out=left_out, prompt_only=prompt_only, shown=shown)
         try:
             return *tokenize_as_released(processor.tokenizer, style, sample.turns, prompt_only=prompt_only), None
         except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from ullava.text.conversation import images_first, in_parts, marks_answers, rele
 from ullava.text.tokens import IGNORE_LABEL
 
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
+Shown = Mapping[str, Sequence[str]]
+"""What stands in a row's text for its images and videos: the sign of a kind -> the texts of its items, in order."""
 TokenizedRow = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
 """Ids [L], labels [L] and, where the vision strategy reads them, the ids [t] of what is asked."""
 
@@ -43,14 +46,21 @@ def tokenizer_fingerprint(processor: Any) -> str:
 
 
 def tokenize(
-    tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], *, system: str, prompt_only: bool
+    tokenizer: Any,
+    chat_template: str | None,
+    turns: Sequence[Turn],
+    *,
+    system: str,
+    prompt_only: bool,
+    shown: Shown | None = None,
 ) -> Row:
     """Ids [L] and labels [L]; supervised are the characters that the template marks as the assistant's.
 
     With ``prompt_only`` the last answer is left for the model to give and nothing is supervised. Every image is one
-    placeholder. In u-LLaVA's own styles images come first in their turn, and the tokenizer adds the start token.
+    placeholder, or what ``shown`` has of it. In u-LLaVA's own styles images come first in their turn, and the tokenizer
+    adds the start token. Raises UserError where the text has another number of signs than ``shown`` has items.
     """
-    ids, labels = _render(tokenizer, chat_template, turns, system, prompt_only)
+    ids, labels = _render(tokenizer, chat_template, turns, system, prompt_only, shown)
     return ids, np.full_like(ids, IGNORE_LABEL) if prompt_only else labels
 
 
@@ -80,22 +90,53 @@ def instruction_of_messages(
     return ids[(labels == IGNORE_LABEL) & ~np.isin(ids, left_out)]
 
 
+def written_out(text: str, shown: Shown) -> tuple[str, list[tuple[int, int]]]:
+    """A row's text with its items in the places of their signs, and (place, growth) of each in the text as it was.
+
+    Raises UserError where a sign does not stand as often as there are items.
+    """
+    pattern = re.compile("|".join(map(re.escape, shown)))
+    for sign, items in shown.items():
+        if (places := text.count(sign)) != len(items):
+            raise UserError(f"the text has {places} places ({sign}) for {len(items)} items: the model's chat template "
+                            "has no place for them, or the words hold that sign")  # fmt: skip
+    left = {sign: iter(items) for sign, items in shown.items()}
+    pieces, growth, here = [], [], 0
+    for found in pattern.finditer(text):
+        item = next(left[found[0]])
+        pieces += [text[here : found.start()], item]
+        growth.append((found.start(), len(item) - len(found[0])))
+        here = found.end()
+    return "".join([*pieces, text[here:]]), growth
+
+
 def adds_start_token(chat_template: str | None) -> bool:
     """Whether a chat template leaves the start token to the tokenizer; others write it where they want one."""
     return released_style(chat_template) is not None
 
 
-def _render(tokenizer: Any, chat_template: str | None, turns: Sequence[Turn], system: str, prompt_only: bool) -> Row:
+def _render(
+    tokenizer: Any,
+    chat_template: str | None,
+    turns: Sequence[Turn],
+    system: str,
+    prompt_only: bool,
+    shown: Shown | None = None,
+) -> Row:
     """Ids [L] and, as labels [L], those of the assistant's words."""
     released = adds_start_token(chat_template)
     if released:
         turns = [replace(turn, question=images_first(turn.question)) for turn in turns]
     messages = to_messages(turns, system, prompt_only, exact=released)
-    return _render_messages(tokenizer, chat_template, messages, prompt_only)
+    return _render_messages(tokenizer, chat_template, messages, prompt_only, shown)
 
 
 def _render_messages(
-    tokenizer: Any, chat_template: str | None, messages: Sequence[Mapping[str, Any]], prompt_only: bool
+    tokenizer: Any,
+    chat_template: str | None,
+    messages: Sequence[Mapping[str, Any]],
+    prompt_only: bool,
+    shown: Shown | None = None,
 ) -> Row:
     if marks_answers(chat_template):
         rendered, spans = render_jinja_template(
@@ -110,11 +151,14 @@ def _render_messages(
         text, answers = _render_unmarked(tokenizer, chat_template, messages, prompt_only)
         rendered, spans = [text], [answers]
         adds = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
-    coded = tokenizer(rendered[0], add_special_tokens=adds, return_offsets_mapping=True)
+    text, growth = (rendered[0], []) if shown is None else written_out(rendered[0], shown)
+    coded = tokenizer(text, add_special_tokens=adds, return_offsets_mapping=True)
     ids = np.asarray(coded["input_ids"], dtype=np.int64)
     labels = np.full_like(ids, IGNORE_LABEL)
     starts, ends = np.asarray(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     for begin, stop in spans[0]:
+        grown = sum(more for place, more in growth if place < begin)  # an answer holds no items itself
+        begin, stop = begin + grown, stop + grown
         inside = (ends > begin) & (starts < stop)
         labels[inside] = ids[inside]
     return ids, labels

@@ -32,13 +32,15 @@ class ItemNotes:
 
     ``boxes``: things that somebody found in an image, ``frame_boxes`` in each frame of a video (or empty); None =
     nobody looked. ``overrides``: the user's overrides by name. ``budget``: an image should give no more tokens than
-    this; a strategy that can see it coarser does so, and the row is refused where that is not enough.
+    this; a strategy that can see it coarser does so, and the row is refused where that is not enough. ``alone``: its
+    row shows no other image.
     """
 
     boxes: DetectedBoxes | None = None
     frame_boxes: tuple[DetectedBoxes | None, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = None
+    alone: bool = True
 
 
 PLAIN = ItemNotes()
@@ -52,7 +54,8 @@ class VisionInputs:
     [k, 4], a grid int64 [2]); one of them is ``base``. ``grid_hw``: rows and columns, where the tokens are patches
     that share out the view ``base``, row by row. ``variant`` tells what one image became under different notes;
     equal images of equal variant share a place in the batch. ``shrunk``: the budget of the notes changed something.
-    ``text_ids``: the ids that stand in the text for the item, where those are not ``count`` placeholders.
+    ``text``: what stands in a row's text for the item before it is tokenized, where its processor writes that; None =
+    ``count`` placeholders among the ids.
     """
 
     views: Mapping[str, NDArray[Any]]
@@ -61,7 +64,7 @@ class VisionInputs:
     grid_hw: tuple[int, int] | None = None
     variant: str = ""
     shrunk: bool = False
-    text_ids: NDArray[np.int64] | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class VideoInputs:
     views: Mapping[str, NDArray[Any]]
     count: TokenCount
     variant: str = ""
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

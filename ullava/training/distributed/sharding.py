@@ -42,6 +42,16 @@ def check_sharding(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def check_core(kind: str, recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
+    """Return one line for each thing of this run that a core of ``kind`` (``core.kind``) cannot do."""
+    problems = []
+    if kind == "native" and _is_zero3(values):
+        problems.append("training.deepspeed: core native was never run under ZeRO-3; use ZeRO-2 or sharding: fsdp2")
+    if kind == "native" and recipe.pretokenized:
+        problems.append("pretokenized: core native tokenizes a row with what stands for its images; leave it out")
+    return problems
+
+
 def _launch_problems(recipe: TrainRecipe, values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the way in which this process was started."""
     problems = []

@@ -31,7 +31,14 @@ from ullava.modeling.construction.quantized import layer_maker
 from ullava.modeling.heads.mask_cache import MaskCache
 from ullava.modeling.processing.tokenizing import tokenizer_fingerprint
 from ullava.run_lock import hold
-from ullava.training.distributed.sharding import check_sharding, find_deepspeed, leave_together, shard_model, wrapper_of
+from ullava.training.distributed.sharding import (
+    check_core,
+    check_sharding,
+    find_deepspeed,
+    leave_together,
+    shard_model,
+    wrapper_of,
+)
 from ullava.training.loop.arguments import build_training_arguments, check_training_keys
 from ullava.training.loop.batches import TrainingCollator
 from ullava.training.loop.budget import Budget
@@ -96,6 +103,8 @@ def _train(
     mixture = build_mixture(recipe.dataset, Path(recipe.data_root), seed, recipe.shuffle_block)
     start = start_model(recipe, recipe_path)
     model, processor, loss = start.model, start.processor, start.loss
+    if problems := check_core(model.core.kind, recipe, values):
+        raise ConfigError(problems)
     note_in_config(model, recipe, loss)
     eval_batch = int(values.get("per_device_eval_batch_size", 32))
     monitor = EvaluationMonitor(recipe, processor, folder, eval_batch) if recipe.eval_dataset else None

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from statistics import fmean
 
-import numpy as np
 import torch
 from torch.nn import functional
 from tqdm import tqdm
@@ -36,11 +36,24 @@ SHARP = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """One question: its candidates, the IoU [n] of each with the truth, and whether it is held back."""
+    """One question: what its n candidates are judged by, and how right each is. Masks are not kept.
 
-    offers: Sequence[Offer]
-    ious: np.ndarray
+    ``states`` [n, D], ``pooled`` [n, C] and ``facts`` [n, F] as ``CandidateJudge`` reads them; ``rule`` [n]: what the
+    rule says of them; ``ious`` [n]: with the truth; ``held``: it is held back.
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor
+    facts: torch.Tensor
+    rule: list[float]
+    ious: torch.Tensor
     held: bool
+
+    @classmethod
+    def of(cls, offers: Sequence[Offer], ious: Sequence[float], held: bool) -> Judged:
+        """Take what is needed of the candidates of a question."""
+        states, pooled, facts, _ = judged_tensors([offers])
+        return cls(states, pooled, facts, judged_by(None, offers), torch.tensor(ious), held)
 
 
 def collect(
@@ -72,7 +85,7 @@ def collect(
                 answers = candidates.predictor.answer_samples(samples, max_new_tokens=recipe.max_new_tokens)
                 offers = candidates.offers(samples, answers, max_new_tokens=recipe.max_new_tokens)
                 made += [
-                    Judged(found, ious_of(found, query), where[query.item] % HELD_BACK == 0)
+                    Judged.of(found, ious_of(found, query), where[query.item] % HELD_BACK == 0)
                     for query, found in zip(queries, offers, strict=True)
                     if len(found) > 1
                 ]
@@ -80,10 +93,10 @@ def collect(
     return made
 
 
-def ious_of(offers: Sequence[Offer], query: Query) -> np.ndarray:
+def ious_of(offers: Sequence[Offer], query: Query) -> list[float]:
     """IoU [n] of the candidates of a question with its true mask."""
     truth, ignore = true_mask(query.sample), ignored_pixels(query.sample)
-    return np.asarray([iou_of(*overlap(one.mask, truth, ignore)) for one in offers])
+    return [iou_of(*overlap(one.mask, truth, ignore)) for one in offers]
 
 
 def fit(judged: Sequence[Judged], widths: tuple[int, int], *, seed: int = 0) -> CandidateJudge:
@@ -122,16 +135,17 @@ def fit(judged: Sequence[Judged], widths: tuple[int, int], *, seed: int = 0) -> 
 
 def preference_loss(judge: CandidateJudge, judged: Sequence[Judged]) -> torch.Tensor:
     """Mean over questions of the cross-entropy of the judge's choice to the softmax of ``SHARP`` times the IoU."""
-    logits = judge(*judged_tensors([one.offers for one in judged])).split([len(one.offers) for one in judged])
-    wanted = [torch.softmax(SHARP * torch.from_numpy(one.ious).float(), dim=0) for one in judged]
-    losses = [functional.cross_entropy(said, want) for said, want in zip(logits, wanted, strict=True)]
+    wanted = [torch.softmax(SHARP * one.ious, dim=0) for one in judged]
+    losses = [functional.cross_entropy(said, want) for said, want in zip(_logits(judge, judged), wanted, strict=True)]
     return torch.stack(losses).mean()
 
 
+@torch.no_grad()
 def figures(judged: Sequence[Judged], judge: CandidateJudge | None) -> dict[str, float]:
     """``gIoU`` and ``P@0.5`` in percent of what a judge, or without one the rule, chooses."""
-    ious = [float(one.ious[int(np.argmax(judged_by(judge, one.offers)))]) for one in judged]
-    return _told(ious)
+    said = [one.rule for one in judged] if judge is None else [values.tolist() for values in _logits(judge, judged)]
+    chosen = [values.index(max(values)) for values in said]  # of equal ones the first, as in answers
+    return _told([float(one.ious[place]) for one, place in zip(judged, chosen, strict=True)])
 
 
 def bounds(judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -142,5 +156,13 @@ def bounds(judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
     }
 
 
+def _logits(judge: CandidateJudge, judged: Sequence[Judged]) -> list[torch.Tensor]:
+    """What a judge says of the candidates of each question, from one pass."""
+    counts = [len(one.ious) for one in judged]
+    thing = torch.arange(len(judged)).repeat_interleave(torch.tensor(counts))
+    read = (torch.cat([getattr(one, name) for one in judged]) for name in ("states", "pooled", "facts"))
+    return list(judge(*read, thing).split(counts))
+
+
 def _told(ious: Sequence[float]) -> dict[str, float]:
-    return {"gIoU": 100 * float(np.mean(ious)), "P@0.5": 100 * float(np.mean(np.asarray(ious) > 0.5))}
+    return {"gIoU": 100 * fmean(ious), "P@0.5": 100 * fmean(iou > 0.5 for iou in ious)}

@@ -60,7 +60,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Read:
-    """What one pass told of a given answer. ``others``: where from, mask [H, W], score and pooled map of other masks."""
+    """What one pass told of a given answer. ``others``: source, mask [H, W], score, pooled map of other masks."""
 
     answer: Answer
     nats: float

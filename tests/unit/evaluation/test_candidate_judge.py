@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ullava.evaluation.metrics.masks import ReferringMasks
 from ullava.evaluation.run import check_entries
 from ullava.evaluation.scoring import ResScorer
 from ullava.inference.candidates import Offer
+from ullava.inference.load import weights_folder
 from ullava.structures import Answer, Candidate, GroundedObject, Region, Sample, Turn
 
 
@@ -72,12 +75,12 @@ def lesson(rng: np.random.Generator, held: bool) -> Judged:
         state[0] = 3.0 if second == bool(place) else -3.0
         thing = GroundedObject("it", (0, 2), strip(5 * place, 5 * place + 4), None, 0.9)
         offers.append(Offer(name, Answer(name, (thing,)), thing, 0.5 + place, state, torch.zeros(3)))
-    return Judged(offers, np.asarray([float(not second), float(second)]), held)
+    return Judged.of(offers, [float(not second), float(second)], held)
 
 
 def test_a_judge_learns_from_states_what_the_words_do_not_tell() -> None:
     rng = np.random.default_rng(3)
-    judged = [lesson(rng, held=number % 5 == 0) for number in range(150)]
+    judged = [lesson(rng, held=number % 5 == 0) for number in range(100)]
     held = [one for one in judged if one.held]
     rule = figures(held, None)
     assert rule == bounds(held)["single"] and rule["P@0.5"] < 75 and bounds(held)["oracle"]["P@0.5"] == 100
@@ -93,7 +96,7 @@ def test_a_judge_is_no_worse_in_the_questions_held_back_than_the_words() -> None
     judged = []
     for number in range(60):  # nothing to be learned: right and wrong look alike
         one = lesson(rng, held=number % 5 == 0)
-        judged.append(Judged(one.offers, rng.permutation(one.ious), one.held))
+        judged.append(replace(one, ious=one.ious[torch.from_numpy(rng.permutation(2))]))
     held = [one for one in judged if one.held]
     assert figures(held, fit(judged, (6, 3)))["gIoU"] >= figures(held, None)["gIoU"]
 
@@ -118,12 +121,8 @@ def test_candidates_go_with_free_answers() -> None:
 
 def test_from_the_command_line(world: Path, tmp_path: Path, command: Any) -> None:
     """Train a judge beside a copy of tiny, evaluate by it, take it away."""
-    import shutil
-
-    from ullava.inference.load import weights_folder
-
     model = Path(shutil.copytree(weights_folder("tiny"), tmp_path / "model"))
-    rows = f"dataset={{shapes_res: {{}}}}", f"data_root={world}", "batch_size=16"
+    rows = "dataset={shapes_res: {}}", f"data_root={world}", "batch_size=16"
     train = ("calibrate", "--judge", "shapes", "--model", str(model), "--candidates", "2", *rows)
     code, printed, said = command(*train)
     assert code == 0, said

@@ -1,4 +1,4 @@
-"""Several masks of one state: SAM's own for prompts that may mean several things, and that of a box beside the state."""
+"""Several masks of one state: SAM's own for prompts that may mean several things, and that of a box beside it."""
 
 from __future__ import annotations
 

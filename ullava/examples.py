@@ -131,7 +131,8 @@ class ModelInputs:
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
-    not run; ``regions``: what the questions point at; ``overrides``: overrides of the vision strategy by name;
+    not run; ``masks_read``: what the mask decoder read is wanted, too (``SegOutput.read``); ``regions``: what the
+    questions point at; ``overrides``: overrides of the vision strategy by name;
     ``generator``: where noise in training comes from, None = torch's own. ``clip_frames``: where masks in videos are
     taught; without it the states that would prompt them are returned. ``backprop_frames``: gradients of these masks run
     back through so many steps of the memory, None = through all.
@@ -153,6 +154,7 @@ class ModelInputs:
     content_only: bool = False
     supervised_only: bool = False
     heads_only: bool = False
+    masks_read: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
 
@@ -164,7 +166,8 @@ class ModelInputs:
         """The flat form: keyword arguments of ``forward`` and ``generate``, without those that are not given."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain |= {"content_only": self.content_only or None, "supervised_only": self.supervised_only or None}
-        plain |= {"heads_only": self.heads_only or None, "overrides": self.overrides or None}
+        plain |= {"heads_only": self.heads_only or None, "masks_read": self.masks_read or None}
+        plain |= {"overrides": self.overrides or None}
         given = {name: value for name, value in plain.items() if value is not None}
         for part, keys in _NESTED.items():
             if (record := getattr(self, part)) is not None:
@@ -210,8 +213,8 @@ VIEW_KEYS: Mapping[str, str] = MappingProxyType({"images": "pixel_values", "vide
 _OWN_NAMES: Mapping[str, tuple[str, ...]] = {"images": NATIVE_VIEWS, "videos": NATIVE_VIDEO_VIEWS}
 """Views whose key in the flat form is their own name."""
 _PLAIN = (
-    "input_ids", "attention_mask", "labels", "dialogues", "content_only", "supervised_only", "heads_only", "overrides",
-    "generator", "backprop_frames",
+    "input_ids", "attention_mask", "labels", "dialogues", "content_only", "supervised_only", "heads_only", "masks_read",
+    "overrides", "generator", "backprop_frames",
 )  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "images": VisualInputs,

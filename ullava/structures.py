@@ -35,6 +35,8 @@ FrameSampling = Literal["uniform", "head_tail", "original_uniform", "original_he
 MaskCarrying = Literal["memory", "frames", "none"]
 """How a ``[SEG]`` of a clip gets its masks: carried from frame to frame by the mask head's memory, asked anew in every
 frame, or not at all."""
+CandidateSource = Literal["beams", "rephrased", "multimask", "box"]
+"""Where candidates for a mask come from, beside the model's own (docs/candidates.md)."""
 _FORMS = "ullava.exports.in_memory"
 GROUNDING_TASKS: frozenset[Task] = frozenset({"res", "rec", "salient", "semantic", "instance", "gcg", "rvos"})
 """Tasks whose answers point at things."""
@@ -153,6 +155,23 @@ class MasksOverTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several masks that a thing of an answer was chosen from (docs/candidates.md).
+
+    ``provenance``: ``single``, what the model answers without candidates, or one of ``CandidateSource``. ``phrase``:
+    what its own answer calls it; ``mask`` bool [H, W]; ``score``: of the mask, in [0, 1]; ``judged``: what the choice
+    went by, comparable among the candidates of one thing alone, the higher the better.
+    """
+
+    provenance: str
+    phrase: str
+    mask: MaskArray
+    box_xyxy_px: BoxXYXY | None
+    score: float
+    judged: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class GroundedObject:
     """One object of an answer. ``span`` are the characters of ``Answer.text`` that speak of it, ``plain_span`` those of
     its name in the words alone (``strip_grounding``). Objects of one phrase have the same ``group``, counted from 0;
@@ -161,6 +180,9 @@ class GroundedObject:
     ``mask`` is bool [H, W] of the original image ``image`` (its place among the question's images). ``score`` is
     the mask's score where there is a mask, else the box's; all scores lie in [0, 1]. A thing of a video has
     ``over_time`` in the place of a mask.
+
+    ``provenance`` and ``alternatives``, where candidates were asked for: which of them it is, and all of them, what the
+    model answers without them first.
     """
 
     phrase: str
@@ -174,6 +196,8 @@ class GroundedObject:
     plain_span: tuple[int, int] = (0, 0)
     group: int | None = None
     over_time: MasksOverTime | None = None
+    provenance: str | None = None
+    alternatives: tuple[Candidate, ...] = ()
 
     @property
     def masks(self) -> VideoMasks | None:

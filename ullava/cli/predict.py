@@ -77,6 +77,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prompt-frame", type=frame_number, metavar="N",
         help="the frame of a video, from 0, that prompts the masks (default: chosen by how likely things are there)",
     )  # fmt: skip
+    parser.add_argument(
+        "--candidates", metavar="N|SOURCES",
+        help="choose each mask among several: of the N likeliest answers, or by sources, such as beams,multimask "
+        "(docs/candidates.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--choose", choices=("judge", "score"),
+        help="with --candidates: who chooses, the judge beside the model (default) or their score",
+    )  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="print the words of one answer as they come")
     parser.add_argument(
         "--no-overlays", action="store_true", help="of several questions, write the answers and no images"
@@ -105,12 +114,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
+    from ullava.config.candidates import CandidatesConfig
     from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, read_questions
     from ullava.inference.clip_masks import ClipChoice
     from ullava.inference.load import load, weights_folder
 
     weights_folder(args.model)
     overrides, generation = _overrides(args.override), generation_of(args)
+    candidates = None if args.candidates is None else CandidatesConfig.read(args.candidates, args.choose or "judge")
     questions = read_questions(args.input) if args.input else _asked(args)
     sizes = check_images(questions)
     choice = ClipChoice(args.clip_masks, args.prompt_frame)
@@ -123,10 +134,14 @@ def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     loaded.overrides = overrides
     check_rows(loaded.processor, questions, sizes, overrides)
     predictor: Any = loaded
+    if candidates is not None:
+        from ullava.inference.candidates import choosing
+
+        predictor = choosing(loaded, candidates, weights_folder(args.model))
     if args.boxes is not None or args.detector is not None:
         from ullava.inference.box_sources import with_boxes
 
-        predictor = with_boxes(loaded, args.boxes, args.detector, args.classes)
+        predictor = with_boxes(predictor, args.boxes, args.detector, args.classes)
     settings = _settings(args, generation, overrides)
     show = _print_json if args.json else _print_words
     if args.stream:
@@ -198,6 +213,8 @@ def _settings(args: argparse.Namespace, generation: dict[str, Any], overrides: d
     settings = {"model": args.model, **generation}
     clips = {"clip_masks": args.clip_masks, "prompt_frame": args.prompt_frame}
     settings |= {key: value for key, value in clips.items() if value is not None}
+    chosen = {"candidates": args.candidates, "choose": args.choose}
+    settings |= {key: value for key, value in chosen.items() if value is not None}
     if args.boxes is not None:
         settings["boxes"] = str(args.boxes)
     elif args.detector is not None:
@@ -226,6 +243,10 @@ def _check_choice(args: argparse.Namespace) -> None:
     check_ray(args, RAY_FLAGS)
     if args.engine == "ray" and (args.json or args.stream):
         raise UserError("--engine ray writes its answers into --out; leave --json and --stream out")
+    if args.choose is not None and args.candidates is None:
+        raise UserError("--choose goes with --candidates: what is chosen from")
+    if args.candidates is not None and (args.stream or args.engine == "ray" or args.runtime != "torch"):
+        raise UserError("--candidates goes without --stream, --engine ray and --runtime onnx or openvino")
     if args.boxes is not None and args.detector is not None:
         raise UserError("--boxes and --detector both say where boxes come from; give one of them")
     if (args.detector is None) != (args.classes is None):

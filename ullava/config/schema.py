@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ullava.config.augment import AugmentConfig as AugmentConfig
 from ullava.config.augment import refuse_augment
+from ullava.config.candidates import CandidatesConfig as CandidatesConfig
 from ullava.config.core import CoreConfig as CoreConfig
 from ullava.config.datasets import DatasetConfig as DatasetConfig
 from ullava.config.datasets import DatasetEntry as DatasetEntry
@@ -350,9 +351,10 @@ class EvalRecipe:
     left out as bad before the run stops. ``device``: ``auto``, an accelerator where there is one, or a name that torch
     knows. ``dtype``: what the weights are held in; ``auto`` is bfloat16 on an accelerator and float32 on a CPU.
     ``quantize``: large linear layers in 8 or 4 bits (docs/quantization.md). ``clip_masks``: how things in videos are
-    masked (docs/video.md). ``bootstrap``: so many resamples for 95 % intervals; at 0, none. ``mask_cache``: the mask
-    encoder's maps of images are kept on disk. ``phrase_similarity``: when a phrase of a grounded caption is the one
-    meant: ``words``, at least half of the words of the two in common; or an encoder by folder or Hub id, such as
+    masked (docs/video.md). ``candidates``: several masks for each thing, of which one is chosen (docs/candidates.md);
+    without it, the model's own. ``bootstrap``: so many resamples for 95 % intervals; at 0, none. ``mask_cache``: the
+    mask encoder's maps of images are kept on disk. ``phrase_similarity``: when a phrase of a grounded caption is the
+    one meant: ``words``, at least half of the words of the two in common; or an encoder by folder or Hub id, such as
     bert-base-uncased's (docs/grounded_captions.md).
     """
 
@@ -374,6 +376,7 @@ class EvalRecipe:
     clip_masks: Literal["memory", "frames", "none"] | None = None
     bootstrap: int = field(default=0, metadata=at_least(0, 1_000_000))
     mask_cache: MaskCacheConfig | None = None
+    candidates: CandidatesConfig | None = None
     phrase_similarity: str = "words"
     overrides: dict[str, Any] = field(default_factory=dict)
 

@@ -21,12 +21,17 @@ def model_identity(predictor: Any) -> str:
     What has no ``model`` (a stand-in) is known by its ``name``.
     """
     model = getattr(predictor, "model", None)
-    digest = hashlib.sha256()
     if model is None:
-        digest.update(str(getattr(predictor, "name", type(predictor).__name__)).encode())
-        return digest.hexdigest()[:20]
+        name = str(getattr(predictor, "name", type(predictor).__name__))
+        return hashlib.sha256(name.encode()).hexdigest()[:20]
+    return network_identity(model)
+
+
+def network_identity(model: Any) -> str:
+    """Hash the names, shapes and evenly spread values of a network's parameters and buffers."""
     import torch
 
+    digest = hashlib.sha256()
     # Not state_dict(): under FSDP2 that gives the weights out in shares, even where a process has them all.
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         flat = tensor.detach().reshape(-1)
@@ -35,6 +40,12 @@ def model_identity(predictor: Any) -> str:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()[:20]
+
+
+def judge_identity(predictor: Any) -> str | None:
+    """Hash the judge of a predictor that chooses among candidates; None where a rule does."""
+    judge = getattr(predictor, "judge", None)
+    return None if judge is None else network_identity(judge)
 
 
 def dataset_identity(dataset: TaskDataset) -> str:

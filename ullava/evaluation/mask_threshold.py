@@ -29,7 +29,7 @@ FIGURE = "gIoU"
 """What the best threshold has most of: the mean IoU over questions."""
 
 AnswerAt = Callable[[Sequence[Sample], Sequence[MaskCut]], Sequence[Sequence[Answer]]]
-"""Answers of samples under each of several rules (``Predictor.at_mask_cuts``)."""
+"""Answers of samples under each of several rules (ullava.inference.mask_cuts)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from ullava.data.loading.build import build_datasets
 from ullava.data.loading.descriptor import load_descriptor
 from ullava.data.readers.base import TaskDataset
 from ullava.errors import ConfigError, DataError, UserError
-from ullava.evaluation.fingerprint import dataset_identity, model_identity
+from ullava.evaluation.fingerprint import dataset_identity, judge_identity, model_identity
 from ullava.evaluation.intervals import bootstrap
 from ullava.evaluation.metrics.rows import Metric, Row
 from ullava.evaluation.protocol import GIVEN_FIGURES, GIVEN_TASKS, READ_TASKS, Answerer, DatasetRun, stored_questions
@@ -80,15 +80,19 @@ def evaluate_recipe(
 
 def _loaded(recipe: EvalRecipe) -> tuple[Answerer, MaskCache | None]:
     """Load the model, and the cache of its mask encoder's maps where the recipe asks for one."""
-    from ullava.inference.load import load
+    from ullava.inference.candidates import choosing
+    from ullava.inference.load import load, weights_folder
     from ullava.modeling.construction.mask_caching import use_mask_cache
 
     predictor = load(recipe.model, device=own_device(recipe.device), dtype=recipe.dtype, quantize=recipe.quantize)
     predictor.overrides, predictor.clip_masks = recipe.overrides, recipe.clip_masks
-    if recipe.mask_cache is None:
-        return predictor, None
-    model, processor = predictor.model, predictor.processor
-    return predictor, use_mask_cache(model, processor, recipe.mask_cache, device=predictor.device.type)
+    cache = None
+    if recipe.mask_cache is not None:
+        model, processor = predictor.model, predictor.processor
+        cache = use_mask_cache(model, processor, recipe.mask_cache, device=predictor.device.type)
+    if recipe.candidates is None:
+        return predictor, cache
+    return choosing(predictor, recipe.candidates, weights_folder(recipe.model)), cache
 
 
 def _check_finished(recipe: EvalRecipe, datasets: Mapping[str, TaskDataset]) -> None:
@@ -166,6 +170,8 @@ def _check_rvos(label: str, predictor: Answerer, recipe: EvalRecipe) -> None:
 def check_entries(recipe: EvalRecipe) -> None:
     """Refuse what has no meaning in evaluation, and a split left open. Raises UserError with all problems."""
     problems: list[str] = []
+    if recipe.candidates is not None and recipe.protocol != "generate":
+        problems.append(f"candidates: go with the protocol generate, not {recipe.protocol}: nothing is chosen there")
     if not recipe.dataset:
         problems.append("dataset: nothing to evaluate on")
     for label, entry in recipe.dataset.items():
@@ -227,6 +233,7 @@ def _identity(
         **({"overrides": recipe.overrides} if recipe.overrides else {}),
         **({"quantize": recipe.quantize} if recipe.quantize else {}),
         **({"clip_masks": recipe.clip_masks} if recipe.clip_masks else {}),
+        **({"candidates": asdict(recipe.candidates), "judge": judge_identity(predictor)} if recipe.candidates else {}),
         **({"phrase_similarity": recipe.phrase_similarity} if "gcg" in families.values() else {}),
         "data": data,
     }

@@ -27,6 +27,7 @@ from ullava.data.readers.boxes import reader_of
 from ullava.errors import ConfigError, DataError, SampleError, did_you_mean
 from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
+from ullava.evaluation.metrics.candidates import candidate_fields
 from ullava.evaluation.metrics.captions import Captions
 from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, mask_ious, paired
 from ullava.evaluation.metrics.grounded_captions import GroundedCaptions, GroundedPhrase
@@ -78,8 +79,10 @@ class ResScorer(Scorer):
 
     def score(self, sample: Sample, answer: Answer) -> Row:
         """See Scorer."""
-        metric = cast(ReferringMasks, self.metric)
-        return metric.update(united_mask(answer), true_mask(sample), ignored_pixels(sample))
+        truth, ignore = true_mask(sample), ignored_pixels(sample)
+        row = cast(ReferringMasks, self.metric).update(united_mask(answer), truth, ignore)
+        row.update(candidate_fields(answer, truth, ignore))
+        return row
 
 
 class _Gres(Scorer):

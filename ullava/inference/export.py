@@ -17,7 +17,8 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
     ``box_xyxy_px``: [x0, y0, x1, y1] half-open in original pixels, or null; ``mask``: COCO run-length code ``{"size":
     [H, W], "counts": str}`` of the original image, or null; scores in [0, 1]. A thing of a video has ``video``, which
     video of the question, ``masks`` (VideoMasks.to_json), ``frame_presence`` and ``frame_scores`` too, an entry for
-    each frame.
+    each frame. A thing that was chosen from candidates has ``provenance`` and ``alternatives``, each with
+    ``provenance``, ``phrase``, ``score``, ``judged``, ``box_xyxy_px`` and ``mask``.
     """
     return {
         "phrase": item.phrase,
@@ -28,10 +29,30 @@ def object_to_json(item: GroundedObject) -> dict[str, Any]:
         "score": _rounded(item.score),
         "mask_score": _rounded(item.mask_score),
         "box_score": _rounded(item.box_score),
-        "box_xyxy_px": None if item.box_xyxy_px is None else [round(float(value), 2) for value in item.box_xyxy_px],
+        "box_xyxy_px": _corners(item.box_xyxy_px),
         "mask": None if item.mask is None else rle_encode(item.mask),
         **({} if item.over_time is None else _over_time(item.over_time)),
+        **({} if item.provenance is None else _candidates(item)),
     }
+
+
+def _candidates(item: GroundedObject) -> dict[str, Any]:
+    told = [
+        {
+            "provenance": one.provenance,
+            "phrase": one.phrase,
+            "score": _rounded(one.score),
+            "judged": _rounded(one.judged),
+            "box_xyxy_px": _corners(one.box_xyxy_px),
+            "mask": rle_encode(one.mask),
+        }
+        for one in item.alternatives
+    ]
+    return {"provenance": item.provenance, "alternatives": told}
+
+
+def _corners(box_xyxy_px: BoxXYXY | None) -> list[float] | None:
+    return None if box_xyxy_px is None else [round(float(value), 2) for value in box_xyxy_px]
 
 
 def _over_time(found: MasksOverTime) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from ullava.inference.chat import Chat
 from ullava.inference.clip_masks import ClipChoice, ClipTracker, row_masks
 from ullava.inference.generation import NOT_DECODING, StopAt, decoding_of, drawn_from
 from ullava.inference.streaming import stream_words
+from ullava.losses import row_surprises
 from ullava.media.images import ImageLike
 from ullava.modeling.heads.box_post_processing import DetectedPhrase
-from ullava.modeling.mask_cut import MaskCut, uncut
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.processing.processor import UllavaProcessor
 from ullava.modeling.processing.region_rows import check_pointed
@@ -276,30 +276,25 @@ class Predictor:
         choice = ClipChoice(clip_masks or self.clip_masks, prompt_frame).settled(self.model)
         if not samples:
             return []
-        return self._given_answers(samples, *self.read_given(samples, overrides), choice)
+        return self.given_answers(samples, *self.read_given(samples, overrides), choice)
 
-    @torch.inference_mode()
-    def at_mask_cuts(self, samples: Sequence[Sample], cuts: Sequence[MaskCut]) -> list[list[Answer]]:
-        """What ``teacher_forced`` would answer under each of ``cuts`` in the model's config, from one pass."""
-        choice = ClipChoice().settled(self.model)
-        with uncut(self.model.config):
-            examples, output, inputs = self.read_given(samples, NOTHING)
-        seen = (replace(output.seg, mask_logits_lowres=cut.cut(output.seg.mask_logits_lowres)) for cut in cuts)
-        return [self._given_answers(samples, examples, replace(output, seg=seg), inputs, choice) for seg in seen]
+    def read_given(
+        self, samples: Sequence[Sample], overrides: Mapping[str, Any], *, whole: bool = False
+    ) -> tuple[list[Example], Any, Any]:
+        """Rows, what the model returned for them and what it read, heads at the grounding tokens of given answers.
 
-    def read_given(self, samples: Sequence[Sample], overrides: Mapping[str, Any]) -> tuple[list[Example], Any, Any]:
-        """Rows, what the model returned for them and what it read, heads at the grounding tokens of given answers."""
+        ``whole``: the words are judged too, and what masks were made of is kept (``SegOutput.read``).
+        """
         examples = self.encode(samples, prompt_only=False, overrides=overrides)
         inputs = self._on_device(self._dialogues, examples, overrides)
-        # The words are given, so only the grounding tokens are looked at.
-        ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
         labels = cast(torch.Tensor, inputs.labels)  # the collator writes them
-        inputs = replace(
-            inputs, labels=labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL), supervised_only=True
-        )
+        if not whole:  # the words are given, so only the grounding tokens are looked at
+            ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
+            labels = labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL)
+        inputs = replace(inputs, labels=labels, supervised_only=True, masks_read=whole)
         return examples, self.model(**inputs.as_kwargs()), inputs
 
-    def _given_answers(
+    def given_answers(
         self,
         samples: Sequence[Sample],
         examples: Sequence[Example],
@@ -307,6 +302,7 @@ class Predictor:
         inputs: ModelInputs,
         choice: ClipChoice,
     ) -> list[Answer]:
+        """Answers of what ``read_given`` returned; ``choice``: settled."""
         texts = [(sample.turns[-1].answer, True, 0) for sample in samples]
         with stage("post-process"):
             return self._answers(examples, texts, output, inputs, choice)
@@ -317,15 +313,10 @@ class Predictor:
 
         Each token is judged after all that comes before it in the dialogue; the token that ends a turn counts.
         """
-        examples = self.encode(samples, prompt_only=False, overrides=overrides)
-        if not examples:
+        if not samples:
             return []
-        inputs = replace(self._on_device(self._dialogues, examples, overrides), supervised_only=True)
-        output = self.model(**inputs.as_kwargs())
-        logits = cast(torch.Tensor, output.supervised_logits).float()
-        nats = torch.nn.functional.cross_entropy(logits, output.targets, reduction="none").cpu().double()
-        counts = (cast(torch.Tensor, inputs.labels)[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
-        return [(float(part.sum()), len(part)) for part in nats.split(counts)]
+        _, output, inputs = self.read_given(samples, overrides, whole=True)
+        return row_surprises(output.supervised_logits, output.targets, cast(torch.Tensor, inputs.labels))
 
     # ------------------------------------------------------------ back to images
     def _on_device(self, collate: Collator, examples: Sequence[Example], overrides: Mapping[str, Any]) -> ModelInputs:

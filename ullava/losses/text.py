@@ -19,3 +19,16 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     total = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction="sum")
     return total / (labels != IGNORE_LABEL).sum().clamp(min=1).to(total.dtype)
+
+
+def row_surprises(logits: Tensor, targets: Tensor, labels: Tensor) -> list[tuple[float, int]]:
+    """Return for each row of a batch the sum of -ln p of its supervised tokens, and how many there are.
+
+    Args:
+        logits: [n, V], row i predicts ``targets[i]``; n are the supervised tokens of all rows, in reading order.
+        targets: [n] token ids.
+        labels: [B, L] the rows' labels as they were given, not shifted.
+    """
+    nats = functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
+    counts = (labels[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
+    return [(float(part.sum()), len(part)) for part in nats.split(counts)]

@@ -17,6 +17,7 @@ from ullava.config.schema import DatasetEntry, EvalRecipe
 from ullava.data.loading.build import build_datasets
 from ullava.errors import UserError
 from ullava.evaluation.mask_threshold import Tried, try_thresholds
+from ullava.inference.mask_cuts import MaskCuts
 from ullava.inference.predictor import Predictor
 from ullava.modeling.construction.auto import load_folder
 from ullava.modeling.mask_cut import MaskCut
@@ -113,7 +114,7 @@ def test_one_pass_answers_as_the_model_with_that_threshold(world: Path) -> None:
     samples = rows(world, "shapes_res")["shapes_res"].queries(0)[:2]
     cuts = (*fixed(-1.0, 0.25), MaskCut("expected_iou", 1.0))
     model.config.mask_threshold = 0.25
-    together = predictor.at_mask_cuts(samples, cuts)
+    together = MaskCuts(predictor)(samples, cuts)
     assert model.config.mask_cut == cuts[1]
     for cut, answers in zip(cuts, together, strict=True):
         model.config.mask_rule, model.config.mask_threshold = cut.rule, cut.threshold

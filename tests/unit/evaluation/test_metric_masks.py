@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks, overlap
+from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
+from ullava.evaluation.metrics.overlap import overlap
 
 
 def square(top: int, left: int, side: int, size: int = 8) -> np.ndarray:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ullava.evaluation.metrics.candidates import CANDIDATE_FIGURES, candidate_figures, has_candidates
 from ullava.evaluation.metrics.concepts import concepts_left_out, crowded_f1, put_concepts
+from ullava.evaluation.metrics.overlap import iou_of, overlap
 from ullava.evaluation.metrics.rows import Metric, Row, by_group, column, put_mean, put_ratio
 from ullava.evaluation.metrics.selective import put_selective, risk_coverage, selective_left_out
 from ullava.geometry import box_iou, mask_to_box_xyxy_px
@@ -21,35 +21,8 @@ from ullava.structures import BoxXYXY, MaskArray
 PRECISION_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def overlap(predicted: MaskArray | None, truth: MaskArray | None, ignore: MaskArray | None = None) -> tuple[int, int]:
-    """Return (intersection, union) in pixels of two masks [H, W]; None is a mask without a pixel.
-
-    Pixels of ``ignore`` count nowhere. Raises ValueError for masks of different shape.
-    """
-    shapes = {mask.shape for mask in (predicted, truth, ignore) if mask is not None}
-    if len(shapes) > 1:
-        raise ValueError(f"masks of one image have different sizes: {sorted(shapes)}")
-    first = _counted(predicted, ignore)
-    second = _counted(truth, ignore)
-    if first is None or second is None:
-        present = first if first is not None else second
-        return 0, 0 if present is None else int(np.count_nonzero(present))
-    return int(np.count_nonzero(first & second)), int(np.count_nonzero(first | second))
-
-
-def _counted(mask: MaskArray | None, ignore: MaskArray | None) -> MaskArray | None:
-    if mask is None or ignore is None:
-        return mask
-    return np.asarray(mask & ~ignore, dtype=np.bool_)
-
-
-def iou_of(intersection: int, union: int) -> float:
-    """Intersection over union; two empty masks agree: 1."""
-    return intersection / union if union else 1.0
-
-
 class ReferringMasks(Metric):
-    """RES. Rows: ``intersection``, ``union`` (pixels), ``iou``."""
+    """RES. Rows: ``intersection``, ``union`` (pixels), ``iou``; those of ullava.evaluation.metrics.candidates too."""
 
     def update(self, predicted: MaskArray | None, truth: MaskArray | None, ignore: MaskArray | None = None) -> Row:
         """Measure one expression: the united mask of the answer (None: no mask) against the united truth [H, W]."""
@@ -64,11 +37,11 @@ class ReferringMasks(Metric):
         put_mean(figures, "gIoU", ious)
         for level in PRECISION_LEVELS:
             put_mean(figures, f"P@{level}", (iou > level for iou in ious))
-        return figures
+        return figures | candidate_figures(self.rows)
 
     def details(self) -> dict[str, float]:
-        """Return ``gIoU`` and ``cIoU`` of each group of questions."""
-        return by_group(self, ("gIoU", "cIoU"))
+        """Return ``gIoU`` and ``cIoU`` of each group of questions, and those of candidates where there are some."""
+        return by_group(self, ("gIoU", "cIoU", *(("P@0.5", *CANDIDATE_FIGURES) if has_candidates(self.rows) else ())))
 
 
 class GeneralizedReferringMasks(Metric):

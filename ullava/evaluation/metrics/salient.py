@@ -21,7 +21,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from ullava.evaluation.metrics.masks import iou_of, overlap
+from ullava.evaluation.metrics.overlap import iou_of, overlap
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
 from ullava.structures import MaskArray
 

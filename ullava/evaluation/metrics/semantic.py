@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ullava.evaluation.metrics.masks import overlap
+from ullava.evaluation.metrics.overlap import overlap
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
 from ullava.structures import MaskArray
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ullava.evaluation.metrics.boundaries import boundary_f
-from ullava.evaluation.metrics.masks import iou_of, overlap
+from ullava.evaluation.metrics.overlap import iou_of, overlap
 from ullava.evaluation.metrics.rows import CLASS, Metric, Row, by_group, put_mean
 from ullava.geometry import VideoMasks
 from ullava.structures import MaskArray

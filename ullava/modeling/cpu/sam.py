@@ -37,14 +37,25 @@ def decode_as_published(
     sam: SamModel, prompts: torch.Tensor, embeddings: torch.Tensor, image_of_prompt: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See ``decode``: by transformers' own modules, all logits of the plane."""
+    masks, quality = decode_several(sam, prompts[:, None, None], embeddings[image_of_prompt], False)
+    return masks[:, 0], quality[:, 0]
+
+
+def decode_several(
+    sam: SamModel, sparse: torch.Tensor, embeddings: torch.Tensor, multimask: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode sparse prompts [K, 1, tokens, C], each on its own embedding [K, C, g, g], by transformers' own modules.
+
+    Returns logits [K, M, 4g, 4g] and quality [K, M]: M is 1, or with ``multimask`` how many masks the decoder has for
+    prompts that may mean several things.
+    """
     dense = sam.prompt_encoder.no_mask_embed.weight[0]
     positions = sam.get_image_wide_positional_embeddings().to(embeddings.dtype)
-    embeddings = embeddings[image_of_prompt]
     masks, quality = sam.mask_decoder(
         image_embeddings=embeddings,
         image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
-        sparse_prompt_embeddings=prompts[:, None, None, :],
+        sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense[:, None, None].expand_as(embeddings),
-        multimask_output=False,
+        multimask_output=multimask,
     )
-    return masks[:, 0, 0], quality[:, 0, 0]
+    return masks[:, 0], quality[:, 0]

@@ -78,11 +78,14 @@ class DecodedMasks:
 class MaskHead(nn.Module, ABC):
     """The part with weights. ``plane_hw``: height and width of its low-resolution plane.
 
-    ``reads_pyramid``: it has no image encoder and reads the vision tower's maps.
+    ``reads_pyramid``: it has no image encoder and reads the vision tower's maps. ``makes_several``: it has ``several``.
+    ``map_width``: of the coarsest map that it decodes from.
     """
 
     plane_hw: tuple[int, int]
+    map_width: int
     reads_pyramid = False
+    makes_several = False
 
     def init_new_weights(self) -> None:  # noqa: B027 (most have nothing to set)
         """Set starting values of a head without pretrained weights, where transformers' own do not do."""
@@ -107,6 +110,30 @@ class MaskHead(nn.Module, ABC):
         ``content_hw``: no image reaches further down or right in the encoder's view than this; logits well outside,
         which the rules cut off with the padding, may be left at 0. None = all are wanted.
         """
+
+    def several(
+        self,
+        states: torch.Tensor,
+        features: Any,
+        image_of_state: torch.Tensor,
+        boxes_xyxy_view: torch.Tensor | None = None,
+    ) -> DecodedMasks:
+        """Decode other masks than ``decode``'s for each of K states: logits [K, M, h, w], scores [K, M].
+
+        Without boxes those that the decoder offers for prompts that may mean several things (M is 3 in SAM); with them,
+        [K, 4] in pixels of the encoder's square, the one mask of state and box together (M is 1).
+
+        Raises UserError in heads that have neither.
+        """
+        raise UserError(
+            f"candidates: {'multimask' if boxes_xyxy_view is None else 'box'}: this model's mask head decodes one mask "
+            "a state and reads no boxes (docs/candidates.md)"
+        )
+
+    def coarse_map(self, features: Any) -> torch.Tensor:
+        """Of what ``embed`` made of I images, the map [I, C, h, w] that is the coarsest."""
+        planes = [features] if isinstance(features, torch.Tensor) else list(features)
+        return min(planes, key=lambda plane: plane.shape[-1])
 
     def one(self, features: Any, place: int) -> Any:
         """Of what ``embed`` made of several images, that of the ``place``-th alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,13 +29,15 @@ class SamMaskHead(EncodingMaskHead):
     """Holds the whole SAM; the projected state is its only sparse prompt, without positional or type embedding."""
 
     kind = "sam"
+    makes_several = True
 
     def __init__(self, config: SamConfig, width_in: int) -> None:
         super().__init__()
         self.side = int(config.vision_config.image_size)
         plane = int(config.prompt_encoder_config.image_embedding_size) * 4  # two transposed convolutions of stride 2
         self.plane_hw = (plane, plane)
-        self.projector = two_layer_projector(width_in, config.prompt_encoder_config.hidden_size)
+        self.map_width = int(config.prompt_encoder_config.hidden_size)
+        self.projector = two_layer_projector(width_in, self.map_width)
         self.sam = SamModel(config)
 
     def init_new_weights(self) -> None:
@@ -71,6 +73,26 @@ class SamMaskHead(EncodingMaskHead):
         grid = features.shape[-1]
         rows = None if content_hw is None else -(-content_hw[0] * grid // self.side) + 1
         return DecodedMasks(*fast_sam.decode(self.sam, self.projector(states), features, image_of_state, rows))
+
+    def several(
+        self,
+        states: torch.Tensor,
+        features: torch.Tensor,
+        image_of_state: torch.Tensor,
+        boxes_xyxy_view: torch.Tensor | None = None,
+    ) -> DecodedMasks:
+        """See MaskHead; the corners of a box follow the state as SAM's own prompt tokens."""
+        sparse = with_corners(self.sam.prompt_encoder, self.projector(states), boxes_xyxy_view)
+        masks, quality = fast_sam.decode_several(self.sam, sparse, features[image_of_state], boxes_xyxy_view is None)
+        return DecodedMasks(masks, quality)
+
+
+def with_corners(encoder: Any, prompts: torch.Tensor, boxes_xyxy_view: torch.Tensor | None) -> torch.Tensor:
+    """Projected states [K, C] -> sparse prompts [K, 1, tokens, C] of SAM's family, a box's corners behind each."""
+    if boxes_xyxy_view is None:
+        return prompts[:, None, None]
+    sparse, _ = encoder(input_points=None, input_labels=None, input_boxes=boxes_xyxy_view[:, None], input_masks=None)
+    return torch.cat([prompts[:, None, None], sparse.to(prompts.dtype)], dim=2)
 
 
 def padded_squares(images: HeadImages, rows: torch.Tensor, side: int, dtype: torch.dtype) -> torch.Tensor:

@@ -47,7 +47,7 @@ class Sam2MaskHead(MaskHead):
             raise UserError(f"mask.kind sam2 reads maps of stride 4, 8 and 16; vision.tower gives {told}")
         if side % STRIDES[-1]:
             raise UserError(f"mask.kind sam2: vision.tower.image_size {side} is no multiple of {STRIDES[-1]}")
-        width = int(config.hidden_size)
+        self.map_width = width = int(config.hidden_size)
         self.plane_hw = (side // STRIDES[0], side // STRIDES[0])
         self.neck = TopDownNeck([level.channels for level in levels], width, len(STRIDES))
         self.projector = two_layer_projector(width_in, width)

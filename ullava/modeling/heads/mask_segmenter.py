@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ullava.examples import HeadImages
 from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid
 from ullava.modeling.heads.mask_encoder import EncodingMaskHead
+from ullava.modeling.heads.mask_sam import with_corners
 from ullava.modeling.heads.mask_sam2 import PRESENT_AT_FIRST
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_u8
@@ -56,13 +57,16 @@ class SegmenterMaskHead(EncodingMaskHead):
     ``network``: transformers' class for ``config``.
     """
 
+    makes_several = True
+
     def __init__(self, config: Any, width_in: int, network: Any) -> None:
         super().__init__()
         prompt = config.prompt_encoder_config
         self.kind = str(config.model_type)
         plane = 4 * (int(prompt.image_size) // int(prompt.patch_size))  # two transposed convolutions of stride 2
         self.plane_hw = (plane, plane)
-        self.projector = two_layer_projector(width_in, int(prompt.hidden_size))
+        self.map_width = int(prompt.hidden_size)
+        self.projector = two_layer_projector(width_in, self.map_width)
         self.sam: Any = network(config)
         # Otherwise an unsure mask would be exchanged for another in answers alone, and training would not know it.
         self.sam.mask_decoder.dynamic_multimask_via_stability = False
@@ -118,21 +122,33 @@ class SegmenterMaskHead(EncodingMaskHead):
         """See MaskHead; the plane is the map of stride 4, the score the decoder's own prediction of the mask's IoU."""
         return self.read([plane[image_of_state] for plane in features], self.projector(states)[:, None, None]).masks
 
+    def several(
+        self, states: Tensor, features: Any, image_of_state: Tensor, boxes_xyxy_view: Tensor | None = None
+    ) -> DecodedMasks:
+        """See MaskHead; the corners of a box follow the state as SAM 2's own prompt tokens."""
+        fine, middle, coarse = (plane[image_of_state] for plane in features)
+        sparse = with_corners(self.sam.prompt_encoder, self.projector(states), boxes_xyxy_view)
+        masks, quality, _, presence = self._decoded(fine, middle, coarse, sparse, boxes_xyxy_view is None)
+        return DecodedMasks(masks[:, 0], quality[:, 0], presence[:, 0, 0])
+
     def read(self, planes: Sequence[Tensor], sparse: Tensor, *, best: bool = False) -> Read:
         """Decode maps [K, ...] of stride 4, 8 and 16 under K sparse prompts [K, 1, tokens, C].
 
         ``best``: of the decoder's several masks the one that it rates highest, not its one mask for clear prompts.
         """
         fine, middle, coarse = planes
-        masks, quality, tokens, presence = self.sam.mask_decoder(
-            image_embeddings=coarse,
-            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings().to(coarse.dtype),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
-            multimask_output=best,
-            high_resolution_features=[fine, middle],
-        )
+        masks, quality, tokens, presence = self._decoded(fine, middle, coarse, sparse, best)
         every = torch.arange(len(masks), device=masks.device)
         chosen = quality[:, 0].argmax(dim=-1) if best else torch.zeros_like(every)
         decoded = DecodedMasks(masks[every, 0, chosen], quality[every, 0, chosen], presence[:, 0, 0])
         return Read(decoded, presence[:, 0, 0], tokens[every, 0, chosen])
+
+    def _decoded(self, fine: Tensor, middle: Tensor, coarse: Tensor, sparse: Tensor, several: bool) -> Any:
+        return self.sam.mask_decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings().to(coarse.dtype),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
+            multimask_output=several,
+            high_resolution_features=[fine, middle],
+        )

@@ -19,6 +19,15 @@ def certainty_of(scores: torch.Tensor, presence_logits: torch.Tensor | None) -> 
     return scores.float() if presence_logits is None else scores.float() * presence_logits.float().sigmoid()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskReading:
+    """What K masks were made of: ``states`` [K, D], ``features`` of ``MaskHead.embed``, ``image`` [K] of those."""
+
+    states: torch.Tensor
+    features: Any
+    image: torch.Tensor
+
+
 @dataclass
 class SegOutput(ModelOutput):
     """Masks of a batch in reading order of their ``[SEG]``.
@@ -27,7 +36,8 @@ class SegOutput(ModelOutput):
     of the text batch; ``image`` [K], which distinct image of the batch; ``token_probability`` [K] of the ``[SEG]``.
     ``presence_logits`` [K]: of the thing being there, None of heads that do not tell; ``judged`` takes them in.
     Where masks in videos are taught, those follow (``image`` -1); ``target`` [K] then is the place among the batch's
-    masks that each is judged by, None = the same order.
+    masks that each is judged by, None = the same order. ``read``: what the masks were made of, where it was asked for
+    (``ModelInputs.masks_read``).
     """
 
     mask_logits_lowres: torch.Tensor | None = None
@@ -37,6 +47,7 @@ class SegOutput(ModelOutput):
     image: torch.Tensor | None = None
     token_probability: torch.Tensor | None = None
     target: torch.Tensor | None = None
+    read: MaskReading | None = None
 
     def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [K, h, w] and scores [K] as they are answered, float32.

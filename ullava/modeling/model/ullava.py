@@ -21,7 +21,7 @@ from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid, VideoMaskHead
 from ullava.modeling.heads.mask_table import build_mask_head
-from ullava.modeling.heads.outputs import GroundedGeneration, SegOutput, UllavaOutput
+from ullava.modeling.heads.outputs import GroundedGeneration, MaskReading, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads, states_of_sequences
 from ullava.modeling.model.clips import read_clip_prompts, teach_clip_masks
 from ullava.modeling.vision.patches import patch_cross_entropy
@@ -216,16 +216,16 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         seg = read_heads(aligned, tokens, items, self.config.seg_id)
         loc = read_heads(aligned, tokens, items, self.config.loc_id)
         if not self.box_head.reads_masks:
-            kept, masks = self._decode_masks(seg, inputs, images)
-            output.seg = self._seg_output(seg.chosen(kept), masks, inputs)
+            kept, masks, read = self._decode_masks(seg, inputs, images)
+            output.seg = self._seg_output(seg.chosen(kept), masks, inputs, read)
             probability = self._probability(loc.last, self.config.loc_id)
             with stage("box head"):
                 output.loc = read_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, inputs.box_images)
             return
-        kept, decoded = self._decode_masks(seg.followed_by(loc), inputs, images)  # images are embedded once for both
+        kept, decoded, read = self._decode_masks(seg.followed_by(loc), inputs, images)  # images are embedded once
         of_seg, of_loc = kept.split([len(seg.row), len(loc.row)])
         masks, planes = decoded.parted(int(of_seg.sum()))
-        output.seg = self._seg_output(seg.chosen(of_seg), masks, inputs)
+        output.seg = self._seg_output(seg.chosen(of_seg), masks, inputs, read)
         loc = loc.chosen(of_loc)
         probability = self._probability(loc.last, self.config.loc_id)
         with stage("box head"):
@@ -250,8 +250,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _decode_masks(
         self, found: TokenStates, inputs: ModelInputs, images: VisionOutput | None
-    ) -> tuple[torch.Tensor, DecodedMasks]:
-        """Which of the tokens [K] speak of an image that the mask head sees, and their masks.
+    ) -> tuple[torch.Tensor, DecodedMasks, MaskReading | None]:
+        """Which of the tokens [K] speak of an image that the mask head sees, their masks, and what these were made of.
 
         Its encoder runs once for each image.
         """
@@ -266,7 +266,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not bool(kept.all()):
             states, view = states[kept], view[kept]
         if shown is None or len(view) == 0:
-            return kept, self.mask_head.none(states)
+            return kept, self.mask_head.none(states), None
         used, place = view.unique(return_inverse=True)
         content_hw = None
         if inputs.content_only and isinstance(shown, HeadImages):
@@ -275,11 +275,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             features = self.mask_head.embed(shown, used)
         with stage("mask decoder"):
             decoded = self.mask_head.decode(states, features, place, content_hw)
-        if self.training:
-            return kept, decoded
-        return kept, decoded.calibrated(self.config.presence_scale, self.config.presence_shift)
+        if not self.training:
+            decoded = decoded.calibrated(self.config.presence_scale, self.config.presence_shift)
+        return kept, decoded, MaskReading(states, features, place) if inputs.masks_read else None
 
-    def _seg_output(self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs) -> SegOutput:
+    def _seg_output(
+        self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs, read: MaskReading | None
+    ) -> SegOutput:
         """Masks whose cells belong to them above 0, in answers by the config's ``mask_rule`` and ``mask_threshold``."""
         logits = decoded.mask_logits_lowres
         return SegOutput(
@@ -289,6 +291,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             row=seg.row,
             image=self._image_of(seg, inputs),
             token_probability=self._probability(seg.last, self.config.seg_id),
+            read=read,
         )
 
     def _idle(self, prepared: CoreInputs, output: Any) -> torch.Tensor:

@@ -170,9 +170,11 @@ def test_a_shard_that_is_exchanged_under_an_open_index_is_named(dialogues, tmp_p
         read_image_rgb_u8(shown)
 
 
-def test_boxes_by_file_are_refused(dialogues, tmp_path):
+@pytest.mark.parametrize("images", [None, "."])
+def test_boxes_by_file_are_refused(dialogues, tmp_path, images, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "boxes.json").write_text("[]")
-    entry = DatasetEntry(annotations=dialogues.annotations, boxes="boxes.json", data_root=None)
+    entry = DatasetEntry(annotations="set-{0..3}.tar", images=images, boxes="boxes.json")
     with pytest.raises(ConfigError, match="boxes: are found by the files of images, and these lie in shards"):
         build_dataset("llava_instruct", entry, tmp_path)
 

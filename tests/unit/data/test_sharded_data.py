@@ -7,7 +7,9 @@ import tarfile
 
 import numpy as np
 import pytest
+from accelerate.data_loader import prepare_data_loader
 from tests.unit.data.shard_files import CASES, TURNS, opened, png, same, write_dataset, write_tar
+from torch.utils.data import DataLoader
 
 from ullava.config.schema import DatasetEntry
 from ullava.data.loading.build import build_dataset, build_mixture
@@ -18,6 +20,19 @@ from ullava.media.images import read_image_rgb_u8
 
 RECORD = {"id": "1", "conversations": TURNS}
 FORMS = ("webdataset", "parquet")
+
+
+class FirstPixels:
+    """The red of the first pixel of each position of a mixture."""
+
+    def __init__(self, mixture):
+        self.mixture = mixture
+
+    def __len__(self):
+        return len(self.mixture)
+
+    def __getitem__(self, position):
+        return int(read_image_rgb_u8(self.mixture.sample(position).images[0])[0, 0, 0])
 
 
 def assert_same(files, shards):
@@ -111,28 +126,22 @@ def test_a_run_that_is_resumed_sees_what_it_would_have_seen(dialogues, tmp_path)
 
 
 def test_ranks_and_workers_share_the_epoch_out(dialogues, tmp_path):
-    from accelerate.data_loader import prepare_data_loader
-    from torch.utils.data import DataLoader
-
-    class Names:
-        def __init__(self, mixture):
-            self.mixture = mixture
-
-        def __len__(self):
-            return len(self.mixture)
-
-        def __getitem__(self, position):
-            sample = self.mixture.sample(position)
-            return int(read_image_rgb_u8(sample.images[0])[0, 0, 0])
-
     mixture = build_mixture({"llava_instruct": dialogues}, tmp_path, seed=3)
     parts = []
     for rank in range(2):
-        loader = DataLoader(Names(mixture), batch_size=2, sampler=MixtureSampler(mixture), num_workers=rank)
+        loader = DataLoader(FirstPixels(mixture), batch_size=2, sampler=MixtureSampler(mixture), num_workers=rank)
         shared = prepare_data_loader(loader, num_processes=2, process_index=rank, put_on_device=False)
         parts.append([value for batch in shared for value in batch.tolist()])
     assert not set(parts[0]) & set(parts[1])
     assert sorted(parts[0] + parts[1]) == list(range(20))
+
+
+def test_workers_read_parquet_that_was_open_before_them(tmp_path):
+    folder = write_dataset(tmp_path / "files", "caption")
+    write_shards(str(folder), [], tmp_path, tmp_path / "out", rows_per_shard=2, form="parquet")
+    rows = FirstPixels(build_mixture({str(tmp_path / "out"): DatasetEntry()}, tmp_path, seed=0, shuffle_block=2))
+    here = [rows[position] for position in range(3)]
+    assert [batch.item() for batch in DataLoader(rows, num_workers=2)] == here
 
 
 def test_the_index_is_made_once_for_each_state_of_the_shards(dialogues, tmp_path):
@@ -161,9 +170,11 @@ def test_a_shard_that_is_exchanged_under_an_open_index_is_named(dialogues, tmp_p
         read_image_rgb_u8(shown)
 
 
-def test_boxes_by_file_are_refused(dialogues, tmp_path):
+@pytest.mark.parametrize("images", [None, "."])
+def test_boxes_by_file_are_refused(dialogues, tmp_path, images, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "boxes.json").write_text("[]")
-    entry = DatasetEntry(annotations=dialogues.annotations, boxes="boxes.json", data_root=None)
+    entry = DatasetEntry(annotations="set-{0..3}.tar", images=images, boxes="boxes.json")
     with pytest.raises(ConfigError, match="boxes: are found by the files of images, and these lie in shards"):
         build_dataset("llava_instruct", entry, tmp_path)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.data.test_mixture import Counted
 
-from ullava.config.schema import DatasetEntry
+from ullava.config.schema import DatasetEntry, TrainRecipe
 from ullava.data.sampling.blocks import OPEN_BLOCKS, block_permutation, block_permutation_all
 from ullava.data.sampling.mixture import Mixture
 
@@ -55,3 +55,8 @@ def test_neighbors_stay_near():
     mixed = Mixture([Counted("a", 8000)], [DatasetEntry()], seed=1, shuffle_block=100)
     blocks = [mixed.locate(place)[1] // 100 for place in range(8000)]
     assert max(len(set(blocks[start : start + 100])) for start in range(0, 8000, 100)) <= OPEN_BLOCKS
+
+
+def test_grouping_by_length_would_part_the_blocks():
+    with pytest.raises(ValueError, match="shuffle_block keeps neighbors together, group_by_modality_length parts them"):
+        TrainRecipe(model="tiny", stage="ground", dataset={}, shuffle_block=4, group_by_modality_length=True)

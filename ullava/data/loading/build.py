@@ -33,7 +33,7 @@ def build_dataset(dataset_id: str, entry: DatasetEntry, data_root: Path) -> Task
         raise DataError([f"{located.annotations}: holds no records", *skipped_lines(store.facts)])
     images = located.image_root / located.original.images if located.original else located.image_root
     image_root = image_root_of(located, store)
-    if image_root != located.image_root:
+    if isinstance(store, ShardStore) and store.holds_images:
         images = image_root
         if entry.boxes is not None:
             raise ConfigError(f"dataset {dataset_id}: boxes: are found by the files of images, and these lie in shards")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.hub_cache import PUBLISHED, offline_cache, put_in_cache
 from tests.unit.modeling.conftest import grounded_sample, make_image
 from tests.unit.modeling.native_models import NATIVES, needed_packages, write_processor
@@ -17,9 +18,11 @@ from tests.unit.modeling.test_small_presets import preset, recipe, step
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ullava.config.schema import CoreConfig, PartConfig
+from ullava.errors import WeightsError
 from ullava.inference.predictor import Predictor
 from ullava.modeling.construction.build import build_model
 from ullava.modeling.construction.outline import outline
+from ullava.modeling.loading.strict_loading import read_part
 
 FAMILIES = {"small_vlm": "qwen3_5", "qwen3vl_4b": "qwen3_vl"}
 MILLIONS: dict[str, dict[str, float]] = {
@@ -97,3 +100,18 @@ def test_its_outline_needs_no_weights(name: str, tmp_path: Path) -> None:
     assert f"{round(told.parts['mask head (SAM)'] / 1e6, 1)} M" in card
     assert f"{told.images[(640, 480)].low} visual tokens" in card
     assert told.video is not None and told.frames == 8
+
+
+def test_weights_that_only_guess_ahead_are_left_out(tmp_path: Path) -> None:
+    """Qwen3.5's files hold a head for several tokens at once, which transformers' class does not have."""
+    small = NATIVES["qwen3_5"].config
+    text = {**small["text_config"], "vocab_size": 64}
+    network = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**{**small, "text_config": text}))
+    network.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "mtp.fc.weight": torch.zeros(2, 2)}, file, metadata={"format": "pt"})
+    assert read_part(AutoModelForImageTextToText, tmp_path).keys() == network.state_dict().keys()
+    save_file({**weights, "mpt.fc.weight": torch.zeros(2, 2)}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="unexpected weight mpt.fc.weight"):
+        read_part(AutoModelForImageTextToText, tmp_path)

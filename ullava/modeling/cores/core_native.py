@@ -7,7 +7,7 @@ All of it runs in transformers' own classes: where visual tokens go, M-RoPE posi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -262,12 +262,11 @@ def _images_of_rows(entries: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.tensor(rows, device=entries[0].device)
 
 
-def _joined(pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
     """One view of every place of the text, as transformers batches images: joined along the first dimension.
 
     Other dimensions are padded with zeros to the largest: those are tiles or pixels that the models leave out.
     """
-    pieces = list(pieces)
     largest = [max(piece.shape[axis] for piece in pieces) for axis in range(1, pieces[0].dim())]
     padded = []
     for piece in pieces:

@@ -37,6 +37,7 @@ SETTINGS = (
     "training.lr_scheduler_type=cosine",
 )
 KILLED = -signal.SIGKILL
+DRAFTS = "checkpoints/.unfinished/checkpoint-"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMED: dict[str, Callable[[str], bool]] = {
     "the state of the first checkpoint": lambda event: event.endswith("checkpoint-2/trainer_state.json"),
     "the evaluation before a checkpoint": lambda event: event.startswith("open eval/step-4/predictions"),
-    "the files of the last checkpoint": lambda event: event.startswith("open checkpoints/checkpoint-5/config"),
+    "the files of the last checkpoint": lambda event: event.startswith(
+        "open checkpoints/.unfinished/checkpoint-5/config"
+    ),
     "model/": lambda event: event.startswith("open .model.new") and event.endswith("processor_config.json"),
 }
 
@@ -136,6 +139,15 @@ def test_a_run_killed_at_a_named_moment_ends_as_if_it_had_not_been(runs: Runs, m
     last = next(number for number, event in enumerate(runs.moments, start=1) if NAMED[moment](event))
     assert runs.train("named", last=last) == KILLED
     runs.finish("named")
+
+
+def test_a_checkpoint_gets_its_name_when_all_is_written_and_older_ones_go_after_that(runs: Runs) -> None:
+    for step in (2, 4, 5):
+        named = runs.moments.index(f"os.rename {DRAFTS}{step}")
+        written = [number for number, event in enumerate(runs.moments) if f"{DRAFTS}{step}/" in event]
+        assert len(written) > 8 and max(written) < named
+    removed = runs.moments.index("shutil.rmtree checkpoints/checkpoint-2")
+    assert runs.moments.index(f"os.rename {DRAFTS}5") < removed
 
 
 def test_a_finished_run_stays_byte_for_byte(runs: Runs) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ullava.cli.main import main
 from ullava.errors import UserError
-from ullava.training.loop.checkpoint import FILES, DamageError, check, has_weights_alone, newest_usable, seal
+from ullava.training.loop.checkpoint import FILES, DamageError, Found, check, has_weights_alone, newest_usable, seal
 from ullava.training.reporting.folder import RunFolder
 
 
@@ -65,9 +67,8 @@ def test_every_harmed_file_is_named(checkpoint: Path, harm: str) -> None:
     for name in names:
         before = (checkpoint / name).read_bytes()
         HARMS[harm](checkpoint / name)
-        with pytest.raises(DamageError, match=name) as raised:
+        with pytest.raises(DamageError, match=name):
             check(checkpoint, 1)
-        assert raised.value.unfinished == (name == "trainer_state.json")
         (checkpoint / name).write_bytes(before)
     check(checkpoint, 1)
 
@@ -137,14 +138,44 @@ def test_the_newest_whole_one_is_taken_and_those_before_it_are_named(checkpoint:
     newer.mkdir()
     found = newest_usable(folder)
     assert (found.checkpoint, found.step) == (checkpoint, 1)
-    assert found.passed_over == (f"{newer}: not written to its end: no trainer_state.json",)
+    assert found.passed_over == (f"{newer}: trainer_state.json is missing",)
 
 
-def test_only_damaged_ones_stop_the_resume_and_only_unfinished_ones_begin_again(checkpoint: Path) -> None:
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
+def test_only_damaged_ones_stop_the_resume(checkpoint: Path, name: str) -> None:
+    empty(checkpoint / name)
+    with pytest.raises(UserError, match=rf"(?s){name}.* (empty|bytes of).*no other checkpoint to go on"):
+        newest_usable(RunFolder(checkpoint.parent.parent))
+
+
+def test_one_that_was_being_written_is_none(checkpoint: Path) -> None:
     folder = RunFolder(checkpoint.parent.parent)
-    cut(checkpoint / "optimizer.pt")
-    with pytest.raises(UserError, match=r"(?s)optimizer\.pt has .* bytes of .*no other checkpoint to go on"):
-        newest_usable(folder)
-    empty(checkpoint / "trainer_state.json")
-    found = newest_usable(folder)
-    assert found.checkpoint is None and "trainer_state.json is empty" in found.passed_over[0]
+    folder.drafts.mkdir()
+    checkpoint.rename(folder.drafts / checkpoint.name)
+    assert newest_usable(folder) == Found(None, 0, ())
+    folder.forget_after(0)
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+def test_every_file_is_on_the_disk_when_the_checkpoint_is_sealed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name))
+    seal(checkpoint)
+    assert sorted(synced) == sorted(path.name for path in checkpoint.iterdir())
+
+
+def test_the_best_and_the_last_checkpoint_stay(command: Any, recipe_file: Path, tmp_path: Path) -> None:
+    """Also of a run that keeps one: Hugging Face would remove the last one, from which a stopped run goes on."""
+    code, _, err = command(
+        "train", str(recipe_file), "eval_dataset={shapes_vqa: {limit: 1}}", "max_new_tokens=2", "training.max_steps=3",
+        "training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1", "training.save_total_limit=1",
+        "training.metric_for_best_model=shapes_vqa_accuracy", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, err
+    checkpoints = tmp_path / "run" / "checkpoints"
+    last = checkpoints / "checkpoint-3"
+    best = json.loads((last / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert {path for path in checkpoints.iterdir()} == {last, Path(best)}
+    check(Path(best), int(Path(best).name.split("-")[1]))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ullava.cli.main import main
+from ullava.training.loop.checkpoint import seal
 
 Command = Callable[..., tuple[int, str, str]]
 EVALUATED = ("eval_dataset={shapes_vqa: {limit: 1}}", "max_new_tokens=2", "training.lr_scheduler_type=cosine")
@@ -183,6 +184,18 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(trained: Trained, tmp_pat
     shutil.rmtree(out / "model")
     assert trained.train(out, *alone, "training.max_steps=2", "--resume") == 0
     assert (out / "model" / "model.safetensors").is_file()
+
+
+def test_another_number_of_processes_is_told(run: Path, resume: Any) -> None:
+    checkpoint = run / "checkpoints" / "checkpoint-2"
+    numbers = (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(numbers, checkpoint / "rng_state_1.pth")
+    seal(checkpoint)
+    for name in ("model", "checkpoints/checkpoint-4"):
+        shutil.rmtree(run / name)
+    code, out, err = resume()
+    assert code == 0, err
+    assert f"2 processes wrote {checkpoint}, now there are 1: random numbers differ from here on" in out
 
 
 def test_a_damaged_log_is_named_with_its_line(run: Path, resume: Any) -> None:

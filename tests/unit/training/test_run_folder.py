@@ -63,6 +63,7 @@ def test_forgetting_drops_what_comes_later(tmp_path: Path) -> None:
         folder.append_log({"step": step, "loss": 1.0 / step})
     with folder.train_log.open("a") as stream:
         stream.write('{"step": 9, "lo')
+    (folder.drafts / "checkpoint-9").mkdir(parents=True)
     draft = folder.evaluation(4) / f".metrics.json.{'a' * 32}"
     draft.write_text("{")
     folder.forget_after(4)

@@ -83,6 +83,10 @@ RESERVED = {
     "do_predict": "use `ullava eval`",
     "auto_find_batch_size": "it would change the run behind the recipe's back",
     "load_best_model_at_end": "the last weights are saved; checkpoints keep the others",
+    "enable_jit_checkpoint": "SIGTERM writes a checkpoint as it is, and that one is between two steps",
+    "ignore_data_skip": "a resumed run goes on with the samples that follow",
+    "dataloader_in_order": "the mixture decides the order, whichever worker is the first",
+    "push_to_hub": "checkpoints stay here; upload model/ of the run folder when it is done",
 }
 
 

@@ -2,11 +2,13 @@
 
 ``files.json`` of a checkpoint names its files with their sizes. It is written when all processes are through, so what
 is cut off or gone later is found before anything is loaded. Checkpoints without it are judged by what they have.
+What was not written to its end lies elsewhere (``RunFolder.drafts``).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 import zlib
@@ -33,11 +35,7 @@ NEEDED = (f"{OPTIMIZER_FILE}|{OPTIMIZER_FOLDER}|global_step*", "scheduler.pt|glo
 
 
 class DamageError(Exception):
-    """What is wrong with a checkpoint, in words. ``unfinished``: its run was stopped while it was written."""
-
-    def __init__(self, reason: str, *, unfinished: bool = False) -> None:
-        self.unfinished = unfinished
-        super().__init__(reason)
+    """What is wrong with a checkpoint, in words."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +48,34 @@ class Found:
 
 
 def seal(checkpoint: Path) -> None:
-    """Note the files of a checkpoint that all processes have written."""
-    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
-    write_json(checkpoint / FILES, {"files": sizes})
+    """Note the files of a checkpoint that all processes have written, when they are on the disk.
+
+    Older checkpoints are removed afterwards, and a machine that loses its power then must have this one.
+    """
+    files = _files(checkpoint)
+    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+    noted = write_json(checkpoint / FILES, {"files": sizes})
+    for path in (*files, noted):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def newest_usable(folder: RunFolder) -> Found:
-    """Return the newest checkpoint that is whole. Raises UserError where there are only damaged ones.
-
-    One that was being written when its run was stopped is no such loss: without another, a run begins again.
-    """
+    """Return the newest checkpoint that is whole. Raises UserError where there are only damaged ones."""
     passed_over: list[str] = []
-    unfinished = True
     for step, checkpoint in folder.checkpoints_newest_first():
         try:
             check(checkpoint, step)
         except DamageError as damage:
             passed_over.append(f"{checkpoint}: {damage}")
-            unfinished = unfinished and damage.unfinished
         except OSError as error:
             raise UserError(f"{error.filename or checkpoint}: cannot be read: {error.strerror or error}") from error
         else:
             return Found(checkpoint, step, tuple(passed_over))
-    if not unfinished:
+    if passed_over:
         last = f"no other checkpoint to go on from; remove {folder.checkpoints} to begin again from step 0"
         raise UserError([*passed_over, last])
-    return Found(None, 0, tuple(passed_over))
+    return Found(None, 0, ())
 
 
 def check(checkpoint: Path, step: int) -> None:
@@ -106,14 +106,11 @@ def check(checkpoint: Path, step: int) -> None:
 
 
 def read_state(checkpoint: Path, step: int) -> dict[str, Any]:
-    """Return the content of trainer_state.json, the last file of HF's that is written. Raises DamageError."""
+    """Return the content of trainer_state.json. Raises DamageError."""
     path = checkpoint / STATE
     if not path.is_file():
-        raise DamageError(f"not written to its end: no {STATE}", unfinished=True)
-    try:
-        state = _json(path)
-    except DamageError as damage:
-        raise DamageError(f"not written to its end: {damage}", unfinished=True) from damage
+        raise DamageError(f"{STATE} is missing")
+    state = _json(path)
     if state.get("global_step") != step:
         raise DamageError(f"{STATE} is of step {state.get('global_step')}")
     return state

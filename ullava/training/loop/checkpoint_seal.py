@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from ullava.atomic_write import writing
-from ullava.training.loop.checkpoint import FILES, seal
+from ullava.training.loop.checkpoint import FILES, STATE, seal
 from ullava.training.loop.finite import check_finite
 
 if TYPE_CHECKING:
@@ -19,14 +21,21 @@ if TYPE_CHECKING:
 
 
 class CheckpointSeal(TrainerCallback):
-    """Follows a checkpoint from the first of its files (``begin``) to the last, and then notes which files there are.
+    """Follows a checkpoint from the first of its files (``begin``) to the last, and then gives it its name.
 
-    Training runs within ``whole_or_gone``, which removes one that the disk refuses to take whole.
+    The Trainer writes into ``drafts``. When all processes are through, the files are noted and the folder is moved to
+    ``path``; only then older checkpoints go. Training runs within ``whole_or_gone``, which removes one that the disk
+    refuses to take whole.
     """
 
     def __init__(self, trainer: UllavaTrainer) -> None:
         self.trainer = trainer
-        self._unfinished: Path | None = None
+        self._writing = False
+
+    @property
+    def drafts(self) -> Path:
+        """Where checkpoints lie that are being written."""
+        return self.trainer.folder.drafts
 
     def path(self) -> Path:
         """Return where the checkpoint of the present step lies, or would."""
@@ -39,14 +48,26 @@ class CheckpointSeal(TrainerCallback):
     def begin(self) -> None:
         """Say that the present step's checkpoint is being written; raises UserError for numbers that are not finite."""
         check_finite(self.trainer, str(self.path()))
-        self._unfinished = self.path()
+        self._writing = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note the files, when all processes have written theirs."""
+        """Note the files and give the checkpoint its name, when all processes have written theirs."""
+        draft, path = self.drafts / self.path().name, self.path()
+        is_best = state.best_model_checkpoint == str(draft)
+        if is_best:
+            state.best_model_checkpoint = str(path)
         self.trainer.accelerator.wait_for_everyone()
         if args.should_save:
-            seal(self.path())
-        self._unfinished = None
+            with writing(path, draft):
+                if is_best:
+                    state.save_to_json(str(draft / STATE))
+                seal(draft)
+                os.replace(draft, path)
+                self.drafts.rmdir()
+            rotate_checkpoints(
+                str(path.parent), args.save_total_limit, state.best_model_checkpoint, use_mtime=False
+            )  # the clock may have been set back
+        self._writing = False
 
     @contextmanager
     def whole_or_gone(self) -> Iterator[None]:
@@ -54,12 +75,12 @@ class CheckpointSeal(TrainerCallback):
         try:
             yield
         except Exception as error:
-            unfinished, self._unfinished = self._unfinished, None
-            if unfinished is None:
+            unfinished, self._writing = self._writing, False
+            if not unfinished:
                 raise
             try:
-                with writing(unfinished):
+                with writing(self.path(), self.drafts):
                     raise error
             except OSError:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                shutil.rmtree(self.drafts, ignore_errors=True)
                 raise

@@ -25,7 +25,6 @@ def build_loader(dataset: Dataset[Any], sampler: Any, trainer: Trainer) -> DataL
         persistent_workers=args.dataloader_persistent_workers,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         prefetch_factor=args.dataloader_prefetch_factor,
-        in_order=args.dataloader_in_order,
         worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
     )
 

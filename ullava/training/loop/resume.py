@@ -83,6 +83,9 @@ def _look(trainer: UllavaTrainer, folder: RunFolder, recipe: TrainRecipe, planne
     state = read_state(found.checkpoint, found.step)
     if state["max_steps"] != planned:
         print(f"{state['max_steps']} steps were planned, now {planned}: the learning rate follows the new schedule")
+    before, now = len(list(found.checkpoint.glob("rng_state*.pth"))), trainer.args.world_size
+    if before not in (0, now):
+        print(f"{before} processes wrote {found.checkpoint}, now there are {now}: random numbers differ from here on")
     trained = found.step == planned or _spent(state, recipe.budget)
     if not trained and has_weights_alone(found.checkpoint):
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import Trainer, TrainerControl, TrainingArguments
 
@@ -306,6 +307,10 @@ class UllavaTrainer(Trainer):
         return {} if name is None else {f"eval_{name.removeprefix('eval_')}": math.nan}
 
     # ------------------------------------------------------------ checkpoints
+    def _get_output_dir(self, trial: Any) -> str:
+        """Let HF write a checkpoint where the seal takes it from when it is whole."""
+        return str(self.seal.drafts)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as HF does (whole weights of a sharded model); what is not finite gets into no checkpoint.
 
@@ -319,11 +324,11 @@ class UllavaTrainer(Trainer):
                 save_whole(self, Path(output_dir or self.args.output_dir), weights)
         else:
             super().save_model(output_dir, _internal_call=_internal_call)
-        window, bad_samples = self._reduced_window(), self.bad_samples.by_process()
+        windows, bad_samples = gather_object([self.window.state()]), self.bad_samples.by_process()
         if _internal_call and output_dir is not None and self.args.should_save:
             counted = {"skipped_batches": self.skipped_batches, "bad_samples": bad_samples}
             block = {"block": self.mixture_sampler.block}
-            write_json(Path(output_dir) / WINDOW_FILE, window.state() | counted | block)
+            write_json(Path(output_dir) / WINDOW_FILE, {"windows": windows} | counted | block)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save as HF does, or each process its share."""
@@ -351,9 +356,10 @@ class UllavaTrainer(Trainer):
                 f"{checkpoint}: grouped by {before} rows a pass, now {block}; keep batch size and processes"
             )
         self.skipped_batches = int(state["skipped_batches"])
-        self.bad_samples.take_up(state.get("bad_samples"), self.args.process_index, self.args.world_size)
+        rank, processes = self.args.process_index, self.args.world_size
+        self.bad_samples.take_up(state.get("bad_samples"), rank, processes)
         self.window = LossWindow.empty(self.args.device, self.objective.aux_terms, self.objective.terms)
-        self.window.take_up(state, with_sums=self.args.process_index == 0)
+        self.window.take_up(state.get("windows") or [state], rank, processes)  # one of all, in a checkpoint of old
 
     # ------------------------------------------------------------ optimizer
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

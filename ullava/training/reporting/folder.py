@@ -3,7 +3,7 @@
 recipe.yaml        the merged recipe, command-line overrides included
 train_log.jsonl    one line per logging step
 bad_samples.jsonl  one line per sample that could not be used
-checkpoints/       checkpoint-N, for --resume
+checkpoints/       checkpoint-N, for --resume; .unfinished/checkpoint-N while it is being written
 eval/step-N/       predictions and metrics of the evaluations on the way
 metrics.json       the last evaluation
 curve.png          losses and figures over the steps
@@ -39,6 +39,7 @@ class RunFolder:
         self.train_log = root / "train_log.jsonl"
         self.bad_samples = root / "bad_samples.jsonl"
         self.checkpoints = root / "checkpoints"
+        self.drafts = self.checkpoints / ".unfinished"
         self.evaluations = root / "eval"
         self.metrics = root / "metrics.json"
         self.curve = root / "curve.png"
@@ -66,7 +67,7 @@ class RunFolder:
         write_whole(self.recipe, recipe_yaml)
 
     def checkpoints_newest_first(self) -> list[tuple[int, Path]]:
-        """Return (step, folder) of every checkpoint, whole or not."""
+        """Return (step, folder) of every checkpoint that was written to its end."""
         found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
         named = ((match, path) for path in found if (match := _CHECKPOINT.match(path.name)) and path.is_dir())
         return sorted(((int(match.group(1)), path) for match, path in named), reverse=True)
@@ -79,8 +80,8 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop log lines, evaluations and checkpoints beyond ``step``, which a resumed run will make again.
 
-        And the drafts of files that a killed run left under their temporary names. From step 0 the bad samples are
-        found again as well; a checkpoint knows its own (BadSamples).
+        And the drafts of checkpoints and files that a killed run left under their temporary names. From step 0 the bad
+        samples are found again as well; a checkpoint knows its own (BadSamples).
         """
         if step == 0:
             self.bad_samples.unlink(missing_ok=True)
@@ -92,6 +93,8 @@ class RunFolder:
         for path in list(self.evaluations.glob("step-*")):
             if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)
+        if self.drafts.is_dir():
+            shutil.rmtree(self.drafts)
         for path in list(self.root.rglob(".*")):
             if _DRAFT.match(path.name) and path.is_file():
                 path.unlink()

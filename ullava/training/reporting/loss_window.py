@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +48,14 @@ class LossWindow:
         """Return what a checkpoint keeps, as JSON values."""
         return {"sums": self.sums.tolist(), "counts": self.counts.tolist(), "steps": self.steps}
 
-    def take_up(self, state: Mapping[str, Any], *, with_sums: bool) -> None:
-        """Go on from ``state()`` in an empty window; of several processes the first alone has the sums."""
-        self.steps = int(state["steps"])
-        if with_sums:
+    def take_up(self, states: Sequence[Mapping[str, Any]], process: int, processes: int) -> None:
+        """Go on, in an empty window, from the ``state()`` of every process, each from its own.
+
+        A sum of all would be rounded in another order. Those of processes that there are no longer go to those that
+        there are.
+        """
+        self.steps = int(states[0]["steps"])
+        for state in states[process::processes]:
             self.sums += torch.tensor(state["sums"], device=self.sums.device)
             counts = torch.tensor(state["counts"], dtype=torch.float64)  # a checkpoint of old has fewer kinds
             self.counts[: len(counts)] += counts

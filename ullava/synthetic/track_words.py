@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ullava.synthetic.questions import Question
 from ullava.synthetic.scene import rng_of
 from ullava.synthetic.tracks import Actor, Deed, Play
 from ullava.synthetic.vocabulary import HELD_OUT, MOTIONS, plural
 
 PRESENT_AT_MOST = 4
 ABSENT_SHARE = 0.5
+NAMED_PER_CLIP = 8
+ABSENT_NAMED = 2
 FIRST_BY_FRAMES = 2
 """What moves first, or last, sets out so many frames before, or after, every other."""
 _SHAPE = "shape"
@@ -81,6 +84,32 @@ def expressions(play: Play) -> list[Expression]:
         absent = _absent(play)
         chosen += [rng.choice(absent)] if absent else []
     return chosen
+
+
+def namings(play: Play) -> list[Question]:
+    """Return up to eight questions of a clip that its movements answer: "Name the shape that moves left." "red star.".
+
+    A mask takes long to draw and teaches one bit: which shape was meant. A name takes two words, so a row holds many of
+    them. Only expressions that leave the name open are asked, at most two of them about what is not there.
+    """
+    rng = rng_of(play.split, play.seed, play.index, "play namings")
+    absent = _absent(play)
+    found = _present(play) + rng.sample(absent, min(len(absent), ABSENT_NAMED))
+    shown = {" ".join(actor.thing.pair) for actor in play.actors}
+    shown |= {plural(name) for name in shown}
+    left_open = [one for one in found if not any(name in one.words for name in shown)]
+    chosen = rng.sample(left_open, min(len(left_open), NAMED_PER_CLIP))
+    return [_naming(play, one) for one in chosen]
+
+
+def left_to_right(play: Play, expression: Expression) -> list[int]:
+    """Return the targets of an expression by where they are at first."""
+    return sorted(expression.targets, key=lambda place: play.actors[place].centres_px[0])
+
+
+def _naming(play: Play, expression: Expression) -> Question:
+    names = ", ".join(" ".join(play.actors[place].thing.pair) for place in left_to_right(play, expression)) or "none"
+    return Question(f"Name {expression.words}.", f"{names}.", (names,), expression.kind)
 
 
 # ---------------------------------------------------------------- what can be said

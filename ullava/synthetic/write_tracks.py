@@ -1,6 +1,6 @@
 """Writes clips with masks and expressions in the authors' form of MeViS: a folder of JPEG frames for each clip,
-``meta_expressions.json`` and ``mask_dict.json``. ``clips.jsonl`` beside them has what every object does, ``naming.json``
-questions about that in LLaVA's form.
+``meta_expressions.json`` and ``mask_dict.json``. ``clips.jsonl`` beside them has what every object does,
+``naming.json`` questions about that in LLaVA's form.
 """
 
 from __future__ import annotations

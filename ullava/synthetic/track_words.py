@@ -28,11 +28,15 @@ _SHAPE = "shape"
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Words, the places in ``Play.actors`` of what they mean (none: it is not there), and their kind."""
+    """Words, the places in ``Play.actors`` of what they mean (none: it is not there), and their kind.
+
+    ``called``: the places of what the noun alone fits.
+    """
 
     words: str
     targets: tuple[int, ...]
     kind: str
+    called: tuple[int, ...]
 
 
 class Noun(NamedTuple):
@@ -90,14 +94,13 @@ def namings(play: Play) -> list[Question]:
     """Return up to eight questions of a clip that its movements answer: "Name the shape that moves left." "red star.".
 
     A mask takes long to draw and teaches one bit: which shape was meant. A name takes two words, so a row holds many of
-    them. Only expressions that leave the name open are asked, at most two of them about what is not there.
+    them. Only expressions whose noun fits shapes of different names are asked, and at most two about what is not there:
+    a model that may go by the noun does not look at what moves.
     """
     rng = rng_of(play.split, play.seed, play.index, "play namings")
     absent = _absent(play)
-    found = _present(play) + rng.sample(absent, min(len(absent), ABSENT_NAMED))
-    shown = {" ".join(actor.thing.pair) for actor in play.actors}
-    shown |= {plural(name) for name in shown}
-    left_open = [one for one in found if not any(name in one.words for name in shown)]
+    left_open = [one for one in _present(play) if len({play.actors[place].thing.pair for place in one.called}) > 1]
+    left_open += rng.sample(absent, min(len(absent), ABSENT_NAMED))
     chosen = rng.sample(left_open, min(len(left_open), NAMED_PER_CLIP))
     return [_naming(play, one) for one in chosen]
 
@@ -129,7 +132,7 @@ def _present(play: Play) -> list[Expression]:
             if predicate is not None:
                 words += f" that {predicate.several if several else predicate.one}"
                 kind = predicate.kind
-            found[words] = Expression(words, targets, f"several {kind}" if several else kind)
+            found[words] = Expression(words, targets, f"several {kind}" if several else kind, _meant(play, noun, None))
     return [*found.values(), *_in_order(play)]
 
 
@@ -141,7 +144,8 @@ def _absent(play: Play) -> list[Expression]:
             continue
         for predicate in _PREDICATES:
             if not any(noun.fits(actor) and predicate.broad(actor.deed) for actor in play.actors):
-                found.append(Expression(f"the {noun.words(False)} that {predicate.one}", (), "absent"))
+                words = f"the {noun.words(False)} that {predicate.one}"
+                found.append(Expression(words, (), "absent", _meant(play, noun, None)))
     return found
 
 
@@ -171,11 +175,11 @@ def _in_order(play: Play) -> list[Expression]:
     starts = sorted((actor.deed.start, place) for place, actor in enumerate(play.actors) if actor.deed.ways)
     if len(starts) < 2:
         return []
-    found = []
+    found, every = [], tuple(range(len(play.actors)))
     if starts[1][0] - starts[0][0] >= FIRST_BY_FRAMES:
-        found.append(Expression("the shape that moves first", (starts[0][1],), "order"))
+        found.append(Expression("the shape that moves first", (starts[0][1],), "order", every))
     if starts[-1][0] - starts[-2][0] >= FIRST_BY_FRAMES:
-        found.append(Expression("the shape that moves last", (starts[-1][1],), "order"))
+        found.append(Expression("the shape that moves last", (starts[-1][1],), "order", every))
     return found
 
 

@@ -76,9 +76,12 @@ def test_questions_name_what_expressions_mean(world: Path) -> None:
             words = question.removeprefix("<video>").removeprefix("Name ").removesuffix(".")
             names = [f"{told[place]['colour']} {told[place]['shape']}" for place in reader.meant(words, objects)]
             assert sorted(answer.removesuffix(".").split(", ")) == (sorted(names) or ["none"]), (name, words)
+            fitting = reader.meant(words.split(" that ")[0], objects)
+            by_noun = {f"{told[place]['colour']} {told[place]['shape']}" for place in fitting}
+            assert len(by_noun) > 1 or not names, "the noun alone does not answer"
             asked += 1
             absent += not names
-    assert asked > 100 and absent > 3
+    assert asked > 80 and absent > 3
 
 
 def test_masks_lie_on_pixels_of_their_color_and_are_disjoint(world: Path) -> None:
@@ -116,9 +119,6 @@ def test_splits_keep_their_pairs_in_pixels_and_words(split: str) -> None:
         assert named[0] if split == "unseen" else not any(named)
         asked = namings(play)
         assert 1 <= len(asked) <= 8 and len({question.words for question in asked}) == len(asked)
-        for question in asked:
-            answered = {question.answer.removesuffix(".")} | set(question.answer.removesuffix(".").split(", "))
-            assert not any(name in question.words for name in answered), "the name is not in the question"
         behind += any(actor.deed.ending == "hidden" or actor.deed.returns for actor in play.actors)
     assert behind > 10
 

@@ -1,9 +1,9 @@
 """Position tables for towers that are built afresh.
 
-Transformers starts CLIP's table at random near zero and SAM's at zero. Next to the patch embedding's size that hides
-where a patch lies, and a model trained from scratch spends thousands of steps before it can point at anything: on the
-synthetic world's salient objects the box L1 after 250 steps is 0.46 so, and 0.15 with the table below (same seed, same
-data; models/tiny/README.md). Pretrained towers bring their own tables and are left alone.
+Transformers starts CLIP's table at random near zero, SAM's and that of SAM 2's Hiera at zero. Next to the patch
+embedding's size that hides where a patch lies, and a model trained from scratch spends thousands of steps before it can
+point at anything: on the synthetic world's salient objects the box L1 after 250 steps is 0.46 so, and 0.15 with the
+table below (same seed, same data; models/tiny/README.md). Pretrained towers bring their own tables and are left alone.
 """
 
 from __future__ import annotations
@@ -59,3 +59,15 @@ def start_sam_positions(sam: Any) -> None:
     if encoder.pos_embed is not None and encoder.pos_embed.shape[-1] % 4 == 0:
         _, side, _, width = encoder.pos_embed.shape
         encoder.pos_embed.copy_(SAM_SCALE * sincos_grid(side, width).view(1, side, side, width))
+
+
+@torch.no_grad()
+def start_hiera_positions(backbone: Any) -> None:
+    """Write the table of a Hiera, SAM 2's encoder, where its width allows it; EdgeTAM's has none.
+
+    What is added to it within each window stays zero.
+    """
+    table = getattr(backbone, "pos_embed", None)
+    if table is not None and table.shape[1] % 4 == 0 and table.shape[2] == table.shape[3]:
+        _, width, side, _ = table.shape
+        table.copy_(SAM_SCALE * sincos_grid(side, width).T.view(1, width, side, side))

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ullava.synthetic.questions import Question
 from ullava.synthetic.scene import rng_of
 from ullava.synthetic.tracks import Actor, Deed, Play
 from ullava.synthetic.vocabulary import HELD_OUT, MOTIONS, plural
 
 PRESENT_AT_MOST = 4
 ABSENT_SHARE = 0.5
+NAMED_PER_CLIP = 8
+ABSENT_NAMED = 2
 FIRST_BY_FRAMES = 2
 """What moves first, or last, sets out so many frames before, or after, every other."""
 _SHAPE = "shape"
@@ -25,11 +28,15 @@ _SHAPE = "shape"
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Words, the places in ``Play.actors`` of what they mean (none: it is not there), and their kind."""
+    """Words, the places in ``Play.actors`` of what they mean (none: it is not there), and their kind.
+
+    ``called``: the places of what the noun alone fits.
+    """
 
     words: str
     targets: tuple[int, ...]
     kind: str
+    called: tuple[int, ...]
 
 
 class Noun(NamedTuple):
@@ -83,6 +90,31 @@ def expressions(play: Play) -> list[Expression]:
     return chosen
 
 
+def namings(play: Play) -> list[Question]:
+    """Return up to eight questions of a clip that its movements answer: "Name the shape that moves left." "red star.".
+
+    A mask takes long to draw and teaches one bit: which shape was meant. A name takes two words, so a row holds many of
+    them. Only expressions whose noun fits shapes of different names are asked, and at most two about what is not there:
+    a model that may go by the noun does not look at what moves.
+    """
+    rng = rng_of(play.split, play.seed, play.index, "play namings")
+    absent = _absent(play)
+    left_open = [one for one in _present(play) if len({play.actors[place].thing.pair for place in one.called}) > 1]
+    left_open += rng.sample(absent, min(len(absent), ABSENT_NAMED))
+    chosen = rng.sample(left_open, min(len(left_open), NAMED_PER_CLIP))
+    return [_naming(play, one) for one in chosen]
+
+
+def left_to_right(play: Play, expression: Expression) -> list[int]:
+    """Return the targets of an expression by where they are at first."""
+    return sorted(expression.targets, key=lambda place: play.actors[place].centres_px[0])
+
+
+def _naming(play: Play, expression: Expression) -> Question:
+    names = ", ".join(" ".join(play.actors[place].thing.pair) for place in left_to_right(play, expression)) or "none"
+    return Question(f"Name {expression.words}.", f"{names}.", (names,), expression.kind)
+
+
 # ---------------------------------------------------------------- what can be said
 def _present(play: Play) -> list[Expression]:
     """Every expression of the grammar that means something in the clip."""
@@ -100,7 +132,7 @@ def _present(play: Play) -> list[Expression]:
             if predicate is not None:
                 words += f" that {predicate.several if several else predicate.one}"
                 kind = predicate.kind
-            found[words] = Expression(words, targets, f"several {kind}" if several else kind)
+            found[words] = Expression(words, targets, f"several {kind}" if several else kind, _meant(play, noun, None))
     return [*found.values(), *_in_order(play)]
 
 
@@ -112,7 +144,8 @@ def _absent(play: Play) -> list[Expression]:
             continue
         for predicate in _PREDICATES:
             if not any(noun.fits(actor) and predicate.broad(actor.deed) for actor in play.actors):
-                found.append(Expression(f"the {noun.words(False)} that {predicate.one}", (), "absent"))
+                words = f"the {noun.words(False)} that {predicate.one}"
+                found.append(Expression(words, (), "absent", _meant(play, noun, None)))
     return found
 
 
@@ -142,11 +175,11 @@ def _in_order(play: Play) -> list[Expression]:
     starts = sorted((actor.deed.start, place) for place, actor in enumerate(play.actors) if actor.deed.ways)
     if len(starts) < 2:
         return []
-    found = []
+    found, every = [], tuple(range(len(play.actors)))
     if starts[1][0] - starts[0][0] >= FIRST_BY_FRAMES:
-        found.append(Expression("the shape that moves first", (starts[0][1],), "order"))
+        found.append(Expression("the shape that moves first", (starts[0][1],), "order", every))
     if starts[-1][0] - starts[-2][0] >= FIRST_BY_FRAMES:
-        found.append(Expression("the shape that moves last", (starts[-1][1],), "order"))
+        found.append(Expression("the shape that moves last", (starts[-1][1],), "order", every))
     return found
 
 

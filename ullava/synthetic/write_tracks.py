@@ -1,5 +1,6 @@
 """Writes clips with masks and expressions in the authors' form of MeViS: a folder of JPEG frames for each clip,
-``meta_expressions.json`` and ``mask_dict.json``; ``clips.jsonl`` beside them has what every object does.
+``meta_expressions.json`` and ``mask_dict.json``. ``clips.jsonl`` beside them has what every object does,
+``naming.json`` questions about that in LLaVA's form.
 """
 
 from __future__ import annotations
@@ -14,25 +15,28 @@ from typing import Any
 from tqdm import tqdm
 
 from ullava.geometry import rle_encode
-from ullava.synthetic.track_words import expressions
+from ullava.synthetic.questions import quiz
+from ullava.synthetic.track_words import expressions, left_to_right, namings
 from ullava.synthetic.tracks import Actor, Play, draw_play, sample_play
 from ullava.synthetic.vocabulary import VERSION, Split
 from ullava.synthetic.write import ListFile, check_order, drawn_in_order, jpeg_bytes, make_world
 
 FRAMES, META, MASKS, TRUTH = "JPEGImages", "meta_expressions.json", "mask_dict.json", "clips.jsonl"
+NAMING = "naming.json"
 _OBJECTS_EACH = 10
 """A clip has less; ``mask_dict.json`` numbers its objects from so many times its own number on."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnPlay:
-    """What one clip adds: its name, its frames as JPEG files, and JSON texts."""
+    """What one clip adds: its name, its frames as JPEG files, and JSON texts; no ``naming`` where nothing is asked."""
 
     name: str
     frames: tuple[bytes, ...]
     meta: str
     masks: tuple[str, ...]
     truth: str
+    naming: str | None
 
 
 def draw_play_files(index: int, seed: int, split: Split) -> DrawnPlay:
@@ -40,17 +44,19 @@ def draw_play_files(index: int, seed: int, split: Split) -> DrawnPlay:
     play = sample_play(split, seed, index)
     frames, masks = draw_play(play)
     name, numbers = f"{index:06d}", [_OBJECTS_EACH * index + place for place in range(len(play.actors))]
-    said = expressions(play)
+    said = [(one, left_to_right(play, one)) for one in expressions(play)]
+    asked = namings(play)
     meta = {
         "vid_id": index,
         "expressions": {
             str(number): {
                 "exp": one.words,
-                "obj_id": list(one.targets),
-                "anno_id": [numbers[place] for place in one.targets],
+                "obj_id": targets,
+                "anno_id": [numbers[place] for place in targets],
             }
-            for number, one in enumerate(said)
+            for number, (one, targets) in enumerate(said)
         },
+        "names": {str(number): " ".join(actor.thing.pair) for number, actor in zip(numbers, play.actors, strict=True)},
         "frames": [frame_name(number) for number in range(play.length)],
     }
     codes = [[rle_encode(mask) if mask.any() else None for mask in of_one] for of_one in masks]
@@ -60,7 +66,8 @@ def draw_play_files(index: int, seed: int, split: Split) -> DrawnPlay:
         tuple(jpeg_bytes(frame) for frame in frames),
         f'"{name}":{dumps(meta)}',
         tuple(f'"{number}":{dumps(code)}' for number, code in zip(numbers, codes, strict=True)),
-        dumps(_truth(play, name, [one.kind for one in said])),
+        dumps(_truth(play, name, [one.kind for one, _ in said])),
+        dumps(quiz(f"naming_{name}", asked, {"video": f"{FRAMES}/{name}"})) if asked else None,
     )
 
 
@@ -90,6 +97,8 @@ def _write(folder: Path, videos: int, seed: int, split: Split, workers: int, pro
         meta.write('{"videos":')
         clips = ListFile(meta, "{}", after="}")
         stack.callback(clips.close)
+        naming = ListFile((folder / NAMING).open("w", encoding="utf-8"))
+        stack.callback(naming.close)
         truth = stack.enter_context((folder / TRUTH).open("w", encoding="utf-8"))
         drawn = stack.enter_context(drawn_in_order(partial(draw_play_files, seed=seed, split=split), videos, workers))
         for clip in tqdm(drawn, total=videos, desc=f"draw {split}", unit="clip", disable=not progress):
@@ -101,6 +110,8 @@ def _write(folder: Path, videos: int, seed: int, split: Split, workers: int, pro
             for text in clip.masks:
                 masks.add(text)
             truth.write(clip.truth + "\n")
+            if clip.naming is not None:
+                naming.add(clip.naming)
     about = {"world": "shapes referred to in time", "version": VERSION, "seed": seed, "split": split, "videos": videos}
     (folder / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

@@ -107,6 +107,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     [
         ({"frames": ["00005", "00000"]}, r"meta_expressions\.json:1: videos\.ab12\.frames: have to be in the order"),
         ({"frames": []}, r"videos\.ab12\.frames: has to be a list of names"),
+        ({"names": {"7": ""}}, r"videos\.ab12\.names: has to be an object of texts"),
         ({"frames": FRAMES[:2]}, r"ab12 has 1 frames that the list does not name, the first is '00010'"),
         ({"frames": [*FRAMES, "00015"]}, r"ab12\.frames: .*ab12 has no '00015'; did you mean '00010'"),
         ({"expressions": []}, r"videos\.ab12\.expressions: has to be an object, not list"),
@@ -227,6 +228,22 @@ def test_ref_davis_has_annotators_and_pixels_that_nobody_decided(tmp_path: Path)
     assert found[0].truth["ignore_masks"].area_px(0) == 4
 
 
+def test_drawn_clips_name_what_they_show_and_each_thing_is_answered_by_its_name(tmp_path: Path) -> None:
+    mevis(tmp_path, names={"7": "brown dog", "8": "Cat"})
+    one, both, neither = queries("mevis", "valid_u", tmp_path)
+    assert one.turns[0].answer == "Sure. [tag]brown dog[/tag]: Mask [SEG]."
+    assert both.turns[0].answer == "Sure. [tag]brown dog[/tag]: Mask [SEG]. [tag]cat[/tag]: Mask [SEG]."
+    assert [region.video_masks.area_px(1) for region in both.turns[0].regions] == [0, both.truth["masks"].area_px(1)]
+    assert neither.turns[0].answer == "No such object: the cat that flies." and not neither.turns[0].regions
+
+
+def test_where_one_has_no_name_the_words_of_the_expression_name_all(tmp_path: Path) -> None:
+    mevis(tmp_path, names={"7": "brown dog"})
+    one, both, _ = queries("mevis", "valid_u", tmp_path)
+    assert one.turns[0].answer == "Sure. [tag]brown dog[/tag]: Mask [SEG]."
+    assert both.turns[0].answer == "Sure. [tag]both of them[/tag]: Mask [SEG]."
+
+
 def test_records_of_ones_own_are_checked(build: Any, data_folder: Any) -> None:
     frames(data_folder.root / "clip", FRAMES)
     one = VideoMasks.from_rles([SQUARE, None, SQUARE], (H, W)).to_json()
@@ -250,6 +267,8 @@ def test_records_of_ones_own_are_checked(build: Any, data_folder: Any) -> None:
             r"expressions\[0\]: 'objects' names '2'",
         ),
         ({"expressions": []}, "no expression"),
+        ({"names": ["dog"]}, "'names' has to be an object"),
+        ({"names": {"1": 3}}, "'1' has to be a string"),
         ({"video": "../clip"}, "leads out"),
     ]:
         with pytest.raises(SampleError, match=rf"notes\.json:1: record 0: .*{message}|record 0: {message}"):

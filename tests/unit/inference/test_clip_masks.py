@@ -73,7 +73,8 @@ def in_one_piece(predictor: Predictor, movie: Path, states: torch.Tensor, prompt
     features = embed_frames(
         predictor.model, HeadImages(pixels=pixels, sizes=sizes, row_of_image=torch.arange(len(pixels)))
     )
-    return carried_masks(predictor.model.mask_head, features, len(pixels), states, prompts, None)
+    clips = torch.zeros(len(states), dtype=torch.long)
+    return carried_masks(predictor.model.mask_head, features, len(pixels), states, clips, prompts, None)
 
 
 def center_presence(predictor: Predictor, movie: Path, states: torch.Tensor) -> None:

@@ -62,9 +62,9 @@ def clip(length: int = LENGTH) -> HeadImages:
 def ours_over(head: Any, shown: HeadImages, states: torch.Tensor, order: range) -> list[Any]:
     """Our masks of all things at once, frame after frame in ``order``; the first is prompted."""
     features = head.embed(shown, torch.arange(LENGTH))
-    tracked = [head.start(head.one(features, order[0]), states)]
+    tracked = [head.start(head.taken(features, torch.tensor([order[0]])), states)]
     for number in order[1:]:
-        tracked.append(head.step(head.one(features, number), tracked[-1].memory))
+        tracked.append(head.step(head.taken(features, torch.tensor([number])), tracked[-1].memory))
     return tracked
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.unit.modeling.conftest import build_small
+from tests.unit.modeling.small_segmenters import build_segmenter
 
-from ullava.modeling.positions import sincos_grid
+from ullava.modeling.positions import SAM_SCALE, sincos_grid
 
 
 def test_every_cell_has_a_code_of_its_own_and_neighbors_are_alike() -> None:
@@ -33,3 +34,9 @@ def test_towers_built_afresh_start_with_it() -> None:
     table = model.vision.tower.embeddings.position_embedding.weight
     torch.testing.assert_close(table[1:], sincos_grid(4, 32))
     assert model.mask_head.sam.vision_encoder.pos_embed.abs().sum() > 0
+
+
+def test_hiera_built_afresh_starts_with_it_too() -> None:
+    model, _ = build_segmenter("sam2_video")
+    table = model.mask_head.encoder.backbone.pos_embed
+    torch.testing.assert_close(table[0].flatten(1).T, SAM_SCALE * sincos_grid(4, 8))

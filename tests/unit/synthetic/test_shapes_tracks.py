@@ -17,7 +17,7 @@ from tests.unit.synthetic.clips_reader import RGB
 from ullava.cli.main import main
 from ullava.errors import DataError
 from ullava.synthetic.tokenizer import words_of_annotations
-from ullava.synthetic.track_words import expressions
+from ullava.synthetic.track_words import expressions, namings
 from ullava.synthetic.tracks import sample_play
 from ullava.synthetic.vocabulary import HELD_OUT, SPLITS
 from ullava.synthetic.write_tracks import draw_play_files, draw_track_world
@@ -48,14 +48,40 @@ def test_expressions_mean_what_the_masks_do(world: Path) -> None:
             assert one["ways"] == told["ways"], (name, told)
         for expression, kind in zip(clip["expressions"].values(), truth["kinds"], strict=True):
             right = reader.meant(expression["exp"], objects)
-            assert right == expression["obj_id"], (name, expression)
-            assert [numbers[place] for place in right] == expression["anno_id"]
+            assert right == sorted(expression["obj_id"]), (name, expression)
+            assert [numbers[place] for place in expression["obj_id"]] == expression["anno_id"]
+            lefts = [coco_mask.toBbox(masks[str(number)][0])[0] for number in expression["anno_id"]]
+            assert lefts == sorted(lefts) or np.diff(lefts).min() > -15, "left to right, by centers"
             several = len(right) > 1
             assert expression["exp"].split(" that ")[0].endswith("s") == several or "cross" in expression["exp"]
             kinds[kind] += 1
             sizes[len(right)] += 1
     assert {"named", "moves", "several moves", "order", "stays", "hides", "absent"} <= set(kinds)
     assert sizes[0] > 5 and sizes[1] > 30 and sizes[2] > 5
+
+
+def test_questions_name_what_expressions_mean(world: Path) -> None:
+    _, masks, truths = read(world)
+    asked = absent = 0
+    for record in json.loads((world / "naming.json").read_text()):
+        name = record["video"].removeprefix("JPEGImages/")
+        assert (world / record["video"]).is_dir()
+        told = truths[int(name)]["objects"]
+        objects = [
+            {"color": one["colour"], "shape": one["shape"]} | reader.seen(masks[str(10 * int(name) + place)])
+            for place, one in enumerate(told)
+        ]
+        said = [turn["value"] for turn in record["conversations"]]
+        for question, answer in zip(said[::2], said[1::2], strict=True):
+            words = question.removeprefix("<video>").removeprefix("Name ").removesuffix(".")
+            names = [f"{told[place]['colour']} {told[place]['shape']}" for place in reader.meant(words, objects)]
+            assert sorted(answer.removesuffix(".").split(", ")) == (sorted(names) or ["none"]), (name, words)
+            fitting = reader.meant(words.split(" that ")[0], objects)
+            by_noun = {f"{told[place]['colour']} {told[place]['shape']}" for place in fitting}
+            assert len(by_noun) > 1 or not names, "the noun alone does not answer"
+            asked += 1
+            absent += not names
+    assert asked > 80 and absent > 3
 
 
 def test_masks_lie_on_pixels_of_their_color_and_are_disjoint(world: Path) -> None:
@@ -91,6 +117,8 @@ def test_splits_keep_their_pairs_in_pixels_and_words(split: str) -> None:
         assert 1 <= len(said) <= 5 and len({one.words for one in said}) == len(said)
         named = [any(" ".join(pair) in one.words for pair in HELD_OUT) for one in said]
         assert named[0] if split == "unseen" else not any(named)
+        asked = namings(play)
+        assert 1 <= len(asked) <= 8 and len({question.words for question in asked}) == len(asked)
         behind += any(actor.deed.ending == "hidden" or actor.deed.returns for actor in play.actors)
     assert behind > 10
 

@@ -17,7 +17,7 @@ from ullava.config.schema import LossConfig
 from ullava.errors import SampleError
 from ullava.examples import Batch, HeadImages
 from ullava.geometry import VideoMasks
-from ullava.modeling.heads.clip_masks import carried_masks
+from ullava.modeling.heads.clip_masks import carried_masks, taught_masks
 from ullava.structures import Clip, Region, Sample, Turn
 from ullava.text.answers import grounded_answer
 from ullava.training.loop.batches import counts_of
@@ -110,13 +110,38 @@ def test_gradients_run_back_as_far_as_asked() -> None:
     values = []
     for backprop in (None, 1, 3):
         states = torch.ones(1, 32, requires_grad=True)
-        masks = carried_masks(head, features, 4, states, [0], backprop)
+        masks = carried_masks(head, features, 4, states, torch.tensor([0]), [0], backprop)
         values.append(masks.mask_logits_lowres.detach())
         (gradient,) = torch.autograd.grad(masks.mask_logits_lowres[-1].sum(), states)
         given.append(gradient)
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
     assert float(given[0].abs().sum()) > 0 and torch.allclose(given[0], given[2])
     assert float(given[1].abs().sum()) == 0, "one step reaches the frame before, not the prompt"
+
+
+def test_things_of_several_clips_are_carried_together_as_alone() -> None:
+    model, processor = build()
+    head = model.mask_head.eval()
+    pixels = torch.stack([torch.from_numpy(make_image(n, SIDE, SIDE)).permute(2, 0, 1) for n in range(8)])
+    shown = HeadImages(pixels=pixels, sizes=torch.full((8, 2), SIDE), row_of_image=torch.arange(8))
+    features = head.embed(shown, torch.arange(8))
+    states = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    clips, prompts = torch.tensor([1, 0, 1, 0]), [2, 0, 0, 2]
+    annotated = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    with torch.no_grad():
+        together = taught_masks(head, features, states, clips, annotated, prompts, None)
+        anew, carried = together.parted(len(together.scores) // 2)
+        carried_of = carried.mask_logits_lowres.split(annotated.sum(dim=1).tolist())
+        anew_of = anew.mask_logits_lowres.split(annotated.sum(dim=1).tolist())
+        for thing, clip in enumerate(clips.tolist()):
+            own = head.taken(features, torch.arange(4 * clip, 4 * clip + 4))
+            state, first = states[thing][None], torch.tensor([0])
+            alone = carried_masks(head, own, 4, state, first, [prompts[thing]], None).mask_logits_lowres
+            seen = annotated[thing]
+            assert torch.allclose(carried_of[thing], alone[seen], atol=1e-3)
+            asked = head.decode(state.expand(int(seen.sum()), -1), own, seen.nonzero()[:, 0]).mask_logits_lowres
+            assert torch.allclose(anew_of[thing], asked, atol=1e-4)
+    assert not torch.allclose(carried_of[1], carried_of[3][annotated[1]], atol=1e-3), "two things of one clip differ"
 
 
 def test_what_does_not_fit_its_clip_is_refused() -> None:

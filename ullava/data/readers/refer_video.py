@@ -18,13 +18,14 @@ from ullava.text.tokens import IMAGE_MARKER, VIDEO_MARKER
 
 class ReferVideoReader(Reader):
     """A record is a clip with all its expressions: ``{video, name?, frames, height, width, objects: {number: masks},
-    ignore?, expressions: [{id, expression, objects: [number], groups?, average_over?}]}``.
+    names?, ignore?, expressions: [{id, expression, objects: [number], groups?, average_over?}]}``.
 
     ``video`` is a folder of JPEG frames below the folder of the images, ``frames`` their names in order, ``name`` what
     the clip is called in results (without it, ``video``). Masks are ``VideoMasks`` as JSON, one entry for each frame.
     An expression with no ``objects`` means nothing in the clip; without the key it is not published what it means, and
-    no figure counts it. ``ignore``: pixels that count for neither side. ``groups`` and ``average_over`` as in
-    ``refer``.
+    no figure counts it. ``names`` {number: text}: what objects are called; an expression all of whose objects have a
+    name is answered with a mask for each of them by its name, any other with one mask of all of them by its own words.
+    ``ignore``: pixels that count for neither side. ``groups`` and ``average_over`` as in ``refer``.
 
     The ``truth`` of a query has ``masks`` (united; None where it is not published), ``ignore_masks``, and what an
     answer is filed under: ``video``, ``expression_id`` and ``frames`` (names without suffix).
@@ -55,7 +56,9 @@ class ReferVideoReader(Reader):
             if masks is None:
                 part.fail("what it means is not published, so nothing can be learned from it")
             question = self._question(part, self.templates().pick(rng))
-            turns.append(self._turn(part, question.replace(VIDEO_MARKER, "").lstrip() if turns else question, masks))
+            named = self._named(part, objects, record)
+            asked = question.replace(VIDEO_MARKER, "").lstrip() if turns else question
+            turns.append(self._turn(part, asked, masks, named))
         return Sample(record.sample, self.id, self.task, (), tuple(turns), self._size(record), videos=(clip,))
 
     def queries(self, index: int) -> list[Sample]:
@@ -68,17 +71,32 @@ class ReferVideoReader(Reader):
             "ignore_masks": self._masks_of(record, "ignore") if "ignore" in record.value else None,
         }
         return [
-            self._query(f"{record.sample}/{place}", clip, part, self._masks(part, objects, record), about)
+            self._query(
+                f"{record.sample}/{place}",
+                clip,
+                part,
+                self._masks(part, objects, record),
+                self._named(part, objects, record),
+                about,
+            )
             for place, part in enumerate(self._expressions(record))
         ]
 
-    def _query(self, name: str, clip: Clip, part: Record, masks: VideoMasks | None, about: dict[str, object]) -> Sample:
+    def _query(
+        self,
+        name: str,
+        clip: Clip,
+        part: Record,
+        masks: VideoMasks | None,
+        named: tuple[Region, ...],
+        about: dict[str, object],
+    ) -> Sample:
         truth = about | {"expression": part.expression("expression"), "expression_id": part.text("id"), "masks": masks}
         if "groups" in part.value:
             truth["groups"] = tuple(part.texts("groups"))
         if "average_over" in part.value:
             truth["average_over"] = part.text("average_over")
-        turn = self._turn(part, self._question(part, self.templates().first), masks)
+        turn = self._turn(part, self._question(part, self.templates().first), masks, named)
         return Sample(name, self.id, self.task, (), (turn,), truth, videos=(clip,))
 
     def _question(self, part: Record, template: str) -> str:
@@ -86,14 +104,14 @@ class ReferVideoReader(Reader):
         return self.templates().fill(template, part.expression("expression")).replace(IMAGE_MARKER, VIDEO_MARKER)
 
     @staticmethod
-    def _turn(part: Record, question: str, masks: VideoMasks | None) -> Turn:
+    def _turn(part: Record, question: str, masks: VideoMasks | None, named: tuple[Region, ...]) -> Turn:
         """Return question and answer; the answer is empty where it is not published."""
         words = part.expression("expression")
         if masks is None:
             return Turn(question, "")
         if masks.is_absent:
             return Turn(question, no_target_answer(words))
-        regions = (Region(words, video_masks=masks),)
+        regions = named or (Region(words, video_masks=masks),)
         return Turn(question, grounded_answer(regions), regions)
 
     def _clip(self, record: Record, rng: np.random.Generator | None = None) -> Clip:
@@ -134,6 +152,18 @@ class ReferVideoReader(Reader):
                 f"'{key}': {told}, the clip has {frames} frames of {record.size_hw()[1]} x {record.size_hw()[0]}"
             )
         return masks
+
+    @staticmethod
+    def _named(part: Record, objects: dict[str, VideoMasks] | None, like: Record) -> tuple[Region, ...]:
+        """Return what an expression of the clip ``like`` means by names, each by itself; none where one has no name."""
+        if objects is None or "objects" not in part.value or "names" not in like.value:
+            return ()
+        names = like.part(like.field("names"), "names")
+        numbers = part.items("objects")
+        if not all(number in names.value for number in numbers):
+            return ()
+        there = (number for number in numbers if not objects[number].is_absent)
+        return tuple(Region(names.name(number), video_masks=objects[number]) for number in there)
 
     @staticmethod
     def _masks(part: Record, objects: dict[str, VideoMasks] | None, like: Record) -> VideoMasks | None:

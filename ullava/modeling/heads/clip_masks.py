@@ -28,7 +28,7 @@ class Walk:
         self.steps = 0
 
     def step(self, frame: Any) -> DecodedMasks:
-        """Find the things in the next frame, one image as ``MaskHead.embed`` returns it."""
+        """Find the things in the next frame, as ``VideoMaskHead.step`` takes it."""
         if self.backprop_frames is not None and self.steps and self.steps % self.backprop_frames == 0:
             self.memory = self.head.detached(self.memory)
         tracked = self.head.step(frame, self.memory)
@@ -38,38 +38,55 @@ class Walk:
 
 
 def carried_masks(
-    head: VideoMaskHead, features: Any, length: int, states: Tensor, prompts: Sequence[int], backprop: int | None
+    head: VideoMaskHead,
+    features: Any,
+    length: int,
+    states: Tensor,
+    clips: Tensor,
+    prompts: Sequence[int],
+    backprop: int | None,
 ) -> DecodedMasks:
-    """K * T masks, thing by thing, of states [K, D] that prompt frames ``prompts`` [K] of ``length`` T embedded ones.
+    """K * T masks, thing by thing, of states [K, D] of clips ``clips`` [K], which prompt their frames ``prompts`` [K].
 
-    From its prompt a thing is carried to the last frame and, from the same start again, to the first.
+    ``features``: the frames of the clips as ``embed`` returns them, ``length`` T of each, clip after clip. From its
+    prompt a thing is carried to the last frame and, from the same start again, to the first; things that are prompted
+    in the same frame, of whichever clips, are carried together.
     """
-    found: dict[int, list[DecodedMasks]] = {}
+    frames: list[DecodedMasks] = []
+    places: list[Tensor] = []
     for prompt in sorted(set(prompts)):
-        things = [thing for thing, place in enumerate(prompts) if place == prompt]
-        started = head.start(head.one(features, prompt), states[things])
-        later, earlier = (Walk(head, started.memory, backprop) for _ in range(2))
-        behind = [later.step(head.one(features, place)) for place in range(prompt + 1, length)]
-        before = [earlier.step(head.one(features, place)) for place in reversed(range(prompt))]
-        frames = [*reversed(before), started.masks, *behind]
-        for number, thing in enumerate(things):
-            place = torch.tensor([number], device=states.device)
-            found[thing] = [masks.taken(place) for masks in frames]
-    return DecodedMasks.joined([masks for thing in range(len(prompts)) for masks in found[thing]])
+        things = torch.tensor([thing for thing, place in enumerate(prompts) if place == prompt], device=states.device)
+        first = clips[things] * length
+        started = head.start(head.taken(features, first + prompt), states[things])
+        frames.append(started.masks)
+        places.append(things * length + prompt)
+        for way in (range(prompt + 1, length), reversed(range(prompt))):
+            walk = Walk(head, started.memory, backprop)
+            for place in way:
+                frames.append(walk.step(head.taken(features, first + place)))
+                places.append(things * length + place)
+    return DecodedMasks.joined(frames).taken(torch.cat(places).argsort())
 
 
 def taught_masks(
-    head: MaskHead, features: Any, states: Tensor, annotated: Tensor, prompts: Sequence[int], backprop: int | None
+    head: MaskHead,
+    features: Any,
+    states: Tensor,
+    clips: Tensor,
+    annotated: Tensor,
+    prompts: Sequence[int],
+    backprop: int | None,
 ) -> DecodedMasks:
-    """The masks of K things of one clip that are judged: in every annotated frame, thing by thing.
+    """The masks of K things of a batch's clips that are judged: in every annotated frame, thing by thing.
 
-    ``annotated`` bool [K, T]. First those that the head makes when it is asked anew in the frame, by which it learns
-    to tell frames that show the thing from others, so that a prompt can be chosen; then, of a head with a memory, those
-    that it carries there.
+    ``annotated`` bool [K, T]; the others as in ``carried_masks``. First those that the head makes when it is asked anew
+    in the frame, by which it learns to tell frames that show the thing from others, so that a prompt can be chosen;
+    then, of a head with a memory, those that it carries there.
     """
     thing, frame = annotated.nonzero(as_tuple=True)
-    anew = head.decode(states[thing], features, frame)
+    length = annotated.shape[1]
+    anew = head.decode(states[thing], features, clips[thing] * length + frame)
     if not isinstance(head, VideoMaskHead):
         return anew
-    carried = carried_masks(head, features, annotated.shape[1], states, prompts, backprop)
-    return DecodedMasks.joined([anew, carried.taken(thing * annotated.shape[1] + frame)])
+    carried = carried_masks(head, features, length, states, clips, prompts, backprop)
+    return DecodedMasks.joined([anew, carried.taken(thing * length + frame)])

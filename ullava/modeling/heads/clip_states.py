@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ullava.examples import ClipFrames
 from ullava.modeling.heads.clip_masks import taught_masks
-from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead
+from ullava.modeling.heads.mask_contract import MaskHead
 from ullava.modeling.heads.outputs import ClipPrompts, SegOutput
 
 
@@ -19,33 +19,24 @@ def with_clip_masks(
     seg: SegOutput,
     clips: ClipPrompts,
     frames: ClipFrames,
-    embed: Callable[[int], Any],
+    embed: Callable[[Tensor], Any],
     backprop_frames: int | None,
 ) -> SegOutput:
     """``seg``, the masks in images, and behind them those in the annotated frames of clips (``taught_masks``).
 
-    ``embed``: a distinct video of the batch -> what the head's encoder makes of its T frames, which happens once.
+    ``embed``: distinct videos of the batch [V] -> what the head's encoder makes of their T frames, video by video.
     Raises ValueError where the batch has another number of ``[SEG]`` of videos than the network read.
     """
     states, row, video = (cast(Tensor, value) for value in (clips.states, clips.row, clips.video))
     if len(row) != len(frames.annotated):
         raise ValueError(f"the network read {len(row)} [SEG] of videos, the batch has {len(frames.annotated)}")
-    annotated, prompts = frames.annotated, frames.prompt.tolist()
-    place = (annotated.flatten().cumsum(dim=0) - 1).view_as(annotated)
-    parts: list[DecodedMasks] = []
-    things_of: list[Tensor] = []
-    targets: list[Tensor] = []
-    for number in video.unique().tolist():
-        things = (video == number).nonzero()[:, 0]
-        seen = annotated[things]
-        asked = [prompts[thing] for thing in things.tolist()]
-        decoded = taught_masks(head, embed(number), states[things], seen, asked, backprop_frames)
-        rounds = len(decoded.scores) // int(seen.sum())  # once for each way in which the head makes them
-        parts.append(decoded)
-        targets.append(place[things][seen].repeat(rounds))
-        things_of.append(things.repeat_interleave(seen.sum(dim=1)).repeat(rounds))
-    thing, images = torch.cat(things_of), len(cast(Tensor, seg.row))
-    taught = DecodedMasks.joined(parts)
+    annotated = frames.annotated
+    spoken_of, clip = video.unique(return_inverse=True)
+    taught = taught_masks(head, embed(spoken_of), states, clip, annotated, frames.prompt.tolist(), backprop_frames)
+    rounds = len(taught.scores) // int(annotated.sum())  # once for each way in which the head makes them
+    thing = annotated.nonzero()[:, 0].repeat(rounds)
+    target = torch.arange(int(annotated.sum()), device=thing.device).repeat(rounds)
+    images = len(cast(Tensor, seg.row))
     probability = cast(Tensor, clips.token_probability)
     told = None if taught.presence_logits is None else _behind(seg.presence_logits, taught.presence_logits)
     return SegOutput(
@@ -55,7 +46,7 @@ def with_clip_masks(
         row=_behind(seg.row, row[thing]),
         image=_behind(seg.image, torch.full_like(thing, -1)),
         token_probability=_behind(seg.token_probability, probability[thing]),
-        target=torch.cat([torch.arange(images, device=thing.device), images + torch.cat(targets)]),
+        target=torch.cat([torch.arange(images, device=thing.device), images + target]),
     )
 
 

@@ -135,11 +135,11 @@ class MaskHead(nn.Module, ABC):
         planes = [features] if isinstance(features, torch.Tensor) else list(features)
         return min(planes, key=lambda plane: plane.shape[-1])
 
-    def one(self, features: Any, place: int) -> Any:
-        """Of what ``embed`` made of several images, that of the ``place``-th alone."""
+    def taken(self, features: Any, places: torch.Tensor) -> Any:
+        """Of what ``embed`` made of several images, that of those at ``places`` [k], in that order."""
         if isinstance(features, torch.Tensor):
-            return features[place : place + 1]
-        return [plane[place : place + 1] for plane in features]
+            return features[places]
+        return [plane[places] for plane in features]
 
     def none(self, like: torch.Tensor) -> DecodedMasks:
         """No mask at all, of the dtype and device of ``like``."""
@@ -164,14 +164,14 @@ class VideoMaskHead(MaskHead):
 
     @abstractmethod
     def start(self, frame: Any, states: torch.Tensor) -> Tracked:
-        """Let K states [K, D] prompt masks in a frame, one image as ``embed`` returns it, and begin their memory.
+        """Let K states [K, D] prompt masks in a frame, and begin their memory. The masks are those of ``decode``.
 
-        The masks are those of ``decode``.
+        ``frame``: one image for all of them, or one for each, as ``embed`` returns it.
         """
 
     @abstractmethod
     def step(self, frame: Any, memory: Any) -> Tracked:
-        """Find the same K things in the next frame, by the memory alone."""
+        """Find the same K things in the next frame, one for all or one for each, by the memory alone."""
 
     @abstractmethod
     def detached(self, memory: Any) -> Any:

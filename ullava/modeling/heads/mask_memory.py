@@ -178,7 +178,7 @@ class EdgeTamVideoMaskHead(VideoSegmenterMaskHead):
 
 
 def _for_each(plane: Tensor, things: int) -> Tensor:
-    """One image's map [1, ...] for each of K things, [K, ...]."""
+    """One image's map [1, ...] for each of K things, [K, ...]; a map for each of them, as it is."""
     return plane.expand(things, *plane.shape[1:])
 
 

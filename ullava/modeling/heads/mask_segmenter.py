@@ -21,6 +21,7 @@ from ullava.modeling.heads.mask_sam import with_corners
 from ullava.modeling.heads.mask_sam2 import PRESENT_AT_FIRST
 from ullava.modeling.heads.projector import two_layer_projector
 from ullava.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_u8
+from ullava.modeling.positions import start_hiera_positions
 
 VIDEO_ONLY = (
     "mask_downsample.*",
@@ -73,7 +74,8 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     @torch.no_grad()
     def init_new_weights(self) -> None:
-        """Things are there until something else is learned; see MaskHead."""
+        """Things are there until something else is learned, and Hiera's places differ; see MaskHead."""
+        start_hiera_positions(self.encoder.backbone)
         self.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(PRESENT_AT_FIRST)
 
     @property

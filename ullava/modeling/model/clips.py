@@ -62,14 +62,15 @@ def teach_clip_masks(model: UllavaForConditionalGeneration, output: Any, inputs:
     if frames is None or clips is None:
         return
 
-    def embed(video: int) -> Any:
+    def embed(videos: torch.Tensor) -> Any:
         if frames.pixels is None:
             views = cast(Any, inputs.videos).views[BASE_VIEW]
-            return embed_frames(model, {BASE_VIEW: views[video]})
+            return embed_frames(model, {BASE_VIEW: views[videos].flatten(0, 1)})
         sizes, starts = cast(torch.Tensor, frames.sizes), cast(torch.Tensor, frames.first_row)
-        start = int(starts[video])
-        rows = slice(start, start + frames.annotated.shape[1])
-        every = torch.arange(frames.annotated.shape[1], device=frames.pixels.device)
-        return embed_frames(model, HeadImages(pixels=frames.pixels[rows], sizes=sizes[rows], row_of_image=every))
+        steps = torch.arange(frames.annotated.shape[1], device=frames.pixels.device)
+        rows = (starts.to(steps.device)[videos][:, None] + steps).flatten()
+        return embed_frames(
+            model, HeadImages(pixels=frames.pixels[rows], sizes=sizes[rows], row_of_image=torch.arange(len(rows)))
+        )
 
     output.seg = with_clip_masks(model.mask_head, output.seg, clips, frames, embed, inputs.backprop_frames)

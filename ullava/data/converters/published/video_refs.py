@@ -49,12 +49,16 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One clip of the file: its name, line, frames (without suffix), and its expressions as they stand there."""
+    """One clip of the file: its name, line, frames (without suffix), and its expressions as they stand there.
+
+    ``names``: of objects, as only drawn clips have them.
+    """
 
     name: str
     line: int
     frames: list[str]
     expressions: Mapping[str, Any]
+    names: Mapping[str, Any]
 
 
 def mevis_rows(source: OriginalSource, facts: dict[str, Any], on_read: Read) -> Converted:
@@ -102,7 +106,8 @@ def _of_mask_file(
             said.append(Said(number, _words(source, value, where), numbers, more(value, where)))
         wanted = dict.fromkeys(number for one in said for number in one.objects or ())
         objects = None if masks is None else {number: masks[number] for number in wanted}
-        yield from _record(source, facts, clip, folder, said, objects, {})
+        names = {number: clip.names[number] for number in wanted if number in clip.names}
+        yield from _record(source, facts, clip, folder, said, objects, {"names": names} if names else {})
 
 
 def _kind_of_revos(value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -188,7 +193,10 @@ def _listed(source: OriginalSource, name: str, line: int, value: Any) -> Listed:
         raise DataError(f"{where}.frames: have to be in the order of their names, none of them twice")
     if not isinstance(expressions, Mapping):
         raise DataError(f"{where}.expressions: has to be an object, not {type(expressions).__name__}")
-    return Listed(name, line, frames, expressions)
+    names = value.get("names", {})
+    if not isinstance(names, Mapping) or not all(isinstance(one, str) and one.strip() for one in names.values()):
+        raise DataError(f"{where}.names: has to be an object of texts, not {names!r:.40}")
+    return Listed(name, line, frames, expressions, names)
 
 
 def _entries(source: OriginalSource, clip: Listed) -> Iterator[tuple[str, Mapping[str, Any], str]]:

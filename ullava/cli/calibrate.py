@@ -131,7 +131,7 @@ def _fit_judge(args: argparse.Namespace, folder: Path) -> int:
         ("held back", [one for one in judged if one.held]),
     ):
         lines = {"score": figures(part, None), "judge": figures(part, judge), **bounds(part)}
-        print(f"{name}: {len(part)} questions, {sum(len(one.offers) for one in part) / len(part):.1f} candidates each")
+        print(f"{name}: {len(part)} questions, {sum(len(one.ious) for one in part) / len(part):.1f} candidates each")
         for which in ("single", "score", "judge", "oracle"):
             print(f"  {which:<8}" + "  ".join(f"{what} {value:5.1f}" for what, value in lines[which].items()))
     print(f"{sum(weight.numel() for weight in judge.parameters())} parameters")

@@ -87,7 +87,7 @@ class Candidates:
     ) -> list[list[Offer]]:
         """For each sample its candidates, the model's own answer (``single``) first; [] where that is left as it is."""
         asked = [place for place in range(len(samples)) if _is_choosable(samples[place], answers[place])]
-        options = {"max_new_tokens": max_new_tokens, "overrides": overrides}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "overrides": overrides}
         more = self.others.find([samples[place] for place in asked], **options) if asked else []
         rows: list[tuple[int, SaidText]] = []
         sizes: dict[int, tuple[int, int]] = {}
@@ -190,7 +190,7 @@ class WithCandidates:
         **generation: Any,
     ) -> list[Answer]:
         """Answer samples as Predictor does; things that were chosen tell their ``provenance`` and ``alternatives``."""
-        options = {"max_new_tokens": max_new_tokens, "overrides": overrides}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "overrides": overrides}
         answers = self.predictor.answer_samples(samples, **options, **generation)
         offers = self.candidates.offers(samples, answers, **options)
         return [

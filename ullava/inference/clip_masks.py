@@ -205,7 +205,8 @@ class ClipTracker:
         self, found: list[_Found], things: Sequence[int], number: int, frame: ImageArray, masks: DecodedMasks
     ) -> None:
         """Bring the masks of ``things`` to the frame's pixels, and keep them as run-length codes."""
-        seg = SegOutput(masks.mask_logits_lowres, masks.scores, masks.presence_logits)
+        cut = self.model.config.mask_cut.cut(masks.mask_logits_lowres)
+        seg = SegOutput(cut, masks.scores, masks.presence_logits)
         logits, scores = seg.judged()
         told = masks.presence_logits
         presence = torch.ones_like(scores) if told is None else told.float().sigmoid()

@@ -31,4 +31,4 @@ def row_surprises(logits: Tensor, targets: Tensor, labels: Tensor) -> list[tuple
     """
     nats = functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
     counts = (labels[:, 1:] != IGNORE_LABEL).sum(dim=1).tolist()
-    return [(float(part.sum()), len(part)) for part in nats.split(counts)]
+    return [(float(part.sum()), len(part)) for part in torch.split(nats, counts)]

@@ -186,10 +186,8 @@ class UllavaConfig(PreTrainedConfig):
         self.mask_score = mask_score
         self.mask_kind = mask_kind
         self.mask_encoder = mask_encoder
-        self.presence_scale = presence_scale
-        self.presence_shift = presence_shift
-        self.mask_threshold = mask_threshold
-        self.mask_rule: MaskRule = mask_rule
+        self.presence_scale, self.presence_shift = presence_scale, presence_shift
+        self.mask_rule, self.mask_threshold = mask_rule, mask_threshold
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width

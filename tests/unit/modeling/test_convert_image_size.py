@@ -11,6 +11,7 @@ from PIL import Image
 
 import ullava
 from ullava import resources
+from ullava.synthetic.write import draw_world
 
 PHOTO = resources.find("models", "photo").parent
 
@@ -35,6 +36,26 @@ def test_a_model_takes_images_of_another_size(command: Any, tmp_path: Path) -> N
     image = Image.new("RGB", (300, 200), (90, 120, 60))
     answer = ullava.load(out, device="cpu").answer(image, "Segment the dog.", max_new_tokens=24)
     assert answer.text
+
+
+def test_training_goes_on_at_the_size_of_the_weights(command: Any, tmp_path: Path) -> None:
+    if not (PHOTO / "language").is_dir():
+        pytest.skip("training needs the pretrained parts of models/photo (shells/setup.sh makes them)")
+    start, run = tmp_path / "small", tmp_path / "run"
+    assert command("convert", "image_size", "--from", "photo", "--image-size", "96", "--out", str(start))[0] == 0
+    draw_world(tmp_path / "shapes", 4, 3, "train")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: photo\nstage: ground\nattn_implementation: eager\n"
+        f"init: {start}\ndata_root: {tmp_path / 'shapes'}\n"
+        "lora: {r: 2, alpha: 4, dropout: 0.0, target: [q_proj]}\n"
+        "loss: {ce: 0.0, bce: 2.0, dice: 1.0, mask_plane: lowres}\n"
+        "dataset: {shapes_res: {}}\n"
+        "training: {per_device_train_batch_size: 2, max_steps: 1, use_cpu: true, save_strategy: 'no'}\n"
+    )
+    code, _, err = command("train", str(recipe), "--out", str(run))
+    assert code == 0, err
+    assert sizes(run / "model") == (96, 96, 96)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,9 @@ def _shape(config: Any, heads: str) -> dict[str, Any]:
     names = ["core_kind", "strategy", "vision_feature_layer", "projector", "spatial_merge_size", "region_grid"]
     parts = {"language": config.text_config, "tower": config.vision_config}
     if heads != "all":
-        names += ["image_aspect_ratio", "head_state", "mask_kind", "mask_encoder", "sam_side"]
+        names += ["image_aspect_ratio", "head_state", "mask_kind", "mask_encoder"]
+        if config.mask_encoder != "vision":  # weights on the tower's maps fit images of any size; the saved one stays
+            names.append("sam_side")
         encoder = getattr(config.mask_part, "vision_config", config.mask_part)
         parts["mask head"] = getattr(encoder, "backbone_config", encoder)
     if heads == "none":

@@ -22,9 +22,9 @@ from ullava.modeling.loading.weight_files import read_table, write_table
 from ullava.modeling.weights.conversion import REPORT, write_folder
 
 CONFIG = "config.json"
-FITTED = {"presence_scale": 1.0, "presence_shift": 0.0, "mask_threshold": 0.0, "mask_rule": "fixed"}
+FITTED = {"presence_scale": 1.0, "presence_shift": 0.0, "mask_threshold": 0.0}
 """What was fitted to other weights (``ullava calibrate``), and what it is without."""
-OF_THE_RUN = frozenset({*FITTED, "loss_weights", "trained_stage", "transformers_version", "dtype"})
+OF_THE_RUN = frozenset({*FITTED, "mask_rule", "loss_weights", "trained_stage", "transformers_version", "dtype"})
 """Keys of ``config.json`` in which two runs of one model may differ."""
 
 

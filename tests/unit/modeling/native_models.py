@@ -237,3 +237,16 @@ def build_native(family: str, folder: Path, overrides: tuple[str, ...] = ()) -> 
     torch.manual_seed(0)
     model, processor = build_model(config, folder)
     return model.eval(), processor
+
+
+def check_answers(model: Any, ours: Any, wanted: Any, new_tokens: int) -> None:
+    """Assert that logits and greedy answers of our ``model`` for ``ours`` are its core's own for ``wanted``."""
+    own = model.core.modules()["native"]
+    with torch.no_grad():
+        torch.testing.assert_close(model(**ours).logits, own(**wanted).logits)
+        said = model.generate(**ours, max_new_tokens=new_tokens, do_sample=False)
+        expected = own.generate(
+            **wanted, max_new_tokens=new_tokens, do_sample=False, generation_config=model.generation_config,
+            suppress_tokens=list(model.core.placeholder_ids),
+        )  # fmt: skip
+    assert torch.equal(said, expected)

@@ -10,7 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
-from tests.unit.modeling.native_models import NATIVES, build_native, native_yaml, needed_packages, write_processor
+from tests.unit.modeling.native_models import (
+    NATIVES,
+    build_native,
+    check_answers,
+    native_yaml,
+    needed_packages,
+    write_processor,
+)
 from tests.unit.modeling.small_detectors import box_override, wake, write_words
 from tests.unit.modeling.small_segmenters import head as segmenter
 from tests.unit.modeling.small_segmenters import sizes
@@ -243,18 +250,9 @@ def test_rows_are_those_of_transformers_own_processor(native: tuple[Any, Any, An
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_logits_and_answers_are_transformers_own(native: tuple[Any, Any, Any], count: int) -> None:
     model, processor, theirs = native
-    own = model.core.modules()["native"]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
     ours = processor.apply_chat_template(messages(count), **options)
-    wanted = theirs.apply_chat_template(messages(count), **options)
-    with torch.no_grad():
-        torch.testing.assert_close(model(**ours).logits, own(**wanted).logits)
-        said = model.generate(**ours, max_new_tokens=8, do_sample=False)
-        expected = own.generate(
-            **wanted, max_new_tokens=8, do_sample=False, generation_config=model.generation_config,
-            suppress_tokens=list(model.core.placeholder_ids),
-        )  # fmt: skip
-    assert torch.equal(said, expected)
+    check_answers(model, ours, theirs.apply_chat_template(messages(count), **options), 8)
 
 
 def test_labels_are_the_answers_with_their_end(native: tuple[Any, Any, Any]) -> None:

@@ -11,7 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.modeling.conftest import grounded_sample, make_image
-from tests.unit.modeling.native_models import VIDEOS, build_native, native_yaml, needed_packages, write_processor
+from tests.unit.modeling.native_models import (
+    VIDEOS,
+    build_native,
+    check_answers,
+    native_yaml,
+    needed_packages,
+    write_processor,
+)
 from transformers import AutoProcessor
 
 from ullava.batching.collate import Collator
@@ -95,15 +102,7 @@ def test_rows_logits_and_answers_are_transformers_own(native: Built, kinds: tupl
     for name in given.keys() & prepared.arguments.keys():
         found, value = prepared.arguments[name], torch.as_tensor(given[name])
         torch.testing.assert_close(found.reshape(-1).double(), value.reshape(-1).double())
-    own = model.core.modules()["native"]
-    with torch.no_grad():
-        torch.testing.assert_close(model(**ours).logits, own(**wanted).logits)
-        said = model.generate(**ours, max_new_tokens=6, do_sample=False)
-        expected = own.generate(
-            **wanted, max_new_tokens=6, do_sample=False, generation_config=model.generation_config,
-            suppress_tokens=list(model.core.placeholder_ids),
-        )  # fmt: skip
-    assert torch.equal(said, expected)
+    check_answers(model, ours, wanted, 6)
 
 
 def test_a_row_does_not_depend_on_who_shares_its_batch(native: Built) -> None:

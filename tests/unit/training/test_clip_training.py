@@ -100,12 +100,17 @@ def test_a_batch_without_clips_leaves_no_weight_waiting() -> None:
     assert {name for name, value in model.named_parameters() if value.grad is not None} == wanted
 
 
+def embedded(head: Any, count: int) -> Any:
+    """What the encoder of ``head`` makes of so many images."""
+    pixels = torch.stack([torch.from_numpy(make_image(n, SIDE, SIDE)).permute(2, 0, 1) for n in range(count)])
+    every = torch.arange(count)
+    return head.embed(HeadImages(pixels=pixels, sizes=torch.full((count, 2), SIDE), row_of_image=every), every)
+
+
 def test_gradients_run_back_as_far_as_asked() -> None:
     model, _ = build()
     head = model.mask_head.eval()
-    pixels = torch.stack([torch.from_numpy(make_image(n, SIDE, SIDE)).permute(2, 0, 1) for n in range(4)])
-    shown = HeadImages(pixels=pixels, sizes=torch.full((4, 2), SIDE), row_of_image=torch.arange(4))
-    features = head.embed(shown, torch.arange(4))
+    features = embedded(head, 4)
     given: list[torch.Tensor] = []
     values = []
     for backprop in (None, 1, 3):
@@ -122,9 +127,7 @@ def test_gradients_run_back_as_far_as_asked() -> None:
 def test_things_of_several_clips_are_carried_together_as_alone() -> None:
     model, processor = build()
     head = model.mask_head.eval()
-    pixels = torch.stack([torch.from_numpy(make_image(n, SIDE, SIDE)).permute(2, 0, 1) for n in range(8)])
-    shown = HeadImages(pixels=pixels, sizes=torch.full((8, 2), SIDE), row_of_image=torch.arange(8))
-    features = head.embed(shown, torch.arange(8))
+    features = embedded(head, 8)
     states = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
     clips, prompts = torch.tensor([1, 0, 1, 0]), [2, 0, 0, 2]
     annotated = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 1, 1]]).bool()

@@ -261,7 +261,7 @@ def flat_keys(view_names: Sequence[str]) -> list[str]:
 def is_model_input(key: str) -> bool:
     """Whether a keyword argument is one of ModelInputs' flat form."""
     views = any(key == base or key.startswith(f"{base}_") for base in VIEW_KEYS.values())
-    return views or key in _FLAT or key in _PLAIN or key in NATIVE_VIEWS or key in NATIVE_VIDEO_VIEWS
+    return views or key in _FLAT or key in _PLAIN or any(key in names for names in _OWN_NAMES.values())
 
 
 def _view_key(part: str, name: str) -> str:

@@ -44,11 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, print and write. Raises UserError."""
     from ullava.errors import UserError
-    from ullava.evaluation.calibration import Calibration
-    from ullava.evaluation.presence import tells_presence, write_calibration, write_mask_cut
     from ullava.inference.load import weights_folder
-    from ullava.modeling.heads.judge import remove_judge
-    from ullava.modeling.mask_cut import MaskCut
 
     folder = weights_folder(args.model)
     if args.overrides and args.masks is None and args.judge is None:
@@ -59,14 +55,21 @@ def run(args: argparse.Namespace) -> int:
         return _fit_masks(args, folder)
     if args.judge is not None:
         return _fit_judge(args, folder)
-    if args.reset:
-        if tells_presence(folder):
-            write_calibration(folder, Calibration())
-        write_mask_cut(folder, MaskCut())
-        remove_judge(folder)
-        print(f"{folder}: not calibrated any more")
-        return 0
-    return _fit_presence(args, folder)
+    return _reset(folder) if args.reset else _fit_presence(args, folder)
+
+
+def _reset(folder: Path) -> int:
+    from ullava.evaluation.calibration import Calibration
+    from ullava.evaluation.presence import tells_presence, write_calibration, write_mask_cut
+    from ullava.modeling.heads.judge import remove_judge
+    from ullava.modeling.mask_cut import MaskCut
+
+    if tells_presence(folder):
+        write_calibration(folder, Calibration())
+    write_mask_cut(folder, MaskCut())
+    remove_judge(folder)
+    print(f"{folder}: not calibrated any more")
+    return 0
 
 
 def _fit_presence(args: argparse.Namespace, folder: Path) -> int:

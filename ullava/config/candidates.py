@@ -24,7 +24,7 @@ class CandidatesConfig:
     ``score``, by how likely the answer is and how good the mask head rates the mask.
     """
 
-    sources: list[Literal["beams", "rephrased", "multimask", "box"]]
+    sources: list[CandidateSource]
     beams: int = field(default=4, metadata=at_least(FEWEST, MOST))
     choose: Literal["judge", "score"] = "judge"
 

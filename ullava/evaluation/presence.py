@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ullava.atomic_write import write_whole
 from ullava.errors import UserError
 from ullava.evaluation.calibration import Calibration
-from ullava.modeling.mask_cut import MaskCut
+
+if TYPE_CHECKING:
+    from ullava.modeling.mask_cut import MaskCut
 
 FILE = "config.json"
 

@@ -29,7 +29,7 @@ from ullava.evaluation.metrics.answers import ReadAnswers, ShortAnswers
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes, ReferringBoxes, WrittenBoxes
 from ullava.evaluation.metrics.candidates import candidate_fields
 from ullava.evaluation.metrics.captions import Captions
-from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, mask_ious, paired
+from ullava.evaluation.metrics.concepts import CONFIDENT, THINGS, best_of, paired
 from ullava.evaluation.metrics.grounded_captions import GroundedCaptions, GroundedPhrase
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks, ReferringMasks
@@ -40,7 +40,7 @@ from ullava.evaluation.metrics.semantic import ClassAnswer, SemanticMasks
 from ullava.evaluation.metrics.video import VideoReferringMasks
 from ullava.evaluation.phrase_similarity import PhraseSimilarity, WordSimilarity
 from ullava.evaluation.text_boxes import TextBoxFrame, place_text_box, read_text_box
-from ullava.geometry import box_iou, mask_to_box_xyxy_px, segmentation_to_mask, united
+from ullava.geometry import box_iou, mask_ious, mask_to_box_xyxy_px, segmentation_to_mask, united
 from ullava.structures import Answer, BoxXYXY, GroundedObject, MaskArray, Sample
 from ullava.synthetic.facts import check_facts
 from ullava.text.tokens import strip_grounding

@@ -35,6 +35,22 @@ def mask_iou(mask_a: MaskArray, mask_b: MaskArray) -> float:
     return np.count_nonzero(mask_a & mask_b) / union if union else 1.0
 
 
+def mask_ious(
+    said: Sequence[MaskArray], true: Sequence[MaskArray], ignore: MaskArray | None = None
+) -> NDArray[np.float64]:
+    """IoU of masks [H, W] by pairs, [said, true]; pixels of ``ignore`` count nowhere. ValueError for other shapes."""
+    if not said or not true:
+        return np.zeros((len(said), len(true)))
+    if len({mask.shape for mask in (*said, *true)}) > 1:
+        raise ValueError("masks of one image have different sizes")
+
+    def coded(masks: Sequence[MaskArray]) -> Any:
+        kept = [mask if ignore is None else mask & ~ignore for mask in masks]
+        return [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in kept]
+
+    return np.asarray(coco_mask.iou(coded(said), coded(true), [0] * len(true)), dtype=np.float64)
+
+
 def mask_to_box_xyxy_px(mask: MaskArray) -> BoxXYXY | None:
     """Return the tight half-open box of a mask [H, W] (far side = last pixel + 1), or None if the mask is empty."""
     columns = np.flatnonzero(mask.any(axis=0))

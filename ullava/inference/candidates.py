@@ -23,7 +23,7 @@ from ullava.config.candidates import CandidatesConfig
 from ullava.config.defaults import MAX_NEW_TOKENS
 from ullava.errors import UserError
 from ullava.examples import NOTHING
-from ullava.geometry import box_iou, mask_iou, mask_to_box_xyxy_px
+from ullava.geometry import box_iou, mask_ious, mask_to_box_xyxy_px
 from ullava.inference.clip_masks import ClipChoice
 from ullava.inference.other_answers import OtherAnswers, SaidText, points_at_one
 from ullava.inference.predictor import Predictor
@@ -258,7 +258,8 @@ def facts_of(offers: Sequence[Offer]) -> NDArray[np.float64]:
     """``FACTS`` [n, F] of the candidates of one thing."""
     nats = np.asarray([one.nats for one in offers])
     least = float(nats.min())
-    ious = mask_iou_matrix([one.mask for one in offers])
+    masks = [one.mask for one in offers]
+    ious = mask_ious(masks, masks)
     likely = np.exp(least - nats)
     expected = ious @ (likely / likely.sum())
     rows = []
@@ -283,11 +284,6 @@ def facts_of(offers: Sequence[Offer]) -> NDArray[np.float64]:
     made = np.asarray(rows, dtype=np.float64)
     assert made.shape[1] == len(FACTS)
     return made
-
-
-def mask_iou_matrix(masks: Sequence[MaskArray]) -> NDArray[np.float64]:
-    """IoU [n, n] of masks of one image."""
-    return np.asarray([[mask_iou(one, other) for other in masks] for one in masks])
 
 
 def pooled_under(plane_map: torch.Tensor, images: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:

@@ -17,10 +17,11 @@ from tests.unit.evaluation.answering import Perfect
 from ullava.config.schema import EvalRecipe
 from ullava.data.readers.base import TaskDataset
 from ullava.evaluation.metrics.boxes import GeneralizedReferringBoxes
-from ullava.evaluation.metrics.concepts import IOU_LEVELS, best_of, mask_ious, paired
+from ullava.evaluation.metrics.concepts import IOU_LEVELS, best_of, paired
 from ullava.evaluation.metrics.masks import GeneralizedReferringMasks
 from ullava.evaluation.metrics.selective import risk_coverage
 from ullava.evaluation.run import evaluate
+from ullava.geometry import mask_ious
 from ullava.structures import Answer, GroundedObject, MaskArray, Region, Sample
 
 Make = Callable[..., EvalRecipe]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ullava.data.annotations.json_stream import Row
@@ -26,6 +27,17 @@ class ShardSample(NamedTuple):
     key: str
     record: dict[str, Any]
     files: dict[str, str | list[str]]
+
+
+class StoredFile(NamedTuple):
+    """A file of a sample that is written: its field, its place in a list (None: the field is one file), name, content,
+    kind."""
+
+    field: str
+    place: int | None
+    name: str
+    content: bytes
+    suffix: str
 
 
 class Problems(list[str]):
@@ -67,11 +79,21 @@ def row_of(sample: ShardSample, *, names_files: bool = False) -> Row:
             record[field] = stored
         if not image and field != "label_path":
             image = next((name for name in (named, stored) if isinstance(name, str)), "")
+    refuse_videos(record)
+    record[KEY_FIELD] = sample.key
+    return Row(record_text(record).encode("utf-8"), image, 0)
+
+
+def refuse_videos(record: Mapping[str, Any]) -> None:
+    """Raise DataError, without a place, for a record that names a video."""
     videos = [key for key in VIDEO_KEYS if record.get(key) is not None]
     if videos:
         raise DataError(f"'{videos[0]}' names a video; shards hold images")
-    record[KEY_FIELD] = sample.key
-    return Row(_TO_JSON.encode(record).encode("utf-8"), image, 0)
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """Return a record as shards and their index hold it, in JSON without blanks."""
+    return _TO_JSON.encode(record)
 
 
 def _shown(named: Any) -> str:

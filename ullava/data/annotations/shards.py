@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ullava.data.annotations.json_stream import Row, read_json_text
 from ullava.data.annotations.parquet_shards import parquet_samples
 from ullava.data.annotations.shard_samples import KEY_FIELD, Problems, ShardSample, row_of
-from ullava.data.annotations.store import PROGRESS_BYTES, AnnotationStore, cache_file, convert_rows
+from ullava.data.annotations.store import PROGRESS_BYTES, SCHEMA_VERSION, AnnotationStore, cache_file, convert_rows
 from ullava.data.annotations.tar_shards import tar_samples
 from ullava.errors import DataError
 from ullava.given_files import read_plain_text
@@ -138,7 +138,7 @@ def _expanded(text: str, pattern: Path) -> list[str]:
 
 def _state(folder: Path, names: list[str], image_field: str) -> str:
     """All that the index is made of, as text: another name, size or time of a shard is another index."""
-    digest = hashlib.sha256(f"{INDEX_VERSION}|{image_field}".encode())
+    digest = hashlib.sha256(f"{INDEX_VERSION}|{SCHEMA_VERSION}|{image_field}".encode())
     for name in [*names, *([CATEGORIES] if (folder / CATEGORIES).is_file() else [])]:
         found = (folder / name).stat()
         digest.update(f"|{name}|{found.st_size}|{found.st_mtime_ns}".encode())

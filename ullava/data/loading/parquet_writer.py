@@ -5,37 +5,18 @@ Row groups are small: to read one image of a Parquet file is to read its row gro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from ullava.data.annotations.parquet_shards import BYTES, PATH, RECORD_COLUMN
+from ullava.data.annotations.shard_samples import StoredFile, record_text
 
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 1000
-
-
-class ImageFile(Protocol):
-    """A file of a sample."""
-
-    @property
-    def field(self) -> str:
-        """Which field of the record names it."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """What the record calls it."""
-        ...
-
-    @property
-    def content(self) -> bytes:
-        """Its bytes."""
-        ...
 
 
 class ParquetShard:
@@ -60,9 +41,9 @@ class ParquetShard:
         self._flush()
         self._writer.close()
 
-    def add(self, key: str, record: dict[str, Any], files: Iterable[ImageFile]) -> None:
+    def add(self, key: str, record: dict[str, Any], files: Iterable[StoredFile]) -> None:
         """Write one sample; its number in the file is its key."""
-        row: dict[str, Any] = {RECORD_COLUMN: json.dumps(record, ensure_ascii=False, separators=(",", ":"))}
+        row: dict[str, Any] = {RECORD_COLUMN: record_text(record)}
         held: dict[str, list[dict[str, Any]]] = {}
         for file in files:
             held.setdefault(file.field, []).append({BYTES: file.content, PATH: file.name})

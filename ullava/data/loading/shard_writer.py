@@ -7,13 +7,12 @@ the shards is that of the dataset (ullava.data.annotations.shards reads them).
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
@@ -22,11 +21,17 @@ from ullava.atomic_write import whole_folder, write_json, write_whole
 from ullava.config.load import dump_config
 from ullava.config.schema import DatasetConfig, DatasetEntry, SplitConfig
 from ullava.data.annotations.file_names import find_below
-from ullava.data.annotations.shard_samples import FILE_FIELDS, KEY_FIELD, Problems
+from ullava.data.annotations.shard_samples import (
+    FILE_FIELDS,
+    KEY_FIELD,
+    Problems,
+    StoredFile,
+    record_text,
+    refuse_videos,
+)
 from ullava.data.annotations.shards import CATEGORIES, ShardStore
 from ullava.data.annotations.store import AnnotationStore
 from ullava.data.annotations.tar_shards import RECORD_SUFFIX
-from ullava.data.annotations.text_lengths import VIDEO_KEYS
 from ullava.data.loading.build import image_root_of, open_store
 from ullava.data.loading.descriptor import Located, locate
 from ullava.data.loading.parquet_writer import ParquetShard
@@ -39,16 +44,6 @@ from ullava.shard_members import PARQUET, TAR, member_at
 ShardFormat = Literal["webdataset", "parquet"]
 SUFFIXES: dict[ShardFormat, str] = {"webdataset": TAR, "parquet": PARQUET}
 _IMAGE_SUFFIXES = {name: {"JPEG": "jpg"}.get(name, name.lower()) for name in FORMATS}
-
-
-class StoredFile(NamedTuple):
-    """A file of a sample: its field, its place in a list (None: the field is one file), name, content, kind."""
-
-    field: str
-    place: int | None
-    name: str
-    content: bytes
-    suffix: str
 
 
 class ShardFile(Protocol):
@@ -167,9 +162,7 @@ class _Source:
         """Return a record and its files. Raises DataError, without a place."""
         record = self.store.record(index)
         record.pop(KEY_FIELD, None)
-        videos = [key for key in VIDEO_KEYS if record.get(key) is not None]
-        if videos:
-            raise DataError(f"'{videos[0]}' names a video; shards hold images")
+        refuse_videos(record)
         files: list[StoredFile] = []
         for field in FILE_FIELDS:
             names = record.get(field)
@@ -218,8 +211,7 @@ class TarShard:
             middle = f".{file.field}" if file.field != self._image_field or file.place is not None else ""
             place = "" if file.place is None else f".{file.place}"
             self._write(f"{key}{middle}{place}.{file.suffix}", file.content)
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        self._write(f"{key}.{RECORD_SUFFIX}", text.encode("utf-8"))
+        self._write(f"{key}.{RECORD_SUFFIX}", record_text(record).encode("utf-8"))
 
     def _write(self, name: str, content: bytes) -> None:
         info = tarfile.TarInfo(name)

@@ -24,13 +24,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ullava.evaluation.metrics.rows import Row, put_mean
-from ullava.structures import MaskArray
 
 CONFIDENT = 0.5
 """Least score of a thing that counts."""
@@ -42,21 +40,6 @@ Without ``matched`` where nothing says which pixels the true things have: such a
 """
 ONE_KIND = "every question is about something that is {}: nothing to tell apart"
 NO_MASKS = "what is there has boxes and no masks"
-
-
-def mask_ious(said: Sequence[MaskArray], true: Sequence[MaskArray], ignore: MaskArray | None) -> NDArray[np.float64]:
-    """IoU of masks [H, W] by pairs, [said, true]; pixels of ``ignore`` count nowhere. ValueError for other shapes."""
-    if not said or not true:
-        return np.zeros((len(said), len(true)))
-    if len({mask.shape for mask in (*said, *true)}) > 1:
-        raise ValueError("masks of one image have different sizes")
-    from pycocotools import mask as run_lengths
-
-    def coded(masks: Sequence[MaskArray]) -> Any:
-        kept = [mask if ignore is None else mask & ~ignore for mask in masks]
-        return [run_lengths.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in kept]
-
-    return np.asarray(run_lengths.iou(coded(said), coded(true), [0] * len(true)), dtype=np.float64)
 
 
 def paired(ious: NDArray[np.float64]) -> Row:

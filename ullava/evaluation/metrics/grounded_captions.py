@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 
 from ullava.evaluation.metrics.caption_words import caption_words
 from ullava.evaluation.metrics.captions import bleu, cider_d
-from ullava.evaluation.metrics.concepts import mask_ious, paired
+from ullava.evaluation.metrics.concepts import paired
 from ullava.evaluation.metrics.instances import InstanceMasks
 from ullava.evaluation.metrics.meteor import STEMS, meteor_figures, why_no_meteor
 from ullava.evaluation.metrics.rows import Metric, Row, column, put_mean, put_ratio
-from ullava.geometry import rle_encode
+from ullava.geometry import mask_ious, rle_encode
 from ullava.structures import MaskArray
 from ullava.text.normalization import words
 

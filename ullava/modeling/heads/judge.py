@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -17,11 +18,12 @@ from ullava.atomic_write import whole_folder
 from ullava.errors import UserError
 from ullava.modeling.loading.pretrained import read_config, read_network
 from ullava.modeling.loading.strict_loading import refuse_misfits
+from ullava.structures import CandidateSource
 
 FOLDER = "judge"
 """Beside the weights of the model that it was trained for."""
 NATS = 10.0
-PROVENANCES = ("single", "beams", "rephrased", "multimask", "box")
+PROVENANCES = ("single", *get_args(CandidateSource))
 FACTS = (
     "answer", "likeliest", "expected", "score", "area", "agreement", "own box",
     *(f"from {name}" for name in PROVENANCES),

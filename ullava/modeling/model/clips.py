@@ -69,8 +69,7 @@ def teach_clip_masks(model: UllavaForConditionalGeneration, output: Any, inputs:
         sizes, starts = cast(torch.Tensor, frames.sizes), cast(torch.Tensor, frames.first_row)
         steps = torch.arange(frames.annotated.shape[1], device=frames.pixels.device)
         rows = (starts.to(steps.device)[videos][:, None] + steps).flatten()
-        return embed_frames(
-            model, HeadImages(pixels=frames.pixels[rows], sizes=sizes[rows], row_of_image=torch.arange(len(rows)))
-        )
+        every = torch.arange(len(rows), device=rows.device)
+        return embed_frames(model, HeadImages(pixels=frames.pixels[rows], sizes=sizes[rows], row_of_image=every))
 
     output.seg = with_clip_masks(model.mask_head, output.seg, clips, frames, embed, inputs.backprop_frames)

@@ -152,10 +152,12 @@ def _fit_masks(args: argparse.Namespace, folder: Path) -> int:
     recipe, datasets = _asked(args, args.masks)
     predictor = load(str(folder), device=recipe.device, dtype=recipe.dtype)
     tried = try_thresholds(MaskCuts(predictor), datasets, recipe)
-    for at, figures in tried.figures.items():
-        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in ("cIoU", "gIoU", "P@0.5"))
-        print(f"{at!s:<18}  {line}{'  <' if at == tried.best else ''}")
     now = predictor.model.config.mask_cut
+    for at, figures in tried.figures.items():
+        if at.peak_gap not in (None, now.peak_gap, tried.best.peak_gap):
+            continue
+        line = "  ".join(f"{name} {figures[name]:5.1f}" for name in ("cIoU", "gIoU", "P@0.5"))
+        print(f"{at!s:<27}  {line}{'  <' if at == tried.best else ''}")
     print(f"{tried.questions} questions; masks were cut by {now}, best is {tried.best}")
     if not args.dry_run:
         write_mask_cut(folder, tried.best)

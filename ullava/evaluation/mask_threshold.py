@@ -18,9 +18,15 @@ from ullava.evaluation.scoring import ResScorer, family_of
 from ullava.modeling.mask_cut import MaskCut
 from ullava.structures import Answer, Sample
 
-GRID = (
-    *(MaskCut("fixed", number / 4) for number in range(-16, 9)),
-    *(MaskCut("expected_iou", number / 4) for number in range(-4, 5)),
+GAPS = (None, 1.0, 1.5, 2.0, 3.0)
+"""How far below a mask's highest logit a component's may lie."""
+GRID = tuple(
+    cut
+    for gap in GAPS
+    for cut in (
+        *(MaskCut("fixed", number / 4, gap) for number in range(-16, 9)),
+        *(MaskCut("expected_iou", number / 4, gap) for number in range(-4, 5)),
+    )
 )
 """What is tried: as one threshold, probabilities from 0.02 to 0.88."""
 FAMILIES = ("res", "gres")
@@ -41,8 +47,13 @@ class Tried:
 
     @property
     def best(self) -> MaskCut:
-        """The one of the highest mean IoU; of equal ones a fixed threshold, and the nearest to 0."""
-        return max(self.figures, key=lambda at: (self.figures[at][FIGURE], at.rule == "fixed", -abs(at.threshold)))
+        """The one of the highest mean IoU; of equal ones all components, a fixed threshold, and the nearest to 0."""
+        return max(
+            self.figures,
+            key=lambda at: (
+                self.figures[at][FIGURE], at.peak_gap is None, at.rule == "fixed", -abs(at.threshold)
+            ),
+        )  # fmt: skip
 
 
 def try_thresholds(

@@ -36,7 +36,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 
 def write_mask_cut(folder: Path, cut: MaskCut) -> None:
     """Say where masks end. Raises UserError where that cannot be written."""
-    _write(folder, {"mask_threshold": cut.threshold, "mask_rule": cut.rule})
+    _write(folder, {"mask_threshold": cut.threshold, "mask_rule": cut.rule, "mask_peak_gap": cut.peak_gap})
 
 
 def _write(folder: Path, values: dict[str, Any]) -> None:

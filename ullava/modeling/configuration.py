@@ -94,8 +94,8 @@ class UllavaConfig(PreTrainedConfig):
     ``edgetam_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes, ``mask_encoder`` says what it
     sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
-    (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_rule`` and ``mask_threshold`` say
-    where a mask ends there (ullava.modeling.mask_cut).
+    (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_rule``, ``mask_threshold``
+    and ``mask_peak_gap`` say what of its logits a mask is there (ullava.modeling.mask_cut).
     ``box_kind`` names the box head, ``detector_config`` its GroundingDINO, if it has one.
     ``box_frame``: ``norm`` = original image, ``padsq`` = center-padded square. All ``*_id``
     fields come from the tokenizer (``ullava.text.tokens``) and are never constants. ``marker_gradient_only`` reproduces
@@ -137,6 +137,7 @@ class UllavaConfig(PreTrainedConfig):
         presence_shift: float = 0.0,
         mask_threshold: float = 0.0,
         mask_rule: MaskRule = "fixed",
+        mask_peak_gap: float | None = None,
         box_kind: str = "regression",
         detector_config: dict[str, Any] | PreTrainedConfig | None = None,
         box_width: int = 256,
@@ -187,7 +188,7 @@ class UllavaConfig(PreTrainedConfig):
         self.mask_kind = mask_kind
         self.mask_encoder = mask_encoder
         self.presence_scale, self.presence_shift = presence_scale, presence_shift
-        self.mask_rule, self.mask_threshold = mask_rule, mask_threshold
+        self.mask_rule, self.mask_threshold, self.mask_peak_gap = mask_rule, mask_threshold, mask_peak_gap
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
         self.box_width = box_width
@@ -235,8 +236,8 @@ class UllavaConfig(PreTrainedConfig):
 
     @property
     def mask_cut(self) -> MaskCut:
-        """Where masks end, in answers."""
-        return MaskCut(self.mask_rule, self.mask_threshold)
+        """What of its logits a mask is, in answers."""
+        return MaskCut(self.mask_rule, self.mask_threshold, self.mask_peak_gap)
 
     @property
     def sam_side(self) -> int:

@@ -105,19 +105,20 @@ def test_a_model_answers_by_its_threshold_and_trains_without(tmp_path: Path, wor
 
 def cut_of(folder: Path) -> MaskCut:
     table = json.loads((folder / "config.json").read_text())
-    return MaskCut(table["mask_rule"], table["mask_threshold"])
+    return MaskCut(table["mask_rule"], table["mask_threshold"], table["mask_peak_gap"])
 
 
 def test_one_pass_answers_as_the_model_with_that_threshold(world: Path) -> None:
     model, processor = build_sam2()
     predictor = Predictor(model.eval(), processor)
     samples = rows(world, "shapes_res")["shapes_res"].queries(0)[:2]
-    cuts = (*fixed(-1.0, 0.25), MaskCut("expected_iou", 1.0))
+    cuts = (*fixed(-1.0, 0.25), MaskCut("expected_iou", 1.0), MaskCut("expected_iou", 1.0, 0.05))
     model.config.mask_threshold = 0.25
     together = MaskCuts(predictor)(samples, cuts)
     assert model.config.mask_cut == cuts[1]
     for cut, answers in zip(cuts, together, strict=True):
         model.config.mask_rule, model.config.mask_threshold = cut.rule, cut.threshold
+        model.config.mask_peak_gap = cut.peak_gap
         for found, expected in zip(answers, predictor.teacher_forced(samples), strict=True):
             assert [thing.mask.sum() for thing in found.objects] == [thing.mask.sum() for thing in expected.objects]
             for ours, theirs in zip(found.objects, expected.objects, strict=True):
@@ -143,4 +144,7 @@ def test_what_does_not_go_together_is_one_line(tmp_path: Path, command: Any) -> 
         load_folder(tmp_path, torch.float32)
     (tmp_path / "config.json").write_text(json.dumps(table | {"mask_rule": "expected_dice"}))
     with pytest.raises(UserError, match="mask_rule: 'expected_dice'; did you mean 'expected_iou'?"):
+        load_folder(tmp_path, torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps(table | {"mask_peak_gap": 0}))
+    with pytest.raises(UserError, match="mask_peak_gap: expected a number above 0 or null, got 0"):
         load_folder(tmp_path, torch.float32)

@@ -1,4 +1,4 @@
-"""Where a mask ends: of all numbers of likeliest cells the one with the highest expected overlap."""
+"""Where a mask ends: of all numbers of likeliest cells that with the highest expected overlap, less what is faint."""
 
 from __future__ import annotations
 
@@ -50,3 +50,36 @@ def test_the_threshold_counts_as_one_half() -> None:
     assert MaskCut().cut(logits) is logits
     torch.testing.assert_close(MaskCut("fixed", 0.5).cut(logits), logits - 0.5)
     assert MaskCut("expected_iou").cut(logits[:0]).shape == (0, 6, 7)
+
+
+def islands(*peaks: float) -> torch.Tensor:
+    """A plane [1, 3, 4 n] with a component of two cells for each peak, far from the others, on a ground of -5."""
+    plane = torch.full((1, 3, 4 * len(peaks)), -5.0)
+    for place, peak in enumerate(peaks):
+        plane[0, 1, 4 * place + 1 : 4 * place + 3] = torch.tensor([peak, 0.5])
+    return plane
+
+
+def test_a_component_much_fainter_than_the_surest_is_left_out() -> None:
+    logits = islands(6.0, 4.5, 3.9)
+    kept = MaskCut(peak_gap=2.0).cut(logits) > 0
+    assert torch.equal(kept, (logits > 0) & (torch.arange(12) < 8))
+    assert torch.equal(MaskCut().cut(logits) > 0, logits > 0)
+    assert torch.equal(MaskCut(peak_gap=2.2).cut(logits), logits)
+    shifted = MaskCut("fixed", 1.0, 2.0).cut(logits)
+    assert int((shifted > 0).sum()) == 2 and shifted[0, 1, 9] == -(logits[0, 1, 9] - 1.0)
+
+
+def test_cells_that_touch_at_a_corner_are_one_component() -> None:
+    plane = torch.full((1, 4, 4), -1.0)
+    plane[0, 0, 0], plane[0, 1, 1], plane[0, 3, 3] = 9.0, 0.5, 0.5
+    assert (MaskCut(peak_gap=1.0).cut(plane) > 0).nonzero().tolist() == [[0, 0, 0], [0, 1, 1]]
+
+
+def test_planes_for_boxes_keep_their_logits_but_for_what_is_faint() -> None:
+    logits = torch.cat([islands(6.0, 3.0), islands(2.0, 2.0)])
+    left = MaskCut("expected_iou", 0.0, 1.5).without_faint(logits)
+    assert torch.equal(left[1], logits[1])
+    assert torch.equal(left[0, :, :4], logits[0, :, :4]) and (left[0, :, 4:] == -5.0).all()
+    assert MaskCut("expected_iou").without_faint(logits) is logits
+    assert MaskCut(peak_gap=1.0).without_faint(logits[:0]).shape == (0, 3, 8)

@@ -53,7 +53,7 @@ LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
         "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id", "sam2_video_config",
-        "edgetam_video_config", "mask_rule",
+        "edgetam_video_config", "mask_rule", "mask_peak_gap",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
@@ -123,6 +123,8 @@ def read_saved_config(folder: Path) -> UllavaConfig:
         for key, low in (("presence_scale", 0.0), ("presence_shift", -math.inf), ("mask_threshold", -math.inf))
         if key in table and not _is_above(table[key], low)
     ]
+    if table.get("mask_peak_gap") is not None and not _is_above(table["mask_peak_gap"], 0.0):
+        problems.append(f"{file}: mask_peak_gap: expected a number above 0 or null, got {table['mask_peak_gap']!r}")
     if table.get("mask_rule", RULES[0]) not in RULES:
         problems.append(f"{file}: mask_rule: '{table['mask_rule']}'{did_you_mean(str(table['mask_rule']), RULES)}")
     if not problems:

@@ -228,6 +228,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         output.seg = self._seg_output(seg.chosen(of_seg), masks, inputs, read)
         loc = loc.chosen(of_loc)
         probability = self._probability(loc.last, self.config.loc_id)
+        if not self.training:
+            planes = replace(planes, mask_logits_lowres=self.config.mask_cut.without_faint(planes.mask_logits_lowres))
         with stage("box head"):
             output.loc = read_mask_boxes(self.box_head, loc, self._image_of(loc, inputs), probability, planes)
 
@@ -282,7 +284,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _seg_output(
         self, seg: TokenStates, decoded: DecodedMasks, inputs: ModelInputs, read: MaskReading | None
     ) -> SegOutput:
-        """Masks whose cells belong to them above 0, in answers by the config's ``mask_rule`` and ``mask_threshold``."""
+        """Masks whose cells belong to them above 0, in answers by the config's ``mask_cut``."""
         logits = decoded.mask_logits_lowres
         return SegOutput(
             mask_logits_lowres=logits if self.training else self.config.mask_cut.cut(logits),

@@ -24,7 +24,9 @@ from ullava.modeling.weights.conversion import REPORT, write_folder
 CONFIG = "config.json"
 FITTED = {"presence_scale": 1.0, "presence_shift": 0.0, "mask_threshold": 0.0}
 """What was fitted to other weights (``ullava calibrate``), and what it is without."""
-OF_THE_RUN = frozenset({*FITTED, "mask_rule", "loss_weights", "trained_stage", "transformers_version", "dtype"})
+OF_THE_RUN = frozenset(
+    {*FITTED, "mask_rule", "mask_peak_gap", "loss_weights", "trained_stage", "transformers_version", "dtype"}
+)
 """Keys of ``config.json`` in which two runs of one model may differ."""
 
 

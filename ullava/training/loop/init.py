@@ -81,7 +81,7 @@ def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:
     setattr(model.config, LOSS_KEY, asdict(loss))
     setattr(model.config, STAGE_KEY, recipe.stage)
     model.config.presence_scale, model.config.presence_shift = 1.0, 0.0  # fitted to other weights, if at all
-    model.config.mask_threshold = 0.0  # mask_rule stays: it is not fitted to weights
+    model.config.mask_threshold = 0.0  # rule and gap stay: neither is fitted to weights
 
 
 def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:

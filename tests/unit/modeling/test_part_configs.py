@@ -201,9 +201,10 @@ def test_the_same_values_are_tried_once(untried: list[Any], refused: Callable[[T
 def test_what_was_refused_is_tried_and_refused_again(
     untried: list[Any], refused: Callable[[Table], str | None]
 ) -> None:
-    table = changed(whole_table(), ("box", "detector", "config", "num_feature_levels"), 1)
+    table = changed(whole_table(), ("language", "config", "num_key_value_heads"), 3)
     told = refused(table)
-    assert told is not None and refused(table) == told
+    assert told is not None and ": 3: " in told
+    assert refused(table) == told
 
 
 def test_checking_draws_no_random_numbers(untried: list[Any], refused: Callable[[Table], str | None]) -> None:

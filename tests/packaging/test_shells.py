@@ -89,7 +89,7 @@ def test_the_slurm_example(tmp_path: Path) -> None:
 
 def test_test_script_runs_every_check(tmp_path: Path) -> None:
     lines = run(ROOT / "shells" / "test.sh", "--dry-run", "-k", "some", cwd=tmp_path).stdout
-    for part in ("ruff check .", "mypy", "lint-imports", "pytest -n 2 -k some"):
+    for part in ("ruff check .", "mypy", "lint-imports", "pytest -n 2 --dist worksteal -k some"):
         assert part in lines
 
 

@@ -63,7 +63,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, lessons: Path) -> Train:
 @pytest.fixture(scope="session")
 def beginner(train: Train) -> Path:
     """The folder of a model that has learnt next to nothing: one step of the quick recipe."""
-    return train("tiny_quick", 1, "training.learning_rate=1e-6") / "model"
+    return train("tiny_quick", 1, "training.learning_rate=1e-6", "training.per_device_train_batch_size=2") / "model"
 
 
 def losses(run: Path) -> list[float]:

@@ -18,6 +18,7 @@ from ullava.config.load import load_config
 from ullava.config.schema import ModelConfig
 from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
+from ullava.modeling.construction import part_configs, trial
 from ullava.modeling.construction.build import build_model, to_model_config
 from ullava.text.tokens import add_special_tokens
 
@@ -175,7 +176,38 @@ def test_settings_of_the_vision_encoder_are_told_with_their_line(tmp_path: Path)
         build_model(load_config(ModelConfig, file), ROOT, site=Site(file))
 
 
-def test_checking_draws_no_random_numbers(refused: Callable[[Table], str | None]) -> None:
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """As in a process that has tried nothing yet; the list takes the config of every trial."""
+    ran: list[Any] = []
+    run = trial._try_network
+    monkeypatch.setattr(part_configs, "_SOUND", set())
+    monkeypatch.setattr(trial, "_HELD", set())
+    monkeypatch.setattr(trial, "_VOLUMES", {})
+    monkeypatch.setattr(trial, "_try_network", lambda config: ran.append(config) or run(config))
+    return ran
+
+
+def test_the_same_values_are_tried_once(untried: list[Any], refused: Callable[[Table], str | None]) -> None:
+    assert refused(whole_table()) is None
+    first = len(untried)
+    assert first == len(PARTS)
+    assert refused(whole_table()) is None and len(untried) == first
+    wider = ("mask", "sam", "config", "vision_config", "mlp_dim")
+    assert refused(changed(whole_table(), wider, 56)) is None
+    assert len(untried) == first + 1 and untried[-1].vision_config.mlp_dim == 56
+
+
+def test_what_was_refused_is_tried_and_refused_again(
+    untried: list[Any], refused: Callable[[Table], str | None]
+) -> None:
+    table = changed(whole_table(), ("language", "config", "num_key_value_heads"), 3)
+    told = refused(table)
+    assert told is not None and ": 3: " in told
+    assert refused(table) == told
+
+
+def test_checking_draws_no_random_numbers(untried: list[Any], refused: Callable[[Table], str | None]) -> None:
     torch.manual_seed(3)
     assert refused(whole_table()) is None
     drawn = torch.rand(4)

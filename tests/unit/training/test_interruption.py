@@ -35,6 +35,12 @@ def train(command: Any, recipe_file: Path, tmp_path: Path) -> Callable[..., tupl
     return run
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run that no signal stops leaves its results; the first test that compares with it makes it."""
+    return tmp_path_factory.mktemp("undisturbed") / "whole"
+
+
 def results(run: Path) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """Return the lines of losses and figures, and the weights."""
     lines = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
@@ -80,6 +86,7 @@ COMMON = {(signal.SIGTERM, "a step before an evaluation"), (signal.SIGTERM, "an 
 )
 def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     train: Any,
+    undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
@@ -98,8 +105,23 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on_from_it(
     code, out, err = train("torn", "--resume")
     assert code == 0, err
     assert "passed over" not in out
-    assert train("whole")[0] == 0
-    assert results(tmp_path / "torn") == results(tmp_path / "whole")
+    if not undisturbed.exists():
+        assert train(str(undisturbed))[0] == 0
+    assert results(tmp_path / "torn") == results(undisturbed)
+
+
+def test_an_evaluation_that_is_left_has_its_checkpoint_where_the_best_alone_are_kept(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = ("training.save_strategy=best", "training.metric_for_best_model=shapes_vqa_accuracy")
+    with monkeypatch.context() as patch:
+        signal_in(patch, EvaluationMonitor, "__call__", 1, signal.SIGTERM)
+        code, _, err = train("torn", *best)
+    assert code == 143 and "stopped after step 2; go on with --resume" in err
+    assert newest(tmp_path / "torn") == 2
+    code, out, err = train("torn", *best, "--resume")
+    assert code == 0 and "resuming after step 2" in out, err
+    assert (tmp_path / "torn" / "model").is_dir()
 
 
 def test_a_second_press_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.unit.training import launched
+from tests.unit.training.launched import loss_lines
 
 
-def train(recipe: Path, out: Path, processes: int, *overrides: str, steps: int = 2) -> list[dict[str, float]]:
-    """Run ``ullava train`` in fresh processes; return the logged losses."""
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    line = [*launch, "ullava", "train", str(recipe), *overrides, f"training.max_steps={steps}", "--out", str(out)]
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(text) for text in (out / "train_log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+def train(recipe: Path, out: Path, processes: int, *overrides: str, steps: int = 2) -> list[dict[str, Any]]:
+    """The logged losses of a run of some steps."""
+    return loss_lines(launched.train(recipe, out, processes, *overrides, f"training.max_steps={steps}"))
 
 
 def test_two_processes_equal_one_with_twice_the_batch(recipe_file: Path, tmp_path: Path) -> None:

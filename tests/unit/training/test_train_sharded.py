@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.unit.training import launched
+from tests.unit.training.launched import loss_lines
 
 from ullava.training.distributed.sharding import takes_sharded_models
 
@@ -30,23 +29,13 @@ STEPS = 3
 
 
 def train(recipe: Path, out: Path, processes: int, *overrides: str) -> Path:
-    """Run ``ullava train`` in fresh processes and return the run folder."""
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    line = [*launch, "ullava", "train", str(recipe), f"training.max_steps={STEPS}", *filter(None, overrides)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        [*line, "--out", str(out)], capture_output=True, text=True, timeout=580, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return out
+    """Train for ``STEPS`` steps, where ``overrides`` do not say otherwise, and return the run folder."""
+    return launched.train(recipe, out, processes, f"training.max_steps={STEPS}", *overrides)
 
 
 def compared(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(text) for text in (run / "train_log.jsonl").read_text().splitlines()]
     keep = ("loss", "grad_norm", "step")
-    return [{k: v for k, v in line.items() if k.startswith(keep)} for line in lines if "loss" in line]
+    return [{k: v for k, v in line.items() if k.startswith(keep)} for line in loss_lines(run)]
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +78,10 @@ def test_two_processes_equal_one(
     skip_where_it_cannot_run(way)
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
     options.append("dataset={shapes_res: {turns: 2}}")
-    if "base" not in alone:
-        folder = tmp_path_factory.mktemp("alone")
-        alone["base"] = train(recipe_file, folder / "base", 1, *options)
     if settings == "LORA":
-        base = alone["base"] / "model"
-        options += [f"init={base}", "stage=ground", "lora={r: 2, dropout: 0.0}"]
+        if "base" not in alone:
+            alone["base"] = train(recipe_file, tmp_path_factory.mktemp("alone") / "base", 1, *options)
+        options += [f"init={alone['base'] / 'model'}", "stage=ground", "lora={r: 2, dropout: 0.0}"]
     batch = "training.per_device_train_batch_size"
     if settings not in alone:
         alone[settings] = train(recipe_file, tmp_path_factory.mktemp("one") / "one", 1, *options, f"{batch}=4")

@@ -42,6 +42,9 @@ _WIDTHS_AND_HEADS = (
 _MAY_BE_ZERO = {"window_size", "chunk_size_feed_forward", "num_multimask_outputs"}
 _FREE = {"dtype", "attn_implementation"}
 
+_SOUND: set[str] = set()
+"""Tables whose keys and values were found right before in this process, each with the kind of its config."""
+
 Path_ = tuple[str, ...]
 Build = Callable[[Mapping[str, Any]], PreTrainedConfig]
 
@@ -115,12 +118,15 @@ def _unknown_kind(name: Any, known: Collection[str]) -> str:
 
 def _checked(kind: type[PreTrainedConfig], table: dict[str, Any], site: Site, build: Build) -> PreTrainedConfig:
     """Return the config that ``build`` makes of ``table``, or raise ConfigError for all that is wrong with it."""
-    problems = _key_problems(kind, table, site)
-    for check in (_value_problems, _pair_problems):
-        if not problems:
-            problems = [f"{site.of('.'.join(path))}: {why}" for path, why in check(table, kind)]
-    if problems:
-        raise ConfigError(problems)
+    known = f"{kind.__module__}.{kind.__qualname__} {table!r}"
+    if known not in _SOUND:
+        problems = _key_problems(kind, table, site)
+        for check in (_value_problems, _pair_problems):
+            if not problems:
+                problems = [f"{site.of('.'.join(path))}: {why}" for path, why in check(table, kind)]
+        if problems:
+            raise ConfigError(problems)
+        _SOUND.add(known)
     try:
         return _tried(build, table)
     except TrialError as error:

@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import torch
 import transformers
 
 from ullava.config.load import field_problems
@@ -25,7 +24,7 @@ from ullava.errors import UserError, did_you_mean
 from ullava.given_files import read_plain_text
 from ullava.modeling.configuration import UllavaConfig, foreign_keys
 from ullava.modeling.construction.build import processor_facts
-from ullava.modeling.construction.trial import try_network
+from ullava.modeling.construction.trial import system_volume, try_network
 from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
 from ullava.modeling.loading.pretrained import (
     CONFIG_FILE,
@@ -147,12 +146,11 @@ def check_fit(config: UllavaConfig, folder: Path, shapes: Mapping[str, Stored] |
     """
     shapes = read_shapes(folder) if shapes is None else shapes
     check_depth(config.to_dict(), len(shapes), folder)
-    with reading(folder / CONFIG_FILE), torch.random.fork_rng(devices=[]):
+    with reading(folder / CONFIG_FILE):
         for part in config.networks():
             try_network(part)
-        with torch.device("meta"):
-            model = UllavaForConditionalGeneration(config)
-    check_volume(model, {name: stored.shape for name, stored in shapes.items()}, folder)
+        asked = system_volume(config).values
+    check_volume(asked, {name: stored.shape for name, stored in shapes.items()}, folder)
 
 
 def read_saved_processor(folder: Path, config: UllavaConfig) -> UllavaProcessor:

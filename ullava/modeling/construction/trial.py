@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -93,13 +94,44 @@ def reason_of(error: BaseException) -> str:
     return told[:200] or type(error).__name__
 
 
+@dataclass(frozen=True)
+class Volume:
+    """How much a whole system holds: numbers of its parameters, and of all that is saved (buffers too)."""
+
+    parameters: int
+    values: int
+
+
+_HELD: set[str] = set()
+"""What held together before in this process; a second trial of the same values would say the same."""
+_VOLUMES: dict[str, Volume] = {}
+"""Of whole systems that were built without memory before in this process."""
+
+
+def _identity(value: Any) -> str:
+    """Text that is the same for configs of one class with the same values, those within and their types included."""
+    if isinstance(value, PreTrainedConfig):
+        return f"{type(value).__module__}.{type(value).__qualname__}{_identity(vars(value))}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{key!r}: {_identity(item)}' for key, item in value.items()))}}}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(_identity, value))})"
+    return repr(value)
+
+
 def try_network(config: PreTrainedConfig) -> None:
     """Build the network of ``config`` on the meta device and run it on an input of the least size.
 
-    The random numbers of the caller stay as they are. Raises whatever transformers or torch raise, and TrialError for
-    more parameters than any network has.
+    The same values are tried once in a process. The random numbers of the caller stay as they are. Raises whatever
+    transformers or torch raise, and TrialError for more parameters than any network has.
     """
-    config = copy.deepcopy(config)
+    identity = _identity(config)
+    if identity not in _HELD:
+        _try_network(copy.deepcopy(config))
+        _HELD.add(identity)
+
+
+def _try_network(config: PreTrainedConfig) -> None:
     if config.model_type in TOWERS:
         _refuse_lists("", config)
     if isinstance(config, SamConfig):
@@ -126,6 +158,22 @@ def try_network(config: PreTrainedConfig) -> None:
             run(build(config).eval(), config)
 
 
+def system_volume(config: UllavaConfig) -> Volume:
+    """Build a whole system on the meta device, once in a process for the same values, and say how much it holds.
+
+    The random numbers of the caller stay as they are. Raises what our parts, transformers and torch raise.
+    """
+    identity = _identity(config)
+    if identity not in _VOLUMES:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            system = UllavaForConditionalGeneration(copy.deepcopy(config))
+        _VOLUMES[identity] = Volume(
+            parameters=sum(value.numel() for value in system.parameters()),
+            values=sum(value.numel() for value in system.state_dict().values()),
+        )
+    return _VOLUMES[identity]
+
+
 @contextmanager
 def vision_of(site: Site) -> Iterator[None]:
     """Let what a vision strategy refuses name file and line of its settings."""
@@ -145,8 +193,8 @@ def try_system(config: UllavaConfig, site: Site) -> None:
     machine has no memory for.
     """
     try:
-        with vision_of(site), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            size = sum(value.numel() for value in UllavaForConditionalGeneration(copy.deepcopy(config)).parameters())
+        with vision_of(site):
+            size = system_volume(config).parameters
     except LIBRARY_ERRORS as error:
         raise ConfigError(f"{site}: no network can be made of these parts ({reason_of(error)})") from error
     memory = psutil.virtual_memory().total

@@ -69,6 +69,17 @@ class CheckpointSeal(TrainerCallback):
             )  # the clock may have been set back
         self._writing = False
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save after all where a signal has ended an evaluation and HF, which keeps the best alone, saw no new best.
+
+        One process leaves an evaluation, several finish it first (they would not all look at the same moment).
+        """
+        left = self.trainer.stop.number is not None and control.should_training_stop and args.world_size == 1
+        if left and not self.is_there():
+            control.should_save = True
+
     @contextmanager
     def whole_or_gone(self) -> Iterator[None]:
         """Remove what is unfinished when the disk refuses; the OSError names it. Older checkpoints stay."""

@@ -111,7 +111,7 @@ class UllavaTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset={} if evaluate_fn is None else {"all": dataset},
             processing_class=processor,
-            callbacks=[StepCallback(self), GradientGuard(self), self.seal, self.stop],
+            callbacks=[StepCallback(self), GradientGuard(self), self.stop, self.seal],
         )
         self.is_distributed_loading_by_transformers = is_sharded(model)  # no DDP around it; what is whole is averaged
         model.register_load_state_dict_post_hook(forget_tied)

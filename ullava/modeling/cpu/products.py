@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def wide_units() -> bool:
+    """Whether the vector units are 512 bits wide: what decides between ways that are equal up to rounding."""
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``inputs`` [..., n] @ ``weight`` [m, n] transposed (+ ``bias`` [m]) -> [..., m], like torch's own."""
     if not _fits(inputs, weight):
@@ -48,5 +53,4 @@ def _fits(inputs: Tensor, weight: Tensor) -> bool:
 @cache
 def _available() -> bool:
     """Whether the units are wide, torch has oneDNN and still the operator by which its own compiler calls it."""
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return wide_units() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -68,3 +68,19 @@ def test_no_rows_and_half_precision_go_torchs_way():
     with torch.no_grad():
         assert products.apply_linear(layer, torch.zeros(0, 24)).shape == (0, 7)
         assert products.apply_linear(layer.bfloat16(), torch.zeros(2, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17])
+def test_words_of_few_rows_are_those_of_the_head(monkeypatch, rows):
+    monkeypatch.setattr(products, "wide_units", lambda: False)
+    products._available.cache_clear()
+    torch.manual_seed(0)
+    head, states = nn.Linear(24, 70, bias=False), torch.randn(rows, 1, 24)
+    ways = []
+    monkeypatch.setattr(products.torch, "mm", lambda *given, made=torch.mm: ways.append(1) or made(*given))
+    with torch.no_grad():
+        torch.testing.assert_close(products.words_of_few(head, states), head(states))
+        assert len(ways) == (1 < rows <= 16)
+    words = products.words_of_few(head, states.requires_grad_())
+    assert words.requires_grad and len(ways) == (1 < rows <= 16)
+    products._available.cache_clear()

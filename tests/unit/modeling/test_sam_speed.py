@@ -81,15 +81,18 @@ def test_blocks_are_as_large_as_the_cache(core_cache, told, numbers):
     assert sam_encoder.block_numbers() == numbers
 
 
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize(("use_rel_pos", "told"), [(True, "1024K"), (True, "64K"), (False, "1024K")])
-def test_blockwise_encoder_agrees(use_rel_pos, told, core_cache):
+def test_blockwise_encoder_agrees(use_rel_pos, told, wide, core_cache, monkeypatch):
     core_cache(told)
+    monkeypatch.setattr(sam_encoder, "wide_units", lambda: wide)
+    monkeypatch.setattr(sam_encoder, "FUSED_QUERIES", 96)  # does not divide the 1024 positions
     sam = random_sam(use_rel_pos)
     pixels = torch.randn(2, 3, 256, 256)
     with torch.no_grad():
         assert sam_encoder.can_block(sam.vision_encoder, pixels.device)
         expected = sam.vision_encoder(pixels).last_hidden_state
-        found = torch.cat([sam_encoder.encode_one(sam.vision_encoder, image[None]) for image in pixels])
+        found = sam_encoder.encode_each(sam.vision_encoder, pixels)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 
 from ullava.errors import ConfigError, UserError
 from ullava.examples import ModelInputs
+from ullava.modeling.cpu.products import words_of_few
 from ullava.modeling.vision.passes import Passes
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy
 
@@ -206,7 +207,7 @@ class Core(ABC):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Language head with the scaling that some causal LMs apply after it."""
         config = self.text_config
-        logits: torch.Tensor = self.get_output_embeddings()(hidden)
+        logits = words_of_few(self.get_output_embeddings(), hidden)
         if (scale := getattr(config, "logit_scale", None)) is not None:
             logits = logits * scale
         if (divisor := getattr(config, "logits_scaling", None)) is not None:

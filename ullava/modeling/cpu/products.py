@@ -10,10 +10,19 @@ answers the same way every time.
 from __future__ import annotations
 
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+FEW_ROWS = 16
+"""Up to so many rows a wide weight is read row by row."""
+
+
+def wide_units() -> bool:
+    """Whether the vector units are 512 bits wide: what decides between ways that are equal up to rounding."""
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,6 +41,18 @@ def apply_linear(layer: nn.Module, inputs: Tensor) -> Tensor:
     return made
 
 
+def words_of_few(head: nn.Module, inputs: Tensor) -> Tensor:
+    """Call a language head on ``inputs`` [..., n] -> [..., V], a wide one of a few rows the other way round.
+
+    MKL then goes through the weight once for all rows: 3.1 in place of 4.9 ms for 8 rows, 128 x 32,011, on Zen 3.
+    """
+    rows = inputs.numel() // max(1, inputs.shape[-1])
+    few = 1 < rows <= FEW_ROWS and not wide_units()
+    if type(head) is nn.Linear and head.bias is None and few and _whole(head.weight) and _plain(inputs, head.weight):
+        return torch.mm(head.weight, inputs.reshape(rows, -1).T).T.reshape(*inputs.shape[:-1], -1)
+    return cast(Tensor, head(inputs))
+
+
 def linear_added(base: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     """``base`` [p, m] + ``inputs`` [p, n] @ ``weight`` [m, n] transposed, in one pass over what is made."""
     if not _fits(inputs, weight):
@@ -41,12 +62,20 @@ def linear_added(base: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
 
 
 def _fits(inputs: Tensor, weight: Tensor) -> bool:
+    return _plain(inputs, weight) and _available()
+
+
+def _whole(weight: Tensor) -> bool:
+    """Neither shared out by ZeRO-3 nor to be rounded by autocast."""
+    return not hasattr(weight, "ds_id") and not torch.is_autocast_enabled("cpu")
+
+
+def _plain(inputs: Tensor, weight: Tensor) -> bool:
     plain = inputs.device.type == weight.device.type == "cpu" and inputs.dtype == weight.dtype == torch.float32
-    return plain and inputs.numel() > 0 and not torch.is_grad_enabled() and _available()
+    return plain and inputs.numel() > 0 and not torch.is_grad_enabled()
 
 
 @cache
 def _available() -> bool:
     """Whether the units are wide, torch has oneDNN and still the operator by which its own compiler calls it."""
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return wide_units() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -6,14 +6,14 @@ import torch
 from transformers import SamModel
 
 from ullava.modeling.cpu.sam_decoder import can_fold, decode_folded
-from ullava.modeling.cpu.sam_encoder import can_block, encode_one
+from ullava.modeling.cpu.sam_encoder import can_block, encode_each
 
 
 def encode(sam: SamModel, squares: torch.Tensor) -> torch.Tensor:
     """Run the image encoder on normalized squares [I, 3, S, S] -> embeddings [I, C, S/p, S/p]."""
     encoder = sam.vision_encoder
     if can_block(encoder, squares.device):
-        return torch.cat([encode_one(encoder, square[None]) for square in squares])
+        return encode_each(encoder, squares)
     result: torch.Tensor = encoder(squares).last_hidden_state
     return result
 

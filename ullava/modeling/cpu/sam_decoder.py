@@ -137,17 +137,19 @@ def _to_image(attention: SamAttention, image: Tensor, placed: Tensor, keys: Tens
     offsets = torch.einsum("kthd,hd->kht", key, _by_head(attention, attention.q_proj.bias)).flatten(1)
     scores = _meet(widened, placed) + offsets[:, :, None]
     shares = torch.softmax(scores.unflatten(1, (heads, -1)), dim=2).flatten(1, 2)
-    gathered = torch.einsum("kthd,chd->kcht", value, weight_out).flatten(2)
-    base, weights = image + attention.out_proj.bias, shares.transpose(1, 2)
+    gathered = torch.einsum("kthd,chd->kcht", value, weight_out)
+    # A head's shares sum to 1, so what every position gets may lie in the tokens of one head: a pass over it saved.
+    first = torch.cat([gathered[:, :, :1] + attention.out_proj.bias[:, None, None], gathered[:, :, 1:]], dim=2)
+    gathered, weights = first.flatten(2), shares.transpose(1, 2)
     if len(image) == 1:
-        return linear_added(base[0], weights[0].contiguous(), gathered[0])[None]
-    return torch.baddbmm(base, weights, gathered.transpose(1, 2))
+        return linear_added(image.squeeze(0), weights.squeeze(0).contiguous(), gathered.squeeze(0)).unsqueeze(0)
+    return torch.baddbmm(image, weights, gathered.transpose(1, 2))
 
 
 def _meet(tokens: Tensor, image: Tensor) -> Tensor:
     """Products of tokens [k, t, C] with positions [k, N, C]: [k, t, N]."""
     if len(tokens) == 1:
-        return linear(tokens[0], image[0])[None]
+        return linear(tokens.squeeze(0), image.squeeze(0)).unsqueeze(0)
     return tokens @ image.transpose(1, 2)
 
 
@@ -156,19 +158,19 @@ def _draw(decoder: SamMaskDecoder, image: Tensor, mask_weights: Tensor, rows: in
     grid = round(image.shape[1] ** 0.5)
     drawn = grid if rows is None else min(rows, grid)
     norm = decoder.upscale_layer_norm
+    coarse, fine = _as_product(decoder.upscale_conv1), _as_product(decoder.upscale_conv2)
     pieces = []
     for part in image[:, : drawn * grid].split(PART_POSITIONS, dim=1):
-        finer = _split_positions(part, decoder.upscale_conv1)
+        finer = linear(part, *coarse).unflatten(-1, (4, -1))
         finer = functional.gelu(functional.layer_norm(finer, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        finest = functional.gelu(_split_positions(finer.flatten(1, 2), decoder.upscale_conv2))
+        finest = functional.gelu(linear(finer.flatten(1, 2), *fine)).unflatten(-1, (4, -1))
         pieces.append((finest.flatten(1, 2) @ mask_weights[:, :, None])[..., 0])
     cells = torch.cat(pieces, dim=1).view(-1, drawn, grid, 2, 2, 2, 2)
     plane = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * drawn, 4 * grid)
     return functional.pad(plane, (0, 0, 0, 4 * (grid - drawn))) if drawn < grid else plane
 
 
-def _split_positions(positions: Tensor, convolution: torch.nn.ConvTranspose2d) -> Tensor:
-    """A transposed convolution of kernel and stride 2 as one product: [k, n, C] -> [k, n, 4, C'] (rows first)."""
+def _as_product(convolution: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor | None]:
+    """A transposed convolution of kernel and stride 2 as one product: weight [4 C', C], bias [4 C'], rows first."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)
-    return linear(positions, weight, bias).unflatten(-1, (4, -1))
+    return weight, None if convolution.bias is None else convolution.bias.repeat(4)

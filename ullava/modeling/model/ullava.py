@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel
 
 from ullava.errors import UserError
 from ullava.examples import HeadImages, ModelInputs, PatchNames, is_model_input
@@ -24,6 +24,7 @@ from ullava.modeling.heads.mask_table import build_mask_head
 from ullava.modeling.heads.outputs import GroundedGeneration, MaskReading, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads, states_of_sequences
 from ullava.modeling.model.clips import read_clip_prompts, teach_clip_masks
+from ullava.modeling.model.never_said import NeverSaid
 from ullava.modeling.vision.patches import patch_cross_entropy
 from ullava.modeling.vision.strategy import VisionOutput, VisionStrategy, zero_loss_of
 from ullava.modeling.vision.vision_batch import chosen_by, summed_aux, told_by
@@ -344,7 +345,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _continue(self, prepared: CoreInputs, **generation: Any) -> Any:
         """Let the core's own network generate, or GenerationMixin with this one; the settings are ours."""
         asked = {"input_ids": prepared.input_ids, "attention_mask": prepared.attention_mask, **prepared.arguments}
-        generation["suppress_tokens"] = sorted({*self.core.placeholder_ids, *(generation.get("suppress_tokens") or ())})
+        never = NeverSaid(self.core.placeholder_ids)
+        generation["logits_processor"] = LogitsProcessorList([*(generation.get("logits_processor") or ()), never])
         if self.core.generator is None:
             return super().generate(**asked, **generation)
         generation.setdefault("generation_config", self.generation_config)

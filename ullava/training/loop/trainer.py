@@ -200,7 +200,11 @@ class UllavaTrainer(Trainer):
         network_inputs, targets = batch.usable()
         heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
         network_inputs = replace(
-            network_inputs, supervised_only=True, heads_only=heads_only, backprop_frames=self.backprop_frames
+            network_inputs,
+            content_only=True,
+            supervised_only=True,
+            heads_only=heads_only,
+            backprop_frames=self.backprop_frames,
         )
         output = self.passes(model, network_inputs)
         if self.base_words is not None:

@@ -123,7 +123,9 @@ def _activations(
     passes = model.core.passes(recipe.passes)
     objective = GroundingObjective(subject.loss, subject.processor.masks, passes.aux_terms)
     heads_only = subject.loss.ce == 0 and model.config.grounding_layer is not None
-    inputs = replace(inputs, supervised_only=True, heads_only=heads_only, overrides=dict(passes.variants()[-1]))
+    inputs = replace(
+        inputs, content_only=True, supervised_only=True, heads_only=heads_only, overrides=dict(passes.variants()[-1])
+    )
     ledger = Ledger(subject.fake, REST, 0.0 if settings.gathers else 1 / settings.sharing.gradients)
     ledger.leave_out([*model.parameters(), *model.buffers()])
     try:

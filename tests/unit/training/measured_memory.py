@@ -63,7 +63,8 @@ def train(recipe: TrainRecipe, steps: int) -> None:
     mixed = torch.autocast("cpu", torch.bfloat16) if recipe.training.get("bf16") else nullcontext()
     for _ in range(steps):
         with mixed:
-            total = objective(model(**replace(inputs, content_only=True, supervised_only=True).as_kwargs()), targets).total
+            shown = replace(inputs, content_only=True, supervised_only=True)
+            total = objective(model(**shown.as_kwargs()), targets).total
         total.backward()
         optimizer.step()
         optimizer.zero_grad()

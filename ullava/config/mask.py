@@ -17,6 +17,10 @@ MASK_ENCODERS: dict[str, tuple[str, ...]] = {
 """``mask.kind`` -> what may encode images for it."""
 
 
+WITH_MEMORY = ("sam2_video", "edgetam_video")
+"""Kinds that carry a mask through a video."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskHeadConfig:
     """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability.
@@ -25,7 +29,8 @@ class MaskHeadConfig:
     ``encoder: vision``, ``sam2`` are the sizes of SAM 2's mask decoder alone, which reads the maps of the vision tower
     and starts afresh. The score of all but ``sam`` is the quality estimate, times how likely the thing is there at all.
     ``sam2_video`` and ``edgetam_video`` are ``sam2`` and ``edgetam`` with their memory of frames: masks in images are
-    made as by those, and in a video a mask is carried from frame to frame.
+    made as by those, and in a video a mask is carried from frame to frame. ``repeat_prompt``: every frame of a video is
+    prompted with the same ``[SEG]``, beside what is remembered; without, the first one alone, as SAM 2 is published.
     """
 
     sam: PartConfig | None = None
@@ -36,6 +41,7 @@ class MaskHeadConfig:
     kind: Literal["sam", "sam2", "edgetam", "sam2_video", "edgetam_video"] = "sam"
     encoder: Literal["own", "vision"] = "own"
     score: Literal["iou_head", "mean_probability"] = "iou_head"
+    repeat_prompt: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other (ValueError)."""
@@ -50,6 +56,8 @@ class MaskHeadConfig:
             raise ValueError(f"{self.kind}.path: a decoder on the vision tower starts afresh; give {self.kind}.config")
         if self.kind != "sam" and self.score != "iou_head":
             raise ValueError(f"kind {self.kind} scores by iou_head, times how likely the thing is there")
+        if self.repeat_prompt and self.kind not in WITH_MEMORY:
+            raise ValueError(f"kind {self.kind} has no memory of frames beside which a prompt could be repeated")
 
     @property
     def part(self) -> PartConfig:

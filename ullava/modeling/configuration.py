@@ -92,7 +92,8 @@ class UllavaConfig(PreTrainedConfig):
     head reads). ``video_frames``: frames of a video that are seen.
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config``,
     ``edgetam_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes, ``mask_encoder`` says what it
-    sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower.
+    sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower; ``mask_repeat_prompt``: whether each
+    frame of a clip is prompted, and not the first alone.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
     (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_rule``, ``mask_threshold``
     and ``mask_peak_gap`` say what of its logits a mask is there (ullava.modeling.mask_cut).
@@ -133,6 +134,7 @@ class UllavaConfig(PreTrainedConfig):
         mask_score: str = "iou_head",
         mask_kind: str = "sam",
         mask_encoder: str = "own",
+        mask_repeat_prompt: bool = False,
         presence_scale: float = 1.0,
         presence_shift: float = 0.0,
         mask_threshold: float = 0.0,
@@ -184,9 +186,8 @@ class UllavaConfig(PreTrainedConfig):
         self.region_grid = region_grid
         self.head_state = head_state
         self.grounding_layer = grounding_layer
-        self.mask_score = mask_score
-        self.mask_kind = mask_kind
-        self.mask_encoder = mask_encoder
+        self.mask_kind, self.mask_encoder, self.mask_score = mask_kind, mask_encoder, mask_score
+        self.mask_repeat_prompt = mask_repeat_prompt
         self.presence_scale, self.presence_shift = presence_scale, presence_shift
         self.mask_rule, self.mask_threshold, self.mask_peak_gap = mask_rule, mask_threshold, mask_peak_gap
         self.box_kind = box_kind

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.unit.modeling.conftest import make_image
-from tests.unit.modeling.small_segmenters import ENCODERS, SIDE, build_segmenter, sizes, write_segmenter
+from tests.unit.modeling.small_segmenters import ENCODERS, SIDE, WIDTH, build_segmenter, sizes, write_segmenter
 from torch import nn
 from transformers import Sam2VideoInferenceSession
 from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoInferenceSession
@@ -140,3 +140,38 @@ def test_a_head_without_a_memory_refuses_a_clip_by_name() -> None:
     model, _ = build_segmenter("sam2")
     with pytest.raises(UserError, match=r"mask\.kind sam2 has no memory of frames.*sam2_video"):
         video_head(model.mask_head, "sam2")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_is_repeated_is_read_beside_the_memory(kind: str, without_timm: None) -> None:
+    torch.manual_seed(5)
+    once, _ = build_segmenter(f"{kind}_video")
+    again, _ = build_segmenter(f"{kind}_video", None, "mask.repeat_prompt=true")
+    again.load_state_dict(once.state_dict())
+    assert again.config.mask_repeat_prompt and not once.config.mask_repeat_prompt
+    shown, states = clip(), torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    first, second = once.mask_head.eval(), again.mask_head.eval()
+    with torch.no_grad():
+        plain, repeated = (ours_over(head, shown, states, range(LENGTH)) for head in (first, second))
+        torch.testing.assert_close(plain[0].masks.mask_logits_lowres, repeated[0].masks.mask_logits_lowres)
+        assert not torch.allclose(plain[1].masks.mask_logits_lowres, repeated[1].masks.mask_logits_lowres, atol=1e-3)
+
+        fine, middle, coarse, places = (
+            plane.expand(2, *plane.shape[1:]) for plane in second.embed(shown, torch.tensor([1]))
+        )
+        recalled = second._recalled(coarse, places, repeated[0].memory)
+        wanted = second.read([fine, middle, recalled], second.projector(states)[:, None, None]).masks
+        torch.testing.assert_close(repeated[1].masks.mask_logits_lowres, wanted.mask_logits_lowres)
+
+        others = ours_over(second, shown, states.flip(0) * 2, range(LENGTH))
+        swapped = replace(repeated[3].memory, prompt=others[3].memory.prompt)
+        frame = second.embed(shown, torch.tensor([4]))
+        moved = second.step(frame, swapped).masks.mask_logits_lowres
+        assert not torch.allclose(moved, repeated[4].masks.mask_logits_lowres, atol=1e-3)
+    gradients = replace(repeated[0].memory, prompt=torch.ones(2, 1, 1, WIDTH, requires_grad=True))
+    assert second.detached(gradients).prompt is gradients.prompt, "a prompt is no step of the memory"
+
+
+def test_a_prompt_is_repeated_beside_a_memory_alone() -> None:
+    with pytest.raises(ConfigError, match="kind sam2 has no memory of frames beside which a prompt could be repeated"):
+        build_segmenter("sam2", None, "mask.repeat_prompt=true")

@@ -190,7 +190,8 @@ def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any
         raise ConfigError(f"{site.of('kind')}: {mask.kind} {missing}")
     sizes: dict[str, Any] = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
     sizes[row.part] = part_config(mask.part, folder, site.of(mask.kind), (row.config,))
-    return {**sizes, "mask_kind": mask.kind, "mask_encoder": mask.encoder, "mask_score": mask.score}
+    kept = ("kind", "encoder", "score", "repeat_prompt")
+    return {**sizes, **{f"mask_{name}": getattr(mask, name) for name in kept}}
 
 
 def _native_fields(

@@ -52,7 +52,7 @@ LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
         "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id", "sam2_video_config",
-        "edgetam_video_config", "mask_rule", "mask_peak_gap",
+        "edgetam_video_config", "mask_rule", "mask_peak_gap", "mask_repeat_prompt",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
@@ -77,7 +77,7 @@ CHOICES: Mapping[str, tuple[type[Any], str]] = {
     "head_state": (ModelConfig, "head_state"),
     "grounding_layer": (ModelConfig, "grounding_layer"),
     "marker_gradient_only": (ModelConfig, "marker_gradient_only"),
-    **{f"mask_{key}": (MaskHeadConfig, key) for key in ("kind", "encoder", "score")},
+    **{f"mask_{key}": (MaskHeadConfig, key) for key in ("kind", "encoder", "score", "repeat_prompt")},
     **{f"box_{key}": (BoxHeadConfig, key) for key in ("kind", "width", "frame", "sigmoid")},
     "max_text_length": (TextConfig, "max_length"),
 }

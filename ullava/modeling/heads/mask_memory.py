@@ -2,7 +2,9 @@
 
 Of every frame two things are remembered: its coarsest map with the mask drawn in (the memory encoder), and a vector of
 the thing (the object pointer). The next frame's coarsest map attends to both before the mask is decoded, without a
-prompt then. A frame in which the thing is not (a negative object score) is remembered as such, so it may come back.
+prompt then, as published, or with the same one again (``repeats_prompt``): SAM 2 reads corrections of later frames so,
+and a state, unlike a click, means the thing in every frame. A frame in which the thing is not (a negative object score)
+is remembered as such, so it may come back.
 Modules and weights are those of transformers' ``Sam2VideoModel`` and ``EdgeTamVideoModel``; which of them runs on what
 is here, since theirs keeps every frame of a clip, one thing at a time, without gradients. SAM 2: Ravi et al.,
 arXiv 2408.00714; EdgeTAM, which stores fewer places of each frame: Zhou et al., arXiv 2501.07256.
@@ -31,26 +33,33 @@ class FrameMemory:
 
     ``prompted``: [N, K, M], N places of the frame that was prompted; ``recent``: the same of the frames since, the
     latest first, as many as attention reads. ``pointer`` [K, C] and ``pointers`` likewise. ``places`` [N, K, M]: the
-    encoding of the places, the same in every frame. ``age``: how many frames the next one is from the prompted one.
+    encoding of the places, the same in every frame. ``prompt`` [K, 1, 1, C]: what the next frame is prompted with, if
+    anything. ``age``: how many frames the next one is from the prompted one.
     """
 
     prompted: Tensor
     places: Tensor
     pointer: Tensor
+    prompt: Tensor | None = None
     recent: tuple[Tensor, ...] = ()
     pointers: tuple[Tensor, ...] = ()
     age: int = 1
 
 
 class VideoSegmenterMaskHead(SegmenterMaskHead, VideoMaskHead):
-    """Holds the whole segmenter of videos; masks of images are those of ``SegmenterMaskHead``."""
+    """Holds the whole segmenter of videos; masks of images are those of ``SegmenterMaskHead``.
 
-    def __init__(self, config: Any, width_in: int, network: Any) -> None:
+    ``repeats_prompt``: every frame is prompted, and not the first alone.
+    """
+
+    def __init__(self, config: Any, width_in: int, network: Any, repeats_prompt: bool = False) -> None:
         super().__init__(config, width_in, network)
         self.side = int(config.prompt_encoder_config.image_size)
         several = int(config.mask_decoder_config.num_multimask_outputs) > 0 and config.multimask_min_pt_num <= 0
         # As in SAM 2, a frame without a prompt shows the best of several masks: which part is meant is not said again.
-        self.best = several and config.multimask_output_in_sam and config.multimask_output_for_tracking
+        self.repeats_prompt = repeats_prompt
+        tracks_several = config.multimask_output_in_sam and config.multimask_output_for_tracking
+        self.best = several and tracks_several and not self.repeats_prompt
 
     def embed(self, images: HeadImages | Pyramid, rows: Tensor) -> list[Tensor]:
         """See MaskHead; the empty memory is left to ``decode``, since a frame may have another."""
@@ -70,16 +79,20 @@ class VideoSegmenterMaskHead(SegmenterMaskHead, VideoMaskHead):
     def start(self, frame: Any, states: Tensor) -> Tracked:
         """See VideoMaskHead."""
         fine, middle, coarse = (_for_each(plane, len(states)) for plane in frame[:3])
-        read = self.read([fine, middle, self.without_memory(coarse)], self.projector(states)[:, None, None])
+        prompt = self.projector(states)[:, None, None]
+        read = self.read([fine, middle, self.without_memory(coarse)], prompt)
         stored, places = self._stored(coarse, read, prompted=True)
-        return Tracked(read.masks, FrameMemory(stored, places, self._pointer(read)))
+        repeated = prompt if self.repeats_prompt else None
+        return Tracked(read.masks, FrameMemory(stored, places, self._pointer(read), repeated))
 
     def step(self, frame: Any, memory: FrameMemory) -> Tracked:
         """See VideoMaskHead."""
         things = len(memory.pointer)
         fine, middle, coarse, places = (_for_each(plane, things) for plane in frame)
-        nothing = self.sam.prompt_encoder.not_a_point_embed.weight.expand(things, 1, 2, -1)  # as transformers pads
-        read = self.read([fine, middle, self._recalled(coarse, places, memory)], nothing, best=self.best)
+        prompt = memory.prompt
+        if prompt is None:
+            prompt = self.sam.prompt_encoder.not_a_point_embed.weight.expand(things, 1, 2, -1)  # as transformers pads
+        read = self.read([fine, middle, self._recalled(coarse, places, memory)], prompt, best=self.best)
         stored, _ = self._stored(coarse, read, prompted=False)
         config = self.sam.config
         later = replace(

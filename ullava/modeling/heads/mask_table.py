@@ -5,7 +5,7 @@ part without.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -91,6 +91,17 @@ def _segmenter(
     )
 
 
+def _of_videos(
+    head: type[VideoSegmenterMaskHead], part: str, config: type[PreTrainedConfig], network: Any, **more: Any
+) -> MaskHeadKind:
+    """The row of a segmenter with a memory of frames."""
+
+    def build(model: UllavaConfig, width_in: int) -> MaskHead:
+        return head(model.mask_part, width_in, network, model.mask_repeat_prompt)
+
+    return replace(_segmenter(head, part, config, network, **more), network=build)
+
+
 TIMM = {"package": "timm", "extra": "edgetam"}
 """What EdgeTAM's encoder needs."""
 
@@ -114,8 +125,8 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ("edgetam", "own"): _segmenter(
         SegmenterMaskHead, "edgetam_config", EdgeTamConfig, EdgeTamModel, beside=VIDEO_ONLY, **TIMM
     ),
-    ("sam2_video", "own"): _segmenter(VideoSegmenterMaskHead, "sam2_video_config", Sam2VideoConfig, Sam2VideoModel),
-    ("edgetam_video", "own"): _segmenter(
+    ("sam2_video", "own"): _of_videos(VideoSegmenterMaskHead, "sam2_video_config", Sam2VideoConfig, Sam2VideoModel),
+    ("edgetam_video", "own"): _of_videos(
         EdgeTamVideoMaskHead, "edgetam_video_config", EdgeTamVideoConfig, EdgeTamVideoModel, **TIMM
     ),
 }

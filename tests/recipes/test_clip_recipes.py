@@ -38,3 +38,14 @@ def test_both_stages_train_and_the_masks_of_clips_are_measured(
         assert main([*line, "--out", str(tmp_path / carrying)]) == 0
         (row,) = json.loads((tmp_path / carrying / "metrics.json").read_text())["results"]
         assert {"J", "F", "J&F"} <= set(row["metrics"])
+
+
+def test_the_shipped_model_masks_what_moves_in_new_clips(tmp_path: Path) -> None:
+    clips = draw_track_world(tmp_path / "clips", 6, 77, "seen", progress=False)
+    line = ["eval", "shapes_video_refer", "--model", "tiny_clips", f"data_root={clips}", "--out", str(tmp_path / "out")]
+    assert main(line) == 0
+    (row,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]
+    assert row["n"] > 20 and row["metrics"]["J&F"] > 40
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    things = [thing for line in lines for thing in json.loads(line)["objects"]]
+    assert any(None in thing["masks"]["counts"] for thing in things), "some things are out of view for some frames"

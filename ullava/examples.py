@@ -130,9 +130,9 @@ class ModelInputs:
     belongs to, from 1, and 0 of padding; None = a row is one. ``images`` and ``videos``: None where there are none;
     ``mask_images``: what the mask head's encoder sees, ``box_images`` the box head's, where it has a view of its own;
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
-    at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above the grounding layer need
-    not run; ``masks_read``: what the mask decoder read is wanted, too (``SegOutput.read``); ``regions``: what the
-    questions point at; ``overrides``: overrides of the vision strategy by name;
+    at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above a grounding layer need
+    not run (without one it changes nothing); ``masks_read``: what the mask decoder read is wanted, too
+    (``SegOutput.read``); ``regions``: what the questions point at; ``overrides``: overrides of the vision strategy by name;
     ``generator``: where noise in training comes from, None = torch's own. ``clip_frames``: where masks in videos are
     taught; without it the states that would prompt them are returned. ``backprop_frames``: gradients of these masks run
     back through so many steps of the memory, None = through all.
@@ -161,6 +161,10 @@ class ModelInputs:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ModelInputs:
         """Return the same inputs with their tensors on ``device``."""
         return moved(self, torch.device(device), non_blocking)
+
+    def for_losses(self, **changes: Any) -> ModelInputs:
+        """The same inputs with ``changes``, of which only what losses look at is made."""
+        return replace(self, content_only=True, supervised_only=True, **changes)
 
     def as_kwargs(self) -> dict[str, Any]:
         """The flat form: keyword arguments of ``forward`` and ``generate``, without those that are not given."""

@@ -55,9 +55,7 @@ def bench_mask_cache(*, repeats: int, threads: int, device: str) -> list[Figure]
             model.zero_grad(set_to_none=True)
             rows = [dataset[position] for position in range(start, start + BATCH)]
             inputs, targets = collate(rows).to(place).usable()
-            total = objective(
-                model(**replace(inputs, content_only=True, supervised_only=True).as_kwargs()), targets
-            ).total
+            total = objective(model(**inputs.for_losses().as_kwargs()), targets).total
             total.backward()
             losses.append(float(total.detach()))
         wait_for(place)

@@ -78,9 +78,7 @@ def bench_packing(*, repeats: int, threads: int, device: str) -> list[Figure]:
             for batch in batches[:STEPS]:
                 inputs, targets = batch.to(place).usable()
                 model.zero_grad(set_to_none=True)
-                total = objective(
-                    model(**replace(inputs, content_only=True, supervised_only=True).as_kwargs()), targets
-                ).total
+                total = objective(model(**inputs.for_losses().as_kwargs()), targets).total
                 total.backward()
                 judged.append(float(total.detach()))
             wait_for(place)

@@ -37,7 +37,7 @@ def bench_training(network: Network, workload: Workload, *, repeats: int) -> lis
     def steps() -> float:
         for inputs, targets in batches:
             model.zero_grad(set_to_none=True)
-            output = model(**replace(inputs, content_only=True, supervised_only=True).as_kwargs())
+            output = model(**inputs.for_losses().as_kwargs())
             objective(output, targets).total.backward()
         wait_for(model.device)
         return len(batches)

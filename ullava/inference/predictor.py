@@ -291,9 +291,7 @@ class Predictor:
         if not whole:  # the words are given, so only the grounding tokens are looked at
             ids = torch.tensor([self.model.config.seg_id, self.model.config.loc_id], device=self.device)
             labels = labels.masked_fill(~torch.isin(labels, ids), IGNORE_LABEL)
-        # Without words to judge nothing above the layer that the heads read is needed.
-        heads_only = not whole and self.model.config.grounding_layer is not None
-        inputs = replace(inputs, labels=labels, supervised_only=True, heads_only=heads_only, masks_read=whole)
+        inputs = replace(inputs, labels=labels, supervised_only=True, heads_only=not whole, masks_read=whole)
         return examples, self.model(**inputs.as_kwargs()), inputs
 
     def given_answers(

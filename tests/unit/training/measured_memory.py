@@ -10,7 +10,6 @@ import gc
 import json
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,8 +62,7 @@ def train(recipe: TrainRecipe, steps: int) -> None:
     mixed = torch.autocast("cpu", torch.bfloat16) if recipe.training.get("bf16") else nullcontext()
     for _ in range(steps):
         with mixed:
-            shown = replace(inputs, content_only=True, supervised_only=True)
-            total = objective(model(**shown.as_kwargs()), targets).total
+            total = objective(model(**inputs.for_losses().as_kwargs()), targets).total
         total.backward()
         optimizer.step()
         optimizer.zero_grad()

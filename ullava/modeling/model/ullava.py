@@ -142,7 +142,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             given = {"inputs_embeds": inputs_embeds}
             prepared = CoreInputs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, arguments=given)
-        words_judged = not inputs.heads_only
+        words_judged = not inputs.heads_only or self.config.grounding_layer is None
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         tapped = tapped_layer(self.core.decoder, self.config.grounding_layer, last_needed=words_judged)
         with stage("prefill" if first else "decode"), tapped as tap:

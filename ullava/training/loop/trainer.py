@@ -198,14 +198,8 @@ class UllavaTrainer(Trainer):
             return take_part(self, model, num_items_in_batch)
         self.plan.set_frozen_to_eval()
         network_inputs, targets = batch.usable()
-        heads_only = self.objective.weights.ce == 0 and self.model.config.grounding_layer is not None
-        network_inputs = replace(
-            network_inputs,
-            content_only=True,
-            supervised_only=True,
-            heads_only=heads_only,
-            backprop_frames=self.backprop_frames,
-        )
+        heads_only = self.objective.weights.ce == 0
+        network_inputs = network_inputs.for_losses(heads_only=heads_only, backprop_frames=self.backprop_frames)
         output = self.passes(model, network_inputs)
         if self.base_words is not None:
             with self.accelerator.autocast():  # which accelerate puts around forward alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,10 +122,7 @@ def _activations(
     inputs, targets = batch.usable()
     passes = model.core.passes(recipe.passes)
     objective = GroundingObjective(subject.loss, subject.processor.masks, passes.aux_terms)
-    heads_only = subject.loss.ce == 0 and model.config.grounding_layer is not None
-    inputs = replace(
-        inputs, content_only=True, supervised_only=True, heads_only=heads_only, overrides=dict(passes.variants()[-1])
-    )
+    inputs = inputs.for_losses(heads_only=subject.loss.ce == 0, overrides=dict(passes.variants()[-1]))
     ledger = Ledger(subject.fake, REST, 0.0 if settings.gathers else 1 / settings.sharing.gradients)
     ledger.leave_out([*model.parameters(), *model.buffers()])
     try:

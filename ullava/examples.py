@@ -132,7 +132,7 @@ class ModelInputs:
     ``content_only``: nobody looks at mask logits of the padding, which need not be drawn then; ``supervised_only``: nor
     at logits of tokens without a label; ``heads_only``: nor at any word, so that layers above a grounding layer need
     not run (without one it changes nothing); ``masks_read``: what the mask decoder read is wanted, too
-    (``SegOutput.read``); ``regions``: what the questions point at; ``overrides``: overrides of the vision strategy by name;
+    (``SegOutput.read``); ``regions``: what the questions point at; ``overrides``: those of the vision strategy by name;
     ``generator``: where noise in training comes from, None = torch's own. ``clip_frames``: where masks in videos are
     taught; without it the states that would prompt them are returned. ``backprop_frames``: gradients of these masks run
     back through so many steps of the memory, None = through all.

@@ -240,6 +240,10 @@ class UllavaConfig(PreTrainedConfig):
         """What of its logits a mask is, in answers."""
         return MaskCut(self.mask_rule, self.mask_threshold, self.mask_peak_gap)
 
+    @mask_cut.setter
+    def mask_cut(self, cut: MaskCut) -> None:
+        self.mask_rule, self.mask_threshold, self.mask_peak_gap = cut.rule, cut.threshold, cut.peak_gap
+
     @property
     def sam_side(self) -> int:
         """Side S of the square that the mask head's encoder sees, in pixels."""

@@ -67,13 +67,12 @@ class MaskCut:
 @contextmanager
 def uncut(config: Any) -> Iterator[None]:
     """Let a model of this config give the logits as its head has them, within the block."""
-    now = (config.mask_rule, config.mask_threshold, config.mask_peak_gap)
-    plain = MaskCut()
-    config.mask_rule, config.mask_threshold, config.mask_peak_gap = plain.rule, plain.threshold, plain.peak_gap
+    now = config.mask_cut
+    config.mask_cut = MaskCut()
     try:
         yield
     finally:
-        config.mask_rule, config.mask_threshold, config.mask_peak_gap = now
+        config.mask_cut = now
 
 
 def expected_iou_threshold(mask_logits: torch.Tensor) -> torch.Tensor:

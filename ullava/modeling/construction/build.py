@@ -183,6 +183,10 @@ def to_model_config(
     )
 
 
+MASK_CHOICES = ("kind", "encoder", "score", "repeat_prompt")
+"""Fields of a mask head that a saved config keeps, each as ``mask_NAME``."""
+
+
 def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
     """Return what ``UllavaConfig`` holds of a mask head. Raises ConfigError as ``part_config``, for ``site``."""
     row = mask_row(mask.kind, mask.encoder)
@@ -190,8 +194,7 @@ def mask_fields(mask: MaskHeadConfig, folder: Path, site: Site) -> dict[str, Any
         raise ConfigError(f"{site.of('kind')}: {mask.kind} {missing}")
     sizes: dict[str, Any] = dict.fromkeys(entry.part for entry in MASK_HEADS.values())
     sizes[row.part] = part_config(mask.part, folder, site.of(mask.kind), (row.config,))
-    kept = ("kind", "encoder", "score", "repeat_prompt")
-    return {**sizes, **{f"mask_{name}": getattr(mask, name) for name in kept}}
+    return {**sizes, **{f"mask_{name}": getattr(mask, name) for name in MASK_CHOICES}}
 
 
 def _native_fields(

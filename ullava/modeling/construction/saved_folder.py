@@ -23,7 +23,7 @@ from ullava.config.vision import SETTINGS, PartConfig, RegionConfig, VisionConfi
 from ullava.errors import UserError, did_you_mean
 from ullava.given_files import read_plain_text
 from ullava.modeling.configuration import UllavaConfig, foreign_keys
-from ullava.modeling.construction.build import processor_facts
+from ullava.modeling.construction.build import MASK_CHOICES, processor_facts
 from ullava.modeling.construction.trial import system_volume, try_network
 from ullava.modeling.heads.mask_table import MASK_HEADS, mask_row
 from ullava.modeling.loading.pretrained import (
@@ -77,7 +77,7 @@ CHOICES: Mapping[str, tuple[type[Any], str]] = {
     "head_state": (ModelConfig, "head_state"),
     "grounding_layer": (ModelConfig, "grounding_layer"),
     "marker_gradient_only": (ModelConfig, "marker_gradient_only"),
-    **{f"mask_{key}": (MaskHeadConfig, key) for key in ("kind", "encoder", "score", "repeat_prompt")},
+    **{f"mask_{key}": (MaskHeadConfig, key) for key in MASK_CHOICES},
     **{f"box_{key}": (BoxHeadConfig, key) for key in ("kind", "width", "frame", "sigmoid")},
     "max_text_length": (TextConfig, "max_length"),
 }

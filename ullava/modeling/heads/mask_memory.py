@@ -56,8 +56,8 @@ class VideoSegmenterMaskHead(SegmenterMaskHead, VideoMaskHead):
         super().__init__(config, width_in, network)
         self.side = int(config.prompt_encoder_config.image_size)
         several = int(config.mask_decoder_config.num_multimask_outputs) > 0 and config.multimask_min_pt_num <= 0
-        # As in SAM 2, a frame without a prompt shows the best of several masks: which part is meant is not said again.
         self.repeats_prompt = repeats_prompt
+        # As in SAM 2, a frame without a prompt shows the best of several masks: which part is meant is not said again.
         tracks_several = config.multimask_output_in_sam and config.multimask_output_for_tracking
         self.best = several and tracks_several and not self.repeats_prompt
 

@@ -39,3 +39,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(f"unknown dtype '{name}'{did_you_mean(name, DTYPES)}")
     return DTYPES[name]
+
+
+def is_bfloat16_fast(device: torch.device) -> bool:
+    """Whether products of bfloat16 take less time than of float32: on CUDA devices that have them, on CPUs with AMX.
+
+    Other CPUs convert to float32 and back, up to twelve times as long for a product; MPS is not known.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()

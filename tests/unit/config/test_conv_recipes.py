@@ -81,7 +81,7 @@ def test_the_small_twin_differs_in_size_alone(stage: str) -> None:
     assert twin.model == "tiny_conv" and (twin.init == "scratch") == (full.init == "scratch")
     sizes = {
         "per_device_train_batch_size", "num_train_epochs", "max_steps", "dataloader_num_workers", "deepspeed", "tf32",
-        "save_strategy", "save_steps", "save_total_limit",
+        "save_strategy", "save_steps", "save_total_limit", "bf16",
     }  # fmt: skip
     assert {k: v for k, v in full.training.items() if k not in sizes} == {
         k: v for k, v in twin.training.items() if k not in sizes

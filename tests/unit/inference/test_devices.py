@@ -14,7 +14,7 @@ import ullava
 from ullava.batching.collate import Collator
 from ullava.errors import ConfigError, UserError
 from ullava.examples import mapped
-from ullava.inference.devices import pick_device, pick_dtype
+from ullava.inference.devices import is_bfloat16_fast, pick_device, pick_dtype
 from ullava.inference.generation import drawn_from
 from ullava.inference.predictor import Predictor
 from ullava.structures import Answer, Region, Sample, Turn
@@ -194,3 +194,10 @@ def test_a_step_there_has_the_gradient_of_the_cpu(accelerator: torch.device) -> 
         ]))  # fmt: skip
     assert np.abs(gradients[0]).max() > 0
     assert np.allclose(gradients[0], gradients[1], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_bfloat16_is_fast_on_processors_with_amx(monkeypatch: pytest.MonkeyPatch, *, amx: bool) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    assert is_bfloat16_fast(torch.device("cpu")) is amx
+    assert not is_bfloat16_fast(torch.device("mps"))

@@ -45,6 +45,14 @@ def test_bfloat16_is_allowed_on_a_cpu(write: Write) -> None:
     assert args.bf16 and args.device.type == "cpu"
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_computes_in_bfloat16_where_that_is_fast(
+    write: Write, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+) -> None:
+    monkeypatch.setattr("ullava.inference.devices.is_bfloat16_fast", lambda device: fast and device.type == "cpu")
+    assert build(write, "  use_cpu: true\n  bf16: auto\n").bf16 is fast
+
+
 def test_numbers_written_as_text_are_numbers(write: Write) -> None:
     args = build(write, "  use_cpu: true\n  learning_rate: 2e-5\n  num_train_epochs: 3\n")
     assert args.learning_rate == pytest.approx(2e-5)

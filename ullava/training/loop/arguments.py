@@ -134,13 +134,13 @@ def _report_problem(names: Sequence[str]) -> str:
 
 
 def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return (the table with numbers written as text converted, one line per problem)."""
+    """Return (the table, numbers written as text converted and ``bf16: auto`` decided, one line per problem)."""
     from transformers import TrainingArguments
 
     hints = _type_hints(TrainingArguments)
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for key, value in training.items():
+    for key, value in _decided(training).items():
         where = f"{_place(recipe, key)}: training.{key}"
         if key in RESERVED:
             problems.append(f"{where}: not yours to set: {RESERVED[key]}")
@@ -153,6 +153,15 @@ def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict
             if reason:
                 problems.append(f"{where}: {reason}")
     return values, problems
+
+
+def _decided(training: dict[str, Any]) -> dict[str, Any]:
+    """``bf16: auto``, which Hugging Face does not know, as true or false by the device that the run trains on."""
+    from ullava.inference.devices import is_bfloat16_fast, pick_device
+
+    if training.get("bf16") != "auto":
+        return training
+    return training | {"bf16": is_bfloat16_fast(pick_device("cpu" if training.get("use_cpu") else "auto"))}
 
 
 def _device_kind(values: dict[str, Any], recipe: Path) -> str:

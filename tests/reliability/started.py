@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,13 @@ class Started:
         for process in self._running if rank is None else [self._running[rank]]:
             if not process.is_alive():
                 continue
-            if number == signal.SIGKILL and lots.random() < 0.5:
-                os.killpg(process.pid, number)
-            else:
-                os.kill(process.pid, number)
+            whole_group = number == signal.SIGKILL and lots.random() < 0.5
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                # In its first moments it still is in the group of what started it.
+                if whole_group and os.getpgid(process.pid) == process.pid:
+                    os.killpg(process.pid, number)
+                else:
+                    os.kill(process.pid, number)
         if number == signal.SIGKILL and rank is not None:
             self.lost_a_peer = True
             self._running[rank].join()

@@ -32,7 +32,12 @@ def differences(whole: Path, resumed: Path) -> list[str]:
         found.append("answers of an evaluation differ")
     checkpoints = [_newest(run) for run in (whole, resumed)]
     found += [f"checkpoint: {line}" for line in _checkpoints_differ(*checkpoints)]
-    return found + [f"{path.name} stayed" for path in resumed.rglob(".*")]
+    return found + [f"{name} stayed" for name in sorted(_hidden(resumed) - _hidden(whole))]
+
+
+def _hidden(run: Path) -> set[str]:
+    """What has a hidden name: unfinished files, and of shares of an optimizer the table that torch writes."""
+    return {path.relative_to(run).as_posix() for path in run.rglob(".*")}
 
 
 Seen = set[tuple[str, int]]

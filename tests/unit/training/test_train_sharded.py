@@ -127,16 +127,22 @@ def test_a_sharded_run_goes_on_where_it_stopped(recipe_file: Path, tmp_path: Pat
 
 
 @pytest.mark.exhaustive
-def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["teacher_forced", "generate"])
+def test_a_sharded_run_is_examined_on_the_way_as_one_process_is(
+    recipe_file: Path, tmp_path: Path, protocol: str
+) -> None:
     skip_where_it_cannot_run("fsdp2")
     options = ["training.learning_rate=1e-3", "training.save_strategy=no", "training.optim=adamw_torch"]
-    options += ["dataset={shapes_res: {turns: 2}}", "eval_dataset={shapes_res: {}, shapes_vqa: {}}"]
-    options += ["training.eval_strategy=steps", "training.eval_steps=2", "max_new_tokens=8"]
+    options += ["dataset={shapes_res: {turns: 2}}", "eval_dataset={shapes_res: {}, shapes_vqa: {limit: 1}}"]
+    options += [
+        f"eval_protocol={protocol}",
+        "training.eval_strategy=steps",
+        "training.eval_steps=2",
+        "max_new_tokens=8",
+    ]
     batch = "training.per_device_train_batch_size"
-    one = train(recipe_file, tmp_path / "one", 1, *options, "eval_protocol=teacher_forced", f"{batch}=4")
-    two = train(
-        recipe_file, tmp_path / "two", 2, *options, "eval_protocol=teacher_forced", "sharding=fsdp2", f"{batch}=2"
-    )
+    one = train(recipe_file, tmp_path / "one", 1, *options, f"{batch}=4")
+    two = train(recipe_file, tmp_path / "two", 2, *options, "sharding=fsdp2", f"{batch}=2")
     check_same(one, two, "FSDP2")  # and training goes on with shares as if nothing had been
     for step in ("step-2", "step-3"):
         alone, shared = (

@@ -347,6 +347,8 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         asked = {"input_ids": prepared.input_ids, "attention_mask": prepared.attention_mask, **prepared.arguments}
         never = NeverSaid(self.core.placeholder_ids)
         generation["logits_processor"] = LogitsProcessorList([*(generation.get("logits_processor") or ()), never])
+        # A process answers alone, with all weights (whole_weights): transformers would have a sharded one wait for all.
+        generation.setdefault("synced_gpus", False)
         if self.core.generator is None:
             return super().generate(**asked, **generation)
         generation.setdefault("generation_config", self.generation_config)

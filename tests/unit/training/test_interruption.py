@@ -165,7 +165,7 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_away(recipe_file:
     assert f"stopped after step {newest(tmp_path / 'run')}; go on with --resume" in err
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_stop_together_when_one_is_told(recipe_file: Path, tmp_path: Path) -> None:
     running = launch(recipe_file, tmp_path / "run", "training.save_steps=5000", processes=2)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

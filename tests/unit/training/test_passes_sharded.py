@@ -40,14 +40,10 @@ def alone() -> dict[str, Path]:
     return {}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("kind", "way"),
-    [
-        pytest.param(kind, way, marks=[] if (kind, way) == ("every", "fsdp2") else [pytest.mark.exhaustive])
-        for kind in PASSES
-        for way in ("ddp", "fsdp2", "zero2", "zero3")
-    ],
+    [(kind, way) for kind in PASSES for way in ("ddp", "fsdp2", "zero2", "zero3")],
 )
 def test_two_processes_equal_one(
     avg_recipe: Path, alone: dict[str, Path], tmp_path: Path, tmp_path_factory: Any, kind: str, way: str

@@ -30,6 +30,7 @@ def test_two_processes_equal_one_with_twice_the_batch(recipe_file: Path, tmp_pat
     assert {"loss", "loss_ce", "loss_bce", "loss_dice", "loss_l1", "loss_giou", "grad_norm"} <= compared
 
 
+@pytest.mark.exhaustive
 def test_a_process_without_a_usable_row_takes_part_with_nothing(recipe_file: Path, world: Path, tmp_path: Path) -> None:
     torn = tmp_path / "world"
     shutil.copytree(world, torn, ignore=shutil.ignore_patterns("*.ullava-cache"))

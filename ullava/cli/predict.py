@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(args: argparse.Namespace, folder: Path | None) -> int:
     from ullava.config.candidates import CandidatesConfig
-    from ullava.inference.batch import answer_all, answer_one, check_images, check_rows, read_questions
+    from ullava.inference.answering import answer_all, answer_one
+    from ullava.inference.batch import check_images, check_rows, read_questions
     from ullava.inference.clip_masks import ClipChoice
     from ullava.inference.load import load, weights_folder
 

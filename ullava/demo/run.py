@@ -21,7 +21,7 @@ from ullava.data.loading.build import build_dataset
 from ullava.data.loading.descriptor import locate
 from ullava.evaluation.metrics.rows import Row
 from ullava.evaluation.scoring import SCORERS, Scorer, family_of
-from ullava.inference.batch import Answerer
+from ullava.inference.answering import Answerer
 from ullava.structures import Answer, Sample
 from ullava.synthetic.write import draw_world
 from ullava.synthetic.write_clips import draw_video_world

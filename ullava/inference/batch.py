@@ -1,11 +1,11 @@
-"""Many questions at once: read them, answer them in batches, write as it goes, resume where it stopped."""
+"""Questions that are asked at once: read from a file or a command line, and looked at before a model is asked."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,24 +13,19 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ullava.atomic_write import append, make_folder, whole
 from ullava.data.annotations.file_names import find_from
 from ullava.data.loading.encode import read_videos
 from ullava.errors import DataError, SampleError, UserError, did_you_mean
 from ullava.geometry.region_prompts import as_regions
 from ullava.given_files import read_plain
-from ullava.inference.answer_files import answer_record, lines_of, write_overlays
-from ullava.inference.answered import read_answered
 from ullava.json_lines import numbered_lines, parse_line
 from ullava.media.images import read_preview_rgb_u8
 from ullava.media.video import check_video
 from ullava.modeling.processing.region_rows import check_pointed
-from ullava.structures import Answer, Clip, ImageArray, RegionPrompt, Sample, Turn
+from ullava.structures import Clip, ImageArray, RegionPrompt, Sample, Turn
 from ullava.text.tokens import IMAGE_MARKER, REGION_MARKER, RESERVED_TOKENS, VIDEO_MARKER, mark_places
 
 KEYS = ("image", "video", "prompt", "regions", "id")
-GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_masks", "prompt_frame")
-"""The settings that say how an answer is chosen, and how things in videos are masked."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -43,14 +38,6 @@ class RowMaker(Protocol):
 
     def encode(self, sample: Sample, images: Sequence[ImageArray], **settings: Any) -> Any:
         """Return the row of a sample, or raise SampleError."""
-        ...
-
-
-class Answerer(Protocol):
-    """What answers: a ``Predictor``, or anything of that shape."""
-
-    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
-        """Answer single-turn samples, in order; ``generation``: see Predictor.answer."""
         ...
 
 
@@ -204,79 +191,6 @@ def _told_at(where: str, problem: str) -> str:
     return f"{where}: {problem}" if where else problem
 
 
-def answer_one(
-    predictor: Answerer, question: Question, folder: Path | None, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Answer one question; with ``folder``, write ``answer.json`` and ``overlay.png`` there. Returns the record.
-
-    ``settings`` holds ``model``, ``max_new_tokens`` and further ``GENERATION``; they are part of the record.
-    """
-    answer = predictor.answer_samples([question.sample()], **_generation(settings))[0]
-    record = answer_record(question, answer, settings)
-    if folder is not None:
-        make_folder(folder)
-        with whole(folder / "answer.json") as unfinished:  # takes its place when the overlays are there
-            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            write_overlays(question.images, answer, folder, "overlay", question.videos)
-    return record
-
-
-def answer_all(
-    predictor: Answerer,
-    questions: Sequence[Question],
-    folder: Path | None,
-    settings: dict[str, Any],
-    batch_size: int,
-    each: Callable[[dict[str, Any]], None],
-    draw: bool = True,
-) -> None:
-    """Answer in batches; ``each`` is called with every new record, in order.
-
-    With ``folder``, ``answers.jsonl`` grows under the name ``answers.jsonl.part`` and is renamed at the end;
-    ``overlays/<id>.png`` is written before its line, unless ``draw`` is False. Questions that a previous run with the
-    same prompts and settings has answered are skipped.
-
-    Raises:
-        UserError: the folder holds answers to other questions or of another model.
-    """
-    done: set[str] = set()
-    if folder is not None:
-        make_folder(folder / "overlays" if draw else folder)
-        done = _resume(folder, questions, settings)
-    left = [question for question in questions if question.id not in done]
-    overlays = folder / "overlays" if folder is not None and draw else None
-    with tqdm(total=len(questions), initial=len(done), desc="answering", unit="question") as bar:
-        for records in answer_batches(predictor, left, overlays, settings, batch_size):
-            if folder is not None:
-                append(folder / "answers.jsonl.part", lines_of(records))
-            for record in records:
-                each(record)
-            bar.update(len(records))
-    if folder is not None and left:
-        os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
-
-
-def answer_batches(
-    predictor: Answerer,
-    questions: Sequence[Question],
-    overlays: Path | None,
-    settings: Mapping[str, Any],
-    batch_size: int,
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the records of one batch after the other, their overlays written into ``overlays`` before."""
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
-        if overlays is not None:
-            for question, answer in zip(batch, answers, strict=True):
-                write_overlays(question.images, answer, overlays, question.id, question.videos)
-        yield [answer_record(question, answer, settings) for question, answer in zip(batch, answers, strict=True)]
-
-
-def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: settings[key] for key in GENERATION if key in settings}
-
-
 def _parse_line(line: bytes, number: int, path: Path, problems: list[str]) -> Question | None:
     """Return the question of one line, or note what is wrong with it and return None."""
     where = f"{path}:{number}"
@@ -367,24 +281,3 @@ def _region_problems(prompt: str, regions: Sequence[RegionPrompt], where: str) -
     if not regions or found == len(regions):
         return []
     return [f"{where}: has {found} {REGION_MARKER} markers for {len(regions)} regions"]
-
-
-def _resume(folder: Path, questions: Sequence[Question], settings: Mapping[str, Any]) -> set[str]:
-    """Return the ids answered before, after checking that they were the same questions.
-
-    A finished ``answers.jsonl`` that lacks some questions becomes the ``.part`` file again; a line cut off by a kill is
-    dropped.
-    """
-    part, final = folder / "answers.jsonl.part", folder / "answers.jsonl"
-    source = part if part.exists() else final
-    if not source.exists():
-        return set()
-    done, whole = read_answered(source, questions, settings)
-    if len(done) < len(questions):
-        if source == final:
-            os.replace(final, part)
-        os.truncate(part, whole)
-    else:
-        os.truncate(source, whole)
-        os.replace(source, final)
-    return set(done)

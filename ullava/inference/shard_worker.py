@@ -12,7 +12,8 @@ from typing import Any
 
 from ullava.atomic_write import refusal
 from ullava.errors import UserError
-from ullava.inference.batch import answer_batches, check_images, check_rows
+from ullava.inference.answering import answer_batches
+from ullava.inference.batch import check_images, check_rows
 from ullava.inference.shards import Shard, ShardFolder
 
 

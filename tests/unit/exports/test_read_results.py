@@ -15,7 +15,8 @@ from ullava.errors import DataError, UserError
 from ullava.exports.collection import Choice, gather
 from ullava.exports.results import read_results
 from ullava.geometry import VideoMasks, rle_decode, rle_encode
-from ullava.inference.batch import Question, answer_one
+from ullava.inference.answering import answer_one
+from ullava.inference.batch import Question
 from ullava.structures import Answer, GroundedObject, MasksOverTime
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ullava.errors import DataError, UserError
 from ullava.geometry import rle_decode
-from ullava.inference.batch import Question, answer_all, answer_one, check_images, one_prompt, read_questions
+from ullava.inference.answering import answer_all, answer_one
+from ullava.inference.batch import Question, check_images, one_prompt, read_questions
 from ullava.inference.export import answer_to_json
 from ullava.structures import Answer, GroundedObject, Sample
 

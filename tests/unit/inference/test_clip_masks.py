@@ -21,7 +21,8 @@ from ullava.errors import DataError, UserError
 from ullava.examples import HeadImages
 from ullava.geometry import VideoMasks
 from ullava.inference import clip_masks
-from ullava.inference.batch import Question, answer_one
+from ullava.inference.answering import answer_one
+from ullava.inference.batch import Question
 from ullava.inference.clip_masks import ClipChoice, ClipTracker
 from ullava.inference.predictor import Predictor
 from ullava.media.video import iter_frames

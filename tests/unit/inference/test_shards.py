@@ -14,7 +14,8 @@ from PIL import Image
 
 from ullava.errors import DataError, UserError
 from ullava.inference import crew as crew_module
-from ullava.inference.batch import Question, answer_all
+from ullava.inference.answering import answer_all
+from ullava.inference.batch import Question
 from ullava.inference.crew import TRIES, Crew
 from ullava.inference.shard_worker import Order, ShardWorker, Told
 from ullava.inference.shards import Shard, ShardFolder, cut

@@ -1,0 +1,152 @@
+"""Many questions answered: in batches, written as it goes, resumed where it stopped (``ullava.inference.batch`` reads
+them).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from ullava.atomic_write import append, make_folder, whole
+from ullava.inference.answer_files import answer_record, lines_of, write_overlays
+from ullava.inference.answered import read_answered
+from ullava.inference.batch import Question
+from ullava.structures import Answer, Sample
+
+GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_masks", "prompt_frame")
+"""The settings that say how an answer is chosen, and how things in videos are masked."""
+DRAWING = 2
+"""How many threads draw overlays while the next answers are made."""
+
+
+class Answerer(Protocol):
+    """What answers: a ``Predictor``, or anything of that shape."""
+
+    def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int, **generation: Any) -> list[Answer]:
+        """Answer single-turn samples, in order; ``generation``: see Predictor.answer."""
+        ...
+
+
+def answer_one(
+    predictor: Answerer, question: Question, folder: Path | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Answer one question; with ``folder``, write ``answer.json`` and ``overlay.png`` there. Returns the record.
+
+    ``settings`` holds ``model``, ``max_new_tokens`` and further ``GENERATION``; they are part of the record.
+    """
+    answer = predictor.answer_samples([question.sample()], **_generation(settings))[0]
+    record = answer_record(question, answer, settings)
+    if folder is not None:
+        make_folder(folder)
+        with whole(folder / "answer.json") as unfinished:  # takes its place when the overlays are there
+            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_overlays(question.images, answer, folder, "overlay", question.videos)
+    return record
+
+
+def answer_all(
+    predictor: Answerer,
+    questions: Sequence[Question],
+    folder: Path | None,
+    settings: dict[str, Any],
+    batch_size: int,
+    each: Callable[[dict[str, Any]], None],
+    draw: bool = True,
+) -> None:
+    """Answer in batches; ``each`` is called with every new record, in order.
+
+    With ``folder``, ``answers.jsonl`` grows under the name ``answers.jsonl.part`` and is renamed at the end;
+    ``overlays/<id>.png`` is written before its line, unless ``draw`` is False. Questions that a previous run with the
+    same prompts and settings has answered are skipped.
+
+    Raises:
+        UserError: the folder holds answers to other questions or of another model.
+    """
+    done: set[str] = set()
+    if folder is not None:
+        make_folder(folder / "overlays" if draw else folder)
+        done = _resume(folder, questions, settings)
+    left = [question for question in questions if question.id not in done]
+    overlays = folder / "overlays" if folder is not None and draw else None
+    with tqdm(total=len(questions), initial=len(done), desc="answering", unit="question") as bar:
+        for records in answer_batches(predictor, left, overlays, settings, batch_size):
+            if folder is not None:
+                append(folder / "answers.jsonl.part", lines_of(records))
+            for record in records:
+                each(record)
+            bar.update(len(records))
+    if folder is not None and left:
+        os.replace(folder / "answers.jsonl.part", folder / "answers.jsonl")
+
+
+def answer_batches(
+    predictor: Answerer,
+    questions: Sequence[Question],
+    overlays: Path | None,
+    settings: Mapping[str, Any],
+    batch_size: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of one batch after the other, their overlays written into ``overlays`` before.
+
+    Overlays of a batch are drawn beside the next one's answers, so its records come when those are there.
+    """
+    with ThreadPoolExecutor(DRAWING) as pool:
+        before: list[dict[str, Any]] | None = None
+        drawing: list[Future[None]] = []
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
+            try:
+                answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
+            except (Exception, KeyboardInterrupt):  # what is answered already is not lost with it
+                if before is not None:
+                    yield _when_drawn(before, drawing)
+                raise
+            pairs = list(zip(batch, answers, strict=True))
+            if before is not None:
+                yield _when_drawn(before, drawing)
+            if overlays is not None:
+                drawing = [
+                    pool.submit(write_overlays, question.images, answer, overlays, question.id, question.videos)
+                    for question, answer in pairs
+                ]
+            before = [answer_record(question, answer, settings) for question, answer in pairs]
+        if before is not None:
+            yield _when_drawn(before, drawing)
+
+
+def _when_drawn(records: list[dict[str, Any]], drawing: Sequence[Future[None]]) -> list[dict[str, Any]]:
+    """Return the records when their overlays are written; raises what kept one from it."""
+    for one in drawing:
+        one.result()
+    return records
+
+
+def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings[key] for key in GENERATION if key in settings}
+
+
+def _resume(folder: Path, questions: Sequence[Question], settings: Mapping[str, Any]) -> set[str]:
+    """Return the ids answered before, after checking that they were the same questions.
+
+    A finished ``answers.jsonl`` that lacks some questions becomes the ``.part`` file again; a line cut off by a kill is
+    dropped.
+    """
+    part, final = folder / "answers.jsonl.part", folder / "answers.jsonl"
+    source = part if part.exists() else final
+    if not source.exists():
+        return set()
+    done, whole = read_answered(source, questions, settings)
+    if len(done) < len(questions):
+        if source == final:
+            os.replace(final, part)
+        os.truncate(part, whole)
+    else:
+        os.truncate(source, whole)
+        os.replace(source, final)
+    return set(done)

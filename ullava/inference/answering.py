@@ -8,21 +8,24 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from ullava.atomic_write import append, make_folder, whole
+from ullava.data.loading.encode import images_ahead
 from ullava.inference.answer_files import answer_record, lines_of, write_overlays
 from ullava.inference.answered import read_answered
 from ullava.inference.batch import Question
-from ullava.structures import Answer, Sample
+from ullava.media.images import read_image_rgb_u8
+from ullava.structures import Answer, ImageArray, Sample
 
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_masks", "prompt_frame")
 """The settings that say how an answer is chosen, and how things in videos are masked."""
-DRAWING = 2
-"""How many threads draw overlays while the next answers are made."""
+BESIDE = 2
+"""How many threads read images and draw overlays while answers are made."""
 
 
 class Answerer(Protocol):
@@ -94,37 +97,40 @@ def answer_batches(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the records of one batch after the other, their overlays written into ``overlays`` before.
 
-    Overlays of a batch are drawn beside the next one's answers, so its records come when those are there.
+    Beside the answers of a batch the next one's images are decoded, and the one before is drawn and written down; so
+    its records come when those answers are there.
     """
-    with ThreadPoolExecutor(DRAWING) as pool:
-        before: list[dict[str, Any]] | None = None
-        drawing: list[Future[None]] = []
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            try:
-                answers = predictor.answer_samples([question.sample() for question in batch], **_generation(settings))
-            except (Exception, KeyboardInterrupt):  # what is answered already is not lost with it
-                if before is not None:
-                    yield _when_drawn(before, drawing)
-                raise
-            pairs = list(zip(batch, answers, strict=True))
-            if before is not None:
-                yield _when_drawn(before, drawing)
-            if overlays is not None:
-                drawing = [
-                    pool.submit(write_overlays, question.images, answer, overlays, question.id, question.videos)
-                    for question, answer in pairs
-                ]
-            before = [answer_record(question, answer, settings) for question, answer in pairs]
-        if before is not None:
-            yield _when_drawn(before, drawing)
+    starts = range(0, len(questions), batch_size)
+    batches = [*(questions[start : start + batch_size] for start in starts), ()]  # nothing follows the last
+    with ThreadPoolExecutor(BESIDE) as pool:
+        before: list[Future[dict[str, Any]]] = []
+        images = _read_ahead(pool, batches[0])
+        for batch, following in pairwise(batches):
+            with images_ahead(images):
+                images = _read_ahead(pool, following)
+                try:
+                    answers = predictor.answer_samples([one.sample() for one in batch], **_generation(settings))
+                except (Exception, KeyboardInterrupt):  # what is answered already is not lost with it
+                    if before:
+                        yield [one.result() for one in before]
+                    raise
+            if before:
+                yield [one.result() for one in before]
+            pairs = zip(batch, answers, strict=True)
+            before = [pool.submit(_record, *pair, overlays, settings) for pair in pairs]
+        if before:
+            yield [one.result() for one in before]
 
 
-def _when_drawn(records: list[dict[str, Any]], drawing: Sequence[Future[None]]) -> list[dict[str, Any]]:
-    """Return the records when their overlays are written; raises what kept one from it."""
-    for one in drawing:
-        one.result()
-    return records
+def _read_ahead(pool: ThreadPoolExecutor, batch: Sequence[Question]) -> dict[Path, Future[ImageArray]]:
+    paths = dict.fromkeys(path for question in batch for path in question.images)
+    return {path: pool.submit(read_image_rgb_u8, path) for path in paths}
+
+
+def _record(question: Question, answer: Answer, overlays: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if overlays is not None:
+        write_overlays(question.images, answer, overlays, question.id, question.videos)
+    return answer_record(question, answer, settings)
 
 
 def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ullava.errors import DataError, UserError
+from ullava.data.loading.encode import read_images
+from ullava.errors import DataError, SampleError, UserError
 from ullava.geometry import rle_decode
 from ullava.inference.answering import answer_all, answer_one
 from ullava.inference.batch import Question, check_images, one_prompt, read_questions
@@ -189,6 +190,27 @@ def test_a_batch_is_resumed_where_it_stopped(tmp_path: Path, image: Path) -> Non
     answer_all(third, more, out, SETTINGS, 2, seen.append)
     assert third.asked == [["3 + 4?"]]
     assert len((out / "answers.jsonl").read_text().splitlines()) == 6
+
+
+def test_images_of_the_next_batch_are_read_beside_the_answers(tmp_path: Path, image: Path) -> None:
+    """An unreadable one costs none of the answers before it, as if each was read in its turn."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:60])
+    questions = [Question(f"q{number}", (path,), "where?") for number, path in enumerate((image, image, broken))]
+
+    class Reading(Fake):
+        def answer_samples(self, samples: Sequence[Sample], *, max_new_tokens: int) -> list[Answer]:
+            for sample in samples:
+                (pixels,) = read_images(sample.images, sample.name)
+                assert pixels.shape == (40, 50, 3)
+            return super().answer_samples(samples, max_new_tokens=max_new_tokens)
+
+    seen: list[dict[str, Any]] = []
+    with pytest.raises(SampleError, match=r"q2: .*broken\.png: cannot be decoded"):
+        answer_all(Reading(), questions, tmp_path / "out", SETTINGS, 1, seen.append)
+    assert [record["id"] for record in seen] == ["q0", "q1"]
+    assert len((tmp_path / "out" / "answers.jsonl.part").read_text().splitlines()) == 2
+    assert sorted(path.stem for path in (tmp_path / "out" / "overlays").iterdir()) == ["q0", "q1"]
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"max_new_tokens": 9}])

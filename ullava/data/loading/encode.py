@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ullava.data.augment import Augmenter
@@ -45,10 +49,24 @@ class Positions(Protocol):
         ...
 
 
+_AHEAD: ContextVar[Mapping[Path, Future[ImageArray]]] = ContextVar("images read ahead", default=MappingProxyType({}))
+
+
+@contextmanager
+def images_ahead(images: Mapping[Path, Future[ImageArray]]) -> Iterator[None]:
+    """Within, ``read_images`` takes these, which are being decoded elsewhere, and reads all others itself."""
+    token = _AHEAD.set(images)
+    try:
+        yield
+    finally:
+        _AHEAD.reset(token)
+
+
 def read_images(paths: Sequence[Path], sample: str) -> list[ImageArray]:
     """Decode images; an unreadable one is a SampleError of ``sample``."""
+    ahead = _AHEAD.get()
     try:
-        return [read_image_rgb_u8(path) for path in paths]
+        return [ahead[path].result() if path in ahead else read_image_rgb_u8(path) for path in paths]
     except SampleError:
         raise
     except DataError as error:

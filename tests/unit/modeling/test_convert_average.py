@@ -31,7 +31,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "first", tmp_path / "second"
 
 
-def test_every_weight_lies_between_and_calibrations_are_gone(
+def test_every_weight_lies_between_and_masks_end_as_before(
     runs: tuple[Path, Path], command: Any, tmp_path: Path
 ) -> None:
     first, second = runs
@@ -48,7 +48,7 @@ def test_every_weight_lies_between_and_calibrations_are_gone(
         moved += int(not torch.equal(ours[name], theirs[name]))
     assert moved > 50
     again, _ = load_folder(tmp_path / "out", torch.float32)
-    assert again.config.mask_threshold == 0.0
+    assert again.config.mask_threshold == -0.5
 
 
 def test_two_models_are_refused(runs: tuple[Path, Path], command: Any, tmp_path: Path) -> None:

@@ -22,10 +22,19 @@ from ullava.modeling.loading.weight_files import read_table, write_table
 from ullava.modeling.weights.conversion import REPORT, write_folder
 
 CONFIG = "config.json"
-FITTED = {"presence_scale": 1.0, "presence_shift": 0.0, "mask_threshold": 0.0}
+FITTED = {"presence_scale": 1.0, "presence_shift": 0.0}
 """What was fitted to other weights (``ullava calibrate``), and what it is without."""
 OF_THE_RUN = frozenset(
-    {*FITTED, "mask_rule", "mask_peak_gap", "loss_weights", "trained_stage", "transformers_version", "dtype"}
+    {
+        *FITTED,
+        "mask_rule",
+        "mask_threshold",
+        "mask_peak_gap",
+        "loss_weights",
+        "trained_stage",
+        "transformers_version",
+        "dtype",
+    }
 )
 """Keys of ``config.json`` in which two runs of one model may differ."""
 
@@ -33,7 +42,7 @@ OF_THE_RUN = frozenset(
 def convert_average(source: Path, other: Path, out: Path, share: float) -> Path:
     """Write ``(1 - share) * source + share * other`` to the new folder ``out``, of two saved runs of one model.
 
-    All else is that of ``source``; calibrations are taken away, being fitted to other weights.
+    All else is that of ``source``, where masks end too; the calibration of presence, of other weights, is taken away.
 
     Raises UserError for a share outside of 0 to 1 and for models that differ in more than their weights; WeightsError
     for tensors that one of them lacks or has in another shape.

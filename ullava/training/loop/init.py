@@ -77,11 +77,13 @@ def _as_the_stage_sees(model: Any, processor: Any, recipe: TrainRecipe, recipe_p
 
 
 def note_in_config(model: Any, recipe: TrainRecipe, loss: LossConfig) -> None:
-    """Write into the model's config what a later run goes on with: loss weights and stage."""
+    """Write into the model's config what a later run goes on with: loss weights and stage.
+
+    Where masks end (``mask_cut``) stays as it was chosen, so that before and after are cut alike.
+    """
     setattr(model.config, LOSS_KEY, asdict(loss))
     setattr(model.config, STAGE_KEY, recipe.stage)
     model.config.presence_scale, model.config.presence_shift = 1.0, 0.0  # fitted to other weights, if at all
-    model.config.mask_threshold = 0.0  # rule and gap stay: neither is fitted to weights
 
 
 def _going_on(recipe: TrainRecipe, recipe_path: Path, adapter: Path) -> Start:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -35,47 +35,40 @@ def bench_predict(
     started: float,
     quantize: Quantization | None = None,
     runtime: str = "torch",
+    dtype: str = "auto",
+    random_weights: bool = False,
 ) -> dict[str, Any]:
     """Load ``model``, ask ``prompt`` of ``image`` once and then ``repeats`` times, and draw each answer.
 
     ``image``: None = the first of the photographs that ship with the repository. ``started``: ``time.perf_counter()``
-    when the process began to import what the answer needs. ``runtime``: see ``ullava.load``. Returns seconds
-    (medians over the repeats) and MiB.
+    when the process began to import what the answer needs. ``runtime``, ``dtype``: see ``ullava.load``.
+    ``random_weights``: the model is built at its true sizes, nothing of it is loaded, and what it answers is prescribed
+    (``ullava.benchmarks.random_answer``). Returns seconds (medians over the repeats) and MiB.
     Raises UserError for a model or an image that cannot be read.
     """
+    if random_weights and (quantize is not None or runtime != "torch"):
+        raise UserError("--random-weights measures networks of torch as they are: leave --quantize and --runtime out")
     import torch
 
-    from ullava.benchmarks.timing import wait_for
-    from ullava.inference.load import load
-
-    for module in ("ullava.inference.predictor", "ullava.modeling.construction.auto"):
+    beside = ("ullava.benchmarks.random_answer",) if random_weights else ()
+    for module in ("ullava.inference.predictor", "ullava.modeling.construction.auto", *beside):
         import_module(module)  # what a first load would bring in: transformers, mostly
     torch.set_num_threads(threads)
     imported = time.perf_counter()
-    predictor = load(model, device=device, quantize=quantize, runtime=runtime)
+    predictor = _predictor(model, device, dtype, quantize, runtime, random_weights)
     loaded = time.perf_counter()
     resting = round(peak_memory_mib(), 1)
     path = image or str(first_photo())
-    wait = None if predictor.device.type == "cpu" else partial(wait_for, predictor.device)
-    passes = []
-    for number in range(repeats + 1):
-        with measured_stages(wait) as clock:
-            begun = time.perf_counter()
-            answer = predictor.answer(path, prompt)
-            answered = time.perf_counter()
-            with clock.run(DRAWING):
-                _draw(answer, path)
-        if number == 0:
-            first_s = answered - begun
-        else:
-            passes.append((answered - begun, clock.seconds, answer))
+    first_s, passes = _passes(predictor, path, _ask(predictor, path, prompt, random_weights), repeats)
     answer = passes[-1][2]
     report: dict[str, Any] = {"benchmark": "predict", "model": model, "image": path, "prompt": prompt}
     report |= {"quantize": quantize} if quantize else {}
-    report |= {"runtime": runtime, "device": predictor.device.type, **surroundings(threads, repeats)}
+    report |= {"weights": "random"} if random_weights else {}
+    report |= {"runtime": runtime, "device": predictor.device.type, "dtype": _dtype_of(predictor)}
+    report |= surroundings(threads, repeats)
     report |= {
         "import_s": round(imported - started, 3),
-        "load_s": round(loaded - imported, 3),
+        "build_s" if random_weights else "load_s": round(loaded - imported, 3),
         "first_answer_s": round(first_s, 3),
         "answer_s": round(statistics.median(seconds for seconds, _, _ in passes), 3),
         "stages_ms": _medians([stages for _, stages, _ in passes]),
@@ -87,6 +80,47 @@ def bench_predict(
         "memory_peak_mib": round(peak_memory_mib(), 1),
     }
     return report
+
+
+def _predictor(
+    model: str, device: str, dtype: str, quantize: Quantization | None, runtime: str, random_weights: bool
+) -> Any:
+    """What answers; see ``bench_predict``."""
+    if random_weights:
+        from ullava.benchmarks.random_answer import random_predictor
+
+        return random_predictor(model, device, dtype)
+    from ullava.inference.load import load
+
+    return load(model, device=device, dtype=dtype, quantize=quantize, runtime=runtime)
+
+
+def _ask(predictor: Any, path: str, prompt: str, random_weights: bool) -> Callable[[], Any]:
+    """How the question is asked once."""
+    if not random_weights:
+        return partial(predictor.answer, path, prompt)
+    from ullava.benchmarks.random_answer import prescribed_answer, prescribed_ids
+
+    return partial(prescribed_answer, predictor, path, prompt, prescribed_ids(predictor, path, prompt))
+
+
+def _passes(
+    predictor: Any, path: str, ask: Callable[[], Any], repeats: int
+) -> tuple[float, list[tuple[float, Mapping[str, float], Any]]]:
+    """Seconds of a first answer, and of the next ones: seconds, those of each stage (drawing too), the answer."""
+    from ullava.benchmarks.timing import wait_for
+
+    wait = None if predictor.device.type == "cpu" else partial(wait_for, predictor.device)
+    passes: list[tuple[float, Mapping[str, float], Any]] = []
+    for _ in range(repeats + 1):
+        with measured_stages(wait) as clock:
+            begun = time.perf_counter()
+            answer = ask()
+            answered = time.perf_counter()
+            with clock.run(DRAWING):
+                _draw(answer, path)
+        passes.append((answered - begun, clock.seconds, answer))
+    return passes[0][0], passes[1:]
 
 
 def first_photo() -> Path:
@@ -109,14 +143,15 @@ def table(report: Mapping[str, Any]) -> str:
     stages = report["stages_ms"]
     lines = [f"{report['model']}: {report['prompt']}  ->  {report['text']}"]
     lines += [f"  {name:<16}{stages[name]:>10.1f} ms" for name in (*STAGES, DRAWING) if name in stages]
-    for name in ("import_s", "load_s", "first_answer_s", "answer_s"):
+    for name in (name for name in ("import_s", "load_s", "build_s", "first_answer_s", "answer_s") if name in report):
         lines.append(f"  {name.removesuffix('_s').replace('_', ' '):<16}{report[name]:>10.2f} s")
     if report["weights_mib"]:  # graphs hold theirs themselves
         lines.append(f"  weights         {report['weights_mib']:>10,.0f} MiB")
     lines.append(f"  memory          {report['memory_loaded_mib']:>10,.0f} MiB loaded, "
                  f"{report['memory_peak_mib']:,.0f} at the most")  # fmt: skip
-    lines.append(f"  {report['new_tokens']} new tokens, {report['objects']} objects; {report['threads']} thread(s), "
-                 f"{report['device']}: {report['processor']}")  # fmt: skip
+    kind = f"{report['weights']} weights, {report['dtype']}" if "weights" in report else report["dtype"]
+    lines.append(f"  {report['new_tokens']} new tokens, {report['objects']} objects; {kind}; "
+                 f"{report['threads']} thread(s), {report['device']}: {report['processor']}")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -124,6 +159,10 @@ def _draw(answer: Any, path: str) -> None:
     from ullava.inference.screen import screen_overlay
 
     screen_overlay(path, answer.objects)
+
+
+def _dtype_of(predictor: Any) -> str:
+    return str(predictor.model.dtype).removeprefix("torch.")
 
 
 def _medians(passes: Sequence[Mapping[str, float]]) -> dict[str, float]:

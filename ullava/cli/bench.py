@@ -27,6 +27,8 @@ OWNERS = {
     "image": ("predict",),
     "prompt": ("predict",),
     "runtime": ("predict",),
+    "dtype": ("predict",),
+    "random_weights": ("predict",),
 }
 """Options and the benchmarks that read them."""
 
@@ -52,6 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="predict only: which image (default: a photograph of ours)")
     parser.add_argument("--prompt", metavar="TEXT", help="predict only: the question (default: one about a person)")
     parser.add_argument("--runtime", choices=RUNTIMES, help="predict only: what runs the networks (default torch)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="predict only: of the weights")
+    parser.add_argument(
+        "--random-weights", action="store_const", const=True,
+        help="predict only: the model at its true sizes, without its weights; the words of the answer are prescribed",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, every pass and the work included")
 
 
@@ -131,6 +138,8 @@ def _predict(args: argparse.Namespace) -> int:
         device=args.device,
         quantize=args.quantize,
         runtime=args.runtime or "torch",
+        dtype=args.dtype or "auto",
+        random_weights=bool(args.random_weights),
         started=started,
     )
     print(json.dumps(told, indent=1) if args.json else predict.table(told))

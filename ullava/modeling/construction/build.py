@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import ConvNextConfig
 
 from ullava.config.schema import BoxHeadConfig, HeadsConfig, MaskHeadConfig, ModelConfig, PartConfig
@@ -50,22 +53,83 @@ def build_model(
     Raises UserError for parts that are not there, that no network can be made of, or that this machine cannot hold.
     """
     site = site or Site(folder / "model.yaml")
-    native = None if config.core.kind == "spliced" else read_native(config.core, folder, site.of("core"))
-    chat_template = template_of(native) if native else chat_template_of(config.text, folder, site.of("text"))
-    tokenizer = load_tokenizer(config, folder, site, native)
-    model_config = to_model_config(config, folder, tokenizer, site, native)
-    set_attention(model_config, attn_implementation)
-    try_system(model_config, site)
-    model = UllavaForConditionalGeneration(model_config)
-    _init_new_weights(model, config)
-    _load_parts(model, config, folder, len(tokenizer), site)
-    settle_generation(model, tokenizer, chat_template)
-    with vision_of(site):
-        processor = build_processor(config, model_config, tokenizer, chat_template, native)
+    system = read_system(config, folder, site)
+    model = new_network(system, site, pretrained=with_weights(config), attn_implementation=attn_implementation)
+    _load_parts(model, config, folder, len(system.tokenizer), site)
+    processor = settled_processor(model, system, site)
     load_box_parts(model, processor, config.box, folder)
     parts = core_parts(config) | head_parts(config)
     model.config.pretrained = hub_sources(parts, folder, site)
     return model, processor
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a network is built of and what belongs to it, without weights.
+
+    ``settings``: the network's own config. ``native``: the processor of a native core.
+    """
+
+    config: ModelConfig
+    settings: UllavaConfig
+    tokenizer: Any
+    chat_template: str | None
+    native: Any
+
+
+def read_system(config: ModelConfig, folder: Path, site: Site | None = None) -> System:
+    """Read all that a ``model.yaml`` names but weights. Arguments and errors: see ``build_model``."""
+    written = site or Site(folder / "model.yaml")
+    native = None if config.core.kind == "spliced" else read_native(config.core, folder, written.of("core"))
+    chat_template = template_of(native) if native else chat_template_of(config.text, folder, written.of("text"))
+    tokenizer = load_tokenizer(config, folder, site, native)
+    settings = to_model_config(config, folder, tokenizer, site, native)
+    return System(config, settings, tokenizer, chat_template, native)
+
+
+def with_weights(config: ModelConfig) -> set[str]:
+    """The keys of model.yaml of the parts that have a ``path``, which their weights are read from."""
+    parts = core_parts(config) | head_parts(config)
+    return {key for key, part in parts.items() if part is not None and part.path}
+
+
+def new_network(
+    system: System,
+    site: Site,
+    *,
+    pretrained: Collection[str],
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str = "sdpa",
+) -> UllavaForConditionalGeneration:
+    """The network of a system, its weights random and made in ``dtype``.
+
+    ``pretrained``: the keys of model.yaml whose weights are read afterwards. Raises ConfigError where no network can be
+    made of the parts, or none that this machine can hold; ``site``: where they were written.
+    """
+    set_attention(system.settings, attn_implementation)
+    try_system(system.settings, site, dtype)
+    with _made_in(dtype):
+        model = UllavaForConditionalGeneration(system.settings)
+        _init_new_weights(model, system.config, pretrained)
+    return model
+
+
+def settled_processor(model: UllavaForConditionalGeneration, system: System, site: Site) -> UllavaProcessor:
+    """The processor that belongs to a system; its network learns from it where answers end."""
+    settle_generation(model, system.tokenizer, system.chat_template)
+    with vision_of(site):
+        return build_processor(system.config, system.settings, system.tokenizer, system.chat_template, system.native)
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Make new weights in ``dtype``, without a copy in float32 before."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def settle_generation(model: UllavaForConditionalGeneration, tokenizer: Any, chat_template: str | None) -> None:
@@ -282,10 +346,10 @@ def box_fields(box: BoxHeadConfig, folder: Path, site: Site) -> dict[str, Any]:
     }
 
 
-def _init_new_weights(model: UllavaForConditionalGeneration, config: ModelConfig) -> None:
+def _init_new_weights(model: UllavaForConditionalGeneration, config: ModelConfig, pretrained: Collection[str]) -> None:
     """Starting values of parts without pretrained weights, where transformers' own are meant for large models."""
-    model.core.init_new_weights({key for key, part in core_parts(config).items() if part.path})
-    if not config.mask.part.path:
+    model.core.init_new_weights(pretrained)
+    if f"mask.{config.mask.kind}" not in pretrained:
         model.mask_head.init_new_weights()
 
 

@@ -20,10 +20,9 @@ from ullava.errors import UserError
 from ullava.examples import TokenCount
 from ullava.hub import find_folder
 from ullava.modeling.configuration import UllavaConfig
-from ullava.modeling.construction.build import load_tokenizer, to_model_config
+from ullava.modeling.construction.build import System, read_system
 from ullava.modeling.construction.trial import vision_of
-from ullava.modeling.cores.native_processor import NativePreprocessor, read_native, template_of
-from ullava.modeling.loading.template_files import chat_template_of
+from ullava.modeling.cores.native_processor import NativePreprocessor
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.vision.strategies import build_preprocessor, patch_of
 from ullava.modeling.vision.strategy import VisionPreprocessor
@@ -80,34 +79,19 @@ def outline(
     return Outline(_sizes(model), counts, preprocessor.preprocess_video(frames).count, len(frames))
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a network is built of and what belongs to it, without weights.
+def describe(config: ModelConfig, folder: Path, site: Site | None = None) -> System:
+    """Read what describes the parts of a ``model.yaml`` (below ``folder``). Arguments and errors: see ``outline``.
 
-    ``config``: parts that are not at hand are spelt out in sizes. ``native``: the processor of a native core.
+    In the system's ``config`` parts that are not at hand are spelt out in sizes; there is a row for every word.
     """
-
-    config: ModelConfig
-    settings: UllavaConfig
-    tokenizer: Any
-    chat_template: str | None
-    native: Any
-
-
-def describe(config: ModelConfig, folder: Path, site: Site | None = None) -> Described:
-    """Read what describes the parts of a ``model.yaml`` (below ``folder``). Arguments and errors: see ``outline``."""
-    written = site or Site(folder / "model.yaml")
     problems: list[UserError] = []
-    described = _described(config, folder, written, problems)
+    described = _described(config, folder, site or Site(folder / "model.yaml"), problems)
     if problems:
         raise type(problems[0])([line for problem in problems for line in problem.problems])
-    spliced = config.core.kind == "spliced"
-    native = None if spliced else read_native(described.core, folder, written.of("core"))
-    template = chat_template_of(config.text, folder, written.of("text")) if spliced else template_of(native)
-    tokenizer = load_tokenizer(described, folder, site, native)
-    settings = to_model_config(described, folder, tokenizer, site, native)
-    settings.text_config.vocab_size = max(settings.text_config.vocab_size, len(tokenizer))
-    return Described(described, settings, tokenizer, template, native)
+    system = read_system(described, folder, site)
+    words = system.settings.text_config
+    words.vocab_size = max(words.vocab_size, len(system.tokenizer))
+    return system
 
 
 def _preprocessor(settings: UllavaConfig, native: Any) -> VisionPreprocessor:

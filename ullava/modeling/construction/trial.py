@@ -56,7 +56,6 @@ MEMORY_WIDTH = 64
 """Of what is remembered of a place: the attention of transformers 5.17 and later has no other."""
 TRIAL_WIDTH = 8
 """Of the states that a mask head is tried with."""
-FLOAT_BYTES = 4
 WORDS = 4
 """Words of the trial: enough for every kind of position and cache."""
 
@@ -186,11 +185,11 @@ def vision_of(site: Site) -> Iterator[None]:
         raise ConfigError([f"{place(told.file, told.key)}: {problem}" for problem in error.problems]) from error
 
 
-def try_system(config: UllavaConfig, site: Site) -> None:
+def try_system(config: UllavaConfig, site: Site, dtype: torch.dtype = torch.float32) -> None:
     """Build a whole system without memory.
 
-    Raises ConfigError, which names ``site``, where its parts do not go together, and for weights (float32) that this
-    machine has no memory for.
+    Raises ConfigError, which names ``site``, where its parts do not go together, and for weights (of ``dtype``) that
+    this machine has no memory for.
     """
     try:
         with vision_of(site):
@@ -198,8 +197,8 @@ def try_system(config: UllavaConfig, site: Site) -> None:
     except LIBRARY_ERRORS as error:
         raise ConfigError(f"{site}: no network can be made of these parts ({reason_of(error)})") from error
     memory = psutil.virtual_memory().total
-    if size * FLOAT_BYTES > memory:
-        needed = f"{size:,} parameters take {size * FLOAT_BYTES / 1e9:,.0f} GB"
+    if size * dtype.itemsize > memory:
+        needed = f"{size:,} parameters take {size * dtype.itemsize / 1e9:,.0f} GB"
         raise ConfigError(f"{site}: {needed}, this machine has {memory / 1e9:,.0f} GB of memory")
 
 

@@ -84,6 +84,11 @@ def load_box_parts(model: Any, processor: Any, box: BoxHeadConfig, folder: Path)
         detector = find_folder(box.detector.path, folder, where, revision=box.detector.revision)
         _load_detector(model.box_head, detector)
         model.tie_weights()
+    load_box_words(processor, box, folder)
+
+
+def load_box_words(processor: Any, box: BoxHeadConfig, folder: Path) -> None:
+    """Give the rules of a detector that reads words its tokenizer. Arguments and errors: see ``load_box_parts``."""
     if box.kind == "grounding_dino_phrase":
         where = f"{folder / 'model.yaml'}: box.phrase_tokenizer"
         named = box.phrase_tokenizer or (box.detector.path if box.detector is not None else None)

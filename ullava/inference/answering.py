@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "clip_ma
 """The settings that say how an answer is chosen, and how things in videos are masked."""
 BESIDE = 2
 """How many threads read images and draw overlays while answers are made."""
+AHEAD = 8
+"""How many images are held for the next batch at the most: 50 million pixels are 150 MB. It reads the others itself."""
 
 
 class Answerer(Protocol):
@@ -124,7 +126,7 @@ def answer_batches(
 
 def _read_ahead(pool: ThreadPoolExecutor, batch: Sequence[Question]) -> dict[Path, Future[ImageArray]]:
     paths = dict.fromkeys(path for question in batch for path in question.images)
-    return {path: pool.submit(read_image_rgb_u8, path) for path in paths}
+    return {path: pool.submit(read_image_rgb_u8, path) for path in islice(paths, AHEAD)}
 
 
 def _record(question: Question, answer: Answer, overlays: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -30,6 +31,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
     return device
+
+
+def pick_training_device(training: Mapping[str, Any]) -> torch.device:
+    """Return what a run trains on by its ``training`` table: the CPU with ``use_cpu``, else as for ``auto``."""
+    return pick_device("cpu" if training.get("use_cpu") else "auto")
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

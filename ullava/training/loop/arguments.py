@@ -157,18 +157,18 @@ def check_training_keys(training: dict[str, Any], *, recipe: Path) -> tuple[dict
 
 def _decided(training: dict[str, Any]) -> dict[str, Any]:
     """``bf16: auto``, which Hugging Face does not know, as true or false by the device that the run trains on."""
-    from ullava.inference.devices import is_bfloat16_fast, pick_device
+    from ullava.inference.devices import is_bfloat16_fast, pick_training_device
 
     if training.get("bf16") != "auto":
         return training
-    return training | {"bf16": is_bfloat16_fast(pick_device("cpu" if training.get("use_cpu") else "auto"))}
+    return training | {"bf16": is_bfloat16_fast(pick_training_device(training))}
 
 
 def _device_kind(values: dict[str, Any], recipe: Path) -> str:
     """Return what a run trains on: ``cpu``, ``cuda`` or ``mps``. Raises ConfigError where processes cannot share it."""
-    from ullava.inference.devices import pick_device
+    from ullava.inference.devices import pick_training_device
 
-    kind = pick_device("cpu" if values.get("use_cpu") else "auto").type
+    kind = pick_training_device(values).type
     if "WORLD_SIZE" in os.environ and kind not in ("cpu", "cuda"):
         where = f"{_place(recipe, None)}: training.use_cpu"
         raise ConfigError(f"{where}: processes of one run meet on CUDA or on the CPU, not on {kind}; say use_cpu: true")

@@ -19,7 +19,7 @@ from torch import nn
 from ullava.config.load import place
 from ullava.config.quantization import QUANTIZATIONS
 from ullava.config.schema import TrainRecipe
-from ullava.inference.devices import pick_device
+from ullava.inference.devices import pick_training_device
 from ullava.modeling.construction.quantized import MakeLayer, lacking, replace_linear
 
 COMPUTED_IN_HALF = (
@@ -45,8 +45,7 @@ def check_base_dtype(recipe: TrainRecipe, values: Mapping[str, Any], recipe_path
     if recipe.sharding != "none":
         problems.append(f"{where} and sharding: {recipe.sharding}, whose groups hold weights of one type; keep one")
     if recipe.base_dtype in QUANTIZATIONS:
-        device = pick_device("cpu" if values.get("use_cpu") else "auto")
-        reason = lacking(recipe.base_dtype, device, trains=True)
+        reason = lacking(recipe.base_dtype, pick_training_device(values), trains=True)
         problems += [] if reason is None else [f"{place(recipe_path, 'base_dtype')}: base_dtype: {reason}"]
     return problems
 

@@ -108,20 +108,23 @@ def answer_batches(
         before: list[Future[dict[str, Any]]] = []
         images = _read_ahead(pool, batches[0])
         for batch, following in pairwise(batches):
-            with images_ahead(images):
-                images = _read_ahead(pool, following)
-                try:
+            try:
+                with images_ahead(images):
+                    images = _read_ahead(pool, following)
                     answers = predictor.answer_samples([one.sample() for one in batch], **_generation(settings))
-                except (Exception, KeyboardInterrupt):  # what is answered already is not lost with it
-                    if before:
-                        yield [one.result() for one in before]
-                    raise
-            if before:
-                yield [one.result() for one in before]
+            except (Exception, KeyboardInterrupt):  # what is answered already is not lost with it
+                yield from _finished(before)
+                raise
+            yield from _finished(before)
             pairs = zip(batch, answers, strict=True)
             before = [pool.submit(_record, *pair, overlays, settings) for pair in pairs]
-        if before:
-            yield [one.result() for one in before]
+        yield from _finished(before)
+
+
+def _finished(before: Sequence[Future[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of a batch when all are there, nothing where there was none; raises what kept one from it."""
+    if before:
+        yield [one.result() for one in before]
 
 
 def _read_ahead(pool: ThreadPoolExecutor, batch: Sequence[Question]) -> dict[Path, Future[ImageArray]]:

@@ -199,9 +199,9 @@ class Core(ABC):
 
     @abstractmethod
     def decode(self, prepared: CoreInputs, **options: Any) -> Any:
-        """Run the decoder: transformers' output with ``last_hidden_state`` [B, L', D] and ``past_key_values``.
+        """Run the decoder: transformers' output with ``last_hidden_state`` [B, L', D] and its cache (``CACHE``).
 
-        ``options``: ``position_ids``, ``past_key_values``, ``use_cache``.
+        ``options``: ``position_ids``, ``use_cache`` and the cache by transformers' name.
         """
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

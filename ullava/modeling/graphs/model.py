@@ -20,6 +20,7 @@ from ullava.modeling.graphs.sessions import Graph, read_graphs
 from ullava.modeling.heads.box_contract import BoxHead, Candidates
 from ullava.modeling.heads.mask_contract import DecodedMasks, MaskHead, Pyramid
 from ullava.modeling.heads.mask_sam import padded_squares
+from ullava.modeling.heads.outputs import CACHE
 from ullava.modeling.loading.pretrained import CONFIG_FILE, read_generation, reading
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.pixels import normalize_u8
@@ -94,26 +95,29 @@ class GraphDecoder(nn.Module):
         inputs_embeds: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         use_cache: bool | None = None,
+        **known: Any,
     ) -> BaseModelOutputWithPast:
-        """Embeddings [B, L, D] -> states [B, L, D], and the cache with the new positions in it."""
+        """Embeddings [B, L, D] -> states [B, L, D], and the cache (``CACHE``) with the new positions in it."""
+        cache = known.pop(CACHE, None)
+        if known:
+            raise UserError(f"the graph of a language model reads no {', '.join(sorted(known))}")
         rows, new = inputs_embeds.shape[:2]
-        seen = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        seen = 0 if cache is None else int(cache.get_seq_length())
         if attention_mask is None:
             attention_mask = torch.ones(rows, seen + new, dtype=torch.int64)
         if position_ids is None:
             position_ids = torch.arange(seen, seen + new).expand(rows, -1)
-        past = self._past(past_key_values, rows) if seen else [self._none(rows)] * (2 * len(self.layers))
+        past = self._past(cache, rows) if seen else [self._none(rows)] * (2 * len(self.layers))
         states, *made = self.graph(inputs_embeds, attention_mask.long(), position_ids.expand(rows, -1), *past)
         if self.grounding_layer is not None:
             self.layers[self.grounding_layer - 1](made.pop(0))
-        if past_key_values is None and use_cache:
-            past_key_values = DynamicCache()
-        if past_key_values is not None:
+        if cache is None and use_cache:
+            cache = DynamicCache()
+        if cache is not None:
             for number, (keys, values) in enumerate(zip(made[0::2], made[1::2], strict=True)):
-                past_key_values.update(keys, values, number)
-        return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=past_key_values)
+                cache.update(keys, values, number)
+        return BaseModelOutputWithPast(last_hidden_state=states, **{CACHE: cache})
 
     def _past(self, cache: Any, rows: int) -> list[Tensor]:
         return [kind for layer in cache.layers for kind in (layer.keys, layer.values)]

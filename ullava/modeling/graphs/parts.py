@@ -19,6 +19,7 @@ from ullava.errors import UserError
 from ullava.modeling.cpu.sam import decode_as_published
 from ullava.modeling.heads.mask_sam import SamMaskHead
 from ullava.modeling.heads.mask_sam2 import Sam2MaskHead
+from ullava.modeling.heads.outputs import CACHE
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
 from ullava.modeling.vision.clip_mlp import ClipMlp
 
@@ -127,8 +128,8 @@ class DecoderPart(nn.Module):
                 inputs_embeds=inputs_embeds,
                 attention_mask=bias,
                 position_ids=position_ids,
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             )
         finally:
             if hook is not None:

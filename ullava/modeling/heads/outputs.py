@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 
 from ullava.errors import UserError
 
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
+"""transformers' name for the keys and values of what was read, as an argument and in outputs; another since 5.24."""
 ABSENT_LOGIT = -1024.0
 """Of every cell of a thing that is not there; SAM 2's."""
 
@@ -93,9 +95,10 @@ class LocOutput(ModelOutput):
 
 
 @dataclass
-class UllavaOutput(ModelOutput):
+class UllavaOutput(CausalLMOutputWithPast):  # type: ignore[misc]
     """Output of ``forward``. Which entries there are depends on what is asked for, never on the mode.
 
+    The cache has the name that transformers gives it (``CACHE``); there are no ``attentions``.
     ``logits``: [B, L, V], the last ``logits_to_keep`` of them; left out with ``supervised_only``. With labels:
     ``supervised_logits`` [n, V], the rows that predict a supervised token, next to ``targets`` [n], and ``loss``, their
     mean cross-entropy (words alone; the criterion of training adds the heads' terms).
@@ -107,12 +110,8 @@ class UllavaOutput(ModelOutput):
     for the items of each row. ``clips``: ``[SEG]`` that speak of videos.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
     supervised_logits: torch.Tensor | None = None
     targets: torch.Tensor | None = None
-    past_key_values: object | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
     input_ids: torch.Tensor | None = None
     seg: SegOutput | None = None
     loc: LocOutput | None = None

@@ -21,7 +21,7 @@ from ullava.modeling.heads.box_table import build_box_head
 from ullava.modeling.heads.grounding_layer import PassStates, check_grounding_layer, tapped_layer
 from ullava.modeling.heads.mask_contract import DecodedMasks, Pyramid, VideoMaskHead
 from ullava.modeling.heads.mask_table import build_mask_head
-from ullava.modeling.heads.outputs import GroundedGeneration, MaskReading, SegOutput, UllavaOutput
+from ullava.modeling.heads.outputs import CACHE, GroundedGeneration, MaskReading, SegOutput, UllavaOutput
 from ullava.modeling.heads.read_heads import TokenStates, align_states, read_heads, states_of_sequences
 from ullava.modeling.model.clips import read_clip_prompts, teach_clip_masks
 from ullava.modeling.model.never_said import NeverSaid
@@ -116,6 +116,7 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -126,11 +127,13 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> UllavaOutput:
         """One pass; with ``labels`` there is a ``loss``, and heads are read wherever a grounded token is supervised.
 
-        ``batch``: the other keys of ModelInputs. Raises UserError for a key that is none of its, and for
-        ``return_dict=False``: an output has names only.
+        ``past_key_values`` and ``cache``: two names for the cache, the second since transformers 5.24. ``batch``: the
+        other keys of ModelInputs. Raises UserError for a key that is none of its, and for ``return_dict=False``: an
+        output has names only.
         """
         if return_dict is False:
             raise UserError("return_dict=False: the model returns an UllavaOutput always")
+        cache = past_key_values if cache is None else cache
         text_inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         inputs = self._unsaid(ModelInputs.from_kwargs(text_inputs | batch))
         labels = inputs.labels
@@ -143,23 +146,23 @@ class UllavaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             given = {"inputs_embeds": inputs_embeds}
             prepared = CoreInputs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, arguments=given)
         words_judged = not inputs.heads_only or self.config.grounding_layer is None
-        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        first = cache is None or cache.get_seq_length() == 0
         tapped = tapped_layer(self.core.decoder, self.config.grounding_layer, last_needed=words_judged)
         with stage("prefill" if first else "decode"), tapped as tap:
             result = self.core.decode(
                 prepared,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache if labels is None else False,
+                **{CACHE: cache},
             )
         hidden = result.last_hidden_state
         states = PassStates(hidden if tap is None else tap.states, hidden)
         output = UllavaOutput(
-            past_key_values=result.past_key_values,
             hidden_states=None if not output_hidden_states else (hidden,) if tap is None else tuple(states),
             input_ids=input_ids,
             aux=summed_aux(prepared.visual()),
             diagnostics=told_by(prepared.images, prepared.videos),
+            **{CACHE: result.get(CACHE)},
         )
         if not inputs.supervised_only:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

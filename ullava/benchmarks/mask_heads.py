@@ -96,6 +96,7 @@ HEADS: Mapping[str, HeadSize] = {
     ),
     "sam2.1-large": HeadSize("sam2", _hiera(144, [2, 6, 36, 4], [23, 33, 43], 2, window_size_per_stage=[8, 4, 16, 8])),
     "edgetam": HeadSize("edgetam", {"vision_config": {"backbone_config": _REPVIT}}),
+    "sam3-tracker": HeadSize("sam3_tracker", {}),
     "photo": HeadSize(
         "sam2",
         {"hidden_size": 128, "mlp_dim": 512, "iou_head_hidden_dim": 128, "num_multimask_outputs": 0},

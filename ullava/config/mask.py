@@ -11,6 +11,7 @@ MASK_ENCODERS: dict[str, tuple[str, ...]] = {
     "sam": ("own",),
     "sam2": ("own", "vision"),
     "edgetam": ("own",),
+    "sam3_tracker": ("own",),
     "sam2_video": ("own",),
     "edgetam_video": ("own",),
 }
@@ -25,9 +26,10 @@ WITH_MEMORY = ("sam2_video", "edgetam_video")
 class MaskHeadConfig:
     """``[SEG]`` -> a mask decoder of ``kind``. ``score``: its quality estimate, or the mean foreground probability.
 
-    ``sam``, ``sam2`` and ``edgetam`` are whole segmenters, which encode images by themselves (``encoder: own``). With
-    ``encoder: vision``, ``sam2`` are the sizes of SAM 2's mask decoder alone, which reads the maps of the vision tower
-    and starts afresh. The score of all but ``sam`` is the quality estimate, times how likely the thing is there at all.
+    ``sam``, ``sam2``, ``edgetam`` and ``sam3_tracker`` (SAM 3 without its detector) are whole segmenters, which encode
+    images by themselves (``encoder: own``). With ``encoder: vision``, ``sam2`` are the sizes of SAM 2's mask decoder
+    alone, which reads the maps of the vision tower and starts afresh. The score of all but ``sam`` is the quality
+    estimate, times how likely the thing is there at all.
     ``sam2_video`` and ``edgetam_video`` are ``sam2`` and ``edgetam`` with their memory of frames: masks in images are
     made as by those, and in a video a mask is carried from frame to frame. ``repeat_prompt``: every frame of a video is
     prompted with the same ``[SEG]``, beside what is remembered; without, the first one alone, as SAM 2 is published.
@@ -36,9 +38,10 @@ class MaskHeadConfig:
     sam: PartConfig | None = None
     sam2: PartConfig | None = None
     edgetam: PartConfig | None = None
+    sam3_tracker: PartConfig | None = None
     sam2_video: PartConfig | None = None
     edgetam_video: PartConfig | None = None
-    kind: Literal["sam", "sam2", "edgetam", "sam2_video", "edgetam_video"] = "sam"
+    kind: Literal["sam", "sam2", "edgetam", "sam3_tracker", "sam2_video", "edgetam_video"] = "sam"
     encoder: Literal["own", "vision"] = "own"
     score: Literal["iou_head", "mean_probability"] = "iou_head"
     repeat_prompt: bool = False

@@ -13,6 +13,7 @@ from transformers import (
     Sam2Config,
     Sam2MaskDecoderConfig,
     Sam2VideoConfig,
+    Sam3TrackerConfig,
     SamConfig,
 )
 
@@ -91,9 +92,9 @@ class UllavaConfig(PreTrainedConfig):
     ``token`` the one at it; ``grounding_layer``: of which layer of the language model, counted from 1 (None: what its
     head reads). ``video_frames``: frames of a video that are seen.
     ``mask_kind`` names the mask head (ullava.modeling.heads.mask_table), ``sam_config``, ``sam2_config``,
-    ``edgetam_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes, ``mask_encoder`` says what it
-    sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower; ``mask_repeat_prompt``: whether each
-    frame of a clip is prompted, and not the first alone.
+    ``edgetam_config``, ``sam3_tracker_config``, ``sam2_video_config`` or ``edgetam_video_config`` holds its sizes,
+    ``mask_encoder`` says what it sees: images by an encoder of its ``own``, or the maps of the ``vision`` tower;
+    ``mask_repeat_prompt``: whether each frame of a clip is prompted, and not the first alone.
     ``presence_scale`` and ``presence_shift`` turn the mask head's object score into one that fits what was measured
     (``ullava calibrate``): ``scale * logit + shift``, in answers alone; ``mask_rule``, ``mask_threshold``
     and ``mask_peak_gap`` say what of its logits a mask is there (ullava.modeling.mask_cut).
@@ -120,6 +121,7 @@ class UllavaConfig(PreTrainedConfig):
         sam_config: dict[str, Any] | SamConfig | None = None,
         sam2_config: dict[str, Any] | Sam2Config | Sam2MaskDecoderConfig | None = None,
         edgetam_config: dict[str, Any] | EdgeTamConfig | None = None,
+        sam3_tracker_config: dict[str, Any] | Sam3TrackerConfig | None = None,
         sam2_video_config: dict[str, Any] | Sam2VideoConfig | None = None,
         edgetam_video_config: dict[str, Any] | EdgeTamVideoConfig | None = None,
         strategy: str = "clip_mlp",
@@ -175,6 +177,7 @@ class UllavaConfig(PreTrainedConfig):
         self.sam_config = _sam_config(sam_config, mask_kind)
         self.sam2_config = _sam2_config(sam2_config)
         self.edgetam_config = _made(EdgeTamConfig, edgetam_config)
+        self.sam3_tracker_config = _made(Sam3TrackerConfig, sam3_tracker_config)
         self.sam2_video_config = _made(Sam2VideoConfig, sam2_video_config)
         self.edgetam_video_config = _made(EdgeTamVideoConfig, edgetam_video_config)
         self.strategy = strategy

@@ -23,7 +23,10 @@ SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale."""
+HALF = (0.5, 0.5, 0.5)
+"""Channel statistics on the 0-1 scale: CLIP's published ones; SAM's are ImageNet's, given on the 0-255 scale; ``HALF``,
+as mean and deviation, makes -1 to 1 of them.
+"""
 
 MAX_PLANE_PIXELS = 100_000_000
 """The largest plane that padding or cropping may make of an image on the way: 10,000 x 10,000, any camera's photo."""

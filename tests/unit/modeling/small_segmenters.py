@@ -18,6 +18,10 @@ from transformers import (
     Sam2Model,
     Sam2VideoConfig,
     Sam2VideoModel,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    Sam3TrackerVideoConfig,
+    Sam3TrackerVideoModel,
 )
 
 SIDE = 64
@@ -42,12 +46,25 @@ REPVIT = {
     "label_names": [],
     "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
 }
+SAM3_VIT = {
+    "model_type": "sam3_vit_model",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 16,
+    "window_size": 2,
+    "global_attn_indexes": [1],
+    "pretrain_image_size": 32,
+}
 ENCODERS: dict[str, dict[str, Any]] = {
     "sam2": {
         "backbone_config": {"model_type": "sam2_hiera_det_model", **HIERA},
         "backbone_channel_list": [32, 24, 16, 8],
     },
     "edgetam": {"model_type": "edgetam_vision_model", "backbone_config": REPVIT},
+    "sam3_tracker": {"model_type": "sam3_vision_model", "backbone_config": SAM3_VIT},
 }
 MEMORY = {
     "image_size": SIDE,
@@ -64,6 +81,7 @@ MEMORY = {
 }
 MEMORIES: dict[str, dict[str, Any]] = {
     "sam2": MEMORY,
+    "sam3_tracker": MEMORY,
     "edgetam": MEMORY
     | {
         "memory_attention_rope_k_sizes": [2, 2],
@@ -76,6 +94,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
 CLASSES: dict[str, tuple[Any, Any, Any, Any]] = {
     "sam2": (Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel),
     "edgetam": (EdgeTamConfig, EdgeTamModel, EdgeTamVideoConfig, EdgeTamVideoModel),
+    "sam3_tracker": (Sam3TrackerConfig, Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel),
 }
 """Kind of mask head -> config and network for images, and those for videos."""
 

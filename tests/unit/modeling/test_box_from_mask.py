@@ -135,7 +135,7 @@ def test_a_trained_system_takes_it_in_the_place_of_its_box_head() -> None:
 @pytest.mark.parametrize(
     ("build", "overrides", "said"),
     [
-        (build_small, (ON_MASK,), "box.kind mask reads the plane of mask.kind sam2 or edgetam, not that of sam"),
+        (build_small, (ON_MASK,), "box.kind mask reads the plane of SAM 2, EdgeTAM or SAM 3, not that of sam"),
         (build_sam2, ("box={kind: mask, frame: norm}",), "has the frame padsq"),
         (build_sam2, ("box={kind: mask, detector: {path: x}}",), "kind mask takes no detector"),
     ],

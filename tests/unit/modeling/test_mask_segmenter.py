@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from ullava.training.optim.stages import apply_stage, assign_parts, unread_names
 
 KINDS = [
     "sam2",
+    "sam3_tracker",
     pytest.param("edgetam", marks=pytest.mark.skipif(not has_timm(), reason="EdgeTAM's encoder is timm's RepViT")),
 ]
 GAVE = ("mask_logits_lowres", "iou_scores", "presence_logits")
@@ -51,6 +53,10 @@ def test_masks_are_those_of_transformers_own_network_for_the_same_prompt(kind: s
     theirs = write_segmenter(kind, tmp_path)
     model, processor = build_segmenter(kind, {"path": str(tmp_path)})
     head = model.mask_head
+    if kind == "sam3_tracker":  # without the map of its detector, theirs adds the empty memory where the authors do
+        layers = theirs.vision_encoder.neck.fpn_layers
+        assert len(layers) == 4 and len(head.encoder.neck.fpn_layers) == 3
+        theirs.vision_encoder.neck.fpn_layers = layers[:3]
     states, image = torch.randn(3, 32), torch.tensor([1, 0, 1])
     views = torch.stack([torch.from_numpy(processor.masks.view(make_image(seed, 50, 30))) for seed in (1, 2)])
     assert views.shape == (2, 3, SIDE, SIDE) and views.dtype == torch.uint8
@@ -58,7 +64,8 @@ def test_masks_are_those_of_transformers_own_network_for_the_same_prompt(kind: s
     with torch.no_grad():
         ours = head.decode(states, head.embed(given, torch.arange(2)), image)
         sparse, dense = head.projector(states), theirs.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        mean, std = (torch.tensor(value)[:, None, None] for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        stated = ((0.5,) * 3,) * 2 if kind == "sam3_tracker" else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        mean, std = (torch.tensor(value)[:, None, None] for value in stated)
         pixels = (views / 255 - mean) / std
         theirs.mask_decoder.dynamic_multimask_via_stability = False
         for number in range(3):
@@ -214,6 +221,31 @@ def test_of_a_checkpoint_for_videos_only_what_images_need_is_taken(kind: str, tm
     assert model.config.mask_part.mask_decoder_config.model_type == f"{kind}_mask_decoder"
 
 
+def test_of_sam_3_as_it_is_published_the_tracker_and_the_encoder_are_taken(tmp_path: Path) -> None:
+    theirs = write_segmenter("sam3_tracker", tmp_path, video=True)
+    named = {  # the whole of SAM 3: its detector shares the backbone and has a neck of its own
+        name.replace("vision_encoder.backbone.", "detector_model.vision_encoder.backbone.").replace(
+            "vision_encoder.neck.", "tracker_neck."
+        )
+        if name.startswith("vision_encoder.")
+        else f"tracker_model.{name}": value.contiguous()
+        for name, value in theirs.state_dict().items()
+    }
+    named["detector_model.vision_encoder.neck.fpn_layers.0.proj1.weight"] = torch.ones(2)
+    named["detector_model.text_encoder.final_layer_norm.weight"] = torch.ones(2)
+    save_file(named, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    sizes_of_all = {"model_type": "sam3_video", "detector_config": {}, "tracker_config": theirs.config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(sizes_of_all))
+    model, _ = build_segmenter("sam3_tracker", {"path": str(tmp_path)})
+    taken, stored = model.mask_head.sam.state_dict(), theirs.state_dict()
+    assert taken and all(torch.equal(value, stored[name]) for name, value in taken.items())
+    assert model.config.sam3_tracker_config.vision_config.scale_factors == [4.0, 2.0, 1.0]
+    del named["tracker_model.no_memory_embedding"]
+    save_file(named, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="missing weight no_memory_embedding"):
+        build_segmenter("sam3_tracker", {"path": str(tmp_path)})
+
+
 @pytest.mark.parametrize("video", [False, True])
 def test_weights_that_lack_something_or_hold_more_are_refused_by_name(video: bool, tmp_path: Path) -> None:
     write_segmenter("sam2", tmp_path, video=video)
@@ -243,11 +275,30 @@ def test_a_folder_of_another_kind_and_sizes_that_do_not_go_together_are_refused(
         ("mask_decoder_config.num_attention_heads", 32, "num_attention_heads: 32 heads do not divide 16"),
         ("mask_decoder_config.mlp_dims", 32, "mlp_dims: unknown key; did you mean 'mlp_dim'"),
     ):
-        table = sizes("sam2")
-        part, name = key.split(".")
-        table[part][name] = value
-        with pytest.raises(ConfigError, match=said):
-            build_segmenter("sam2", {"config": table})
+        refuse_size("sam2", key, value, said)
+    for key, value, said in (
+        (
+            "vision_config.scale_factors",
+            [4.0, 2.0, 0.5],
+            "has to equal what the decoder reads, which is .4.0, 2.0, 1.0",
+        ),
+        ("vision_config.backbone_config.image_size", 128, "128 has to equal prompt_encoder_config.image_size"),
+        ("vision_config.backbone_config.patch_size", 8, "8 has to equal prompt_encoder_config.patch_size"),
+        ("vision_config.backbone_config.num_attention_heads", 3, "vision_config"),
+    ):
+        refuse_size("sam3_tracker", key, value, said)
+
+
+def refuse_size(kind: str, key: str, value: Any, said: str) -> None:
+    """A fresh segmenter with one size changed is refused, and the line says so."""
+    table = copy.deepcopy(sizes(kind))
+    *parts, name = key.split(".")
+    part = table
+    for step in parts:
+        part = part[step]
+    part[name] = value
+    with pytest.raises(ConfigError, match=said):
+        build_segmenter(kind, {"config": table})
 
 
 def test_it_takes_the_place_of_another_mask_head(tmp_path: Path) -> None:

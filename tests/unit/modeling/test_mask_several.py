@@ -45,7 +45,11 @@ def embedded(head: Any) -> tuple[Any, torch.Tensor]:
     return head.embed(images, torch.arange(2)), states
 
 
-@pytest.mark.parametrize("make", [sam_head, sam2_head])
+def sam3_head() -> Any:
+    return build_segmenter("sam3_tracker")[0].eval().mask_head
+
+
+@pytest.mark.parametrize("make", [sam_head, sam2_head, sam3_head])
 @torch.no_grad()
 def test_the_masks_are_transformers_own_for_the_same_prompt(make: Any) -> None:
     head = make()

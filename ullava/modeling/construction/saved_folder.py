@@ -52,12 +52,13 @@ LATER_KEYS = frozenset(
     {
         "pretrained", "mask_kind", "mask_encoder", "sam2_config", "edgetam_config", "presence_scale", "presence_shift",
         "mask_threshold", "grounding_layer", "core_kind", "core", "region_grid", "region_patch_id", "sam2_video_config",
-        "edgetam_video_config", "mask_rule", "mask_peak_gap", "mask_repeat_prompt",
+        "edgetam_video_config", "mask_rule", "mask_peak_gap", "mask_repeat_prompt", "sam3_tracker_config",
     }
 )  # fmt: skip
 """Keys of a saved config or processor that folders of before they existed lack."""
 HEADS = (
-    "sam_config", "sam2_config", "edgetam_config", "sam2_video_config", "edgetam_video_config", "detector_config",
+    "sam_config", "sam2_config", "edgetam_config", "sam3_tracker_config", "sam2_video_config", "edgetam_video_config",
+    "detector_config",
 )  # fmt: skip
 PARTS = ("text_config", "vision_config", "native_config", *HEADS)
 """Tables of a saved config; those of ``HEADS`` are null where the model has no such head."""

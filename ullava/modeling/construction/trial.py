@@ -25,6 +25,8 @@ from transformers import (
     Sam2Model,
     Sam2VideoConfig,
     Sam2VideoModel,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
     SamConfig,
     SamModel,
 )
@@ -39,6 +41,15 @@ from ullava.config.site import Site
 from ullava.errors import ConfigError, UserError
 from ullava.examples import HeadImages
 from ullava.modeling.configuration import UllavaConfig
+from ullava.modeling.construction.shared_sizes import (
+    TrialError,
+    refuse_lists,
+    refuse_many_queries,
+    refuse_narrow_decoder,
+    refuse_unequal_memory,
+    refuse_unequal_sam,
+    refuse_unequal_segmenter,
+)
 from ullava.modeling.heads.detector import DETECTORS
 from ullava.modeling.heads.mask_memory import EdgeTamVideoMaskHead, VideoSegmenterMaskHead
 from ullava.modeling.model.ullava import UllavaForConditionalGeneration
@@ -51,21 +62,10 @@ NATIVES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - {UllavaConfig.
 MAX_PARAMETERS = 10**12
 MAX_RUN_PARAMETERS = 30_000_000
 """A detector reads numbers as it goes and cannot run without memory; a small one runs with it."""
-MAX_QUERIES = 10_000
-MEMORY_WIDTH = 64
-"""Of what is remembered of a place: the attention of transformers 5.17 and later has no other."""
 TRIAL_WIDTH = 8
 """Of the states that a mask head is tried with."""
 WORDS = 4
 """Words of the trial: enough for every kind of position and cache."""
-
-
-class TrialError(Exception):
-    """The network is none that anything could hold, or its parts do not fit; ``key`` is the value to blame, if any."""
-
-    def __init__(self, reason: str, key: str = "") -> None:
-        self.key = key
-        super().__init__(reason)
 
 
 LIBRARY_ERRORS = (
@@ -132,17 +132,17 @@ def try_network(config: PreTrainedConfig) -> None:
 
 def _try_network(config: PreTrainedConfig) -> None:
     if config.model_type in TOWERS:
-        _refuse_lists("", config)
+        refuse_lists("", config)
     if isinstance(config, SamConfig):
-        _refuse_unequal_sam(config)
+        refuse_unequal_sam(config)
     if isinstance(config, Sam2MaskDecoderConfig):
-        _refuse_narrow_decoder(config)
-    if isinstance(config, Sam2Config | EdgeTamConfig | Sam2VideoConfig | EdgeTamVideoConfig):
-        _refuse_unequal_segmenter(config)
+        refuse_narrow_decoder(config)
+    if isinstance(config, Sam2Config | EdgeTamConfig | Sam3TrackerConfig | Sam2VideoConfig | EdgeTamVideoConfig):
+        refuse_unequal_segmenter(config)
     if isinstance(config, Sam2VideoConfig | EdgeTamVideoConfig):
-        _refuse_unequal_memory(config)
+        refuse_unequal_memory(config)
     if type(config) in _DETECTORS:
-        _refuse_many_queries(config)
+        refuse_many_queries(config)
     build, run = _NETWORKS.get(type(config), _WORDS if config.model_type in LANGUAGES else _IMAGES_AND_WORDS)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with torch.device("meta"):
@@ -231,7 +231,7 @@ def _run_decoder(network: Any, config: PreTrainedConfig) -> None:
 
 
 def _run_segmenter(network: Any, config: PreTrainedConfig) -> None:
-    """A whole SAM 2 or EdgeTAM, as it is used here: always the one mask."""
+    """A whole SAM 2, EdgeTAM or tracker of SAM 3, as it is used here: always the one mask."""
     network.mask_decoder.dynamic_multimask_via_stability = False
     side = int(config.prompt_encoder_config.image_size)
     network(pixel_values=torch.zeros(1, 3, side, side), multimask_output=False)
@@ -243,114 +243,6 @@ def _run_video_segmenter(head: Any, config: PreTrainedConfig) -> None:
     pixels, row = torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
     frame = head.embed(HeadImages(pixels=pixels, sizes=torch.full((1, 2), side), row_of_image=row), row)
     head.step(frame, head.start(frame, torch.zeros(1, TRIAL_WIDTH)).memory)
-
-
-def _refuse_narrow_decoder(config: PreTrainedConfig, prefix: str = "") -> None:
-    """Raise TrialError where the decoder's width has no eighth, or its heads do not share out what attention sees."""
-    if config.hidden_size % 8:
-        raise TrialError(f"{config.hidden_size} is no multiple of 8", f"{prefix}hidden_size")
-    inner = config.hidden_size // config.attention_downsample_rate
-    if inner % config.num_attention_heads:
-        raise TrialError(
-            f"{config.num_attention_heads} heads do not divide {inner}, hidden_size / attention_downsample_rate",
-            f"{prefix}num_attention_heads",
-        )
-
-
-def _refuse_unequal_segmenter(config: PreTrainedConfig) -> None:
-    """Raise TrialError where the parts of a SAM 2 or EdgeTAM do not have the sizes in common that they share."""
-    vision, prompt, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
-    _refuse_lists("prompt_encoder_config.", prompt)
-    if prompt.image_size % prompt.patch_size:
-        raise TrialError(
-            f"{prompt.image_size} is no multiple of patch_size {prompt.patch_size}", "prompt_encoder_config.image_size"
-        )
-    grid = prompt.image_size // prompt.patch_size
-    maps = [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2]
-    width, backbone = prompt.hidden_size, vision.backbone_config
-    channels = getattr(backbone, "embed_dim_per_stage", None)
-    equal = [
-        ("vision_config.num_feature_levels", vision.num_feature_levels, "the number of maps", len(maps)),
-        ("vision_config.backbone_feature_sizes", [list(pair) for pair in vision.backbone_feature_sizes],
-         "4, 2 and 1 times image_size / patch_size of prompt_encoder_config", maps),
-        ("vision_config.fpn_hidden_size", vision.fpn_hidden_size, "prompt_encoder_config.hidden_size", width),
-        ("mask_decoder_config.hidden_size", decoder.hidden_size, "prompt_encoder_config.hidden_size", width),
-    ]  # fmt: skip
-    if channels is not None:
-        start = "embed_dim_per_stage of backbone_config"
-        last = ("vision_config.backbone_channel_list", vision.backbone_channel_list, f"{start} from its end")
-        equal.append((*last, list(reversed(channels))))
-        first = ("vision_config.backbone_config.hidden_size", backbone.hidden_size, f"the first {start}")
-        equal.append((*first, channels[0]))
-    for key, value, other, wanted in equal:
-        if value != wanted:
-            raise TrialError(f"{value} has to equal {other}, which is {wanted}", key)
-    _refuse_narrow_decoder(decoder, "mask_decoder_config.")
-
-
-def _refuse_unequal_memory(config: PreTrainedConfig) -> None:
-    """Raise TrialError where the memory of a segmenter of videos has other sizes than the maps that it is made of."""
-    prompt, width_key = config.prompt_encoder_config, "prompt_encoder_config.hidden_size"
-    side, width = prompt.image_size, prompt.hidden_size
-    grid = side // prompt.patch_size
-    if width % MEMORY_WIDTH:
-        raise TrialError(f"{width} is no multiple of {MEMORY_WIDTH}", width_key)
-    equal = (
-        ("image_size", config.image_size, "prompt_encoder_config.image_size", side),
-        ("memory_attention_hidden_size", config.memory_attention_hidden_size, width_key, width),
-        ("memory_encoder_hidden_size", config.memory_encoder_hidden_size, width_key, width),
-        ("mask_downsampler_embed_dim", config.mask_downsampler_embed_dim, "memory_encoder_hidden_size", width),
-        ("memory_fuser_embed_dim", config.memory_fuser_embed_dim, "memory_encoder_hidden_size", width),
-        ("mask_downsampler_total_stride", config.mask_downsampler_total_stride,
-         "prompt_encoder_config.patch_size", prompt.patch_size),
-        ("memory_attention_rope_feat_sizes", list(config.memory_attention_rope_feat_sizes),
-         "image_size / patch_size of prompt_encoder_config, twice", [grid, grid]),
-        ("memory_encoder_output_channels", config.memory_encoder_output_channels,
-         "the width that transformers' attention to a memory has", MEMORY_WIDTH),
-    )  # fmt: skip
-    for key, value, other, wanted in equal:
-        if value != wanted:
-            raise TrialError(f"{value} has to equal {other}, which is {wanted}", key)
-
-
-def _refuse_lists(prefix: str, sizes: PreTrainedConfig) -> None:
-    """transformers takes a height and a width too; our views are squares."""
-    for name in ("image_size", "patch_size"):
-        value = getattr(sizes, name, 1)  # a tower of convolutions has no patches
-        if not isinstance(value, int):
-            raise TrialError(f"expected a whole number, got {value}", f"{prefix}{name}")
-
-
-def _refuse_unequal_sam(config: PreTrainedConfig) -> None:
-    """Raise TrialError where SAM's three parts do not have the sizes in common that they share."""
-    vision, prompt, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
-    _refuse_lists("vision_config.", vision)
-    _refuse_lists("prompt_encoder_config.", prompt)
-    if vision.image_size % vision.patch_size:
-        raise TrialError(
-            f"{vision.image_size} is no multiple of patch_size {vision.patch_size}", "vision_config.image_size"
-        )
-    width = prompt.hidden_size
-    equal = (
-        ("prompt_encoder_config.image_size", prompt.image_size, "vision_config.image_size", vision.image_size),
-        ("prompt_encoder_config.patch_size", prompt.patch_size, "vision_config.patch_size", vision.patch_size),
-        ("vision_config.output_channels", vision.output_channels, "prompt_encoder_config.hidden_size", width),
-        ("mask_decoder_config.hidden_size", decoder.hidden_size, "prompt_encoder_config.hidden_size", width),
-        ("vision_config.num_pos_feats", vision.num_pos_feats, "half of prompt_encoder_config.hidden_size", width / 2),
-    )
-    for key, value, other, wanted in equal:
-        if value != wanted:
-            raise TrialError(f"{value} has to equal {other}, which is {wanted:g}", key)
-    layers = int(vision.num_hidden_layers)
-    nowhere = [number for number in vision.global_attn_indexes if not 0 <= number < layers]
-    if nowhere:
-        raise TrialError(f"{nowhere[0]} is none of {layers} layers", "vision_config.global_attn_indexes")
-
-
-def _refuse_many_queries(config: PreTrainedConfig) -> None:
-    """The queries are the best places of an image, so that it has to have as many."""
-    if int(config.num_queries) > MAX_QUERIES:
-        raise TrialError(f"{config.num_queries} is more than an image has places ({MAX_QUERIES})", "num_queries")
 
 
 def _run_detector(network: Any, config: PreTrainedConfig) -> None:
@@ -374,6 +266,7 @@ _NETWORKS: Mapping[type[PreTrainedConfig], tuple[Callable[[Any], Any], Callable[
     Sam2Config: (Sam2Model, _run_segmenter),
     Sam2MaskDecoderConfig: (Sam2MaskDecoder, _run_decoder),
     EdgeTamConfig: (EdgeTamModel, _run_segmenter),
+    Sam3TrackerConfig: (Sam3TrackerModel, _run_segmenter),
     Sam2VideoConfig: (
         lambda config: VideoSegmenterMaskHead(config, TRIAL_WIDTH, Sam2VideoModel),
         _run_video_segmenter,

@@ -65,7 +65,7 @@ def check_plane_frame(box_frame: str, plane_frame: str | None, mask_kind: str) -
     None: the plane has no frame that boxes have (SAM's is padded on the right and below).
     """
     if plane_frame is None:
-        raise UserError(f"box.kind mask reads the plane of mask.kind sam2 or edgetam, not that of {mask_kind}")
+        raise UserError(f"box.kind mask reads the plane of SAM 2, EdgeTAM or SAM 3, not that of {mask_kind}")
     if box_frame != plane_frame:
         raise UserError(
             f"box.kind mask: this mask head's plane has the frame {plane_frame}; give box.frame {plane_frame}"

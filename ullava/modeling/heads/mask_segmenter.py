@@ -1,9 +1,9 @@
 """``[SEG]`` state -> prompt token of a whole segmenter of SAM 2's family, which brings the image encoder it knows.
 
-SAM 2 (Ravi et al., arXiv 2408.00714) on Hiera and EdgeTAM (Zhou et al., arXiv 2501.07256) on RepViT have the same
-prompt encoder and mask decoder. Of both only what a single image needs is used, as transformers does it: the embedding
-that stands for an empty memory is added to the coarsest map, two finer maps refine the mask, and a token of its own
-says whether the thing is there at all.
+SAM 2 (Ravi et al., arXiv 2408.00714) on Hiera, EdgeTAM (Zhou et al., arXiv 2501.07256) on RepViT and the tracker of
+SAM 3 (Carion et al., arXiv 2511.16719) on its ViT have the same prompt encoder and mask decoder. Of all only what a
+single image needs is used, as the authors do it: the embedding that stands for an empty memory is added to the map of
+stride 16, two finer maps refine the mask, and a token of its own says whether the thing is there at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ullava.modeling.heads.mask_encoder import EncodingMaskHead
 from ullava.modeling.heads.mask_sam import with_corners
 from ullava.modeling.heads.mask_sam2 import PRESENT_AT_FIRST
 from ullava.modeling.heads.projector import two_layer_projector
-from ullava.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_u8
+from ullava.modeling.pixels import HALF, IMAGENET_MEAN, IMAGENET_STD, normalize_u8
 from ullava.modeling.positions import start_hiera_positions
 
 VIDEO_ONLY = (
@@ -39,6 +39,10 @@ VIDEO_ONLY = (
 
 The kinds ``sam2_video`` and ``edgetam_video`` read them (ullava.modeling.heads.mask_memory).
 """
+MAPS = 3
+"""How many maps the decoder reads: of stride 4, 8 and 16 (SAM 3: 3.5, 7 and 14)."""
+SAM3_UNREAD = (f"vision_encoder.neck.fpn_layers.{MAPS}.*",)
+"""Patterns of the weights of SAM 3's tracker that no mask reads."""
 
 
 class Read(NamedTuple):
@@ -59,6 +63,7 @@ class SegmenterMaskHead(EncodingMaskHead):
     """
 
     makes_several = True
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, config: Any, width_in: int, network: Any) -> None:
         super().__init__()
@@ -86,7 +91,7 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     def encode(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
         """Square views -> maps of stride 4, 8 and 16, all of the neck's width."""
-        return list(self._seen(images, rows).fpn_hidden_states)
+        return list(self._seen(images, rows).fpn_hidden_states[:MAPS])
 
     def adapt(self, maps: list[Tensor]) -> list[Tensor]:
         """The same maps as wide as the decoder wants them; the two projections of the finer ones train with it."""
@@ -98,7 +103,7 @@ class SegmenterMaskHead(EncodingMaskHead):
         views = self.own_views(images)
         with self.encoder_gradients():
             seen = self._seen(views, rows)
-        return [*self._projected(seen.fpn_hidden_states), seen.fpn_position_encoding[-1]]
+        return [*self._projected(seen.fpn_hidden_states[:MAPS]), seen.fpn_position_encoding[MAPS - 1]]
 
     def without_memory(self, coarse: Tensor) -> Tensor:
         """The coarsest map [I, C, h, w] of a frame that nothing is remembered for."""
@@ -106,7 +111,7 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     def _seen(self, images: HeadImages, rows: Tensor) -> Any:
         """What transformers' encoder returns."""
-        pixels = normalize_u8(images.pixels[rows], IMAGENET_MEAN, IMAGENET_STD, next(self.encoder.parameters()).dtype)
+        pixels = normalize_u8(images.pixels[rows], self.mean, self.std, next(self.encoder.parameters()).dtype)
         return self.encoder(pixels, return_dict=True)
 
     def _projected(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -154,3 +159,18 @@ class SegmenterMaskHead(EncodingMaskHead):
             multimask_output=several,
             high_resolution_features=[fine, middle],
         )
+
+
+class Sam3TrackerMaskHead(SegmenterMaskHead):
+    """The same with the tracker of SAM 3, which sees colors from -1 to 1.
+
+    The published encoder makes a fourth, coarser map, which only SAM 3's detector reads; here it is left out. (In 5.23
+    and 5.24 transformers' ``Sam3TrackerModel`` adds the empty memory to that one, where it changes no mask; the authors
+    add it to the map of stride 14.)
+    """
+
+    mean, std = HALF, HALF
+
+    def __init__(self, config: Any, width_in: int, network: Any) -> None:
+        config.vision_config.scale_factors = list(config.vision_config.scale_factors[:MAPS])
+        super().__init__(config, width_in, network)

@@ -21,6 +21,8 @@ from transformers import (
     Sam2Model,
     Sam2VideoConfig,
     Sam2VideoModel,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
     SamConfig,
     SamModel,
 )
@@ -31,7 +33,7 @@ from ullava.modeling.heads.mask_contract import MaskHead, MaskRules
 from ullava.modeling.heads.mask_memory import EdgeTamVideoMaskHead, VideoSegmenterMaskHead
 from ullava.modeling.heads.mask_sam import MaskScore, SamMaskHead, SamMaskRules
 from ullava.modeling.heads.mask_sam2 import Sam2MaskHead
-from ullava.modeling.heads.mask_segmenter import VIDEO_ONLY, SegmenterMaskHead
+from ullava.modeling.heads.mask_segmenter import SAM3_UNREAD, VIDEO_ONLY, Sam3TrackerMaskHead, SegmenterMaskHead
 from ullava.modeling.heads.vision_view import StretchedViewRules, VisionViewRules
 from ullava.modeling.loading.pretrained import read_config
 from ullava.modeling.loading.strict_loading import load_part, read_part
@@ -46,8 +48,8 @@ class MaskHeadKind:
     None where it is none of those. ``network``: a model's config and the width of its states -> the part with weights;
     ``rules``: the processor's settings (``build_mask_rules``) -> the part without. ``part``: the field of the model's
     config with its sizes, and ``config``: what they are. ``weights``: the network whose weights a ``path`` names, None
-    where the head starts afresh; ``beside``: patterns of weights that lie with them and nobody here reads. ``package``
-    and ``extra``: what the network needs beside our own requirements.
+    where the head starts afresh; ``beside``: patterns of weights that lie with them and nobody here reads, ``unread``:
+    of weights of that very network. ``package`` and ``extra``: what the network needs beside our own requirements.
     """
 
     plane_frame: Callable[[str], str | None]
@@ -57,6 +59,7 @@ class MaskHeadKind:
     config: type[PreTrainedConfig]
     weights: Any = None
     beside: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     package: str | None = None
     extra: str | None = None
 
@@ -125,6 +128,9 @@ MASK_HEADS: Mapping[tuple[str, str], MaskHeadKind] = {
     ("edgetam", "own"): _segmenter(
         SegmenterMaskHead, "edgetam_config", EdgeTamConfig, EdgeTamModel, beside=VIDEO_ONLY, **TIMM
     ),
+    ("sam3_tracker", "own"): _segmenter(
+        Sam3TrackerMaskHead, "sam3_tracker_config", Sam3TrackerConfig, Sam3TrackerModel, unread=SAM3_UNREAD
+    ),
     ("sam2_video", "own"): _of_videos(VideoSegmenterMaskHead, "sam2_video_config", Sam2VideoConfig, Sam2VideoModel),
     ("edgetam_video", "own"): _of_videos(
         EdgeTamVideoMaskHead, "edgetam_video_config", EdgeTamVideoConfig, EdgeTamVideoModel, **TIMM
@@ -167,5 +173,6 @@ def load_mask_head(model: Any, folder: Path) -> None:
     Raises WeightsError for weights that are not whole, or of another size than the head.
     """
     row = mask_row(model.config.mask_kind, model.config.mask_encoder)
-    weights = read_part(row.weights, folder, beside=row.beside, config=read_config(folder, (row.config,)))
+    config = read_config(folder, (row.config,))
+    weights = read_part(row.weights, folder, beside=row.beside, unread=row.unread, config=config)
     load_part(model.mask_head.sam, weights, folder)

@@ -56,9 +56,16 @@ _PROCESSOR_FILES = (
     "chat_template.json",
 )
 
-IMAGE_PARTS = {"sam2_video": "sam2", "edgetam_video": "edgetam"}
+IMAGE_PARTS = {
+    "sam2_video": "sam2",
+    "edgetam_video": "edgetam",
+    "sam3_tracker_video": "sam3_tracker",
+    "sam3_video": "sam3_tracker",
+}
 """``model_type`` of a segmenter of videos -> of the one for images that its weights hold; the Hub's are of the former.
 """
+TRACKER = "tracker_config"
+"""The table in the config of SAM 3 that says what it tracks with."""
 CODE_KEY = "auto_map"
 """The key with which a folder names classes of its own Python."""
 REAL_NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -140,7 +147,8 @@ def read_config(folder: Path, kinds: Sequence[type[PreTrainedConfig]] = ()) -> P
     check_depth(read_table(file), len(read_shapes(folder)) if headed else MOST_LAYERS, folder)
     with reading(file):
         if kind is None and image is not None:
-            return _image_part(read_table(file), image)
+            table = read_table(file)
+            return _image_part(table.get(TRACKER, table), image)
         config: PreTrainedConfig = (kind or AutoConfig).from_pretrained(
             str(folder), local_files_only=True, **({} if kind else {"trust_remote_code": False})
         )
@@ -152,12 +160,16 @@ def _image_part(table: Mapping[str, Any], kind: type[PreTrainedConfig]) -> PreTr
 
     The names of the types of those parts differ, their values do not.
     """
-    known = kind().to_dict()
-    parts = {name: value for name, value in table.items() if isinstance(known.get(name), dict)}
+    types = {name: part["model_type"] for name, part in kind().to_dict().items() if _is_part(part)}
+    parts = {name: value for name, value in table.items() if name in types}
     for name, value in parts.items():
         if isinstance(value, dict):
-            parts[name] = value | {"model_type": known[name]["model_type"]}
+            parts[name] = value | {"model_type": types[name]}
     return kind(**parts)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "model_type" in value
 
 
 def read_tokenizer(folder: Path) -> Any:

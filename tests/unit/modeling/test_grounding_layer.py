@@ -11,8 +11,12 @@ import torch
 from tests.unit.modeling.conftest import build_small, grounded_sample, make_image
 
 from ullava.batching.collate import Collator
+from ullava.config.schema import LoraConfig
 from ullava.errors import UserError
 from ullava.examples import ModelInputs
+from ullava.training.optim import stages
+from ullava.training.optim.lora import attach_adapters
+from ullava.training.optim.stages import apply_stage
 
 LAYERS = "language.config.num_hidden_layers=3"
 
@@ -73,6 +77,26 @@ def test_masks_alone_train_nothing_above() -> None:
     layers = model.language_model.get_decoder().layers
     assert layers[1].mlp.up_proj.weight.grad.abs().sum() > 0
     assert layers[2].mlp.up_proj.weight.grad is None
+
+
+def test_adapters_above_are_a_part_of_their_own() -> None:
+    model, processor = build_small((LAYERS, "grounding_layer=2"))
+    attach_adapters(model.language_model, LoraConfig(r=2), "recipe.yaml")
+    both = apply_stage(model, "ground", lora=True)
+    assert {stages.ADAPTERS, stages.ADAPTERS_ABOVE} <= {row.part for row in both.rows if row.trained}
+    others = {row.part: False for row in both.rows if row.part not in (stages.ADAPTERS_ABOVE, stages.UNREAD)}
+    plan = apply_stage(model, "ground", lora=True, parts=others)
+    assert plan.trainable and all(".layers.2." in name and ".lora_" in name for name in plan.trainable)
+    inputs = inputs_of(processor)
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    before = model(**inputs.as_kwargs())
+    for _ in range(2):  # the second matrix of an adapter starts at 0
+        model(**inputs.as_kwargs()).loss.backward()
+        optimizer.step()
+    after = model(**inputs.as_kwargs())
+    assert torch.equal(before.seg.mask_logits_lowres, after.seg.mask_logits_lowres)
+    assert torch.equal(before.loc.boxes_xyxy_head, after.loc.boxes_xyxy_head)
+    assert float(after.loss) < float(before.loss) - 0.01
 
 
 def test_generation_reads_the_states_of_a_whole_pass(middle: tuple[Any, Any]) -> None:

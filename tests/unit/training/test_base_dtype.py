@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.unit.modeling.conftest import batch_of, grounded_sample
+from tests.unit.modeling.small_sam2 import build_sam2
 
 from ullava.config.load import load_config
 from ullava.config.schema import TrainRecipe
 from ullava.inference.load import weights_folder
 from ullava.modeling.construction import quantized
-from ullava.training.optim.base_dtype import check_base_dtype
+from ullava.training.optim.base_dtype import check_base_dtype, hold_frozen
 
 LORA = ("stage=ground", "lora={r: 2, dropout: 0.0}", "training.bf16=true", "training.max_steps=2")
 HALF = "base_dtype=bfloat16"
@@ -79,6 +81,21 @@ def test_a_base_of_fewer_bits_is_trained_on(
     run("few", f"base_dtype={kind}", "--resume")
     again = load_file(few / "adapter" / "adapter_model.safetensors")
     assert all(torch.equal(value, again[key]) for key, value in first.items())
+
+
+def test_heads_on_the_tower_rest_in_half_precision_too() -> None:
+    """Their convolutions run whole where they train; held in bfloat16 they run as the pass around them does."""
+    model, processor = build_sam2("box={kind: mask, width: 8, frame: padsq}")
+    inputs = batch_of(processor, [grounded_sample("1", 2)]).inputs
+    model.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = model(**inputs.as_kwargs())
+        hold_frozen(model, "bfloat16")
+        assert {model.mask_head.neck.lateral[0].weight.dtype, model.box_head.edges[0].weight.dtype} == {torch.bfloat16}
+        half = model(**inputs.as_kwargs())
+    for kept, given in ((half.seg.mask_logits_lowres, whole.seg.mask_logits_lowres),
+                        (half.loc.boxes_xyxy_head, whole.loc.boxes_xyxy_head)):  # fmt: skip
+        torch.testing.assert_close(kept.float(), given.float(), rtol=0.05, atol=0.05)
 
 
 def test_a_run_loses_nothing_by_it(

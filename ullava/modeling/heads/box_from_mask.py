@@ -8,6 +8,8 @@ argmax). Both axes share them.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -41,19 +43,26 @@ class MaskBoxHead(BoxHead):
     def forward(self, mask_logits_lowres: Tensor) -> tuple[Candidates, ...]:
         """Planes [K, h, w] -> one box each, xyxy [K, 1, 4] as shares of the plane, corners in order, fp32."""
         planes = mask_logits_lowres.float()
-        with torch.autocast(planes.device.type, enabled=False):
+        with self._precision(planes.device.type):
             x0, x1 = self._ends(planes, over=1)
             y0, y1 = self._ends(planes, over=2)
         boxes = torch.stack([torch.minimum(x0, x1), torch.minimum(y0, y1), torch.maximum(x0, x1),
                              torch.maximum(y0, y1)], dim=-1)  # fmt: skip
         return (Candidates(boxes[:, None], boxes.new_zeros(len(boxes), 1)),)
 
+    def _precision(self, device: str) -> AbstractContextManager[object]:
+        """Whole, unless the head rests in bfloat16 (``base_dtype``); then as the pass around it."""
+        if any(value.dtype != torch.float32 for value in self.parameters()):
+            return nullcontext()
+        return torch.autocast(device, enabled=False)
+
     def _ends(self, planes: Tensor, over: int) -> tuple[Tensor, Tensor]:
         """Where the planes [K, h, w] begin and end on the axis that is left without dimension ``over``, both [K]."""
         share = planes.sigmoid()
         highest = planes.amax(dim=over).clamp(-8.0, 8.0) / 4
         amount = (share.sum(dim=over) + 1.0).log()
-        first, last = self.edges(torch.stack([highest, amount], dim=1)).softmax(dim=-1).unbind(dim=1)
+        edges = self.edges(torch.stack([highest, amount], dim=1)).float()
+        first, last = edges.softmax(dim=-1).unbind(dim=1)
         cells = highest.shape[-1]
         place = torch.arange(cells, device=planes.device, dtype=torch.float32) / cells
         return (first * place).sum(dim=-1), (last * (place + 1 / cells)).sum(dim=-1)

@@ -35,7 +35,7 @@ class CellMatch(nn.Module):
 
     def embed(self, plane: Tensor) -> Tensor:
         """A map [I, C, h, w] -> what is compared of it, of the same shape."""
-        with whole_precision(plane):
+        with whole_precision(plane, self.cells):
             made: Tensor = self.cells(plane)
         return made
 

@@ -32,7 +32,7 @@ class TopDownNeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps [I, C_s, h_s, w_s], finest first -> the ``kept`` finest [I, width, h_s, w_s]."""
-        with whole_precision(maps[0]):
+        with whole_precision(maps[0], self):
             return self._down(maps)
 
     def _down(self, maps: Sequence[Tensor]) -> list[Tensor]:

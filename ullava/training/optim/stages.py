@@ -22,6 +22,8 @@ from ullava.modeling.heads.mask_contract import VideoMaskHead
 Stage = Literal["scratch", "align", "ground"]
 
 ADAPTERS = "LoRA adapters"
+ADAPTERS_ABOVE = "LoRA adapters above"
+"""Of the layers above the one that masks and boxes read (``grounding_layer``): what they learn changes words alone."""
 LANGUAGE = "language model"
 LANGUAGE_HEAD = "language head"
 TOKEN_ROWS = "special-token rows"
@@ -92,7 +94,18 @@ TRAINS: dict[Stage, tuple[str, ...]] = {
 }  # fmt: skip
 
 NOT_IN_ALL = frozenset(
-    {TOKEN_ROWS, LANGUAGE_HEAD, SAM_ENCODER, PROMPT_ENCODER, PRESENCE, MEMORY, MASK_NECK, DETECTOR, DETECTOR_BACKBONE}
+    {
+        ADAPTERS_ABOVE,
+        TOKEN_ROWS,
+        LANGUAGE_HEAD,
+        SAM_ENCODER,
+        PROMPT_ENCODER,
+        PRESENCE,
+        MEMORY,
+        MASK_NECK,
+        DETECTOR,
+        DETECTOR_BACKBONE,
+    }
 )
 """Parts that a stage trains where a model has them: heads of some kinds do without."""
 
@@ -169,7 +182,7 @@ def apply_stage(
     """
     wanted = set(TRAINS[stage])
     if lora:
-        wanted = (wanted - {LANGUAGE, LANGUAGE_HEAD}) | {ADAPTERS, TOKEN_ROWS}
+        wanted = (wanted - {LANGUAGE, LANGUAGE_HEAD}) | {ADAPTERS, ADAPTERS_ABOVE, TOKEN_ROWS}
     if not quality_trains:
         wanted.discard(QUALITY)
     if not presence_trains:
@@ -220,16 +233,25 @@ def assign_parts(model: nn.Module) -> dict[str, str]:
     """Return the part of every parameter, by name (tied weights once). Raises ValueError for one that fits none."""
     unread = unread_names(model)
     known = part_prefixes(model)
+    above = _above_grounding(model)
     parts: dict[str, str] = {}
     for name, _ in model.named_parameters():
         if ".lora_" in name:
-            parts[name] = ADAPTERS
+            parts[name] = ADAPTERS_ABOVE if name in above else ADAPTERS
             continue
         fitting = [part for part, prefixes in known if name.startswith(prefixes)]
         if not fitting:
             raise ValueError(f"parameter {name} belongs to no part; add it to ullava.training.optim.stages.PARTS")
         parts[name] = UNREAD if name in unread else fitting[0]
     return parts
+
+
+def _above_grounding(model: nn.Module) -> frozenset[str]:
+    """Return the parameters of the layers above ``grounding_layer``, none where masks read the last one."""
+    layer = getattr(model.config, "grounding_layer", None)
+    layers = [] if layer is None else _core(model).decoder_layers()[layer:]
+    above = {id(parameter) for module in layers for parameter in module.parameters()}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in above)
 
 
 def part_prefixes(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -307,7 +329,7 @@ def _table_rows(
     model: nn.Module, part_of: dict[str, str], trainable: set[str], rows_only: frozenset[str], token_count: int
 ) -> tuple[PartRow, ...]:
     made: list[PartRow] = []
-    order = [ADAPTERS, TOKEN_ROWS, *(part for part, _ in part_prefixes(model)), UNREAD]
+    order = [ADAPTERS, ADAPTERS_ABOVE, TOKEN_ROWS, *(part for part, _ in part_prefixes(model)), UNREAD]
     for part in order:
         names = rows_only if part == TOKEN_ROWS else [n for n, p in part_of.items() if p == part and n not in rows_only]
         if not names:

@@ -58,6 +58,12 @@ def test_light_modules_import_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_answers_need_nothing_that_reads_annotations() -> None:
+    """Its libraries take 46 MiB, which models/photo has not to spare."""
+    code = "import sys, ullava.inference.predictor; sys.exit(bool({'pyarrow', 'cv2'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_module_can_be_run_like_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "ullava", "--version"], capture_output=True, text=True, check=True)
     from ullava import __version__

@@ -9,15 +9,17 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ullava.data.augment import Augmenter
 from ullava.data.sampling.word_dropout import WordDropout
 from ullava.errors import DataError, SampleError
 from ullava.examples import BadSample, Example
 from ullava.media.images import read_image_rgb_u8
 from ullava.media.video import read_clip
 from ullava.structures import Clip, ImageArray, Sample
+
+if TYPE_CHECKING:  # it reads annotations and draws; answers read images through this module and need neither
+    from ullava.data.augment import Augmenter
 
 
 class Encoder(Protocol):

@@ -39,8 +39,18 @@ CASES = [(r, FREE.get(r, "generate")) for r in DRAWN] + [(r, "teacher_forced") f
 
 
 def test_every_recipe_is_tried() -> None:
-    # test_train_query, test_video_recipes, test_detail_recipes, test_photo_recipe, test_region_recipes, test_gcg_recipe
-    elsewhere = {"shapes_rec", "eval_video", "detail", "photo", "shapes_regions", "shapes_grounded", "eval_gcg"}
+    # test_train_query, test_video_recipes, test_detail_recipes, test_heads_recipes, test_photo_recipe,
+    # test_region_recipes, test_gcg_recipe
+    elsewhere = {
+        "shapes_rec",
+        "eval_video",
+        "detail",
+        "heads",
+        "photo",
+        "shapes_regions",
+        "shapes_grounded",
+        "eval_gcg",
+    }
     # tests/unit/evaluation/test_field_sets.py
     field = {"reasonseg", "refcoco_m", "ref_l4", "grounding_suite", "groundingme", "pbench", "sa_co"}
     # tests/unit/evaluation/test_video_evaluation.py

@@ -195,9 +195,7 @@ class UllavaConfig(PreTrainedConfig):
         self.mask_rule, self.mask_threshold, self.mask_peak_gap = mask_rule, mask_threshold, mask_peak_gap
         self.box_kind = box_kind
         self.detector_config = None if detector_config is None else _text_config(detector_config)
-        self.box_width = box_width
-        self.box_frame = box_frame
-        self.box_sigmoid = box_sigmoid
+        self.box_width, self.box_frame, self.box_sigmoid = box_width, box_frame, box_sigmoid
         self.image_patch_id = image_patch_id
         self.image_start_id = image_start_id
         self.image_end_id = image_end_id

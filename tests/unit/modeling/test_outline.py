@@ -93,7 +93,7 @@ NATIVE = {"small_vlm", "qwen3vl_4b"}
 def test_every_other_model_can_be_told(name: str, told: Callable[[str], Outline]) -> None:
     if name == "photo" and not (find("models", name).parent / "language").is_dir():
         pytest.skip("the set-up could not make models/photo/language")
-    if name == "small_135_edge":
+    if name in ("small_135_edge", "heads_edgetam"):
         pytest.importorskip("timm", reason="EdgeTAM's encoder is timm's RepViT")
     figures = told(name)
     assert sum(figures.parts.values()) > 10_000 and all(count.high > 0 for count in figures.images.values())

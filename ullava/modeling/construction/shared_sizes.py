@@ -74,7 +74,7 @@ def _of_sam3(vision: Any, prompt: Any) -> list[_Equal]:
     """What SAM 3's encoder has in common with its prompts; of its maps the tracker reads three."""
     backbone, scales = "vision_config.backbone_config", [4.0, 2.0, 1.0]
     return [
-        ("vision_config.scale_factors", list(vision.scale_factors)[:3], "what the decoder reads", scales),
+        ("vision_config.scale_factors", list(vision.scale_factors)[: len(scales)], "what the decoder reads", scales),
         (f"{backbone}.image_size", vision.backbone_config.image_size, "prompt_encoder_config.image_size",
          prompt.image_size),
         (f"{backbone}.patch_size", vision.backbone_config.patch_size, "prompt_encoder_config.patch_size",

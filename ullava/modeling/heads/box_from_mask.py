@@ -8,12 +8,11 @@ argmax). Both axes share them.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from ullava.errors import UserError
+from ullava.modeling.cpu.convolutions import outside_autocast
 from ullava.modeling.heads.box_contract import BoxHead, Candidates
 
 KERNEL = 7
@@ -43,18 +42,12 @@ class MaskBoxHead(BoxHead):
     def forward(self, mask_logits_lowres: Tensor) -> tuple[Candidates, ...]:
         """Planes [K, h, w] -> one box each, xyxy [K, 1, 4] as shares of the plane, corners in order, fp32."""
         planes = mask_logits_lowres.float()
-        with self._precision(planes.device.type):
+        with outside_autocast(planes, self):
             x0, x1 = self._ends(planes, over=1)
             y0, y1 = self._ends(planes, over=2)
         boxes = torch.stack([torch.minimum(x0, x1), torch.minimum(y0, y1), torch.maximum(x0, x1),
                              torch.maximum(y0, y1)], dim=-1)  # fmt: skip
         return (Candidates(boxes[:, None], boxes.new_zeros(len(boxes), 1)),)
-
-    def _precision(self, device: str) -> AbstractContextManager[object]:
-        """Whole, unless the head rests in bfloat16 (``base_dtype``); then as the pass around it."""
-        if any(value.dtype != torch.float32 for value in self.parameters()):
-            return nullcontext()
-        return torch.autocast(device, enabled=False)
 
     def _ends(self, planes: Tensor, over: int) -> tuple[Tensor, Tensor]:
         """Where the planes [K, h, w] begin and end on the axis that is left without dimension ``over``, both [K]."""

@@ -91,7 +91,7 @@ class SegmenterMaskHead(EncodingMaskHead):
 
     def encode(self, images: HeadImages, rows: Tensor) -> list[Tensor]:
         """Square views -> maps of stride 4, 8 and 16, all of the neck's width."""
-        return list(self._seen(images, rows).fpn_hidden_states[:MAPS])
+        return list(self._seen(images, rows).fpn_hidden_states)
 
     def adapt(self, maps: list[Tensor]) -> list[Tensor]:
         """The same maps as wide as the decoder wants them; the two projections of the finer ones train with it."""
@@ -103,7 +103,7 @@ class SegmenterMaskHead(EncodingMaskHead):
         views = self.own_views(images)
         with self.encoder_gradients():
             seen = self._seen(views, rows)
-        return [*self._projected(seen.fpn_hidden_states[:MAPS]), seen.fpn_position_encoding[MAPS - 1]]
+        return [*self._projected(seen.fpn_hidden_states), seen.fpn_position_encoding[-1]]
 
     def without_memory(self, coarse: Tensor) -> Tensor:
         """The coarsest map [I, C, h, w] of a frame that nothing is remembered for."""
